@@ -1,0 +1,1 @@
+"""A GPT built from scratch: data, model, training, fine-tuning, judging. See docs/architecture.md for the map."""

@@ -1,0 +1,131 @@
+"""Which examples make step s: a pure function of (examples, batch size, seed, step), so resuming costs nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token ids in, targets out: (B, T) ids each for next-token tasks, (B,) class numbers for classification.
+
+    `lengths` (B,) counts the real tokens of each row where rows are padded on the right.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    lengths: Tensor | None = None
+
+    def split(self, size: int | None) -> Iterator[Batch]:
+        """Cut along the rows into micro-batches of at most `size` (None: the whole batch)."""
+        for start in range(0, len(self.inputs), size or len(self.inputs)):
+            rows = slice(start, start + (size or len(self.inputs)))
+            lengths = None if self.lengths is None else self.lengths[rows]
+            yield Batch(self.inputs[rows], self.targets[rows], lengths)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on `device`."""
+        lengths = None if self.lengths is None else self.lengths.to(device)
+        return Batch(self.inputs.to(device), self.targets.to(device), lengths)
+
+
+class Dataset(Protocol):
+    """Examples that know how to become a batch."""
+
+    def __len__(self) -> int:
+        """How many examples there are."""
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """The examples of `indices`, collated."""
+
+
+class BatchSource(Protocol):
+    """One batch for every step of a training run, or of an evaluation."""
+
+    def __len__(self) -> int:
+        """How many steps there are."""
+
+    def __getitem__(self, step: int) -> Batch:
+        """The batch of one step."""
+
+
+class Shuffled:
+    """`steps` batches, every epoch in an order of its own; the ragged rest of an epoch is left out of it."""
+
+    def __init__(self, dataset: Dataset, batch_size: int, steps: int, seed: int) -> None:
+        self.dataset, self.batch_size, self.steps, self.seed = dataset, batch_size, steps, seed
+        self.steps_per_epoch = steps_per_epoch(len(dataset), batch_size)
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
+
+    def __len__(self) -> int:
+        """How many steps there are."""
+        return self.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        """The batch of one step."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, order(len(self.dataset), self.seed, epoch)
+        start = position * self.batch_size
+        return self.dataset.batch(self._order[start : start + self.batch_size].tolist())
+
+
+class InOrder:
+    """Every example once, in its own order, for evaluation; `limit` takes that many batches, evenly spread."""
+
+    def __init__(self, dataset: Dataset, batch_size: int, limit: int | None = None) -> None:
+        self.dataset, self.batch_size = dataset, batch_size
+        starts = range(0, len(dataset), batch_size)
+        count = min(limit or len(starts), len(starts))
+        self.starts = [starts[i * len(starts) // count] for i in range(count)]
+
+    def __len__(self) -> int:
+        """How many batches there are."""
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> Batch:
+        """One batch; the last may be smaller."""
+        start = self.starts[index]
+        return self.dataset.batch(range(start, min(start + self.batch_size, len(self.dataset))))
+
+
+class Chain:
+    """Sources one after the other."""
+
+    def __init__(self, *sources: BatchSource) -> None:
+        self.sources = sources
+
+    def __len__(self) -> int:
+        """How many steps there are."""
+        return sum(len(source) for source in self.sources)
+
+    def __getitem__(self, step: int) -> Batch:
+        """The batch of one step."""
+        for source in self.sources:
+            if step < len(source):
+                return source[step]
+            step -= len(source)
+        raise IndexError(step)
+
+
+def steps_per_epoch(examples: int, batch_size: int) -> int:
+    """Full batches in one pass over the examples."""
+    return examples // batch_size
+
+
+def order(n: int, seed: int, epoch: int) -> Tensor:
+    """The permutation of n examples in one epoch."""
+    generator = torch.Generator().manual_seed(derive(seed, "order", epoch))
+    return torch.randperm(n, generator=generator)
+
+
+def derive(seed: int, *labels: object) -> int:
+    """A seed for one purpose, independent of the seeds for all others (63 bits)."""
+    digest = hashlib.sha256("/".join(str(label) for label in (seed, *labels)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

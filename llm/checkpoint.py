@@ -1,0 +1,108 @@
+"""Model folders: GPT-2 folders of Hugging Face's layout, which transformers opens as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from llm import gpt2, tokenizer
+from llm.batches import derive
+from llm.classifier import Classifier
+from llm.errors import DATA, UserError
+from llm.files import read_bytes, read_json, write_bytes, write_json
+from llm.model import GPT
+from llm.tokenizer import Tokenizer
+
+CONFIG, WEIGHTS, SCORE = "config.json", "model.safetensors", "score."
+
+
+def save_model(model: GPT, tokenizer_folder: Path, folder: Path) -> None:
+    """Write the model and its tokenizer to `folder`."""
+    vocabulary = _copy_tokenizer(tokenizer_folder, folder, model.config.vocab_size)
+    write_json(folder / CONFIG, gpt2.published(model.config, vocabulary.eot))
+    _write_tensors(folder / WEIGHTS, gpt2.export(model))
+
+
+def load_model(folder: Path | str) -> GPT:
+    """Read a model folder: one of ours, or any GPT-2 in Hugging Face's layout, fp32 on the CPU.
+
+    Raises UserError for a missing, damaged or foreign file; nothing in it can run code.
+    """
+    folder = Path(folder)
+    config = gpt2.parse_config(read_json(folder / CONFIG), str(folder / CONFIG))
+    return gpt2.load_published(config, _read_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
+
+
+def starting_point(folder: Path, weights: str, dropout: float, seed: int) -> GPT:
+    """A model to fine-tune: the shape of the folder's, with its weights ("pretrained") or new ones ("random")."""
+    config = replace(gpt2.parse_config(read_json(folder / CONFIG), str(folder / CONFIG)), dropout=dropout)
+    if weights == "random":
+        torch.manual_seed(derive(seed, "init"))
+        return GPT(config)
+    return gpt2.load_published(config, _read_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
+
+
+def load_tokenizer(folder: Path | str) -> Tokenizer:
+    """The tokenizer of a model folder."""
+    return Tokenizer.load(folder)
+
+
+def save_classifier(model: Classifier, labels: list[str], tokenizer_folder: Path, folder: Path) -> None:
+    """Write a classifier: the GPT's tensors without a head, `score.*`, and how the score is read."""
+    config = model.gpt_config
+    vocabulary = _copy_tokenizer(tokenizer_folder, folder, config.vocab_size)
+    extra = {"architectures": ["Classifier"], "labels": labels, "position": model.position, "pad_to": model.pad_to}
+    write_json(folder / CONFIG, gpt2.published(config, vocabulary.eot) | extra)
+    score = {name: t.detach().cpu() for name, t in model.state_dict().items() if name.startswith(SCORE)}
+    _write_tensors(folder / WEIGHTS, gpt2.export(model.as_gpt()) | score)
+
+
+def load_classifier(folder: Path | str) -> tuple[Classifier, list[str]]:
+    """Read a folder that `save_classifier` wrote; returns the classifier and its labels."""
+    folder = Path(folder)
+    where = str(folder / CONFIG)
+    published = read_json(folder / CONFIG)
+    if published.get("architectures") != ["Classifier"]:
+        what = f"architectures is {published.get('architectures')}, not ['Classifier']"
+        raise UserError(where, what, "name a folder that finetune_spam wrote, such as models/spam", DATA)
+    tensors = _read_tensors(folder / WEIGHTS)
+    score = {name.removeprefix(SCORE): tensors.pop(name) for name in list(tensors) if name.startswith(SCORE)}
+    gpt = gpt2.load_published(gpt2.parse_config(published, where), tensors, str(folder / WEIGHTS))
+    model = Classifier(gpt, len(published["labels"]), published["position"], published["pad_to"])
+    if {name: t.shape for name, t in score.items()} != {n: t.shape for n, t in model.score.state_dict().items()}:
+        raise UserError(str(folder / WEIGHTS), "the score.* tensors do not fit config.json", "dvc checkout", DATA)
+    model.score.load_state_dict(score)
+    return model, published["labels"]
+
+
+def _copy_tokenizer(source: Path, folder: Path, vocab_size: int) -> Tokenizer:
+    vocabulary = Tokenizer.load(source)
+    if vocabulary.vocab_size != vocab_size:
+        what = f"{vocabulary.vocab_size} words, but the model has {vocab_size}"
+        raise UserError(str(source), what, "make model.vocab_size and tokenizer.vocab_size equal", DATA)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.copy(source, folder)
+    return vocabulary
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    write_bytes(path, save(dict(tensors), metadata={"format": "pt"}))
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    data = read_bytes(path)
+    if data.startswith(b"version https://git-lfs"):
+        raise UserError(str(path), "is a Git-LFS pointer, not the weights", "fetch the file it points to", DATA)
+    try:
+        tensors: dict[str, Tensor] = load(data)
+    except (SafetensorError, ValueError) as error:
+        reason: Any = " ".join(str(error).split())
+        raise UserError(str(path), f"not safetensors ({len(data)} bytes): {reason}", "fetch it again", DATA) from None
+    return tensors

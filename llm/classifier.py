@@ -1,0 +1,102 @@
+"""A GPT turned into a classifier: a new head, a choice of what to train and of where to read (chapter 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from llm.batches import BatchSource
+from llm.model import GPT
+from llm.optim import TrainConfig
+from llm.params import Problem, fraction
+from llm.runtime import RuntimeConfig, autocast
+
+Position = Literal["first", "last", "last_token", "mean"]
+Trainable = Literal["head", "last_block", "last_two_blocks", "all"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSpamConfig(TrainConfig):
+    """What is fine-tuned, and how messages are read."""
+
+    init_from: str  # a model folder: shape, tokenizer, and the weights to start from
+    weights: Literal["pretrained", "random"]  # random: only its shape and tokenizer are used
+    trainable: Trainable
+    position: Position
+    padding: Literal["longest", "context", "batch"]  # to the longest training message, the context, the batch's longest
+    dropout: float
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with these values together."""
+        yield from super().problems()
+        yield from fraction(self, "dropout")
+
+
+class Classifier(nn.Module):
+    """Class scores read from the hidden states of a GPT.
+
+    `position`: "last" reads the last, usually padded, place, as the book; "last_token" the last real token;
+    "first" the first; "mean" averages the real tokens. `pad_to` is the width that messages are padded to (None:
+    the longest of the batch), which the scores at "last" depend on.
+    """
+
+    def __init__(self, gpt: GPT, n_classes: int, position: Position, pad_to: int | None = None) -> None:
+        super().__init__()
+        self.gpt_config, self.position, self.pad_to = gpt.config, position, pad_to
+        self.transformer = gpt.transformer
+        self.score = nn.Linear(gpt.config.n_embd, n_classes)
+
+    def forward(self, ids: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Class logits (B, classes) of right-padded ids (B, T) whose rows have `lengths` (B,) real tokens."""
+        hidden = self.transformer(ids)  # (B, T, C)
+        if lengths is None:
+            lengths = torch.full((len(ids),), ids.shape[1], device=ids.device)
+        rows = torch.arange(len(ids), device=ids.device)
+        if self.position == "mean":
+            real = (torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]).unsqueeze(-1)  # (B, T, 1)
+            read = (hidden * real).sum(dim=1) / lengths[:, None]
+        else:
+            places = {"first": torch.zeros_like(lengths), "last": torch.full_like(lengths, -1)}
+            read = hidden[rows, places.get(self.position, lengths - 1)]  # (B, C)
+        return self.score(read)  # type: ignore[no-any-return]
+
+    def as_gpt(self) -> GPT:
+        """The same transformer under a tied language-model head, for the export."""
+        with torch.device("meta"):
+            gpt = GPT(replace(self.gpt_config, tie_head=True))
+        gpt.transformer = self.transformer
+        gpt.lm_head.weight = self.transformer.wte.weight
+        return gpt
+
+
+def freeze(model: Classifier, trainable: Trainable) -> None:
+    """Leave trainable only the head; or also the final norm and the last one or two blocks; or everything."""
+    model.requires_grad_(trainable == "all")
+    model.score.requires_grad_(True)
+    blocks = {"last_block": 1, "last_two_blocks": 2}.get(trainable, 0)
+    if blocks:
+        model.transformer.ln_f.requires_grad_(True)
+        for block in list(model.transformer.h)[-blocks:]:
+            block.requires_grad_(True)
+
+
+@torch.no_grad()
+def predict(model: Classifier, data: BatchSource, runtime: RuntimeConfig) -> Tensor:
+    """Class logits (N, classes) of every example of `data`, in order, fp32 on the CPU."""
+    model.eval()
+    device = next(model.parameters()).device
+    parts = []
+    for index in range(len(data)):
+        batch = data[index].to(device)
+        with autocast(runtime):
+            parts.append(model(batch.inputs, batch.lengths).float().cpu())
+    return torch.cat(parts)
+
+
+def accuracy(predicted: Sequence[int], actual: Sequence[int]) -> float:
+    """The share that is right, 0 to 1."""
+    return sum(p == a for p, a in zip(predicted, actual, strict=True)) / len(actual)

@@ -1,0 +1,200 @@
+"""Files that are whole or absent: atomic writes, hashes, locks, and JSON and CSV with the same bytes every time."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import hashlib
+import io
+import json
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from llm.errors import DATA, RUNNING, USAGE, UserError
+
+Json = Any
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; when the block ends well, sync it and rename it onto `path`."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Write `data` to `path`, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write `text` to `path` as UTF-8 with the line ends as they are."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path | str, value: Json) -> None:
+    """Write JSON that is byte-stable: two spaces, UTF-8, a final newline, floats at 6 significant digits.
+
+    A number that is not finite is refused: it is no JSON, and no metric either.
+    """
+    text = json.dumps(stable(value, str(path)), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def write_csv(path: Path | str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV that is byte-stable: LF line ends, floats at 6 significant digits, None as an empty field."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([stable(value, str(path)) for value in row] for row in rows)
+    write_text(path, buffer.getvalue())
+
+
+def stable(value: Json, where: str = "value") -> Json:
+    """Round every float inside `value` to 6 significant digits; refuse nan and infinity."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise UserError(where, f"{value} is not a finite number", "look for the step that made it", DATA)
+        return float(f"{value:.6g}")
+    if isinstance(value, Mapping):
+        return {key: stable(item, f"{where}: {key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [stable(item, where) for item in value]
+    return value
+
+
+def read_text(path: Path | str) -> str:
+    """Read UTF-8 text; a byte-order mark is dropped and CRLF becomes LF.
+
+    Raises UserError naming file, line and offset for a byte that is not UTF-8, and for an empty file.
+    """
+    data = read_bytes(path)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        what = f"byte 0x{data[error.start]:02x} at offset {error.start} is not UTF-8"
+        raise UserError(f"{path}:{line}", what, "save the file as UTF-8", DATA) from None
+    if not text.strip():
+        raise UserError(str(path), f"the file is empty ({len(data)} bytes)", "put some text into it", DATA)
+    return text.replace("\r\n", "\n")
+
+
+def read_bytes(path: Path | str) -> bytes:
+    """Read a file; a missing one is a UserError that says so."""
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise UserError(str(path), "no such file", "run `dvc repro`, or correct the path", DATA) from None
+    except IsADirectoryError:
+        raise UserError(str(path), "is a folder, not a file", "name the file in it", DATA) from None
+
+
+def read_json(path: Path | str) -> Json:
+    """Read strict JSON: a duplicate key and NaN are refused, and the line of a syntax error is named."""
+
+    def pairs(items: list[tuple[str, Json]]) -> dict[str, Json]:
+        value: dict[str, Json] = {}
+        for key, item in items:
+            if key in value:
+                raise UserError(str(path), f"key {key!r} stands twice in one object", "keep one of them", DATA)
+            value[key] = item
+        return value
+
+    def constant(name: str) -> float:
+        raise UserError(str(path), f"{name} is not JSON", "write a number or null", DATA)
+
+    try:
+        return json.loads(read_text(path), object_pairs_hook=pairs, parse_constant=constant)
+    except json.JSONDecodeError as error:
+        what = f"not JSON: {error.msg} (column {error.colno})"
+        raise UserError(f"{path}:{error.lineno}", what, "correct the file", DATA) from None
+    except RecursionError:
+        raise UserError(str(path), "not JSON of ours: nested too deeply", "correct the file", DATA) from None
+
+
+def sha256(path: Path | str) -> str:
+    """The SHA-256 of a file's content, as 64 hex digits."""
+    return _digest(path, "sha256")
+
+
+def dvc_md5(path: Path | str) -> str:
+    """The md5 that dvc.lock records for a file, or for a folder (the md5 of its sorted list, plus `.dir`)."""
+    path = Path(path)
+    if path.is_file():
+        return _digest(path, "md5")
+    names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+    listing = [{"md5": _digest(path / name, "md5"), "relpath": name} for name in names]
+    return hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def _digest(path: Path | str, algorithm: str) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
+
+
+def publish(built: Path, final: Path) -> None:
+    """Move a finished file or folder onto `final`; an existing folder is moved aside first, then removed."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    if not final.is_dir():
+        built.replace(final)
+        return
+    aside = built.with_name(built.name + ".replaced")
+    shutil.rmtree(aside, ignore_errors=True)
+    final.replace(aside)
+    built.replace(final)
+    shutil.rmtree(aside)
+
+
+@contextmanager
+def lock(path: Path | str) -> Iterator[None]:
+    """Hold the lock file; a second process gets a UserError with the pid and start time of the first.
+
+    The kernel drops the lock with the process, however it ends; the file stays and does no harm.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise UserError(str(path), f"held by {holder}", "wait for it, or end it", RUNNING) from None
+        file.truncate(0)
+        file.write(f"pid {os.getpid()}, started {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+        file.flush()
+        yield
+
+
+def project_root() -> Path:
+    """The folder that holds params.yaml and dvc.yaml: the working directory of every stage and command."""
+    root = Path.cwd()
+    if not (root / "params.yaml").is_file():
+        raise UserError(str(root), "no params.yaml here", "change to the project's folder", USAGE)
+    return root
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

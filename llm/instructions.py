@@ -1,0 +1,149 @@
+"""Instructions: read and split them, format them as prompts (section 7.2), collate them with the mask (7.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from llm.batches import Batch
+from llm.errors import DATA, UserError
+from llm.files import read_json
+from llm.losses import IGNORED
+from llm.optim import TrainConfig
+from llm.params import Problem, fraction
+from llm.tokenizer import Tokenizer
+
+KEYS = ("instruction", "input", "output")
+SPLITS = ("train", "test", "validation")  # the order in which the book cuts the file
+Entry = dict[str, str]
+
+PREAMBLE = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+RESPONSE = "\n\n### Response:\n"  # stands between the prompt and the answer
+
+
+@dataclass(frozen=True)
+class InstructionsConfig:
+    """How the file is cut, in its own order."""
+
+    train_fraction: float
+    test_fraction: float  # the rest is the validation split
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with these values together."""
+        yield from fraction(self, "train_fraction", "test_fraction", zero=False)
+        if self.train_fraction + self.test_fraction >= 1:
+            total = self.train_fraction + self.test_fraction
+            yield "test_fraction", f"with train_fraction it makes {total:g}", "leave something for the validation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneInstructConfig(TrainConfig):
+    """What is fine-tuned, and on which targets."""
+
+    init_from: str  # a model folder: shape, tokenizer, and the weights to start from
+    weights: Literal["pretrained", "random"]  # random: only its shape and tokenizer are used
+    mask_prompt: bool  # train on the answers alone (exercise 7.2)
+    dropout: float
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with these values together."""
+        yield from super().problems()
+        yield from fraction(self, "dropout")
+
+
+def read_entries(path: Path, also: Sequence[str] = ()) -> list[Entry]:
+    """Entries of a JSON list of objects with texts under `instruction`, `input`, `output` (and the keys `also`).
+
+    Raises UserError naming the entry: not a list, a missing or foreign key, a value that is no text, an empty
+    instruction or output.
+    """
+    entries = read_json(path)
+    if not isinstance(entries, list) or not entries:
+        raise UserError(str(path), f"holds {type(entries).__name__}, not a list of entries", "write [{...}, ...]")
+    keys = (*KEYS, *also)
+    for number, entry in enumerate(entries):
+        _check_entry(entry, keys, f"{path}: entry {number}")
+    return entries
+
+
+def split_entries(entries: Sequence[Entry], config: InstructionsConfig) -> dict[str, list[Entry]]:
+    """Train, test and validation parts, in file order (section 7.2); raises UserError where one is empty."""
+    train = int(len(entries) * config.train_fraction)
+    test = train + int(len(entries) * config.test_fraction)
+    parts = {"train": list(entries[:train]), "test": list(entries[train:test]), "validation": list(entries[test:])}
+    for split, part in parts.items():
+        if not part:
+            what = f"no entry is left for it of {len(entries)}"
+            raise UserError(f"the {split} split", what, "bring more entries, or change tokenize.instructions")
+    return parts
+
+
+def format_prompt(entry: Mapping[str, str]) -> str:
+    """The Alpaca prompt up to, and without, `### Response:` (section 7.2)."""
+    text = f"{PREAMBLE}\n\n### Instruction:\n{entry['instruction']}"
+    return text + f"\n\n### Input:\n{entry['input']}" if entry["input"] else text
+
+
+def extract_answer(generated: str) -> str:
+    """The answer in a generated text: without the `### Response:` header and the white space around it."""
+    return generated.replace("### Response:", "").strip()
+
+
+class InstructionDataset:
+    """Prompts with their answers, as next-token targets.
+
+    An answer ends with <|endoftext|>; rows of a batch are padded with it to the longest. Padding does not count,
+    nor does the prompt where `mask_prompt` is set (exercise 7.2). Rows are cut at `limit` tokens; raises
+    UserError where that leaves nothing of an answer.
+    """
+
+    def __init__(self, entries: Sequence[Entry], tokenizer: Tokenizer, limit: int, mask_prompt: bool) -> None:
+        self.pad, self.limit = tokenizer.eot, limit
+        prompts = [format_prompt(entry) + RESPONSE for entry in entries]
+        self.ids = tokenizer.encode_all([p + e["output"] for p, e in zip(prompts, entries, strict=True)])
+        starts = [len(ids) for ids in tokenizer.encode_all(prompts)]
+        for number, start in enumerate(starts):
+            if start > limit:
+                what = f"its prompt alone takes {start} tokens of a context of {limit}"
+                raise UserError(f"entry {number}", what, "shorten it, or raise model.context_length", DATA)
+        self.masked = [start - 1 if mask_prompt else 0 for start in starts]  # targets are one token on
+
+    def __len__(self) -> int:
+        """How many entries there are."""
+        return len(self.ids)
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """The entries of these numbers as (B, T) inputs and targets."""
+        width = max(len(self.ids[i]) for i in indices) + 1
+        inputs = torch.full((len(indices), width), self.pad)
+        targets = torch.full((len(indices), width), IGNORED)
+        for row, i in enumerate(indices):
+            ids = torch.tensor([*self.ids[i], self.pad])
+            inputs[row, : len(ids)] = ids
+            targets[row, : len(ids) - 1] = ids[1:]
+            targets[row, : self.masked[i]] = IGNORED
+        width = min(width - 1, self.limit)
+        return Batch(inputs[:, :width].contiguous(), targets[:, :width].contiguous())
+
+
+def _check_entry(entry: Any, keys: Sequence[str], where: str) -> None:
+    fix = f"give each entry the keys {', '.join(keys)}"
+    if not isinstance(entry, Mapping):
+        raise UserError(where, f"is {entry!r:.40}, not an object", fix, DATA)
+    for key in keys:
+        if key not in entry:
+            raise UserError(where, f"missing {key!r}", fix, DATA)
+        if not isinstance(entry[key], str):
+            raise UserError(where, f"{key} is {entry[key]!r:.40}, not a text", "write a text in quotes", DATA)
+        if any("\ud800" <= letter <= "\udfff" for letter in entry[key]):
+            raise UserError(where, f"{key} holds a lone surrogate", "write the character itself", DATA)
+    foreign = sorted(set(entry) - set(keys))
+    if foreign:
+        raise UserError(where, f"unknown key {foreign[0]!r}", fix, DATA)
+    for key in ("instruction", "output"):
+        if not entry[key].strip():
+            raise UserError(where, f"{key} is empty", "write it, or remove the entry", DATA)

@@ -1,0 +1,66 @@
+"""What a training run is told, AdamW, and its learning rate as a plain function of the step (appendix D)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from llm.params import Problem, at_least_zero, fraction, positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long to train, in which portions, how the weights move, and how often to look."""
+
+    epochs: int
+    batch_size: int
+    micro_batch_size: int | None  # rows at once; the gradients of a batch add up. null: the whole batch
+    eval_every: int  # steps between two evaluations
+    eval_batches: int | None  # batches of each split to evaluate on; null: all
+
+    lr: float
+    schedule: Literal["constant", "cosine"]  # after the warm-up
+    warmup_steps: int  # steps on which lr rises from initial_lr
+    initial_lr: float
+    min_lr: float  # where the cosine ends
+    weight_decay: float  # on matrices only
+    beta2: float
+    clip_norm: float | None  # gradients longer than this are scaled down to it
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with these values together."""
+        yield from positive(self, "epochs", "batch_size", "micro_batch_size", "eval_every", "eval_batches")
+        yield from positive(self, "lr", "clip_norm")
+        yield from at_least_zero(self, "warmup_steps", "initial_lr", "min_lr", "weight_decay")
+        yield from fraction(self, "beta2")
+        for name in ("initial_lr", "min_lr"):
+            if getattr(self, name) > self.lr:
+                yield name, f"{getattr(self, name)} is above lr ({self.lr})", "lower it, or raise lr"
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            what = f"{self.batch_size} is not a multiple of micro_batch_size ({self.micro_batch_size})"
+            yield "batch_size", what, f"take a multiple of {self.micro_batch_size}"
+
+
+def lr_at(step: int, steps: int, config: TrainConfig) -> float:
+    """The learning rate of one of `steps` steps: linear warm-up, then constant or cosine."""
+    if step < config.warmup_steps:
+        return config.initial_lr + step * (config.lr - config.initial_lr) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.lr
+    done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+    return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW over what is trainable; weight decay on matrices, none on norms and biases."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, config.beta2), fused=True)

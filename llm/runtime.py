@@ -1,0 +1,87 @@
+"""Where and how tensors are computed: device, precision, threads, and the allocator that lets CPUs run at speed."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from llm.errors import RESOURCES, UserError
+from llm.params import Problem, positive
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # mallopt(3)
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """Explicit values, never `auto`: the same parameters must mean the same bytes."""
+
+    precision: Literal["fp32", "bf16"]
+    device: Literal["cpu", "cuda", "mps"]
+    threads: int  # the number of threads decides the order of additions, hence the bits
+    keep_pages: bool  # let glibc keep freed memory instead of giving it back and faulting it in again
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with these values together."""
+        yield from positive(self, "threads")
+
+
+def setup(config: RuntimeConfig) -> torch.device:
+    """Apply the settings to this process, before its first large tensor, and return the device.
+
+    Raises UserError where the device is not there.
+    """
+    if config.keep_pages:
+        keep_pages()
+    torch.set_num_threads(config.threads)
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there[config.device]:
+        what = f"{config.device!r} is not on this machine"
+        raise UserError("params.yaml: runtime.device", what, "run `python -m llm use auto`", RESOURCES)
+    return torch.device(config.device)
+
+
+def keep_pages() -> bool:
+    """Make glibc's malloc hold on to freed memory; says whether it took effect (Linux with glibc only).
+
+    By default every tensor above 128 kB is a fresh `mmap` whose pages fault in one by one; on CPUs that costs
+    more than half of a training step.
+    """
+    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL("libc.so.6")
+    return bool(libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def autocast(config: RuntimeConfig) -> AbstractContextManager[Any]:
+    """The context that forward passes run in: bf16 matrix products over fp32 weights, or nothing."""
+    if config.precision == "fp32":
+        return nullcontext()
+    return torch.autocast(config.device, dtype=torch.bfloat16)
+
+
+def detect() -> RuntimeConfig:
+    """The fastest settings of this machine."""
+    if torch.cuda.is_available():
+        return RuntimeConfig("bf16", "cuda", _cores(), True)
+    return RuntimeConfig("bf16" if cpu_has_bf16() else "fp32", "cpu", _cores(), True)
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bf16 matrices in hardware; others only emulate it, slower than fp32."""
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            flags = next((line for line in file if line.startswith("flags")), "")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

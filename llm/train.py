@@ -1,0 +1,147 @@
+"""`fit` and `evaluate`: the only training loop, for pretraining, classification and instructions alike."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from llm import losses
+from llm.batches import Batch, BatchSource, derive
+from llm.errors import DIVERGED, UserError
+from llm.optim import TrainConfig, adamw, lr_at
+from llm.runtime import RuntimeConfig, autocast
+
+Loss = Callable[[nn.Module, Batch], Tensor]  # the sum over what counts; the count comes from the targets
+COLUMNS = ("step", "tokens_seen", "train_loss", "val_loss", "lr")
+
+
+class Watcher(Protocol):
+    """What `fit` tells about its progress."""
+
+    def progress(self, step: int, steps: int, loss: float, tokens_per_second: float) -> None:
+        """One update is done."""
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """A point of every curve in `values`."""
+
+
+@dataclass
+class History:
+    """The curve of a training run: one row an evaluation, the first before any update."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The row after the last update."""
+        return self.rows[-1]
+
+    @property
+    def best_val_loss(self) -> float:
+        """The lowest validation loss of the curve."""
+        return min(float(row["val_loss"]) for row in self.rows)
+
+    def table(self) -> list[list[Any]]:
+        """The rows in the order of COLUMNS."""
+        return [[row[name] for name in COLUMNS] for row in self.rows]
+
+
+def fit(
+    model: nn.Module,
+    loss: Loss,
+    train: BatchSource,
+    evaluations: Mapping[str, BatchSource],
+    config: TrainConfig,
+    runtime: RuntimeConfig,
+    seed: int,
+    watcher: Watcher,
+    on_evaluation: Callable[[int], None] = lambda _step: None,
+) -> History:
+    """Train `model` on every batch of `train`; evaluate on `evaluations` (keys "train" and "val") along the way.
+
+    Dropout is seeded from (seed, step, micro-batch) before each forward pass, so evaluating, sampling and
+    logging never change the weights. Raises UserError where the loss or a gradient is not finite; the weights
+    are those before that update then.
+    """
+    device = next(model.parameters()).device
+    optimizer = adamw(model, config)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    history = History()
+    steps, tokens_seen, last_loss = len(train), 0, math.nan
+
+    def look(step: int, lr: float) -> None:
+        row: dict[str, Any] = {"step": step, "tokens_seen": tokens_seen, "lr": lr}
+        row |= {f"{name}_loss": evaluate(model, loss, data, runtime) for name, data in evaluations.items()}
+        history.rows.append(row)
+        watcher.metrics({name: value for name, value in row.items() if name != "step"}, step)
+        on_evaluation(step)
+        model.train()
+
+    look(0, lr_at(0, steps, config))
+    clock = time.perf_counter()
+    for step in range(steps):
+        lr = lr_at(step, steps, config)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        batch = train[step]
+        last_loss = _accumulate(model, loss, batch, config, runtime, (seed, step), device)
+        norm = float(torch.nn.utils.clip_grad_norm_(trainable, config.clip_norm or math.inf))
+        if not (math.isfinite(last_loss) and math.isfinite(norm)):
+            raise _diverged(step, lr, last_loss, norm, history)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        tokens_seen += batch.inputs.numel()
+        now = time.perf_counter()
+        watcher.progress(step + 1, steps, last_loss, batch.inputs.numel() / (now - clock))
+        if (step + 1) % config.eval_every == 0 or step + 1 == steps:
+            look(step + 1, lr)
+        clock = time.perf_counter()
+    return history
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, loss: Loss, data: BatchSource, runtime: RuntimeConfig) -> float:
+    """Mean loss over all targets of `data` that count, in nats; dropout off."""
+    device = next(model.parameters()).device
+    model.eval()
+    total, count = 0.0, 0
+    for index in range(len(data)):
+        batch = data[index].to(device)
+        with autocast(runtime):
+            total += float(loss(model, batch))
+        count += losses.count(batch.targets)
+    return total / count
+
+
+def _accumulate(
+    model: nn.Module,
+    loss: Loss,
+    batch: Batch,
+    config: TrainConfig,
+    runtime: RuntimeConfig,
+    seeds: tuple[int, int],
+    device: torch.device,
+) -> float:
+    """Add the gradients of the batch's mean loss, one micro-batch after the other; return that loss."""
+    count = losses.count(batch.targets)
+    total = 0.0
+    for number, micro in enumerate(batch.split(config.micro_batch_size)):
+        torch.manual_seed(derive(seeds[0], "dropout", seeds[1], number))
+        with autocast(runtime):
+            mean = loss(model, micro.to(device)) / count
+        mean.backward()  # type: ignore[no-untyped-call]
+        total += mean.item()
+    return total
+
+
+def _diverged(step: int, lr: float, loss: float, norm: float, history: History) -> UserError:
+    last = history.last["train_loss"]
+    what = f"loss {loss}, gradient norm {norm} at lr {lr:.3g} (last finite training loss {last:.4g})"
+    fix = "lower lr, or set clip_norm; `dvc checkout` brings the previous outputs back"
+    return UserError(f"step {step}", what, fix, DIVERGED)

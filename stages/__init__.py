@@ -1,0 +1,113 @@
+"""What every stage shares: the error contract, a lock, a tracked run, and outputs that appear whole at the end."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from llm import files, params, tracking
+from llm.errors import error_contract
+
+WORK = Path(".work")
+P = TypeVar("P")
+
+
+@dataclass(frozen=True)
+class _Tracking:
+    tracking: tracking.TrackingConfig
+
+
+def run_stage(main: Callable[..., None], schema: type[P]) -> None:
+    """The `if __name__ == "__main__"` of a stage: params in, `main(params, *words)`, exit code out."""
+    with error_contract():
+        files.project_root()
+        main(params.read(schema), *sys.argv[1:])
+
+
+class Run:
+    """One run of a stage: where it builds its outputs, and whom it tells about progress."""
+
+    def __init__(self, name: str, build: Path, tracker: tracking.Tracker) -> None:
+        self.name, self._build, self._tracker = name, build, tracker
+        self._outputs: list[Path] = []
+        self._bar: tqdm[Any] | None = None
+
+    def out(self, path: str) -> Path:
+        """Where to build the output `path` (a file or a folder) until the stage has ended well."""
+        self._outputs.append(Path(path))
+        built = self._build / path
+        built.parent.mkdir(parents=True, exist_ok=True)
+        return built
+
+    def write_metrics(self, values: Mapping[str, Any], path: str | None = None) -> None:
+        """Write the stage's metrics report; its numbers head the stage's run in MLflow too."""
+        files.write_json(self.out(path or f"reports/{self.name}/metrics.json"), values)
+        numbers = {k: v for k, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        self._tracker.headline(numbers)
+
+    def progress(self, step: int, steps: int, loss: float, tokens_per_second: float) -> None:
+        """Move the progress bar (drawn on terminals only)."""
+        if self._bar is None:
+            self._bar = tqdm(total=steps, desc=self.name, unit="step", disable=None, mininterval=0.5)
+        self._bar.set_postfix_str(f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s", refresh=False)
+        self._bar.update(step - self._bar.n)
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """A point of every curve in `values`: one line on the screen, and MLflow."""
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        tqdm.write(f"{self.name}: step {step}: {shown}", file=sys.stderr)
+        self._tracker.metrics(values, step)
+
+    def say(self, text: str) -> None:
+        """One line on the screen."""
+        tqdm.write(f"{self.name}: {text}", file=sys.stderr)
+
+    def publish(self) -> None:
+        """Move the outputs into place, reports last, and link them in MLflow by the md5 that DVC gives them."""
+        for path in sorted(self._outputs, key=lambda path: path.parts[0] == "reports"):
+            files.publish(self._build / path, path)
+        for path in self._outputs:
+            if path.parts[0] == "reports":
+                self._tracker.artifact(path)
+            elif path.parts[0] == "models":
+                self._tracker.model(path.name, path, files.dvc_md5(path))
+            elif path.parts[0] == "data":
+                self._tracker.dataset("/".join(path.parts[1:]), path, files.dvc_md5(path))
+
+    def close(self) -> None:
+        """Finish the progress bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+@contextmanager
+def stage(name: str, config: Any) -> Iterator[Run]:
+    """Run a stage: locked, tracked, its outputs published only when the block ends well.
+
+    Raises UserError (code 7) while another process runs the same stage.
+    """
+    work = WORK / name
+    with files.lock(work / "lock"):
+        build = work / "outputs"
+        shutil.rmtree(build, ignore_errors=True)
+        settings = params.read(_Tracking).tracking
+        tracker = tracking.start(name, config, Path.cwd(), settings)
+        run = Run(name, build, tracker)
+        try:
+            yield run
+            run.publish()
+        except BaseException as error:
+            tracker.close(str(error) or type(error).__name__)
+            raise
+        else:
+            tracker.close(None)
+        finally:
+            run.close()
+            shutil.rmtree(build, ignore_errors=True)

@@ -1,0 +1,30 @@
+"""Fetch one item of `download`: a file of the sample, of yours, or pinned URLs -> data/raw/<item>."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from llm.download import Source, fetch
+from stages import WORK, run_stage, stage
+
+
+@dataclass(frozen=True)
+class Params:
+    """The items; DVC declares this one only."""
+
+    download: dict[str, Source]
+
+
+def main(params: Params, item: str) -> None:
+    """Fetch `item`, named on the command line by dvc.yaml."""
+    source = params.download[item]
+    with stage(f"download@{item}", source) as run:
+        folder = run.out(f"data/raw/{item}")
+        folder.mkdir()
+        for file in fetch(item, source, folder, WORK / "blobs", os.environ.get("LLM_MIRROR")):
+            run.say(f"{file['name']}: {file['bytes']:,} bytes, sha256 {file['sha256']}")
+
+
+if __name__ == "__main__":
+    run_stage(main, Params)

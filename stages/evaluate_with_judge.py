@@ -1,0 +1,38 @@
+"""Score the answers from 0 to 100: reports/respond/responses.json -> data/verdicts, reports/evaluate_with_judge."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from llm import files
+from llm.instructions import format_prompt
+from llm.judge import JudgeConfig, judge, read_responses, require_coverage, summarize
+from stages import WORK, run_stage, stage
+
+RESPONSES = Path("reports/respond/responses.json")
+JOURNAL = WORK / "evaluate_with_judge" / "journal.jsonl"  # a judge that went down is asked only for the rest
+
+
+@dataclass(frozen=True)
+class Params:
+    """What this stage reads."""
+
+    judge: JudgeConfig
+
+
+def main(params: Params) -> None:
+    """Ask the judge about every answer, and account for each of them."""
+    with stage("evaluate_with_judge", params) as run:
+        verdicts = judge(read_responses(RESPONSES), params.judge, format_prompt, JOURNAL)
+        summary = summarize(verdicts)
+        require_coverage(summary, params.judge, JOURNAL)
+        records = [asdict(verdict) for verdict in verdicts]
+        files.write_json(run.out("data/verdicts/verdicts.json"), records)
+        scores = [{key: record[key] for key in ("index", "status", "score", "flags")} for record in records]
+        files.write_json(run.out("reports/evaluate_with_judge/scores.json"), scores)
+        run.write_metrics({"backend": params.judge.backend, "prompt": params.judge.prompt} | summary)
+
+
+if __name__ == "__main__":
+    run_stage(main, Params)

@@ -1,0 +1,75 @@
+"""Teach a GPT to follow instructions: `finetune_instruct.init_from`, data/instructions -> models/instruct."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm import checkpoint, files, losses, runtime
+from llm.batches import InOrder, Shuffled, steps_per_epoch
+from llm.errors import USAGE, UserError
+from llm.instructions import FinetuneInstructConfig, InstructionDataset, read_entries
+from llm.model import count_parameters
+from llm.runtime import RuntimeConfig
+from llm.train import COLUMNS, fit
+from stages import run_stage, stage
+
+INSTRUCTIONS = Path("data/instructions")
+
+
+@dataclass(frozen=True)
+class Params:
+    """What this stage reads."""
+
+    seed: int
+    runtime: RuntimeConfig
+    finetune_instruct: FinetuneInstructConfig
+
+
+def main(params: Params) -> None:
+    """Fine-tune on prompts with answers; publish the model with its curve."""
+    with stage("finetune_instruct", params) as run:
+        config = params.finetune_instruct
+        device = runtime.setup(params.runtime)
+        init_from = Path(config.init_from)
+        model = checkpoint.starting_point(init_from, config.weights, config.dropout, params.seed).to(device)
+        tokenizer = checkpoint.load_tokenizer(init_from)
+        train, val = (
+            InstructionDataset(
+                read_entries(INSTRUCTIONS / f"{split}.json"), tokenizer, model.config.context_length, config.mask_prompt
+            )
+            for split in ("train", "validation")
+        )
+        run.say(f"{count_parameters(model):,} parameters, {len(train)} entries on {device}")
+        per_epoch = steps_per_epoch(len(train), config.batch_size)
+        if per_epoch == 0:
+            what = f"{config.batch_size}, but the training split has only {len(train)} entries"
+            fix = f"set it to {len(train)} or less"
+            raise UserError("params.yaml: finetune_instruct.batch_size", what, fix, USAGE)
+        history = fit(
+            model,
+            losses.next_token,
+            Shuffled(train, config.batch_size, config.epochs * per_epoch, params.seed),
+            {
+                "train": InOrder(train, config.batch_size, config.eval_batches),
+                "val": InOrder(val, config.batch_size, config.eval_batches),
+            },
+            config,
+            params.runtime,
+            params.seed,
+            run,
+        )
+        checkpoint.save_model(model, init_from, run.out("models/instruct"))
+        files.write_csv(run.out("reports/finetune_instruct/loss.csv"), COLUMNS, history.table())
+        run.write_metrics(
+            {
+                "train_loss": history.last["train_loss"],
+                "val_loss": history.last["val_loss"],
+                "best_val_loss": history.best_val_loss,
+                "tokens_seen": history.last["tokens_seen"],
+            }
+        )
+
+
+if __name__ == "__main__":
+    run_stage(main, Params)

@@ -1,0 +1,124 @@
+"""Turn a GPT into a spam classifier: `finetune_spam.init_from`, data/spam -> models/spam, reports/finetune_spam."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from llm import checkpoint, classifier, files, losses, runtime
+from llm.batches import InOrder, Shuffled, derive, steps_per_epoch
+from llm.classifier import Classifier, FinetuneSpamConfig
+from llm.errors import USAGE, UserError
+from llm.model import GPT, count_parameters
+from llm.runtime import RuntimeConfig
+from llm.spam import LABELS, SPLITS, SpamDataset, read_split
+from llm.train import COLUMNS, fit
+from stages import run_stage, stage
+
+SPAM = Path("data/spam")
+
+
+@dataclass(frozen=True)
+class Params:
+    """What this stage reads."""
+
+    seed: int
+    runtime: RuntimeConfig
+    finetune_spam: FinetuneSpamConfig
+
+
+def main(params: Params) -> None:
+    """Fine-tune, predict every message of the three splits, publish the classifier."""
+    with stage("finetune_spam", params) as run:
+        config = params.finetune_spam
+        device = runtime.setup(params.runtime)
+        init_from = Path(config.init_from)
+        gpt = checkpoint.starting_point(init_from, config.weights, config.dropout, params.seed)
+        data = read_datasets(gpt, init_from, config)
+        torch.manual_seed(derive(params.seed, "head"))
+        model = Classifier(gpt, len(LABELS), config.position, data["train"].width).to(device)
+        classifier.freeze(model, config.trainable)
+        run.say(f"{count_parameters(model, trainable_only=True):,} of {count_parameters(model):,} parameters train")
+        looks = {name: InOrder(data[split], config.batch_size, config.eval_batches) for name, split in CURVES.items()}
+        accuracies = []
+
+        def score(step: int) -> None:
+            row = {f"{name}_accuracy": hit_rate(model, look, params.runtime) for name, look in looks.items()}
+            accuracies.append([step, *row.values()])
+            run.metrics(row, step)
+
+        steps = config.epochs * _steps_per_epoch(data["train"], config)
+        history = fit(
+            model,
+            losses.classification,
+            Shuffled(data["train"], config.batch_size, steps, params.seed),
+            looks,
+            config,
+            params.runtime,
+            params.seed,
+            run,
+            on_evaluation=score,
+        )
+        metrics, predictions = judge_splits(model, data, config, params.runtime)
+        checkpoint.save_classifier(model, LABELS, init_from, run.out("models/spam"))
+        files.write_csv(run.out("reports/finetune_spam/loss.csv"), COLUMNS, history.table())
+        header = ["step", *(f"{name}_accuracy" for name in CURVES)]
+        files.write_csv(run.out("reports/finetune_spam/accuracy.csv"), header, accuracies)
+        header = ["split", "row", "actual", "predicted", "spam_probability"]
+        files.write_csv(run.out("reports/finetune_spam/predictions.csv"), header, predictions)
+        trained = {"trainable_parameters": count_parameters(model, trainable_only=True)}
+        run.write_metrics(metrics | {"val_loss": history.last["val_loss"]} | trained)
+
+
+CURVES = {"train": "train", "val": "validation"}  # the name of a curve, and the split that it is measured on
+
+
+def read_datasets(gpt: GPT, init_from: Path, config: FinetuneSpamConfig) -> dict[str, SpamDataset]:
+    """The three splits as token ids, padded as `padding` says."""
+    tokenizer = checkpoint.load_tokenizer(init_from)
+    limit = gpt.config.context_length
+    data = {split: SpamDataset(*read_split(SPAM / f"{split}.csv"), tokenizer, limit) for split in SPLITS}
+    width = {"longest": data["train"].longest, "context": limit, "batch": None}[config.padding]
+    for dataset in data.values():
+        dataset.width = width
+    return data
+
+
+def judge_splits(
+    model: Classifier, data: dict[str, SpamDataset], config: FinetuneSpamConfig, precision: RuntimeConfig
+) -> tuple[dict[str, float], list[list[object]]]:
+    """Accuracy and confusion counts of every split, and one row a message."""
+    metrics: dict[str, float] = {}
+    rows: list[list[object]] = []
+    for split, dataset in data.items():
+        probabilities = classifier.predict(model, InOrder(dataset, config.batch_size), precision).softmax(dim=-1)
+        predicted = probabilities.argmax(dim=-1).tolist()
+        metrics[f"{split}_accuracy"] = classifier.accuracy(predicted, dataset.labels)
+        for actual, said in [(a, p) for a in range(len(LABELS)) for p in range(len(LABELS))]:
+            hits = sum(pair == (actual, said) for pair in zip(dataset.labels, predicted, strict=True))
+            metrics[f"{split}_{LABELS[actual]}_as_{LABELS[said]}"] = hits
+        for row, (actual, said, spam) in enumerate(
+            zip(dataset.labels, predicted, probabilities[:, 1].tolist(), strict=True)
+        ):
+            rows.append([split, row, LABELS[actual], LABELS[said], spam])
+    return metrics, rows
+
+
+def hit_rate(model: Classifier, look: InOrder, precision: RuntimeConfig) -> float:
+    """Accuracy on the batches of `look`."""
+    actual = torch.cat([look[index].targets for index in range(len(look))]).tolist()
+    return classifier.accuracy(classifier.predict(model, look, precision).argmax(dim=-1).tolist(), actual)
+
+
+def _steps_per_epoch(train: SpamDataset, config: FinetuneSpamConfig) -> int:
+    steps = steps_per_epoch(len(train), config.batch_size)
+    if steps == 0:
+        what = f"{config.batch_size}, but the training split has only {len(train)} messages"
+        raise UserError("params.yaml: finetune_spam.batch_size", what, f"set it to {len(train)} or less", USAGE)
+    return steps
+
+
+if __name__ == "__main__":
+    run_stage(main, Params)

@@ -1,0 +1,107 @@
+"""Pretrain a GPT on the token shards: data/corpus -> models/pretrain, reports/pretrain."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from llm import checkpoint, files, losses, runtime
+from llm.batches import BatchSource, Chain, InOrder, Shuffled, derive, steps_per_epoch
+from llm.errors import USAGE, UserError
+from llm.generate import DecodingConfig, generate
+from llm.model import GPT, ModelConfig, count_parameters
+from llm.runtime import RuntimeConfig
+from llm.tokenizer import Tokenizer
+from llm.tokens import PretrainConfig, TokenWindows
+from llm.train import COLUMNS, fit
+from stages import run_stage, stage
+
+CORPUS, TOKENIZER = Path("data/corpus"), Path("data/tokenizer")
+
+
+@dataclass(frozen=True)
+class Params:
+    """What this stage reads."""
+
+    seed: int
+    runtime: RuntimeConfig
+    model: ModelConfig
+    pretrain: PretrainConfig
+
+
+def main(params: Params) -> None:
+    """Train, sample along the way, publish the model with its curve."""
+    with stage("pretrain", params) as run:
+        config = params.pretrain
+        device = runtime.setup(params.runtime)
+        tokenizer = Tokenizer.load(TOKENIZER)
+        train = windows("train", params, config.context, config.stride)
+        val = windows("val", params, config.context, config.stride)
+        torch.manual_seed(derive(params.seed, "init"))
+        model = GPT(params.model).to(device)
+        run.say(f"{count_parameters(model):,} parameters, {train.tokens:,} training tokens on {device}")
+        samples = []
+
+        def sample(step: int) -> None:
+            samples.append([step, continue_text(model, tokenizer, config)])
+
+        history = fit(
+            model,
+            losses.next_token,
+            batches(train, params),
+            {
+                name: InOrder(data, config.batch_size, config.eval_batches)
+                for name, data in [("train", train), ("val", val)]
+            },
+            config,
+            params.runtime,
+            params.seed,
+            run,
+            on_evaluation=sample,
+        )
+        checkpoint.save_model(model, TOKENIZER, run.out("models/pretrain"))
+        files.write_csv(run.out("reports/pretrain/loss.csv"), COLUMNS, history.table())
+        files.write_csv(run.out("reports/pretrain/samples.csv"), ["step", "text"], samples)
+        run.write_metrics(
+            {
+                "train_loss": history.last["train_loss"],
+                "val_loss": history.last["val_loss"],
+                "best_val_loss": history.best_val_loss,
+                "val_bits_per_byte": history.last["val_loss"] / math.log(2) * val.tokens / val.text_bytes,
+                "parameters": count_parameters(model),
+                "tokens_seen": history.last["tokens_seen"],
+            }
+        )
+
+
+def windows(split: str, params: Params, context: int, stride: int) -> TokenWindows:
+    """The windows of one split."""
+    return TokenWindows(CORPUS, split, context, stride, params.model.vocab_size)
+
+
+def batches(train: TokenWindows, params: Params) -> BatchSource:
+    """The batches of the whole run: short windows first, where they are asked for."""
+    config, short = params.pretrain, params.pretrain.short_windows
+    per_epoch = steps_per_epoch(len(train), config.batch_size)
+    if per_epoch == 0:
+        what = f"{config.batch_size}, but the training split has only {len(train)} windows"
+        raise UserError("params.yaml: pretrain.batch_size", what, f"set it to {len(train)} or less", USAGE)
+    long = Shuffled(train, config.batch_size, config.epochs * per_epoch, params.seed)
+    if short is None:
+        return long
+    shorter = windows("train", params, short.context, short.context)
+    return Chain(Shuffled(shorter, short.batch_size, short.steps, derive(params.seed, "short windows")), long)
+
+
+def continue_text(model: GPT, tokenizer: Tokenizer, config: PretrainConfig) -> str:
+    """The sample prompt with its greedy continuation."""
+    decoding = DecodingConfig(max_new_tokens=config.sample_tokens, temperature=0.0, top_k=None)
+    prompt = tokenizer.encode(config.sample_prompt)
+    return tokenizer.decode(prompt + generate(model, [prompt], decoding, tokenizer.eot)[0])
+
+
+if __name__ == "__main__":
+    run_stage(main, Params)

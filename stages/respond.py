@@ -1,0 +1,60 @@
+"""Answer the test instructions: models/instruct, data/instructions -> data/responses, reports/respond."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm import checkpoint, files, runtime
+from llm.batches import derive
+from llm.generate import RespondConfig, generate
+from llm.instructions import RESPONSE, extract_answer, format_prompt, read_entries
+from llm.runtime import RuntimeConfig
+from stages import run_stage, stage
+
+MODEL, TEST = Path("models/instruct"), Path("data/instructions/test.json")
+
+
+@dataclass(frozen=True)
+class Params:
+    """What this stage reads."""
+
+    seed: int
+    runtime: RuntimeConfig
+    respond: RespondConfig
+
+
+def main(params: Params) -> None:
+    """Decode in batches; keep the raw texts, and the answers in the book's entry form."""
+    with stage("respond", params) as run:
+        config = params.respond
+        model = checkpoint.load_model(MODEL).to(runtime.setup(params.runtime))
+        tokenizer = checkpoint.load_tokenizer(MODEL)
+        entries = read_entries(TEST)
+        header = RESPONSE if config.response_header == "given" else ""
+        prompts = tokenizer.encode_all([format_prompt(entry) + header for entry in entries])
+        wanted = config.decoding.max_new_tokens
+        limits = [max(0, min(wanted, model.config.context_length - len(prompt))) for prompt in prompts]
+        seeds = [derive(params.seed, "respond", number) for number in range(len(prompts))]
+        raw = []
+        for start in range(0, len(prompts), config.batch_size):
+            rows = slice(start, start + config.batch_size)
+            ids = generate(model, prompts[rows], config.decoding, tokenizer.eot, seeds[rows], limits[rows])
+            raw += [tokenizer.decode(row) for row in ids]
+            run.say(f"{len(raw)} of {len(prompts)} answered")
+        answers = [extract_answer(text) for text in raw]
+        responses = [entry | {"model_response": answer} for entry, answer in zip(entries, answers, strict=True)]
+        files.write_json(run.out("data/responses/raw.json"), raw)
+        files.write_json(run.out("reports/respond/responses.json"), responses)
+        run.write_metrics(
+            {
+                "n_items": len(responses),
+                "n_empty": sum(not answer for answer in answers),
+                "n_capped": sum(limit < wanted for limit in limits),  # the context left fewer new tokens than asked
+                "n_exact": sum(r["model_response"] == r["output"] for r in responses),
+            }
+        )
+
+
+if __name__ == "__main__":
+    run_stage(main, Params)

@@ -1,0 +1,99 @@
+"""Cut one data set into its splits: data/raw/<item> and data/tokenizer -> data/<item>, reports/tokenize/<item>.json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm import files, instructions, spam, tokenizer, tokens
+from llm.errors import DATA, UserError
+from llm.instructions import InstructionsConfig
+from llm.spam import SpamConfig
+from llm.tokenizer import Tokenizer
+from llm.tokens import CorpusConfig
+from stages import run_stage, stage
+
+RAW, TOKENIZER = Path("data/raw"), Path("data/tokenizer")
+
+
+@dataclass(frozen=True)
+class TokenizeConfig:
+    """How each data set becomes what training reads."""
+
+    corpus: CorpusConfig
+    spam: SpamConfig
+    instructions: InstructionsConfig
+
+
+@dataclass(frozen=True)
+class Params:
+    """What this stage reads; DVC declares `tokenize.<item>` only."""
+
+    seed: int
+    tokenize: TokenizeConfig
+
+
+def main(params: Params, item: str) -> None:
+    """Write the splits of `item` and count what they hold."""
+    cut: dict[str, Callable[[Params, Tokenizer, Path], dict[str, Any]]]
+    cut = {"corpus": cut_corpus, "spam": cut_spam, "instructions": cut_instructions}
+    with stage(f"tokenize@{item}", getattr(params.tokenize, item)) as run:
+        folder = run.out(f"data/{item}")
+        folder.mkdir()
+        counts = cut[item](params, Tokenizer.load(TOKENIZER), folder)
+        run.write_metrics(counts, f"reports/tokenize/{item}.json")
+
+
+def cut_corpus(params: Params, vocabulary: Tokenizer, folder: Path) -> dict[str, Any]:
+    """Token shards of the training and validation documents."""
+    config = params.tokenize.corpus
+    documents = tokens.read_documents(RAW / "corpus", config.separator)
+    counts: dict[str, Any] = {"documents": len(documents), "characters": sum(map(len, documents))}
+    counts["tokens"] = len(tokens.encode_documents(documents, vocabulary))
+    splits = zip(("train", "val"), tokens.split_documents(documents, config.train_fraction), strict=True)
+    for split, part in splits:
+        ids = tokens.encode_documents(part, vocabulary)
+        text_bytes = sum(len(document.encode()) for document in part)
+        pins = tokens.Pins(vocabulary.vocab_size, tokenizer.fingerprint(TOKENIZER))
+        tokens.write_shards(folder, split, ids, text_bytes, pins, config.shard_tokens)
+        counts[f"{split}_tokens"] = len(ids)
+    return counts
+
+
+def cut_spam(params: Params, vocabulary: Tokenizer, folder: Path) -> dict[str, Any]:
+    """Balanced CSVs of the three splits."""
+    config = params.tokenize.spam
+    frame = spam.read_messages(_only_file("spam"), config.reading)
+    counts: dict[str, Any] = {"messages": len(frame)}
+    counts |= {label: int((frame["Label"] == label).sum()) for label in spam.LABELS}
+    for split, part in spam.balanced_splits(frame, config, params.seed).items():
+        spam.write_split(part, folder / f"{split}.csv")
+        counts[split] = len(part)
+        counts[f"{split}_longest_tokens"] = max(map(len, vocabulary.encode_all(part["Text"].tolist())))
+    return counts
+
+
+def cut_instructions(params: Params, vocabulary: Tokenizer, folder: Path) -> dict[str, Any]:
+    """JSON files of the three splits, in the form of the file itself."""
+    entries = instructions.read_entries(_only_file("instructions"))
+    counts: dict[str, Any] = {"entries": len(entries), "empty_input": sum(not entry["input"] for entry in entries)}
+    for split, part in instructions.split_entries(entries, params.tokenize.instructions).items():
+        files.write_json(folder / f"{split}.json", part)
+        counts[split] = len(part)
+        texts = [instructions.format_prompt(entry) + instructions.RESPONSE + entry["output"] for entry in part]
+        counts[f"{split}_longest_tokens"] = max(map(len, vocabulary.encode_all(texts)))
+    return counts
+
+
+def _only_file(item: str) -> Path:
+    found = sorted((RAW / item).iterdir())
+    if len(found) != 1:
+        what = f"{len(found)} files, one belongs there"
+        raise UserError(str(RAW / item), what, f"name one file in download.{item}.source", DATA)
+    return found[0]
+
+
+if __name__ == "__main__":
+    run_stage(main, Params)

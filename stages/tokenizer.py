@@ -1,0 +1,40 @@
+"""Train a BPE on text files, or take over a published vocabulary: `tokenizer.source` -> data/tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm import tokenizer
+from llm.errors import USAGE, UserError
+from llm.files import read_text
+from llm.tokenizer import Tokenizer, TokenizerConfig
+from stages import run_stage, stage
+
+
+@dataclass(frozen=True)
+class Params:
+    """What this stage reads."""
+
+    tokenizer: TokenizerConfig
+
+
+def main(params: Params) -> None:
+    """A folder with a vocab.json is a vocabulary; any other is text to train on."""
+    source = Path(params.tokenizer.source)
+    with stage("tokenizer", params) as run:
+        folder = run.out("data/tokenizer")
+        if (source / "vocab.json").is_file():
+            tokenizer.adopt(source, folder)
+        else:
+            texts = [read_text(path) for path in sorted(source.iterdir())]
+            tokenizer.train(texts, params.tokenizer.vocab_size, folder)
+        size = Tokenizer.load(folder).vocab_size
+        if size != params.tokenizer.vocab_size:
+            what = f"{params.tokenizer.vocab_size}, but {source} holds {size} tokens"
+            raise UserError("params.yaml: tokenizer.vocab_size", what, f"set it to {size}", USAGE)
+        run.say(f"{size} tokens")
+
+
+if __name__ == "__main__":
+    run_stage(main, Params)

@@ -1,0 +1,126 @@
+"""The graph in dvc.yaml is the real graph: what a stage imports and reads is what it declares."""
+
+import ast
+import importlib
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from dvc.repo import Repo
+
+ROOT = Path(__file__).parents[2]
+
+# Modules that cannot change a result, so an edit of theirs re-runs nothing.
+EXEMPT = {
+    "llm/errors.py": "says what went wrong and leaves",
+    "llm/tracking.py": "writes to MLflow only",
+    "llm/__init__.py": "a docstring",
+}
+
+# A module imports only from levels below its own (docs/architecture.md).
+LEVELS = [
+    {"errors", "files", "params"},
+    {"batches", "judge_config", "judge_reference", "model", "optim", "runtime", "tokenizer", "tracking", "download"},
+    {"classifier", "generate", "gpt2", "instructions", "judge_backends", "losses", "spam", "tokens"},
+    {"checkpoint", "judge", "train"},
+    {"cli", "__main__", "console"},
+]
+WITHIN_LEVEL_0 = {("files", "errors"), ("params", "errors"), ("params", "files")}
+
+
+def module_file(module: str) -> Path | None:
+    path = Path(*module.split("."))
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if (ROOT / candidate).is_file() and candidate.parts[0] in ("llm", "stages"):
+            return candidate
+    return None
+
+
+def imports(path: Path) -> set[Path]:
+    """Files of ours that a file imports, anywhere in it; importing a module imports its package too."""
+    modules: set[str] = set()
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    packages = {module.split(".")[0] for module in modules}
+    return {file for module in modules | packages if (file := module_file(module))}
+
+
+def closure(path: Path) -> set[str]:
+    """The file and all of ours that it imports, directly or not."""
+    found, todo = set(), [path]
+    while todo:
+        current = todo.pop()
+        if str(current) not in found and str(current) not in EXEMPT:
+            found.add(str(current))
+            todo += imports(current)
+    return found
+
+
+def dvc_stages() -> list:
+    with Repo(str(ROOT)) as repo:
+        return [stage for stage in repo.index.stages if stage.name]
+
+
+STAGES = dvc_stages()
+
+
+def code(stage) -> Path:
+    return Path("stages", stage.name.split("@")[0] + ".py")
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_declared_code_is_the_import_closure(stage):
+    declared = {dep.def_path for dep in stage.deps if dep.def_path.endswith(".py")}
+    assert declared == closure(code(stage)), "\n".join(sorted(closure(code(stage))))
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_declared_params_are_the_sections_read(stage):
+    schema = importlib.import_module(f"stages.{code(stage).stem}")
+    name, _, item = stage.name.partition("@")
+    declared = {key for dep in stage.deps if dep.__class__.__name__ == "ParamsDependency" for key in dep.params}
+    if name == "check":
+        assert declared == set()  # all of params.yaml
+        return
+    read = {field.name for field in fields(schema.Params)}
+    assert declared == {f"{field}.{item}" if field == name and item else field for field in read}
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_a_stage_runs_its_own_module_without_shell_syntax(stage):
+    words = stage.cmd.split()
+    assert words[:3] == ["python", "-m", f"stages.{code(stage).stem}"]
+    assert not set(stage.cmd) & set("|;&<>$`\"'")
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_every_stage_has_a_cached_output(stage):
+    """Else it would not run on a fresh clone whose inputs rebuild to the committed bytes."""
+    assert any(out.use_cache for out in stage.outs)
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_reports_are_metrics_or_plots_outside_the_cache(stage):
+    for out in stage.outs:
+        if out.def_path.startswith("reports/"):
+            assert (out.metric or out.plot) and not out.use_cache, out.def_path
+
+
+def test_modules_import_from_lower_levels_only():
+    level = {name: number for number, names in enumerate(LEVELS) for name in names}
+    for path in sorted((ROOT / "llm").glob("*.py")):
+        if path.stem == "__init__":
+            continue
+        for imported in imports(path.relative_to(ROOT)):
+            if imported.parts[0] == "llm" and imported.stem != "__init__":
+                pair = (path.stem, imported.stem)
+                assert level[pair[0]] > level[pair[1]] or pair in WITHIN_LEVEL_0, pair
+            assert imported.parts[0] == "llm" or path.stem == "cli", f"{path.name} imports {imported}"
+
+
+def test_the_closure_follows_imports_inside_functions():
+    assert "llm/tokens.py" in closure(Path("stages/tokenize.py"))
+    assert "llm/model.py" not in closure(Path("stages/download.py"))
