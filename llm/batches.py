@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+IGNORED = -100  # a target with this value does not count
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -21,6 +23,11 @@ class Batch:
     inputs: Tensor
     targets: Tensor
     lengths: Tensor | None = None
+
+    @property
+    def count(self) -> int:
+        """How many targets count."""
+        return int((self.targets != IGNORED).sum())
 
     def split(self, size: int | None) -> Iterator[Batch]:
         """Cut along the rows into micro-batches of at most `size` (None: the whole batch)."""

@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llm import gpt2, tokenizer
 from llm.batches import derive
-from llm.classifier import Classifier
+from llm.classifier import Classifier, Position
 from llm.errors import DATA, UserError
-from llm.files import read_bytes, read_json, write_bytes, write_json
+from llm.files import atomic_path, read_json, write_json
 from llm.model import GPT
 from llm.tokenizer import Tokenizer
 
 CONFIG, WEIGHTS, SCORE = "config.json", "model.safetensors", "score."
+LFS_POINTER = b"version https://git-lfs"
 
 
 def save_model(model: GPT, tokenizer_folder: Path, folder: Path) -> None:
@@ -56,12 +57,12 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
 
 def save_classifier(model: Classifier, labels: list[str], tokenizer_folder: Path, folder: Path) -> None:
     """Write a classifier: the GPT's tensors without a head, `score.*`, and how the score is read."""
-    config = model.gpt_config
-    vocabulary = _copy_tokenizer(tokenizer_folder, folder, config.vocab_size)
+    gpt = model.as_gpt()
+    vocabulary = _copy_tokenizer(tokenizer_folder, folder, gpt.config.vocab_size)
     extra = {"architectures": ["Classifier"], "labels": labels, "position": model.position, "pad_to": model.pad_to}
-    write_json(folder / CONFIG, gpt2.published(config, vocabulary.eot) | extra)
+    write_json(folder / CONFIG, gpt2.published(gpt.config, vocabulary.eot) | extra)
     score = {name: t.detach().cpu() for name, t in model.state_dict().items() if name.startswith(SCORE)}
-    _write_tensors(folder / WEIGHTS, gpt2.export(model.as_gpt()) | score)
+    _write_tensors(folder / WEIGHTS, gpt2.export(gpt) | score)
 
 
 def load_classifier(folder: Path | str) -> tuple[Classifier, list[str]]:
@@ -69,17 +70,20 @@ def load_classifier(folder: Path | str) -> tuple[Classifier, list[str]]:
     folder = Path(folder)
     where = str(folder / CONFIG)
     published = read_json(folder / CONFIG)
-    if published.get("architectures") != ["Classifier"]:
-        what = f"architectures is {published.get('architectures')}, not ['Classifier']"
+    config = gpt2.parse_config(published, where)
+    labels, position, pad_to = (published.get(key) for key in ("labels", "position", "pad_to"))
+    if published.get("architectures") != ["Classifier"] or not labels or position not in get_args(Position):
+        what = f"describes {published.get('architectures')}, not a classifier with its labels and position"
         raise UserError(where, what, "name a folder that finetune_spam wrote, such as models/spam", DATA)
     tensors = _read_tensors(folder / WEIGHTS)
     score = {name.removeprefix(SCORE): tensors.pop(name) for name in list(tensors) if name.startswith(SCORE)}
-    gpt = gpt2.load_published(gpt2.parse_config(published, where), tensors, str(folder / WEIGHTS))
-    model = Classifier(gpt, len(published["labels"]), published["position"], published["pad_to"])
-    if {name: t.shape for name, t in score.items()} != {n: t.shape for n, t in model.score.state_dict().items()}:
-        raise UserError(str(folder / WEIGHTS), "the score.* tensors do not fit config.json", "dvc checkout", DATA)
+    model = Classifier(gpt2.load_published(config, tensors, str(folder / WEIGHTS)), len(labels), position, pad_to)
+    fits = {name: t.shape for name, t in score.items()} == {n: t.shape for n, t in model.score.state_dict().items()}
+    if not fits or not all(torch.isfinite(tensor).all() for tensor in score.values()):
+        what = f"the score tensors do not fit {len(labels)} labels, or hold NaN or infinity"
+        raise UserError(str(folder / WEIGHTS), what, "run `dvc checkout`", DATA)
     model.score.load_state_dict(score)
-    return model, published["labels"]
+    return model, labels
 
 
 def _copy_tokenizer(source: Path, folder: Path, vocab_size: int) -> Tokenizer:
@@ -93,16 +97,22 @@ def _copy_tokenizer(source: Path, folder: Path, vocab_size: int) -> Tokenizer:
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    write_bytes(path, save(dict(tensors), metadata={"format": "pt"}))
+    with atomic_path(path) as temporary:
+        save_file(dict(tensors), temporary, metadata={"format": "pt"})
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    data = read_bytes(path)
-    if data.startswith(b"version https://git-lfs"):
-        raise UserError(str(path), "is a Git-LFS pointer, not the weights", "fetch the file it points to", DATA)
+    """The tensors of a file, mapped rather than copied; a change of theirs does not reach the file."""
+    if not path.is_file():
+        pickles = sorted(file.name for file in path.parent.glob("*.bin"))
+        what = f"no such file, only {', '.join(pickles)}, which can run code" if pickles else "no such file"
+        raise UserError(str(path), what, "name a folder that holds the weights as safetensors", DATA)
+    with path.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise UserError(str(path), "is a Git-LFS pointer, not the weights", "fetch the file it points to", DATA)
     try:
-        tensors: dict[str, Tensor] = load(data)
-    except (SafetensorError, ValueError) as error:
-        reason: Any = " ".join(str(error).split())
-        raise UserError(str(path), f"not safetensors ({len(data)} bytes): {reason}", "fetch it again", DATA) from None
+        tensors: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, ValueError, OSError) as error:
+        what = f"not safetensors ({path.stat().st_size} bytes): {' '.join(str(error).split())}"
+        raise UserError(str(path), what, "fetch it again", DATA) from None
     return tensors

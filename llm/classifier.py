@@ -87,13 +87,15 @@ def freeze(model: Classifier, trainable: Trainable) -> None:
 @torch.no_grad()
 def predict(model: Classifier, data: BatchSource, runtime: RuntimeConfig) -> Tensor:
     """Class logits (N, classes) of every example of `data`, in order, fp32 on the CPU."""
-    model.eval()
     device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
     parts = []
     for index in range(len(data)):
         batch = data[index].to(device)
         with autocast(runtime):
             parts.append(model(batch.inputs, batch.lengths).float().cpu())
+    model.train(was_training)
     return torch.cat(parts)
 
 

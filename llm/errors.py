@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NoReturn
 
 # Exit codes of every stage and of `python -m llm`.
 BUG = 1
@@ -19,6 +22,8 @@ RESOURCES = 6  # disk or memory
 RUNNING = 7  # another process holds the lock
 INTERRUPTED = 130
 TERMINATED = 143
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(Exception):
@@ -59,32 +64,68 @@ def error_contract() -> Iterator[None]:
     """Turn whatever leaves the block into one `error:` line a problem on stderr and the matching exit code."""
 
     def terminate(_signal: int, _frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would break the clean-up off
         raise Terminated
 
     previous = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
+        sys.stdout.flush()
     except UserError as error:
-        _leave([str(problem) for problem in getattr(error, "problems", [error])], error.code)
+        _leave(getattr(error, "problems", [error]), error.code)
     except KeyboardInterrupt:
-        _leave(["interrupted: by SIGINT; nothing was published | fix: run the same command again"], INTERRUPTED)
+        _leave([_stopped("interrupted", "SIGINT")], INTERRUPTED)
     except Terminated:
-        _leave(["terminated: by SIGTERM; nothing was published | fix: run the same command again"], TERMINATED)
-    except BrokenPipeError:  # `... | head`: nobody is reading any more, which is not an error
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        _leave([_stopped("terminated", "SIGTERM")], TERMINATED)
     except Exception as error:
-        reason = " ".join(str(error).split())
-        where = f"internal: {type(error).__name__}: {reason}"
-        _leave([f"{where} | fix: set LLM_TRACEBACK=1, run again and report what it prints"], BUG)
+        if isinstance(error, BrokenPipeError) and _nobody_reads():  # `... | head` had enough: no error
+            sys.exit(0)
+        problem = _from_system(error) or _bug(error)
+        _leave([problem], problem.code)
     finally:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _leave(lines: Sequence[str], code: int) -> None:
+def _stopped(how: str, signal_name: str) -> UserError:
+    return UserError(how, f"by {signal_name}; nothing was published", "run the same command again")
+
+
+def _from_system(error: Exception) -> UserError | None:
+    """What the machine refused: memory, room on the disk, a file. That is no bug of ours."""
+    first_line = str(error).partition("\n")[0]
+    if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "can't allocate memory" in first_line:
+        return UserError("memory", first_line or "there is not enough", "lower micro_batch_size or context", RESOURCES)
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return UserError(str(error.filename or "disk"), f"no room: {error.strerror}", "free some space", RESOURCES)
+    if isinstance(error, OSError) and error.filename is not None:
+        return UserError(str(error.filename), str(error.strerror), "correct the path or its permissions", DATA)
+    return None
+
+
+def _bug(error: Exception) -> UserError:
+    what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return UserError("internal", what, "set LLM_TRACEBACK=1, run again and report what it prints", BUG)
+
+
+def _leave(problems: Sequence[UserError], code: int) -> NoReturn:
     if os.environ.get("LLM_TRACEBACK") == "1":
         traceback.print_exc()
+    _nobody_reads()
     sys.stdout.flush()
-    for line in lines:
-        print("error:", " ".join(line.splitlines()), file=sys.stderr)
+    for problem in problems:
+        print("error:", " ".join(str(problem).splitlines()), file=sys.stderr)
     sys.exit(code)
+
+
+def _nobody_reads() -> bool:
+    """Whether the reader of standard output has gone; what is still to be written goes nowhere then."""
+    try:
+        output = sys.stdout.fileno()
+    except (OSError, ValueError):  # a stand-in without a file
+        return False
+    watch = select.poll()
+    watch.register(output, 0)
+    if not watch.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import fcntl
 import hashlib
-import io
 import json
 import math
 import os
@@ -17,14 +15,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llm.errors import DATA, RUNNING, USAGE, UserError
+from llm.errors import DATA, NO_ROOM, RESOURCES, RUNNING, USAGE, UserError
 
 Json = Any
 
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; when the block ends well, sync it and rename it onto `path`."""
+    """Yield a temporary path beside `path`; when the block ends well, sync it and rename it onto `path`.
+
+    Raises UserError (code RESOURCES) where the disk is full; the old `path` is as it was then.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -36,6 +37,12 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        written, free = temporary.stat().st_size, shutil.disk_usage(path.parent).free
+        what = f"{error.strerror}: more than the {written:,} bytes written are needed, the disk has {free:,} free"
+        raise UserError(str(path), what, "free some space and run it again", RESOURCES) from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -62,11 +69,14 @@ def write_json(path: Path | str, value: Json) -> None:
 
 def write_csv(path: Path | str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a CSV that is byte-stable: LF line ends, floats at 6 significant digits, None as an empty field."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([stable(value, str(path)) for value in row] for row in rows)
-    write_text(path, buffer.getvalue())
+    table = [header, *([stable(value, str(path)) for value in row] for row in rows)]
+    write_text(path, "".join(",".join(map(_csv_field, row)) + "\n" for row in table))
+
+
+def _csv_field(value: Any) -> str:
+    """As `csv.writer` would, but quoting a lone carriage return too: readers take that for the end of a line."""
+    text = "" if value is None else str(value)
+    return '"' + text.replace('"', '""') + '"' if set(text) & set(',"\r\n') else text
 
 
 def stable(value: Json, where: str = "value") -> Json:
@@ -89,7 +99,7 @@ def read_text(path: Path | str) -> str:
     """
     data = read_bytes(path)
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         what = f"byte 0x{data[error.start]:02x} at offset {error.start} is not UTF-8"
@@ -110,7 +120,7 @@ def read_bytes(path: Path | str) -> bytes:
 
 
 def read_json(path: Path | str) -> Json:
-    """Read strict JSON: a duplicate key and NaN are refused, and the line of a syntax error is named."""
+    """Read strict JSON: a duplicate key, NaN and what overflows are refused; the line of a syntax error is named."""
 
     def pairs(items: list[tuple[str, Json]]) -> dict[str, Json]:
         value: dict[str, Json] = {}
@@ -120,14 +130,18 @@ def read_json(path: Path | str) -> Json:
             value[key] = item
         return value
 
-    def constant(name: str) -> float:
-        raise UserError(str(path), f"{name} is not JSON", "write a number or null", DATA)
+    def number(text: str) -> float:
+        if not math.isfinite(float(text)):  # also NaN and Infinity, which Python takes for JSON
+            raise UserError(str(path), f"{text} is not a finite number", "write a number or null", DATA)
+        return float(text)
 
     try:
-        return json.loads(read_text(path), object_pairs_hook=pairs, parse_constant=constant)
+        return json.loads(read_text(path), object_pairs_hook=pairs, parse_constant=number, parse_float=number)
     except json.JSONDecodeError as error:
         what = f"not JSON: {error.msg} (column {error.colno})"
         raise UserError(f"{path}:{error.lineno}", what, "correct the file", DATA) from None
+    except ValueError as error:  # an integer of thousands of digits
+        raise UserError(str(path), f"not JSON of ours: {error}", "correct the file", DATA) from None
     except RecursionError:
         raise UserError(str(path), "not JSON of ours: nested too deeply", "correct the file", DATA) from None
 
@@ -140,7 +154,7 @@ def sha256(path: Path | str) -> str:
 def dvc_md5(path: Path | str) -> str:
     """The md5 that dvc.lock records for a file, or for a folder (the md5 of its sorted list, plus `.dir`)."""
     path = Path(path)
-    if path.is_file():
+    if not path.is_dir():
         return _digest(path, "md5")
     names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
     listing = [{"md5": _digest(path / name, "md5"), "relpath": name} for name in names]
@@ -153,16 +167,24 @@ def _digest(path: Path | str, algorithm: str) -> str:
 
 
 def publish(built: Path, final: Path) -> None:
-    """Move a finished file or folder onto `final`; an existing folder is moved aside first, then removed."""
+    """Move a finished file or folder onto `final`; where a folder is involved, the old one is moved aside first."""
     final.parent.mkdir(parents=True, exist_ok=True)
-    if not final.is_dir():
+    if not os.path.lexists(final) or not (final.is_dir() or built.is_dir()):
         built.replace(final)
         return
     aside = built.with_name(built.name + ".replaced")
-    shutil.rmtree(aside, ignore_errors=True)
+    _remove(aside)
     final.replace(aside)
     built.replace(final)
-    shutil.rmtree(aside)
+    _remove(aside)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a folder, or a link to either (but not what it points to), if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -176,7 +198,7 @@ def lock(path: Path | str) -> Iterator[None]:
     with path.open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise UserError(str(path), f"held by {holder}", "wait for it, or end it", RUNNING) from None

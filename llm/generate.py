@@ -53,8 +53,9 @@ def generate(
     """Continue every prompt; returns the new ids of each, without the `stop` id that ended it.
 
     Sampling draws each row from a generator of its own, seeded by `seeds` (default 0, 1, ...), so a row's tokens do
-    not depend on the rows it shares the batch with. `limits` gives each prompt a number of new tokens of its own.
-    Raises UserError where a prompt is empty, or with its new tokens does not fit into the model's context.
+    not depend on the rows it shares the batch with. `limits` gives each prompt a number of new tokens of its own; a
+    prompt with none is left as it is, however long. Raises UserError where a prompt is empty, or with its new tokens
+    does not fit into the model's context.
     """
     wanted = [config.max_new_tokens] * len(prompts) if limits is None else list(limits)
     for prompt, limit in zip(prompts, wanted, strict=True):
@@ -71,7 +72,7 @@ def generate(
         cache = KVCache(model.config, len(rows), slots, model.transformer.wte.weight)
     while rows:
         logits = _last_logits(model, ids, cache, padding)
-        chosen = choose(logits, config, [generators[row] for row in rows])
+        chosen = choose(logits, config, [generators[row] for row in rows]).to(device)
         going = []
         for place, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
             if token != stop:
@@ -83,7 +84,7 @@ def generate(
             rows, chosen = [rows[place] for place in going], chosen[kept]
             padding = None if padding is None else padding[kept]
             cache.keep(kept)
-        ids = chosen[:, None].to(device)
+        ids = chosen[:, None]
     model.train(was_training)
     return answers
 
@@ -97,7 +98,8 @@ def choose(logits: Tensor, config: DecodingConfig, generators: Sequence[torch.Ge
         k = min(config.top_k, logits.shape[-1])
         lowest = logits.topk(k, dim=-1).values[:, -1:]  # (B, 1)
         logits = logits.masked_fill(logits < lowest, -torch.inf)
-    probabilities = torch.softmax(logits / config.temperature, dim=-1)
+    highest = logits.amax(dim=-1, keepdim=True)  # taken off first, or a temperature near 0 makes infinities
+    probabilities = torch.softmax((logits - highest) / config.temperature, dim=-1)
     drawn = [torch.multinomial(p, 1, generator=g) for p, g in zip(probabilities, generators, strict=True)]
     return torch.cat(drawn)
 
@@ -119,7 +121,7 @@ def _pad_left(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[T
 def _check_fits(prompt: int, new: int, context: int) -> None:
     if prompt == 0:
         raise UserError("prompt", "is empty", "write at least one character", USAGE)
-    if prompt + new > context:
+    if new > 0 and prompt + new > context:
         what = f"{prompt} tokens of prompt + {new} new ones exceed the model's context of {context}"
         fix = f"ask for {context - prompt} new tokens at most" if prompt < context else "shorten the prompt"
         raise UserError("max_new_tokens", what, fix, USAGE)

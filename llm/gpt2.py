@@ -7,7 +7,7 @@ stored the other way round (Conv1D: (in, out)). A tied head is not stored; an un
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +27,7 @@ class ImportSource:
     untie_head: bool  # give the head a matrix of its own, as the book does before fine-tuning
 
 
-PREFIX = "transformer."
+PREFIX, HEAD = "transformer.", "lm_head.weight"
 TRANSPOSED = re.compile(r"h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight$")
 MASKS = re.compile(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)$")  # constants in OpenAI's own files
 
@@ -43,67 +43,74 @@ ASSUMED: dict[str, Any] = {
 }
 
 
-def published(model_type_config: ModelConfig, eot: int) -> dict[str, Any]:
+def published(config: ModelConfig, eot: int) -> dict[str, Any]:
     """The `config.json` of a model of ours; the keys transformers does not know say what it cannot."""
-    c = model_type_config
     return ASSUMED | {
         "architectures": ["GPT2LMHeadModel"],
-        "vocab_size": c.vocab_size,
-        "n_positions": c.context_length,
-        "n_embd": c.n_embd,
-        "n_layer": c.n_layer,
-        "n_head": c.n_head,
-        "embd_pdrop": c.dropout,
-        "attn_pdrop": c.dropout,
-        "resid_pdrop": c.dropout,
-        "tie_word_embeddings": c.tie_head,
+        "vocab_size": config.vocab_size,
+        "n_positions": config.context_length,
+        "n_embd": config.n_embd,
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "embd_pdrop": config.dropout,
+        "attn_pdrop": config.dropout,
+        "resid_pdrop": config.dropout,
+        "tie_word_embeddings": config.tie_head,
         "bos_token_id": eot,
         "eos_token_id": eot,
         "torch_dtype": "float32",
-        "qkv_bias": c.qkv_bias,
-        "init": c.init,
+        "qkv_bias": config.qkv_bias,
+        "init": config.init,
     }
 
 
-def parse_config(published: Mapping[str, Any], where: str) -> ModelConfig:
+def parse_config(published: Any, where: str) -> ModelConfig:
     """The model that a `config.json` describes; raises UserError naming every key that is missing or not GPT-2's."""
+    if not isinstance(published, Mapping):
+        what = f"holds {type(published).__name__}, not an object"
+        raise UserError(where, what, "take the config.json that belongs to the weights", DATA)
     problems = []
     for key, value in ASSUMED.items():
         if published.get(key, value) != value:
             what = f"{key} is {published[key]!r}, this code computes {value!r}"
             problems.append(UserError(where, what, "take a checkpoint of the GPT-2 family", DATA))
-    numbers = {}
-    for key in ("vocab_size", "n_positions", "n_layer", "n_head", "n_embd"):
-        value = published.get(key)
-        if type(value) is not int or value < 1:
-            what = f"{key} is {value!r}, not a whole number above 0"
+
+    def read(key: str, default: Any, kind: str, valid: Callable[[Any], bool]) -> Any:
+        value = published.get(key, default)
+        if not valid(value):
+            what = f"{key} is {value!r}, not {kind}"
             problems.append(UserError(where, what, "take the config.json that belongs to the weights", DATA))
-        else:
-            numbers[key] = value
-    raise_all(problems)
-    context_length = numbers.pop("n_positions")
-    return ModelConfig(
-        context_length=context_length,
-        dropout=float(published.get("resid_pdrop", 0.0)),
-        qkv_bias=bool(published.get("qkv_bias", True)),
-        tie_head=bool(published.get("tie_word_embeddings", True)),
+        return value
+
+    def size(key: str) -> Any:
+        return read(key, None, "a whole number above 0", lambda value: type(value) is int and value > 0)
+
+    def flag(key: str) -> Any:
+        return read(key, True, "true or false", lambda value: type(value) is bool)
+
+    config = ModelConfig(
+        vocab_size=size("vocab_size"),
+        context_length=size("n_positions"),
+        n_layer=size("n_layer"),
+        n_head=size("n_head"),
+        n_embd=size("n_embd"),
+        dropout=read("resid_pdrop", 0.0, "a number", lambda value: type(value) in (int, float)),
+        qkv_bias=flag("qkv_bias"),
+        tie_head=flag("tie_word_embeddings"),
         init="torch" if published.get("init") == "torch" else "gpt2",
         attention="sdpa",
-        **numbers,
     )
+    raise_all(problems)
+    raise_all([UserError(where, f"{name}: {what}", fix, DATA) for name, what, fix in config.problems()])
+    return config
 
 
 def export(model: GPT) -> dict[str, Tensor]:
     """The model's tensors under their published names and orientation; a model without QKV bias gets zeros."""
-    tensors = {}
-    for name, tensor in model.state_dict().items():
-        if name == "lm_head.weight" and model.config.tie_head:
-            continue
-        tensors[name] = (tensor.t() if TRANSPOSED.search(name) else tensor).detach().cpu().contiguous()
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _published_tensors(model).items()}
     if not model.config.qkv_bias:
         for layer in range(model.config.n_layer):
-            name = f"{PREFIX}h.{layer}.attn.c_attn.bias"
-            tensors[name] = torch.zeros(3 * model.config.n_embd)
+            tensors[f"{PREFIX}h.{layer}.attn.c_attn.bias"] = torch.zeros(3 * model.config.n_embd)
     return tensors
 
 
@@ -113,30 +120,19 @@ def load_published(config: ModelConfig, tensors: Mapping[str, Tensor], where: st
     Names may come with or without `transformer.`. Raises UserError listing every missing, extra or misshaped
     tensor, every tensor that is not floating point, and every one that holds NaN or infinity.
     """
-    found = {}
-    for name, tensor in tensors.items():
-        if not MASKS.fullmatch(name):
-            found[name if name.startswith((PREFIX, "lm_head.")) else PREFIX + name] = tensor
     with torch.device("meta"):
-        model = GPT(replace(config, qkv_bias=True))
-    expected = {name: tuple(tensor.shape) for name, tensor in export_shapes(model).items()}
-    if config.tie_head:
-        head = found.pop("lm_head.weight", None)
-        if head is not None and not torch.equal(head, found.get(f"{PREFIX}wte.weight", head)):
-            fix = "set tie_word_embeddings to false in config.json"
-            raise UserError(where, "lm_head.weight differs from wte.weight, but the head is tied", fix, DATA)
-    _check(found, expected, where)
+        model, stored = GPT(config), GPT(replace(config, qkv_bias=True))
+    shapes = {name: tensor.shape for name, tensor in _published_tensors(stored).items()}
+    found = _checked(tensors, shapes, where)
     state = {name: (t.t() if TRANSPOSED.search(name) else t).float().contiguous() for name, t in found.items()}
     if not config.qkv_bias:
         _drop_zero_bias(state, where)
-    with torch.device("meta"):
-        model = GPT(config)
     if config.tie_head:
-        state["lm_head.weight"] = state[f"{PREFIX}wte.weight"]
+        state[HEAD] = state[f"{PREFIX}wte.weight"]
     model.load_state_dict(state, assign=True)
     if config.tie_head:
         model.lm_head.weight = model.transformer.wte.weight
-    return model.requires_grad_(True)
+    return model
 
 
 def untie_head(model: GPT) -> GPT:
@@ -146,33 +142,50 @@ def untie_head(model: GPT) -> GPT:
     return untied
 
 
-def export_shapes(model: GPT) -> dict[str, Tensor]:
-    """As `export`, without touching values: works on the meta device."""
-    shapes = {}
-    for name, tensor in model.state_dict().items():
-        if not (name == "lm_head.weight" and model.config.tie_head):
-            shapes[name] = tensor.t() if TRANSPOSED.search(name) else tensor
-    return shapes
+def _published_tensors(model: GPT) -> dict[str, Tensor]:
+    """Views of the model's tensors in the published orientation, without a tied head; meta tensors will do."""
+    return {
+        name: tensor.t() if TRANSPOSED.search(name) else tensor
+        for name, tensor in model.state_dict().items()
+        if not (name == HEAD and model.config.tie_head)
+    }
 
 
-def _check(found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
+def _checked(tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], where: str) -> dict[str, Tensor]:
+    """The tensors under their full names, after every check that can be made on them."""
     fix = "take weights and config.json from the same checkpoint, and fetch them again"
-    problems = [UserError(where, f"{name} is missing", fix, DATA) for name in expected if name not in found]
-    problems += [UserError(where, f"{name} belongs to no GPT-2", fix, DATA) for name in found if name not in expected]
+    problems = []
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        full = name if name.startswith((PREFIX, "lm_head.")) else PREFIX + name
+        if full in found:
+            problems.append(UserError(where, f"{full} stands there twice, with and without {PREFIX}", fix, DATA))
+        elif not MASKS.fullmatch(name):
+            found[full] = tensor
+    if HEAD in found and HEAD not in shapes:  # some files store a tied head all the same
+        head = found.pop(HEAD)
+        if not torch.equal(head, found.get(f"{PREFIX}wte.weight", head)):
+            what = f"{HEAD} differs from wte.weight, but config.json says tie_word_embeddings: true"
+            problems.append(UserError(where, what, "set tie_word_embeddings to false in config.json", DATA))
+    problems += [UserError(where, f"{name} is missing", fix, DATA) for name in shapes if name not in found]
+    problems += [UserError(where, f"{name} belongs to no GPT-2", fix, DATA) for name in found if name not in shapes]
     for name, tensor in found.items():
-        shape = expected.get(name, tuple(tensor.shape))
-        if tuple(tensor.shape) != shape:
-            what = f"{name} has the shape {tuple(tensor.shape)}, not {shape}"
+        shape = shapes.get(name, tensor.shape)
+        if tensor.shape != shape:
+            what = f"{name} has the shape {tuple(tensor.shape)}, not {tuple(shape)}"
             problems.append(UserError(where, what, fix, DATA))
         elif not tensor.is_floating_point():
             problems.append(UserError(where, f"{name} holds {tensor.dtype}, not floating point", fix, DATA))
-        elif not torch.isfinite(tensor).all():
+        elif not torch.isfinite(tensor.float()).all():
             problems.append(UserError(where, f"{name} holds NaN or infinity", fix, DATA))
     raise_all(problems)
+    return found
 
 
 def _drop_zero_bias(state: dict[str, Tensor], where: str) -> None:
+    problems = []
     for name in [name for name in state if name.endswith("attn.c_attn.bias")]:
         if state.pop(name).any():
             what = f"{name} is not zero, but config.json says qkv_bias: false"
-            raise UserError(where, what, "set qkv_bias to true in config.json", DATA)
+            problems.append(UserError(where, what, "set qkv_bias to true in config.json", DATA))
+    raise_all(problems)

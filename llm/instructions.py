@@ -9,10 +9,9 @@ from typing import Any, Literal
 
 import torch
 
-from llm.batches import Batch
+from llm.batches import IGNORED, Batch
 from llm.errors import DATA, UserError
 from llm.files import read_json
-from llm.losses import IGNORED
 from llm.optim import TrainConfig
 from llm.params import Problem, fraction
 from llm.tokenizer import Tokenizer
@@ -63,7 +62,8 @@ def read_entries(path: Path, also: Sequence[str] = ()) -> list[Entry]:
     """
     entries = read_json(path)
     if not isinstance(entries, list) or not entries:
-        raise UserError(str(path), f"holds {type(entries).__name__}, not a list of entries", "write [{...}, ...]")
+        what = "is an empty list" if entries == [] else f"holds {type(entries).__name__}, not a list of entries"
+        raise UserError(str(path), what, "write [{...}, ...]", DATA)
     keys = (*KEYS, *also)
     for number, entry in enumerate(entries):
         _check_entry(entry, keys, f"{path}: entry {number}")
@@ -108,8 +108,9 @@ class InstructionDataset:
         starts = [len(ids) for ids in tokenizer.encode_all(prompts)]
         for number, start in enumerate(starts):
             if start > limit:
-                what = f"its prompt alone takes {start} tokens of a context of {limit}"
-                raise UserError(f"entry {number}", what, "shorten it, or raise model.context_length", DATA)
+                text = entries[number]["instruction"]
+                what = f"its prompt alone takes {start} tokens of a context of {limit}: {text!r:.60}"
+                raise UserError(f"entry {number}", what, "shorten it, or take a model with a longer context", DATA)
         self.masked = [start - 1 if mask_prompt else 0 for start in starts]  # targets are one token on
 
     def __len__(self) -> int:

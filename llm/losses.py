@@ -1,13 +1,11 @@
-"""Losses as a sum and a count, so that means over ragged batches, micro-batches and ranks are exact."""
+"""Losses as sums; `Batch.count` says over how many targets, so means over ragged and micro-batches are exact."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llm.batches import Batch
-
-IGNORED = -100  # a target with this value does not count
+from llm.batches import IGNORED, Batch
 
 
 def next_token(model: nn.Module, batch: Batch) -> Tensor:
@@ -23,8 +21,3 @@ def classification(model: nn.Module, batch: Batch) -> Tensor:
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Summed cross-entropy of logits (..., V) and targets (...); computed in fp32."""
     return F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum")
-
-
-def count(targets: Tensor) -> int:
-    """How many targets count."""
-    return int((targets != IGNORED).sum())

@@ -54,6 +54,7 @@ class KVCache:
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new keys and values, (B, H, T, D) each; return all so far, (B, H, S, D) each."""
         end = self.length + k.shape[2]
+        assert end <= self.store.shape[4], "the cache is full"  # a slice past the end would drop tokens silently
         self.store[layer, 0, :, :, self.length : end] = k
         self.store[layer, 1, :, :, self.length : end] = v
         return self.store[layer, 0, :, :, :end], self.store[layer, 1, :, :, :end]
@@ -150,7 +151,7 @@ class Transformer(nn.Module):
         positions = torch.arange(seen, seen + T, device=ids.device)
         mask = visible(seen, T, left_padding, ids.device)
         if left_padding is not None:
-            positions = (positions - left_padding[:, None]).clamp(min=0, max=self.wpe.num_embeddings - 1)
+            positions = (positions - left_padding[:, None]).clamp(min=0)  # (B, T)
         x = self.drop(self.wte(ids) + self.wpe(positions))  # (B, T, C)
         for block in self.h:
             x = block(x, mask, cache)

@@ -8,15 +8,18 @@ from __future__ import annotations
 import difflib
 import io
 import math
+import re
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ruamel.yaml import YAML
-from ruamel.yaml.constructor import ConstructorError, DuplicateKeyError
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.composer import Composer
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.events import AliasEvent
 
 from llm.errors import USAGE, UserError, raise_all
 from llm.files import read_text, write_text
@@ -55,20 +58,21 @@ def parse(schema: type[T], value: Any, path: str = str(PARAMS)) -> T:
 def overlay(changes: Path | str, schema: type[Any], path: Path | str = PARAMS) -> None:
     """Write the values of the file `changes` over params.yaml; comments stay, unknown keys are refused.
 
-    A null removes an entry of a mapping whose keys are free (an item of `download`). Nothing is written unless
-    the result is valid as a whole.
+    A null removes an entry of a mapping whose keys are free (an item of `download`). `base` names another overlay,
+    beside this one, to apply first. Nothing is written unless the result is valid as a whole.
     """
-    apply(load(changes), schema, path, origin=str(changes))
+    apply(_with_base(Path(changes)), schema, path, origin=str(changes))
 
 
-def apply(changes: Mapping[str, Any], schema: type[Any], path: Path | str = PARAMS, origin: str = "overlay") -> None:
-    """As `overlay`, with the changes given as nested mappings."""
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 120
-    yaml.indent(mapping=2, sequence=4, offset=2)
+def apply(
+    changes: Sequence[Mapping[str, Any]], schema: type[Any], path: Path | str = PARAMS, origin: str = "overlay"
+) -> None:
+    """As `overlay`, with the changes given as nested mappings, one after the other."""
+    load(path)  # refuses tags, which the reader below would carry along
+    yaml = _round_trip()
     document = _load(yaml, path)
-    _merge(document, changes)
+    for change in changes:
+        _merge(document, change, schema)
     buffer = io.StringIO()
     yaml.dump(document, buffer)
     text = buffer.getvalue()
@@ -116,17 +120,32 @@ def fraction(config: Any, *names: str, zero: bool = True) -> Iterator[Problem]:
             yield name, f"{value} does not lie between 0 and 1", "give a fraction, such as 0.1"
 
 
+def _round_trip() -> YAML:
+    """A reader and writer that keeps comments, quotes and order, and writes null as `null`."""
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096  # never fold a line
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.representer.add_representer(
+        type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
+    return yaml
+
+
 def _load(yaml: YAML, path: Path | str) -> Any:
+    """Read `path` with `yaml`, which may be one for plain data or one that keeps comments."""
+    yaml.Composer = _Composer
     try:
         value = yaml.load(read_text(path))
+    except UserError as error:
+        raise UserError(error.where, error.what, error.fix, USAGE) from None
     except DuplicateKeyError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
         what = " ".join(str(error.problem).split())
-        raise UserError(f"{path}:{line}", what, "keep one of the two keys", USAGE) from None
-    except (ConstructorError, MarkedYAMLError) as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise UserError(f"{path}:{line}", f"not plain YAML: {error.problem}", "correct the line", USAGE) from None
-    except (YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}:{_line(error)}", what, "keep one of the two keys", USAGE) from None
+    except MarkedYAMLError as error:
+        what = f"not plain YAML: {error.problem}"
+        raise UserError(f"{path}:{_line(error)}", what, "correct the line", USAGE) from None
+    except Exception as error:  # whatever a parser raises is about the text: ValueError for `!!int x`, ...
         what = f"not plain YAML: {' '.join(str(error).split())}"
         raise UserError(str(path), what, "correct the file", USAGE) from None
     if not isinstance(value, Mapping):
@@ -135,52 +154,111 @@ def _load(yaml: YAML, path: Path | str) -> Any:
     return value
 
 
-def _merge(document: Any, changes: Mapping[str, Any]) -> None:
+class _Composer(Composer):
+    """Refuses aliases: a change of one place would change another, and ten lines of them can fill the memory."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.parser.check_event(AliasEvent):
+            event = self.parser.get_event()
+            raise MarkedYAMLError(problem=f"the alias *{event.anchor}", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+
+def _line(error: MarkedYAMLError) -> int:
+    return error.problem_mark.line + 1 if error.problem_mark else 0
+
+
+def _with_base(changes: Path, above: tuple[Path, ...] = ()) -> list[Mapping[str, Any]]:
+    """The overlay and, before it, the ones it builds on."""
+    sections = load(changes)
+    base = sections.pop("base", None)
+    if base is None:
+        return [sections]
+    if not isinstance(base, str) or (changes.parent / base).resolve() in (changes.resolve(), *above):
+        what = f"{_show(base)} is not the name of another overlay"
+        raise UserError(f"{changes}: base", what, "name a file beside this one", USAGE)
+    return [*_with_base(changes.parent / base, (changes.resolve(), *above)), sections]
+
+
+def _merge(document: Any, changes: Mapping[str, Any], kind: Any) -> None:
+    """Write `changes` into the round-trip `document`; `kind` is the type that the schema gives it."""
+    free = get_origin(kind) is dict  # the keys are names of the user's
+    hints = get_type_hints(kind) if is_dataclass(kind) else {}
     for key, value in changes.items():
-        if value is None and isinstance(document.get(key), Mapping):
-            del document[key]
-        elif isinstance(value, Mapping) and isinstance(document.get(key), Mapping):
-            _merge(document[key], value)
+        there = document.get(key)
+        if value is None and free:
+            document.pop(key, None)
+        elif isinstance(value, Mapping) and isinstance(there, Mapping):
+            _merge(there, value, get_args(kind)[1] if free else hints.get(key))
+        elif _same_names(there, value):
+            for old, new in zip(there, value, strict=True):
+                for stale in set(old) - set(new):
+                    del old[stale]
+                _merge(old, new, None)
         else:
             document[key] = value
 
 
+def _same_names(old: Any, new: Any) -> bool:
+    """Whether these are lists of the same named entries: they are merged, which keeps the comments among them."""
+
+    def names(value: Any) -> list[Any] | None:
+        if isinstance(value, list) and value and all(isinstance(entry, Mapping) for entry in value):
+            return [entry.get("name") for entry in value]
+        return None
+
+    return names(old) is not None and names(old) == names(new)
+
+
 def _parse(kind: Any, value: Any, key: str, problems: list[UserError], path: str) -> Any:
-    """Parse `value` as `kind`; note what is wrong in `problems` and return None then."""
-
-    def problem(what: str, fix: str) -> None:
-        problems.append(UserError(f"{path}: {key}" if key else path, what, fix, USAGE))
-
+    """Parse `value` as `kind`; where it does not fit, note that in `problems` and return anything."""
     origin, arguments = get_origin(kind), get_args(kind)
-    if is_dataclass(kind) and isinstance(kind, type):
+    if is_dataclass(kind):
         return _parse_dataclass(kind, value, key, problems, path)
     if origin in (Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        return _parse(next(a for a in arguments if a is not type(None)), value, key, problems, path)
-    if origin is Literal:
-        if isinstance(value, bool) or value not in arguments:
-            near = difflib.get_close_matches(str(value), [str(a) for a in arguments], 1)
-            hint = f"did you mean {near[0]}?" if near else "write " + " or ".join(str(a) for a in arguments)
-            problem(f"{_show(value)} is not one of {', '.join(str(a) for a in arguments)}", hint)
-        return value
-    if origin is tuple:
-        if not isinstance(value, list):
-            problem(f"{_show(value)} is not a list", "write [a, b]")
-            return ()
+        inner = next(a for a in arguments if a is not type(None))
+        return None if value is None else _parse(inner, value, key, problems, path)
+    if origin is tuple and isinstance(value, list):
         return tuple(_parse(arguments[0], item, f"{key}[{i}]", problems, path) for i, item in enumerate(value))
-    if origin is dict:
-        if not isinstance(value, Mapping):
-            problem(f"{_show(value)} is not a mapping", "write `name: value` lines below it")
-            return {}
-        return {str(k): _parse(arguments[1], v, f"{key}.{k}", problems, path) for k, v in value.items()}
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if origin is dict and isinstance(value, Mapping):
+        return {name: _parse_item(arguments[1], name, v, key, problems, path) for name, v in value.items()}
+    if kind is float and type(value) is int and abs(value) < 2**53:  # beyond, a float is another number
         value = float(value)
-    if type(value) is not kind:
-        problem(f"{_show(value)} is {_kind(type(value))}, not {_kind(kind)}", f"write {_kind(kind)}")
-    elif kind is float and not math.isfinite(value):
-        problem(f"{value} is not a finite number", "write a finite number")
+    mismatch = _mismatch(kind, value)
+    if mismatch:
+        problems.append(UserError(f"{path}: {key}", *mismatch, USAGE))
     return value
+
+
+def _mismatch(kind: Any, value: Any) -> tuple[str, str] | None:
+    """What is wrong with a value that should be of `kind`, and the fix; None where it is of that kind."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return None if value in arguments and not isinstance(value, bool) else _not_one_of(arguments, value)
+    containers = {tuple: ("a list", "write [a, b]"), dict: ("a mapping", "write `name: value` lines below it")}
+    if origin in containers:
+        wanted, fix = containers[origin]
+        return f"{_show(value)} is not {wanted}", fix
+    if type(value) is not kind:
+        return f"{_show(value)} is {_kind(type(value))}, not {_kind(kind)}", f"write {_kind(kind)}"
+    if kind is float and not math.isfinite(value):
+        return f"{value} is not a finite number", "write a finite number"
+    return None
+
+
+def _not_one_of(allowed: tuple[Any, ...], value: Any) -> tuple[str, str]:
+    names = [str(one) for one in allowed]
+    near = difflib.get_close_matches(str(value), names, 1)
+    fix = f"did you mean {near[0]}?" if near else f"write {' or '.join(names)}"
+    return f"{_show(value)} is not one of {', '.join(names)}", fix
+
+
+def _parse_item(kind: Any, name: Any, value: Any, key: str, problems: list[UserError], path: str) -> Any:
+    """Parse an entry of a mapping with free keys; DVC pastes such a key into a command and a path."""
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        what = f"the name {_show(name)} has characters beside letters, digits, dot, dash and underscore"
+        problems.append(UserError(f"{path}: {key}", what, "give it another name", USAGE))
+    return _parse(kind, value, f"{key}.{name}", problems, path)
 
 
 def _parse_dataclass(schema: Any, value: Any, key: str, problems: list[UserError], path: str) -> Any:

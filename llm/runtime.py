@@ -50,8 +50,8 @@ def setup(config: RuntimeConfig) -> torch.device:
 def keep_pages() -> bool:
     """Make glibc's malloc hold on to freed memory; says whether it took effect (Linux with glibc only).
 
-    By default every tensor above 128 kB is a fresh `mmap` whose pages fault in one by one; on CPUs that costs
-    more than half of a training step.
+    By default a large tensor is a fresh `mmap`, or memory that was trimmed off the heap when the last one was freed,
+    and its pages fault in one by one; on CPUs that costs more than half of a training step.
     """
     if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
         return False

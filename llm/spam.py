@@ -19,8 +19,10 @@ from llm.params import Problem, fraction
 from llm.tokenizer import Tokenizer
 
 LABELS = ["ham", "spam"]  # a message's class is its label's place here
+COLUMNS = ["Label", "Text"]
+CLASSES = {str(number): number for number in range(len(LABELS))}  # as the CSV files of the splits write them
 SPLITS = ("train", "validation", "test")
-Padding = Literal["longest", "context", "batch"]
+AGAIN = "run `dvc repro tokenize@spam`"
 
 
 @dataclass(frozen=True)
@@ -43,21 +45,14 @@ class SpamConfig:
 def read_messages(path: Path, reading: Literal["strict", "book"]) -> pd.DataFrame:
     """The messages of a file of `label<TAB>text` lines, as columns Label and Text.
 
-    `strict` takes every line as it stands. `book` reads as the book does, with pandas' default quoting: on the
-    UCI file that joins three lines into one and strips the quotes of some others. Raises UserError with file and
-    line for a wrong number of tabs, an unknown label, an empty message; and where a class is missing.
+    `strict` takes every line as it stands. `book` reads the same lines as the book does, with pandas' default
+    quoting: on the UCI file that joins three lines into one and strips the quotes of some others. Raises UserError
+    with file and line for a wrong number of tabs, an unknown label, an empty message; and where a class is missing.
     """
-    if reading == "book":
-        table = io.StringIO(read_text(path))
-        frame = pd.read_csv(table, sep="\t", header=None, names=["Label", "Text"], keep_default_na=False)
-        for line, label in enumerate(frame["Label"], start=1):
-            _check_label(str(label), f"{path}: row {line}")
-    else:
-        lines = read_text(path).removesuffix("\n").split("\n")
-        frame = pd.DataFrame(
-            [_message(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)],
-            columns=["Label", "Text"],
-        )
+    text = read_text(path)
+    lines = text.removesuffix("\n").split("\n")
+    messages = [_message(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
+    frame = pd.DataFrame(messages, columns=COLUMNS) if reading == "strict" else _read_quoted(text, path)
     for label in LABELS:
         if not (frame["Label"] == label).any():
             raise UserError(str(path), f"no message is labelled {label!r}", f"add some {label} messages")
@@ -84,7 +79,7 @@ def balanced_splits(frame: pd.DataFrame, config: SpamConfig, seed: int) -> dict[
             parts[split] = both.sample(frac=1, random_state=seed)
     for split, part in parts.items():
         if not set(LABELS) <= set(part["Label"]):
-            what = f"{len(part)} messages, not all of them classes {' and '.join(LABELS)}"
+            what = f"{len(part)} messages, but not both of {' and '.join(LABELS)}"
             raise UserError(f"the {split} split", what, "bring more messages, or change tokenize.spam.*_fraction")
     return parts
 
@@ -92,13 +87,21 @@ def balanced_splits(frame: pd.DataFrame, config: SpamConfig, seed: int) -> dict[
 def write_split(frame: pd.DataFrame, path: Path) -> None:
     """Write a split as CSV with the columns Label (0 ham, 1 spam) and Text, as the book does."""
     rows = [[LABELS.index(label), text] for label, text in zip(frame["Label"], frame["Text"], strict=True)]
-    write_csv(path, ["Label", "Text"], rows)
+    write_csv(path, COLUMNS, rows)
 
 
 def read_split(path: Path) -> tuple[list[int], list[str]]:
-    """Classes and messages of a split that `write_split` wrote."""
-    rows = list(csv.reader(io.StringIO(read_bytes(path).decode("utf-8"))))
-    return [int(label) for label, _ in rows[1:]], [text for _, text in rows[1:]]
+    """Classes and messages of a split that `write_split` wrote; raises UserError for a file that it did not."""
+    csv.field_size_limit(2**31 - 1)  # a message may be longer than csv's 131,072 characters
+    try:
+        header, *rows = csv.reader(io.StringIO(read_bytes(path).decode("utf-8"), newline=""), strict=True)
+        classes, texts = [CLASSES[label] for label, _ in rows], [text for _, text in rows]
+    except (csv.Error, ValueError, KeyError) as error:
+        what = f"not a split of ours: {type(error).__name__}: {error}"
+        raise UserError(str(path), what, AGAIN, DATA) from None
+    if header != COLUMNS or not rows:
+        raise UserError(str(path), f"{len(rows)} messages under the header {header}", AGAIN, DATA)
+    return classes, texts
 
 
 class SpamDataset:
@@ -128,11 +131,25 @@ class SpamDataset:
 
 
 def pad_right(rows: Sequence[Sequence[int]], pad: int, width: int | None, labels: Sequence[int]) -> Batch:
-    """Rows of ids as a batch of `width` (None: the longest row) columns."""
-    width = width or max(len(row) for row in rows)
-    cut = [list(row[:width]) for row in rows]
+    """Rows of ids as a batch of `width` (None: the longest row) columns; an empty row is one token of padding."""
+    width = width or max(1, *(len(row) for row in rows))
+    cut = [(list(row) or [pad])[:width] for row in rows]
     padded = [row + [pad] * (width - len(row)) for row in cut]
-    return Batch(torch.tensor(padded), torch.tensor(labels), torch.tensor([max(1, len(row)) for row in cut]))
+    return Batch(torch.tensor(padded), torch.tensor(labels), torch.tensor([len(row) for row in cut]))
+
+
+def _read_quoted(text: str, path: Path) -> pd.DataFrame:
+    """Read `text` as `pandas.read_csv` does by default, but every field as it is written: NA and 12 are texts."""
+    try:
+        frame = pd.read_csv(io.StringIO(text), sep="\t", header=None, names=COLUMNS, dtype=str, na_filter=False)
+    except pd.errors.ParserError as error:
+        what = f"pandas cannot read it with quoting: {' '.join(str(error).split())}"
+        raise UserError(str(path), what, "close the quote, or set tokenize.spam.reading: strict", DATA) from None
+    for row, (label, message) in enumerate(zip(frame["Label"], frame["Text"], strict=True), start=1):
+        where = f"{path}: row {row} as pandas reads it"
+        _check_label(label, where)
+        _check_message(message, where)
+    return frame
 
 
 def _message(line: str, where: str) -> tuple[str, str]:
@@ -141,14 +158,18 @@ def _message(line: str, where: str) -> tuple[str, str]:
         what = f"{len(parts) - 1} tabs where one belongs: {line[:40]!r}"
         raise UserError(where, what, "write label, one tab, message")
     _check_label(parts[0], where)
-    if not parts[1].strip():
-        raise UserError(where, "the message is empty", "write a message, or remove the line")
+    _check_message(parts[1], where)
     return parts[0], parts[1]
 
 
 def _check_label(label: str, where: str) -> None:
     if label not in LABELS:
         raise UserError(where, f"label {label[:40]!r} is not one of {', '.join(LABELS)}", "correct the label", DATA)
+
+
+def _check_message(message: str, where: str) -> None:
+    if not message.strip():
+        raise UserError(where, "the message is empty", "write a message, or remove the line", DATA)
 
 
 def _check_enough_ham(ham: pd.DataFrame, spam: pd.DataFrame) -> None:

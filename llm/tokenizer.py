@@ -134,18 +134,22 @@ def _write(vocab: dict[str, int], merges: list[str], folder: Path) -> None:
 def _ranks(vocab_file: Path, merges_file: Path) -> dict[bytes, int]:
     """The bytes of every token with its id; the order of the merges must be the order of the ids."""
     vocab = read_json(vocab_file)
+    if not isinstance(vocab, dict) or any(type(rank) is not int for rank in vocab.values()):
+        raise UserError(str(vocab_file), "is not an object of tokens and their ids", "take GPT-2's vocab.json", DATA)
     end = vocab.pop(END_OF_TEXT, len(vocab))
-    to_byte = {letter: byte for byte, letter in enumerate(_byte_letters())}
-    try:
-        ranks = {bytes(to_byte[letter] for letter in token): rank for token, rank in vocab.items()}
-    except (KeyError, TypeError):
-        raise UserError(str(vocab_file), "holds a token that is not byte-level BPE", "take GPT-2's file") from None
-    merged = ["".join(merge.split(" ")) for merge in _merges(merges_file)]
+    letters = _byte_letters()
     by_id = sorted(vocab, key=vocab.__getitem__)
-    if by_id[BYTES:] != merged or sorted(vocab.values()) != list(range(len(vocab))) or end != len(vocab):
-        what = f"{len(vocab)} tokens do not follow from the {len(merged)} merges in {merges_file.name}"
-        raise UserError(str(vocab_file), what, "take both files from the same tokenizer")
-    return ranks
+    if set(by_id[:BYTES]) != set(letters):
+        what = f"its first {BYTES} tokens are not the {BYTES} bytes of a byte-level BPE"
+        raise UserError(str(vocab_file), what, "take GPT-2's vocab.json", DATA)
+    merges = [merge.split(" ") for merge in _merges(merges_file)]
+    pairs_of_tokens = all(len(pair) == 2 and pair[0] in vocab and pair[1] in vocab for pair in merges)
+    follow = by_id[BYTES:] == ["".join(pair) for pair in merges]
+    if not (pairs_of_tokens and follow and end == len(vocab) and sorted(vocab.values()) == list(range(len(vocab)))):
+        what = f"{len(vocab)} tokens do not follow from the {len(merges)} merges in {merges_file.name}"
+        raise UserError(str(vocab_file), what, "take both files from the same tokenizer", DATA)
+    to_byte = {letter: byte for byte, letter in enumerate(letters)}
+    return {bytes(to_byte[letter] for letter in token): rank for token, rank in vocab.items()}
 
 
 def _merges(path: Path) -> list[str]:

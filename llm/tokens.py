@@ -25,6 +25,7 @@ from llm.params import Problem, fraction, positive
 from llm.tokenizer import Tokenizer
 
 MAGIC, HEADER_BYTES = "llm-tokens-1", 512
+HEADER_KEYS = {"magic", "dtype", "count", "text_bytes", "vocab_size", "tokenizer", "sha256"}
 
 
 @dataclass(frozen=True)
@@ -147,9 +148,9 @@ class TokenWindows:
         per_shard = [len(range(0, len(shard) - length, stride)) for shard in self.shards]
         self._firsts = np.cumsum([0, *per_shard])
         if self._firsts[-1] == 0:
-            longest = max(len(shard) for shard in self.shards) - 1
+            largest = max(len(shard) for shard in self.shards) - 1  # a target follows the window
             what = f"windows of {length} tokens, but the {split} split of {folder} has only {self.tokens} tokens"
-            fix = f"set pretrain.context to {longest} or less, or bring more text"
+            fix = f"set pretrain.context to {largest} or less, or bring more text" if largest > 0 else "bring more text"
             raise UserError("params.yaml: pretrain.context", what, fix, USAGE)
 
     def __len__(self) -> int:
@@ -180,8 +181,8 @@ def read_shard(path: Path, vocab_size: int) -> tuple[NDArray[Any], dict[str, Any
     try:
         header = json.loads(start)
         kind = np.dtype({"uint16": np.uint16, "uint32": np.uint32}[header["dtype"]])
-        if header["magic"] != MAGIC:
-            raise KeyError("magic")
+        if header["magic"] != MAGIC or not header.keys() >= HEADER_KEYS:
+            raise KeyError
     except (ValueError, KeyError, TypeError):
         raise UserError(str(path), f"not a token shard: begins with {start[:20]!r}", again, DATA) from None
     if header["vocab_size"] != vocab_size:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from llm import losses
 from llm.batches import Batch, BatchSource, derive
-from llm.errors import DIVERGED, UserError
+from llm.errors import DIVERGED, RESOURCES, UserError
 from llm.optim import TrainConfig, adamw, lr_at
 from llm.runtime import RuntimeConfig, autocast
 
@@ -73,13 +73,15 @@ def fit(
     optimizer = adamw(model, config)
     trainable = [p for p in model.parameters() if p.requires_grad]
     history = History()
-    steps, tokens_seen, last_loss = len(train), 0, math.nan
+    steps, tokens_seen = len(train), 0
 
     def look(step: int, lr: float) -> None:
         row: dict[str, Any] = {"step": step, "tokens_seen": tokens_seen, "lr": lr}
-        row |= {f"{name}_loss": evaluate(model, loss, data, runtime) for name, data in evaluations.items()}
+        for name, data in evaluations.items():
+            row[f"{name}_loss"] = evaluate(model, loss, data, runtime, config.micro_batch_size)
         history.rows.append(row)
-        watcher.metrics({name: value for name, value in row.items() if name != "step"}, step)
+        curves = {f"loss/{name}": row[f"{name}_loss"] for name in evaluations}
+        watcher.metrics({**curves, "lr": lr, "tokens_seen": tokens_seen}, step)
         on_evaluation(step)
         model.train()
 
@@ -90,15 +92,15 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = lr
         batch = train[step]
-        last_loss = _accumulate(model, loss, batch, config, runtime, (seed, step), device)
+        batch_loss = _accumulate(model, loss, batch, config, runtime, (seed, step), device)
         norm = float(torch.nn.utils.clip_grad_norm_(trainable, config.clip_norm or math.inf))
-        if not (math.isfinite(last_loss) and math.isfinite(norm)):
-            raise _diverged(step, lr, last_loss, norm, history)
+        if not (math.isfinite(batch_loss) and math.isfinite(norm)):
+            raise _diverged(step, lr, batch_loss, norm, history)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         tokens_seen += batch.inputs.numel()
         now = time.perf_counter()
-        watcher.progress(step + 1, steps, last_loss, batch.inputs.numel() / (now - clock))
+        watcher.progress(step + 1, steps, batch_loss, batch.inputs.numel() / (now - clock))
         if (step + 1) % config.eval_every == 0 or step + 1 == steps:
             look(step + 1, lr)
         clock = time.perf_counter()
@@ -106,16 +108,19 @@ def fit(
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loss: Loss, data: BatchSource, runtime: RuntimeConfig) -> float:
-    """Mean loss over all targets of `data` that count, in nats; dropout off."""
+def evaluate(
+    model: nn.Module, loss: Loss, data: BatchSource, runtime: RuntimeConfig, micro_batch_size: int | None = None
+) -> float:
+    """Mean loss over all targets of `data` that count, in nats; leaves the model in evaluation mode."""
     device = next(model.parameters()).device
     model.eval()
     total, count = 0.0, 0
     for index in range(len(data)):
-        batch = data[index].to(device)
-        with autocast(runtime):
-            total += float(loss(model, batch))
-        count += losses.count(batch.targets)
+        batch = data[index]
+        count += batch.count
+        for micro in batch.split(micro_batch_size):
+            with _memory_of(micro), autocast(runtime):
+                total += loss(model, micro.to(device)).item()
     return total / count
 
 
@@ -129,15 +134,31 @@ def _accumulate(
     device: torch.device,
 ) -> float:
     """Add the gradients of the batch's mean loss, one micro-batch after the other; return that loss."""
-    count = losses.count(batch.targets)
+    count = batch.count
     total = 0.0
     for number, micro in enumerate(batch.split(config.micro_batch_size)):
         torch.manual_seed(derive(seeds[0], "dropout", seeds[1], number))
-        with autocast(runtime):
-            mean = loss(model, micro.to(device)) / count
-        mean.backward()  # type: ignore[no-untyped-call]
+        with _memory_of(micro):
+            with autocast(runtime):
+                mean = loss(model, micro.to(device)) / count
+            mean.backward()  # type: ignore[no-untyped-call]
         total += mean.item()
     return total
+
+
+@contextmanager
+def _memory_of(batch: Batch) -> Iterator[None]:
+    """Turn running out of memory, of the host or the device, into a UserError that names the knob."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch's CPU allocator raises a plain RuntimeError
+        out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not out_of_memory and "can't allocate memory" not in str(error):
+            raise
+        rows, length = batch.inputs.shape
+        what = f"out of memory with {rows} rows of {length} tokens at once"
+        fix = "set it to a smaller part of batch_size, or shorten the rows"
+        raise UserError("micro_batch_size", what, fix, RESOURCES) from None
 
 
 def _diverged(step: int, lr: float, loss: float, norm: float, history: History) -> UserError:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import statistics
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,11 @@ class Run:
         self.name, self._build, self._tracker = name, build, tracker
         self._outputs: list[Path] = []
         self._bar: tqdm[Any] | None = None
+        self._speeds: list[float] = []
+
+    def reads(self, path: Path | str) -> None:
+        """Name a data set that this stage learns from; MLflow gets the md5 that DVC knows it by."""
+        self._tracker.dataset(Path(path).name, Path(path), files.dvc_md5(path))
 
     def out(self, path: str) -> Path:
         """Where to build the output `path` (a file or a folder) until the stage has ended well."""
@@ -46,11 +52,12 @@ class Run:
         built.parent.mkdir(parents=True, exist_ok=True)
         return built
 
-    def write_metrics(self, values: Mapping[str, Any], path: str | None = None) -> None:
-        """Write the stage's metrics report; its numbers head the stage's run in MLflow too."""
+    def write_metrics(self, values: Mapping[str, Any], headline: Sequence[str] = (), path: str | None = None) -> None:
+        """Write the stage's metrics report; MLflow shows the `headline` ones in the row of the whole `dvc repro`."""
         files.write_json(self.out(path or f"reports/{self.name}/metrics.json"), values)
         numbers = {k: v for k, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-        self._tracker.headline(numbers)
+        self._tracker.headline({key: numbers[key] for key in headline if key in numbers})
+        self._tracker.metrics({k: v for k, v in numbers.items() if k not in headline}, 0)
 
     def progress(self, step: int, steps: int, loss: float, tokens_per_second: float) -> None:
         """Move the progress bar (drawn on terminals only)."""
@@ -58,11 +65,15 @@ class Run:
             self._bar = tqdm(total=steps, desc=self.name, unit="step", disable=None, mininterval=0.5)
         self._bar.set_postfix_str(f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s", refresh=False)
         self._bar.update(step - self._bar.n)
+        self._speeds.append(tokens_per_second)
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """A point of every curve in `values`: one line on the screen, and MLflow."""
+        """A point of every curve in `values` (`loss/train`, ...): one line on the screen, and MLflow."""
         shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         tqdm.write(f"{self.name}: step {step}: {shown}", file=sys.stderr)
+        if self._speeds:
+            values = {**values, "tokens_per_second": statistics.median(self._speeds)}
+            self._speeds = []
         self._tracker.metrics(values, step)
 
     def say(self, text: str) -> None:
@@ -70,16 +81,16 @@ class Run:
         tqdm.write(f"{self.name}: {text}", file=sys.stderr)
 
     def publish(self) -> None:
-        """Move the outputs into place, reports last, and link them in MLflow by the md5 that DVC gives them."""
+        """Move the outputs into place, reports last, and show them in MLflow."""
         for path in sorted(self._outputs, key=lambda path: path.parts[0] == "reports"):
             files.publish(self._build / path, path)
         for path in self._outputs:
             if path.parts[0] == "reports":
                 self._tracker.artifact(path)
+                if path.suffix == ".json" and isinstance(rows := files.read_json(path), list) and rows:
+                    self._tracker.table(path.stem, list(rows[0]), [list(row.values()) for row in rows])
             elif path.parts[0] == "models":
                 self._tracker.model(path.name, path, files.dvc_md5(path))
-            elif path.parts[0] == "data":
-                self._tracker.dataset("/".join(path.parts[1:]), path, files.dvc_md5(path))
 
     def close(self) -> None:
         """Finish the progress bar."""

@@ -31,7 +31,8 @@ def main(params: Params) -> None:
         files.write_json(run.out("data/verdicts/verdicts.json"), records)
         scores = [{key: record[key] for key in ("index", "status", "score", "flags")} for record in records]
         files.write_json(run.out("reports/evaluate_with_judge/scores.json"), scores)
-        run.write_metrics({"backend": params.judge.backend, "prompt": params.judge.prompt} | summary)
+        names = {"backend": params.judge.backend, "prompt": params.judge.prompt}
+        run.write_metrics(names | summary, headline=["score_mean"])
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ def main(params: Params) -> None:
     with stage("finetune_instruct", params) as run:
         config = params.finetune_instruct
         device = runtime.setup(params.runtime)
+        run.reads(INSTRUCTIONS)
         init_from = Path(config.init_from)
         model = checkpoint.starting_point(init_from, config.weights, config.dropout, params.seed).to(device)
         tokenizer = checkpoint.load_tokenizer(init_from)
@@ -67,7 +68,8 @@ def main(params: Params) -> None:
                 "val_loss": history.last["val_loss"],
                 "best_val_loss": history.best_val_loss,
                 "tokens_seen": history.last["tokens_seen"],
-            }
+            },
+            headline=["val_loss"],
         )
 
 

@@ -34,6 +34,7 @@ def main(params: Params) -> None:
     with stage("finetune_spam", params) as run:
         config = params.finetune_spam
         device = runtime.setup(params.runtime)
+        run.reads(SPAM)
         init_from = Path(config.init_from)
         gpt = checkpoint.starting_point(init_from, config.weights, config.dropout, params.seed)
         data = read_datasets(gpt, init_from, config)
@@ -45,7 +46,7 @@ def main(params: Params) -> None:
         accuracies = []
 
         def score(step: int) -> None:
-            row = {f"{name}_accuracy": hit_rate(model, look, params.runtime) for name, look in looks.items()}
+            row = {f"accuracy/{name}": hit_rate(model, look, params.runtime) for name, look in looks.items()}
             accuracies.append([step, *row.values()])
             run.metrics(row, step)
 
@@ -69,7 +70,7 @@ def main(params: Params) -> None:
         header = ["split", "row", "actual", "predicted", "spam_probability"]
         files.write_csv(run.out("reports/finetune_spam/predictions.csv"), header, predictions)
         trained = {"trainable_parameters": count_parameters(model, trainable_only=True)}
-        run.write_metrics(metrics | {"val_loss": history.last["val_loss"]} | trained)
+        run.write_metrics(metrics | {"val_loss": history.last["val_loss"]} | trained, headline=["test_accuracy"])
 
 
 CURVES = {"train": "train", "val": "validation"}  # the name of a curve, and the split that it is measured on

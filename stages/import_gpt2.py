@@ -26,7 +26,7 @@ def main(params: Params, item: str) -> None:
         if source.untie_head and model.config.tie_head:
             model = gpt2.untie_head(model)
         checkpoint.save_model(model, Path(source.tokenizer), run.out(f"models/{item}"))
-        run.write_metrics({"parameters": count_parameters(model)}, f"reports/import_gpt2/{item}.json")
+        run.write_metrics({"parameters": count_parameters(model)}, path=f"reports/import_gpt2/{item}.json")
 
 
 if __name__ == "__main__":

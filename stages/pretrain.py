@@ -37,6 +37,7 @@ def main(params: Params) -> None:
     with stage("pretrain", params) as run:
         config = params.pretrain
         device = runtime.setup(params.runtime)
+        run.reads(CORPUS)
         tokenizer = Tokenizer.load(TOKENIZER)
         train = windows("train", params, config.context, config.stride)
         val = windows("val", params, config.context, config.stride)
@@ -73,7 +74,8 @@ def main(params: Params) -> None:
                 "val_bits_per_byte": history.last["val_loss"] / math.log(2) * val.tokens / val.text_bytes,
                 "parameters": count_parameters(model),
                 "tokens_seen": history.last["tokens_seen"],
-            }
+            },
+            headline=["train_loss", "val_loss"],
         )
 
 

@@ -43,7 +43,7 @@ def main(params: Params, item: str) -> None:
         folder = run.out(f"data/{item}")
         folder.mkdir()
         counts = cut[item](params, Tokenizer.load(TOKENIZER), folder)
-        run.write_metrics(counts, f"reports/tokenize/{item}.json")
+        run.write_metrics(counts, path=f"reports/tokenize/{item}.json")
 
 
 def cut_corpus(params: Params, vocabulary: Tokenizer, folder: Path) -> dict[str, Any]:

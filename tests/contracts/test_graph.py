@@ -23,7 +23,8 @@ LEVELS = [
     {"batches", "judge_config", "judge_reference", "model", "optim", "runtime", "tokenizer", "tracking", "download"},
     {"classifier", "generate", "gpt2", "instructions", "judge_backends", "losses", "spam", "tokens"},
     {"checkpoint", "judge", "train"},
-    {"cli", "__main__", "console"},
+    {"cli"},
+    {"__main__"},
 ]
 WITHIN_LEVEL_0 = {("files", "errors"), ("params", "errors"), ("params", "files")}
 

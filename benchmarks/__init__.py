@@ -1,0 +1,1 @@
+"""Measurements: what the sample's figures are worth beside cheap baselines."""

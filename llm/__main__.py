@@ -1,0 +1,5 @@
+"""`python -m llm`: see cli.py."""
+
+from llm.cli import main
+
+main()

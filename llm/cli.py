@@ -1,0 +1,283 @@
+"""The console: change parameters, use the models, judge answers, look at results. `python -m llm --help`."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
+
+from llm import files, params
+from llm.errors import USAGE, UserError, error_contract
+
+REPORTS = Path("reports")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that keeps the error contract."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line in one line."""
+        raise UserError("command line", message, f"see `{self.prog} --help`", USAGE)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run one command; exit codes as in docs/errors.md."""
+    with error_contract():
+        arguments = parser().parse_args(words)
+        arguments.run(arguments)
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands with their options."""
+    top = Parser(prog="python -m llm", description=__doc__)
+    commands = top.add_subparsers(required=True, metavar="command", parser_class=Parser)
+
+    def command(name: str, run: Any, about: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=about, description=about)
+        added.set_defaults(run=run)
+        return added
+
+    use = command("use", use_profile, "write a profile, or this machine's fastest settings, into params.yaml")
+    use.add_argument("profile", help="a file such as configs/book.yaml, or `auto`")
+
+    command("pin", pin_downloads, "fetch what has no sha256 yet and write its hash into params.yaml")
+
+    generate = command("generate", generate_text, "continue a text")
+    generate.add_argument("prompt", nargs="?", help="the text to continue; read from standard input where left out")
+    generate.add_argument("--model", default="models/pretrain", help="a model folder (default: %(default)s)")
+    _add_decoding(generate, tokens=50)
+
+    classify = command("classify", classify_texts, "say whether messages are spam")
+    classify.add_argument("message", nargs="*", help="one message each; lines of standard input where left out")
+    classify.add_argument("--model", default="models/spam", help="a classifier folder (default: %(default)s)")
+
+    chat = command("chat", chat_with_model, "give instructions and read the answers, one line each")
+    chat.add_argument("--model", default="models/instruct", help="a model folder (default: %(default)s)")
+    _add_decoding(chat, tokens=128)
+
+    judge = command("judge", judge_file, "score the answers in a file of the responses form")
+    judge.add_argument("file", type=Path, help="a list of {instruction, input, output, model_response}")
+    for option in ("backend", "model", "url", "prompt"):
+        judge.add_argument(f"--{option}", help=f"instead of judge.{option} in params.yaml")
+    judge.add_argument("--out", type=Path, help="write the scores to this JSON file")
+
+    command("report", show_report, "the results of the last run in a short table")
+
+    ui = command("ui", serve_ui, "the MLflow UI, on this machine only")
+    ui.add_argument("--port", type=int, default=5000, help="(default: %(default)s)")
+    return top
+
+
+def use_profile(arguments: argparse.Namespace) -> None:
+    """Write the values of a profile over params.yaml."""
+    from stages.check import AllParams  # the whole schema is put together by the pipeline's first stage
+
+    files.project_root()
+    if arguments.profile == "auto":
+        from llm import runtime
+
+        found = asdict(runtime.detect())
+        params.apply([{"runtime": found}], AllParams, origin="this machine")
+        shown = ", ".join(f"{key} {value}" for key, value in found.items())
+        print(f"params.yaml: runtime is now {shown}")
+    else:
+        params.overlay(Path(arguments.profile), AllParams)
+        print(f"params.yaml: {arguments.profile} applied; `dvc repro` runs what depends on it")
+    print("`git diff params.yaml` shows the change, `git checkout params.yaml` goes back")
+
+
+def pin_downloads(_arguments: argparse.Namespace) -> None:
+    """Fetch unpinned files and write hash and size into params.yaml."""
+    from llm.download import pin
+    from stages.check import AllParams
+
+    files.project_root()
+    everything = params.read(AllParams)
+    changes = {}
+    for item, source in everything.download.items():
+        pinned = pin(item, source, Path(".work/blobs"), os.environ.get("LLM_MIRROR"))
+        if pinned:
+            changes[item] = pinned
+            for file in pinned["files"]:
+                print(f"{item}: {file['name']}: {file['size']:,} bytes, sha256 {file['sha256']}")
+    if changes:
+        params.apply([{"download": changes}], AllParams, origin="pin")
+        print("params.yaml: written; look at `git diff params.yaml` and commit it")
+    else:
+        print("every download is pinned")
+
+
+def generate_text(arguments: argparse.Namespace) -> None:
+    """Print the prompt with its continuation."""
+    prompt = arguments.prompt if arguments.prompt is not None else sys.stdin.read().removesuffix("\n")
+    print(prompt + _answer(_Loaded(arguments), prompt))
+
+
+def chat_with_model(arguments: argparse.Namespace) -> None:
+    """Answer one instruction a line until the input ends."""
+    from llm.instructions import RESPONSE, extract_answer, format_prompt
+
+    loaded = _Loaded(arguments)
+    interactive = sys.stdin.isatty()
+    if interactive:
+        print("one instruction a line; Ctrl-D ends", file=sys.stderr)
+    while True:
+        if interactive:
+            print("> ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            prompt = format_prompt({"instruction": line.strip(), "input": ""}) + RESPONSE
+            print(extract_answer(_answer(loaded, prompt)), flush=True)
+
+
+def classify_texts(arguments: argparse.Namespace) -> None:
+    """Print label, probability of spam and message, one line each."""
+    import torch
+
+    from llm import checkpoint
+    from llm.spam import LABELS, pad_right
+
+    model, labels = checkpoint.load_classifier(arguments.model)
+    tokenizer = checkpoint.load_tokenizer(arguments.model)
+    limit = model.pad_to or model.gpt_config.context_length
+    model.eval()
+    for message in arguments.message or (line.rstrip("\n") for line in sys.stdin):
+        batch = pad_right([tokenizer.encode(message)[:limit] or [tokenizer.eot]], tokenizer.eot, model.pad_to, [0])
+        with torch.no_grad():
+            probabilities = model(batch.inputs, batch.lengths).softmax(dim=-1)[0]
+        spam = float(probabilities[LABELS.index("spam")])
+        print(f"{labels[int(probabilities.argmax())]}\t{spam:.4f}\t{message}", flush=True)
+
+
+def judge_file(arguments: argparse.Namespace) -> None:
+    """Print the mean score and what became of every answer."""
+    from llm.instructions import format_prompt
+    from llm.judge import JudgeConfig, judge, read_responses, require_coverage, summarize
+
+    files.project_root()
+    section = params.load().get("judge")
+    given = {o: getattr(arguments, o) for o in ("backend", "model", "url", "prompt") if getattr(arguments, o)}
+    config = params.parse(JudgeConfig, {**(section if isinstance(section, dict) else {}), **given}, "judge")
+    journal = Path(".work/judge/journal.jsonl")
+    verdicts = judge(read_responses(arguments.file), config, format_prompt, journal)
+    summary = summarize(verdicts)
+    if arguments.out:
+        files.write_json(arguments.out, [asdict(verdict) for verdict in verdicts])
+    mean = "none" if summary["score_mean"] is None else f"{summary['score_mean']:.2f}"
+    print(f"mean score {mean} ({config.backend}), {summary['n_scored']} of {summary['n_items']} answers scored", end="")
+    print("".join(f", {summary[f'n_{status}']} {status}" for status in ("unparsed", "refused", "failed")))
+    require_coverage(summary, config, journal)
+
+
+def serve_ui(arguments: argparse.Namespace) -> None:
+    """Run the MLflow UI until it is ended."""
+    from llm import tracking
+
+    tracking.serve(files.project_root(), arguments.port)
+
+
+def show_report(_arguments: argparse.Namespace) -> None:
+    """Print the results that stand in reports/, a sample text, and what to try next."""
+    files.project_root()
+    for line in report_lines():
+        print(line)
+
+
+def report_lines() -> list[str]:
+    """The closing table of `make repro`; a stage that has not run has no row."""
+    rows: list[tuple[str, str, str]] = []
+    pretrain = _metrics("pretrain")
+    if pretrain:
+        rows.append(("pretraining", "loss, training / validation", _pair(pretrain, "train_loss", "val_loss", ".3f")))
+        rows.append(("", "validation bits per byte", f"{pretrain['val_bits_per_byte']:.3f}"))
+    spam = _metrics("finetune_spam")
+    if spam:
+        shown = _pair(spam, "train_accuracy", "test_accuracy", ".1%")
+        rows.append(("spam", "accuracy, training / test", shown))
+    instruct = _metrics("finetune_instruct")
+    if instruct:
+        shown = _pair(instruct, "train_loss", "val_loss", ".3f")
+        rows.append(("instructions", "loss, training / validation", shown))
+    judge = _metrics("evaluate_with_judge")
+    if judge and judge["score_mean"] is not None:
+        name = f"{judge['backend']} score of {judge['n_scored']} of {judge['n_items']} answers"
+        interval = f" ({judge['score_ci95_low']:.1f} to {judge['score_ci95_high']:.1f})"
+        rows.append(("judge", name, f"{judge['score_mean']:.1f} of 100" + interval))
+    lines = [f"{stage:<13} {name:<42} {value}" for stage, name, value in rows]
+    sample = _last_sample()
+    if sample:
+        lines += ["", f"The model writes: {sample!r}"]
+    lines += ["", "Next:", "  make ui                                     every run, in the MLflow UI"]
+    lines += ["  .venv/bin/python -m llm chat                give instructions to your model"]
+    lines += ["  edit params.yaml, then: make repro && .venv/bin/dvc metrics diff"]
+    hint = _precision_hint()
+    return [*lines, "", hint] if hint else lines
+
+
+class _Loaded:
+    """A model with its tokenizer and decoding, as the command line asks for them."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        from llm import checkpoint
+        from llm.generate import DecodingConfig
+
+        self.model = checkpoint.load_model(arguments.model)
+        self.tokenizer = checkpoint.load_tokenizer(arguments.model)
+        self.decoding = params.parse(
+            DecodingConfig,
+            {
+                "max_new_tokens": arguments.max_new_tokens,
+                "temperature": arguments.temperature,
+                "top_k": arguments.top_k,
+            },
+            "command line",
+        )
+        self.seed: int = arguments.seed
+
+
+def _answer(loaded: _Loaded, prompt: str) -> str:
+    from llm.generate import generate
+
+    ids = loaded.tokenizer.encode(prompt)
+    new = generate(loaded.model, [ids], loaded.decoding, loaded.tokenizer.eot, [loaded.seed])
+    return loaded.tokenizer.decode(new[0])
+
+
+def _add_decoding(command: argparse.ArgumentParser, tokens: int) -> None:
+    command.add_argument("--max-new-tokens", type=int, default=tokens, help="at most (default: %(default)s)")
+    command.add_argument("--temperature", type=float, default=0.0, help="0: always the likeliest token")
+    command.add_argument("--top-k", type=int, help="sample from the k likeliest tokens only")
+    command.add_argument("--seed", type=int, default=123, help="of sampling (default: %(default)s)")
+
+
+def _metrics(stage: str) -> dict[str, Any] | None:
+    path = REPORTS / stage / "metrics.json"
+    return files.read_json(path) if path.is_file() else None
+
+
+def _pair(metrics: dict[str, Any], first: str, second: str, form: str) -> str:
+    return f"{metrics[first]:{form}} / {metrics[second]:{form}}"
+
+
+def _last_sample() -> str | None:
+    path = REPORTS / "pretrain" / "samples.csv"
+    if not path.is_file():
+        return None
+    return list(csv.DictReader(io.StringIO(files.read_text(path))))[-1]["text"]
+
+
+def _precision_hint() -> str | None:
+    from llm.runtime import RuntimeConfig, cpu_has_bf16
+
+    config = params.parse(RuntimeConfig, params.load().get("runtime"), "params.yaml: runtime")
+    if (config.precision, config.device) == ("fp32", "cpu") and cpu_has_bf16():
+        return "This CPU multiplies bf16 in hardware: `python -m llm use auto` makes training about twice as fast."
+    return None

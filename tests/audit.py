@@ -1,0 +1,71 @@
+"""Rebuild the pipeline in two folders that differ in all that must not matter, and compare every byte.
+
+`make audit` runs it. Path, umask, locale, time zone and hash seed differ; dvc.lock, data/, models/ and reports/ must
+not. Exit code 1 and one line a difference otherwise.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+COMPARED = ("dvc.lock", "data", "models", "reports")
+WORLDS = [
+    {"folder": "one", "TZ": "UTC", "LC_ALL": "C", "PYTHONHASHSEED": "1", "umask": "022"},
+    {"folder": "the ötherwise", "TZ": "Asia/Tokyo", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "2", "umask": "077"},
+]
+
+
+def main() -> int:
+    """Rebuild twice; return how many files differ, or are missing on one side."""
+    with tempfile.TemporaryDirectory() as parent:
+        folders = [rebuild(Path(parent), world) for world in WORLDS]
+        names = sorted({name for folder in folders for name in built(folder)})
+        different = [name for name in names if not same(folders[0] / name, folders[1] / name)]
+        if not names:
+            print("audit: nothing was built", file=sys.stderr)
+            return 1
+    for name in different:
+        print(f"audit: differs: {name}", file=sys.stderr)
+    print(f"audit: {len(names)} files compared, {len(different)} differ")
+    return min(1, len(different))
+
+
+def rebuild(parent: Path, world: dict[str, str]) -> Path:
+    """Copy what git tracks, as it stands in the working tree, and run the whole pipeline there."""
+    folder = parent / world["folder"]
+    for name in tracked():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, folder / name)
+    varied = {key: value for key, value in world.items() if key.isupper()}
+    environment = {**os.environ, **varied, "MLFLOW_TRACKING_URI": f"sqlite:///{parent}/mlflow.db"}
+    for command in (["dvc", "config", "--local", "core.no_scm", "true"], ["dvc", "repro", "--no-run-cache"]):
+        subprocess.run(command, cwd=folder, env=environment, umask=int(world["umask"], 8), check=True)
+    return folder
+
+
+def tracked() -> list[str]:
+    """Files in git that exist."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    return [name for name in listed.decode().split("\0") if name and (ROOT / name).is_file()]
+
+
+def built(folder: Path) -> set[str]:
+    """What is compared, relative to the folder."""
+    paths = [path for name in COMPARED for path in [folder / name, *(folder / name).rglob("*")] if path.is_file()]
+    return {path.relative_to(folder).as_posix() for path in paths if "__pycache__" not in path.parts}
+
+
+def same(a: Path, b: Path) -> bool:
+    """Whether both are there with equal bytes."""
+    return a.is_file() and b.is_file() and filecmp.cmp(a, b, shallow=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""Fixtures that several folders of tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llm import tokenizer
+from llm.model import ModelConfig
+
+torch.set_num_threads(1)  # on tiny tensors, threads only wait for each other
+
+TEXT = (
+    "Every effort moves you. The quick brown fox doesn't jump over the lazy dogs, 12 of them; naïve café 東京 🙂!\n" * 3
+)
+
+
+@pytest.fixture(scope="session")
+def mirror() -> Path:
+    """The folder of original files: GPT-2's vocabulary, The Verdict, the book's data."""
+    if "LLM_MIRROR" not in os.environ:
+        pytest.skip("LLM_MIRROR is not set")
+    return Path(os.environ["LLM_MIRROR"])
+
+
+@pytest.fixture(scope="session")
+def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tokenizer with 300 tokens."""
+    folder = tmp_path_factory.mktemp("vocabulary")
+    tokenizer.train([TEXT], 300, folder)
+    return folder
+
+
+@pytest.fixture
+def model_config() -> Callable[..., ModelConfig]:
+    """Make a tiny ModelConfig; keyword arguments change it."""
+    tiny: dict[str, Any] = {
+        "vocab_size": 300,
+        "context_length": 16,
+        "n_layer": 2,
+        "n_head": 2,
+        "n_embd": 8,
+        "dropout": 0.0,
+        "qkv_bias": True,
+        "tie_head": True,
+        "init": "gpt2",
+        "attention": "sdpa",
+    }
+    return lambda **changes: ModelConfig(**(tiny | changes))

@@ -1,0 +1,144 @@
+"""Which examples make a step: a pure function of the step, every example once an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from llm.batches import IGNORED, Batch, Chain, InOrder, Shuffled, derive, order, steps_per_epoch
+
+
+class Numbers:
+    """Examples that are their own number."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        column = torch.tensor(list(indices))[:, None]
+        return Batch(column, column + 1)
+
+
+def rows(batch: Batch) -> list[int]:
+    return batch.inputs.flatten().tolist()
+
+
+# Shuffled
+
+
+def test_batches_do_not_depend_on_the_order_of_access() -> None:
+    forwards = [rows(Shuffled(Numbers(10), 3, 12, seed=1)[step]) for step in range(12)]
+    source = Shuffled(Numbers(10), 3, 12, seed=1)
+    backwards = [rows(source[step]) for step in reversed(range(12))]
+    assert forwards == backwards[::-1]
+
+
+def test_batches_do_not_depend_on_the_global_generator() -> None:
+    torch.manual_seed(1)
+    first = rows(Shuffled(Numbers(10), 10, 1, seed=1)[0])
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    assert rows(Shuffled(Numbers(10), 10, 1, seed=1)[0]) == first
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_epoch_covers_every_example_once() -> None:
+    source = Shuffled(Numbers(12), 3, 8, seed=1)
+    for epoch in (0, 1):
+        assert sorted(n for step in range(4) for n in rows(source[4 * epoch + step])) == list(range(12))
+
+
+def test_ragged_rest_is_left_out_of_an_epoch() -> None:
+    source = Shuffled(Numbers(11), 3, 3, seed=1)
+    seen = [n for step in range(3) for n in rows(source[step])]
+    assert (len(seen), len(set(seen))) == (9, 9)
+
+
+def test_every_epoch_and_seed_has_an_order_of_its_own() -> None:
+    orders = {tuple(order(20, seed, epoch).tolist()) for seed in (1, 2) for epoch in (0, 1, 2)}
+    assert len(orders) == 6
+
+
+def test_length_is_the_number_of_steps() -> None:
+    assert len(Shuffled(Numbers(10), 3, 7, seed=1)) == 7
+    assert steps_per_epoch(10, 3) == 3
+
+
+# InOrder
+
+
+def test_in_order_gives_every_example_once_with_a_ragged_end() -> None:
+    source = InOrder(Numbers(7), 3)
+    assert [rows(source[i]) for i in range(len(source))] == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+@pytest.mark.parametrize(
+    ("limit", "starts"), [(1, [0]), (2, [0, 4]), (3, [0, 2, 6]), (5, [0, 2, 4, 6, 8]), (9, [0, 2, 4, 6, 8])]
+)
+def test_limit_spreads_batches_evenly(limit: int, starts: list[int]) -> None:
+    source = InOrder(Numbers(10), 2, limit)
+    assert [rows(source[i])[0] for i in range(len(source))] == starts
+
+
+# Chain
+
+
+def test_chain_is_its_sources_one_after_the_other() -> None:
+    first, second = Shuffled(Numbers(10), 2, 3, seed=1), InOrder(Numbers(7), 3)
+    chain = Chain(first, second)
+    assert [rows(chain[step]) for step in range(len(chain))] == [
+        *(rows(first[step]) for step in range(3)),
+        *(rows(second[step]) for step in range(3)),
+    ]
+
+
+def test_step_past_the_end_of_a_chain_is_an_error() -> None:
+    with pytest.raises(IndexError):
+        Chain(InOrder(Numbers(2), 2))[1]
+
+
+# Batch
+
+
+@pytest.mark.parametrize(("size", "lengths"), [(None, [5]), (5, [5]), (2, [2, 2, 1]), (9, [5])])
+def test_split_keeps_every_row_once_and_in_order(size: int | None, lengths: list[int]) -> None:
+    batch = Batch(torch.arange(10).view(5, 2), torch.arange(5), lengths=torch.arange(5) + 1)
+    parts = list(batch.split(size))
+    assert [len(part.inputs) for part in parts] == lengths
+    for name in ("inputs", "targets", "lengths"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))
+
+
+def test_count_leaves_out_ignored_targets() -> None:
+    targets = torch.tensor([[1, IGNORED, 0], [IGNORED, IGNORED, 2]])
+    assert Batch(targets, targets).count == 3
+
+
+def test_counts_of_micro_batches_add_up() -> None:
+    targets = torch.tensor([[1, IGNORED], [IGNORED, IGNORED], [4, 5]])
+    batch = Batch(targets, targets)
+    assert sum(part.count for part in batch.split(1)) == batch.count
+
+
+def test_to_moves_lengths_too() -> None:
+    batch = Batch(torch.zeros(1, 1), torch.zeros(1), torch.ones(1)).to(torch.device("meta"))
+    assert batch.lengths is not None
+    assert {batch.inputs.device.type, batch.targets.device.type, batch.lengths.device.type} == {"meta"}
+
+
+# Seeds
+
+
+def test_derived_seeds_are_pinned() -> None:
+    assert derive(123, "init") == 7715918688689151937
+
+
+def test_derived_seeds_differ_for_every_purpose_and_fit_a_generator() -> None:
+    seeds = {derive(seed, label, step) for seed in (1, 2) for label in ("order", "dropout") for step in range(50)}
+    assert len(seeds) == 200
+    assert all(0 <= seed < 2**63 for seed in seeds)

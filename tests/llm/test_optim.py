@@ -1,0 +1,140 @@
+"""The learning rate as a table, AdamW's groups, and the checks on what training is told."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from llm.model import GPT
+from llm.optim import TrainConfig, adamw, lr_at
+
+VALUES: dict[str, Any] = {
+    "epochs": 15,
+    "batch_size": 4,
+    "micro_batch_size": None,
+    "eval_every": 5,
+    "eval_batches": 1,
+    "lr": 1e-3,
+    "schedule": "cosine",
+    "warmup_steps": 27,
+    "initial_lr": 1e-5,
+    "min_lr": 1e-5,
+    "weight_decay": 0.1,
+    "beta2": 0.999,
+    "clip_norm": 1.0,
+}
+
+
+def config(**changes: Any) -> TrainConfig:
+    return TrainConfig(**(VALUES | changes))
+
+
+# Learning rate
+
+
+def book_schedule(steps: int, warmup: int, initial: float, peak: float, lowest: float) -> list[float]:
+    """Appendix D's loop, its bookkeeping kept."""
+    rates, global_step, increment = [], -1, (peak - initial) / warmup
+    for _ in range(steps):
+        global_step += 1
+        if global_step < warmup:
+            lr = initial + global_step * increment
+        else:
+            progress = (global_step - warmup) / (steps - warmup)
+            lr = lowest + (peak - lowest) * 0.5 * (1 + math.cos(math.pi * progress))
+        rates.append(lr)
+    return rates
+
+
+def test_schedule_is_appendix_ds() -> None:
+    ours = [lr_at(step, 135, config()) for step in range(135)]
+    assert ours == pytest.approx(book_schedule(135, 27, 1e-5, 1e-3, 1e-5), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("step", "lr"),
+    [(0, 1e-5), (1, 4.6667e-5), (26, 9.6333e-4), (27, 1e-3), (81, 5.05e-4), (134, 1.0209e-5), (135, 1e-5)],
+)
+def test_schedule_of_135_steps_with_27_of_warmup(step: int, lr: float) -> None:
+    assert lr_at(step, 135, config()) == pytest.approx(lr, rel=1e-4)
+
+
+def test_constant_schedule_stays_after_the_warmup() -> None:
+    rates = [lr_at(step, 10, config(schedule="constant", warmup_steps=2, initial_lr=0.0)) for step in range(10)]
+    assert rates == [0.0, 5e-4, *[1e-3] * 8]
+
+
+def test_no_warmup_begins_at_the_top() -> None:
+    assert lr_at(0, 10, config(warmup_steps=0)) == 1e-3
+
+
+def test_warmup_longer_than_the_run_never_reaches_the_top() -> None:
+    assert max(lr_at(step, 10, config(warmup_steps=20)) for step in range(10)) < 1e-3
+
+
+# AdamW
+
+
+def test_matrices_decay_and_norms_and_biases_do_not(model_config: Any) -> None:
+    model = GPT(model_config())
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    decayed, plain = adamw(model, config()).param_groups
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
+    assert all(".ln_" in names[p] or names[p].endswith("bias") for p in plain["params"])
+    assert not any(".ln_" in names[p] or names[p].endswith("bias") for p in decayed["params"])
+
+
+def test_every_parameter_stands_in_one_group_once(model_config: Any) -> None:
+    model = GPT(model_config(tie_head=True))
+    grouped = [p for group in adamw(model, config()).param_groups for p in group["params"]]
+    assert sorted(map(id, grouped)) == sorted(map(id, model.parameters()))
+
+
+def test_frozen_parameters_are_left_out(model_config: Any) -> None:
+    model = GPT(model_config())
+    model.transformer.wte.requires_grad_(False)
+    grouped = [p for group in adamw(model, config()).param_groups for p in group["params"]]
+    assert not any(p is model.transformer.wte.weight for p in grouped)
+
+
+def test_update_is_adamws() -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    start = model.weight.item()
+    optimizer = adamw(model, config(lr=0.1, weight_decay=0.5))
+    model.weight.grad = torch.full((1, 1), 3.0)
+    optimizer.step()
+    assert model.weight.item() == pytest.approx(start * (1 - 0.1 * 0.5) - 0.1, rel=1e-5)  # Adam's first step is lr
+
+
+# Checks
+
+
+def test_the_values_here_are_no_problem() -> None:
+    assert not list(config().problems())
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"epochs": 0}, "epochs"),
+        ({"batch_size": -1}, "batch_size"),
+        ({"micro_batch_size": 0}, "micro_batch_size"),
+        ({"micro_batch_size": 3}, "batch_size"),
+        ({"eval_every": 0}, "eval_every"),
+        ({"eval_batches": 0}, "eval_batches"),
+        ({"lr": 0.0, "initial_lr": 0.0, "min_lr": 0.0}, "lr"),
+        ({"lr": -1.0, "initial_lr": -2.0}, "lr"),
+        ({"warmup_steps": -1}, "warmup_steps"),
+        ({"initial_lr": 1.0}, "initial_lr"),
+        ({"min_lr": 1.0}, "min_lr"),
+        ({"min_lr": -1.0}, "min_lr"),
+        ({"weight_decay": -0.1}, "weight_decay"),
+        ({"beta2": 1.0}, "beta2"),
+        ({"clip_norm": 0.0}, "clip_norm"),
+    ],
+)
+def test_wrong_value_is_a_problem_of_its_field(changes: dict[str, Any], field: str) -> None:
+    assert field in [name for name, *_ in config(**changes).problems()]

@@ -1,0 +1,90 @@
+"""Device, precision, threads, and the allocator's setting."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from llm import runtime
+from llm.errors import RESOURCES, UserError
+from llm.runtime import RuntimeConfig, autocast, detect, setup
+
+GLIBC = platform.system() == "Linux" and platform.libc_ver()[0] == "glibc"
+
+# Minor page faults of 10 tensors of 40 MB, made and freed one after the other.
+COUNT_FAULTS = """
+import resource, sys, torch
+from llm import runtime
+if sys.argv[1] == "keep":
+    assert runtime.keep_pages()
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+torch.set_num_threads(1)
+for turn in range(2):  # the first warms up
+    before = faults()
+    for _ in range(10):
+        torch.ones(10_000_000)
+print(faults() - before)
+"""
+
+
+@pytest.fixture(autouse=True)
+def same_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def faults(how: str) -> int:
+    done = subprocess.run([sys.executable, "-c", COUNT_FAULTS, how], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(not GLIBC, reason="the allocator is not glibc's")
+def test_kept_pages_are_not_faulted_in_again() -> None:
+    assert faults("keep") * 10 < faults("give back")
+
+
+def test_keep_pages_is_harmless_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    assert runtime.keep_pages() is False
+
+
+def test_setup_sets_the_threads_and_returns_the_device() -> None:
+    assert setup(RuntimeConfig("fp32", "cpu", 1, False)) == torch.device("cpu")
+    assert torch.get_num_threads() == 1
+
+
+def test_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"runtime\.device: 'cuda' is not on this machine") as caught:
+        setup(RuntimeConfig("fp32", "cuda", 1, False))
+    assert caught.value.code == RESOURCES
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_precision_is_that_of_matrix_products(precision: Any, dtype: torch.dtype) -> None:
+    with autocast(RuntimeConfig(precision, "cpu", 1, False)):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+def test_detected_settings_are_valid_here() -> None:
+    config = detect()
+    assert not list(config.problems())
+    assert setup(config).type == config.device
+
+
+@pytest.mark.parametrize(("has_bf16", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_detected_precision_follows_the_cpu(monkeypatch: pytest.MonkeyPatch, has_bf16: bool, precision: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(runtime, "cpu_has_bf16", lambda: has_bf16)
+    assert detect().precision == precision
+
+
+def test_no_thread_is_a_problem() -> None:
+    assert [name for name, *_ in RuntimeConfig("fp32", "cpu", 0, False).problems()] == ["threads"]

@@ -1,0 +1,370 @@
+"""The training loop: what it computes, and what must not change it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from llm import losses
+from llm.batches import IGNORED, Batch, InOrder, Shuffled
+from llm.errors import DIVERGED, RESOURCES, UserError
+from llm.generate import DecodingConfig, generate
+from llm.model import GPT, ModelConfig
+from llm.optim import TrainConfig
+from llm.runtime import RuntimeConfig
+from llm.train import COLUMNS, History, Loss, evaluate, fit
+
+Make = Callable[..., ModelConfig]
+FP32 = RuntimeConfig("fp32", "cpu", 2, False)
+
+
+class Sentences:
+    """Rows of tokens that follow a rule, some of whose targets do not count."""
+
+    def __init__(self, n: int = 24, length: int = 8, seed: int = 0) -> None:
+        first = torch.randint(20, (n, 1), generator=torch.Generator().manual_seed(seed))
+        self.ids = (first + torch.arange(length + 1) * 3) % 20
+        self.targets = self.ids[:, 1:].clone()
+        for row in range(n):
+            self.targets[row, : row % 5] = IGNORED
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        rows = list(indices)
+        return Batch(self.ids[rows, :-1], self.targets[rows])
+
+
+@dataclass
+class Recorder:
+    """Keeps what `fit` tells."""
+
+    steps: list[tuple[int, int, float, float]] = field(default_factory=list)
+    points: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+
+    def progress(self, step: int, steps: int, loss: float, tokens_per_second: float) -> None:
+        self.steps.append((step, steps, loss, tokens_per_second))
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        self.points.append((step, dict(values)))
+
+
+def config(**changes: Any) -> TrainConfig:
+    values: dict[str, Any] = {"epochs": 2, "batch_size": 6, "micro_batch_size": None, "eval_every": 3}
+    values |= {"eval_batches": None, "lr": 0.01, "schedule": "cosine", "warmup_steps": 2, "initial_lr": 0.0}
+    values |= {"min_lr": 0.001, "weight_decay": 0.1, "beta2": 0.95, "clip_norm": 1.0}
+    return TrainConfig(**(values | changes))
+
+
+@pytest.fixture
+def train(model_config: Make) -> Callable[..., tuple[GPT, History, Recorder]]:
+    """Train a new tiny model; keyword arguments change the config."""
+
+    def run(
+        steps: int = 8,
+        loss: Loss = losses.next_token,
+        seed: int = 1,
+        runtime: RuntimeConfig = FP32,
+        dropout: float = 0.0,
+        on_evaluation: Callable[[GPT], object] = lambda model: None,
+        **changes: Any,
+    ) -> tuple[GPT, History, Recorder]:
+        torch.manual_seed(5)
+        model, data, watcher = GPT(model_config(vocab_size=20, dropout=dropout)), Sentences(), Recorder()
+        settings = config(**changes)
+        source = Shuffled(data, settings.batch_size, steps, seed)
+        evaluations = {"train": InOrder(data, 5), "val": InOrder(Sentences(7, seed=9), 5)}
+
+        def look(_step: int) -> None:
+            on_evaluation(model)
+
+        return model, fit(model, loss, source, evaluations, settings, runtime, seed, watcher, look), watcher
+
+    return run
+
+
+Train = Callable[..., tuple[GPT, History, Recorder]]
+
+
+def same_bits(first: nn.Module, second: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+# What training does
+
+
+def test_training_lowers_the_loss(train: Train) -> None:
+    _, history, _ = train(steps=60, lr=0.03)
+    assert history.rows[0]["train_loss"] == pytest.approx(math.log(20), rel=0.05)
+    assert history.last["train_loss"] < 1.0
+
+
+def test_updates_are_those_of_a_plain_loop(train: Train, model_config: Make) -> None:
+    model, _, _ = train(steps=3, schedule="constant", warmup_steps=0, weight_decay=0.0, clip_norm=None)
+    torch.manual_seed(5)
+    plain, source = GPT(model_config(vocab_size=20)), Shuffled(Sentences(), 6, 3, 1)
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=0.01, betas=(0.9, 0.95), weight_decay=0.0)
+    for step in range(3):
+        optimizer.zero_grad()
+        logits, targets = plain(source[step].inputs).flatten(0, 1), source[step].targets.flatten()
+        torch.nn.functional.cross_entropy(logits, targets).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_micro_batches_make_the_update_of_the_whole_batch(train: Train) -> None:
+    whole, *_ = train(steps=3)
+    for size in (1, 2, 3):
+        for parameter, other in zip(
+            whole.parameters(), train(steps=3, micro_batch_size=size)[0].parameters(), strict=True
+        ):
+            torch.testing.assert_close(parameter, other, atol=1e-5, rtol=1e-4)
+
+
+def test_long_gradients_are_clipped(model_config: Make) -> None:
+    model = nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+
+    def loss(m: nn.Module, batch: Batch) -> Tensor:
+        return 100.0 * m.weight.sum() * batch.count  # type: ignore[operator]
+
+    seen: list[float] = []
+    original = torch.optim.AdamW.step
+
+    def spy(self: torch.optim.AdamW, *args: Any) -> Any:
+        seen.append(float(model.weight.grad))  # type: ignore[arg-type]
+        return original(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", spy)
+        for clip in (0.5, None):
+            fit(model, loss, Shuffled(Sentences(), 6, 1, 0), {}, config(clip_norm=clip), FP32, 0, Recorder())
+    assert seen == pytest.approx([0.5, 100.0], rel=1e-4)
+
+
+def test_bf16_trains_fp32_weights(train: Train) -> None:
+    model, history, _ = train(steps=60, lr=0.03, runtime=RuntimeConfig("bf16", "cpu", 2, False))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert history.last["train_loss"] < 1.0
+
+
+# What must not change it
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_two_runs_give_the_same_bits(train: Train, dropout: float) -> None:
+    assert same_bits(train(dropout=dropout)[0], train(dropout=dropout)[0])
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_evaluating_and_sampling_do_not_change_the_weights(train: Train, dropout: float) -> None:
+    def meddle(model: GPT) -> None:
+        decoding = DecodingConfig(max_new_tokens=4, temperature=1.0, top_k=None)
+        generate(model, [[1, 2]], decoding, None)
+        torch.rand(3)
+
+    often, *_ = train(dropout=dropout, eval_every=1, on_evaluation=meddle)
+    seldom, *_ = train(dropout=dropout, eval_every=1000)
+    assert same_bits(often, seldom)
+
+
+def test_the_global_generator_does_not_change_the_weights(train: Train) -> None:
+    once, *_ = train(dropout=0.3)
+    again, *_ = train(dropout=0.3, on_evaluation=lambda model: torch.manual_seed(99))
+    assert same_bits(once, again)
+
+
+def test_seed_decides_order_and_dropout(train: Train) -> None:
+    assert not same_bits(train(seed=1)[0], train(seed=2)[0])
+    one_batch = {"steps": 1, "batch_size": 24, "warmup_steps": 0}  # every order makes the same batch, but for rounding
+    first, second = (train(seed=seed, dropout=0.3, **one_batch)[0].lm_head.weight for seed in (1, 2))
+    assert (first - second).abs().max() > 1e-3
+
+
+def test_dropout_acts_in_training(train: Train) -> None:
+    assert not same_bits(train(dropout=0.3)[0], train(dropout=0.0)[0])
+
+
+def test_dropout_differs_between_steps_and_micro_batches() -> None:
+    masks: list[Tensor] = []
+
+    class Dropped(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            masks.append(torch.nn.functional.dropout(torch.ones(64)))
+            return super().forward(x)
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        return model(torch.ones(1, 2)).sum()  # type: ignore[no-any-return]
+
+    settings = config(micro_batch_size=3, eval_every=100)
+    fit(Dropped(2, 1), loss, Shuffled(Sentences(), 6, 3, 0), {}, settings, FP32, 0, Recorder())
+    assert len({tuple(mask.tolist()) for mask in masks}) == len(masks) == 6
+
+
+# The curve
+
+
+def test_first_row_is_the_untrained_model(train: Train, model_config: Make) -> None:
+    _, history, _ = train()
+    torch.manual_seed(5)
+    untrained = GPT(model_config(vocab_size=20))
+    row = history.rows[0]
+    assert (row["step"], row["tokens_seen"]) == (0, 0)
+    assert row["train_loss"] == evaluate(untrained, losses.next_token, InOrder(Sentences(), 5), FP32)
+
+
+def test_steps_count_updates_and_the_last_has_a_row(train: Train) -> None:
+    _, history, _ = train(steps=8, eval_every=3)
+    assert [row["step"] for row in history.rows] == [0, 3, 6, 8]
+    assert [row["tokens_seen"] for row in history.rows] == [0, 3 * 48, 6 * 48, 8 * 48]
+
+
+def test_last_row_is_the_trained_model(train: Train) -> None:
+    model, history, _ = train()
+    val = InOrder(Sentences(7, seed=9), 5)
+    assert history.last["val_loss"] == evaluate(model, losses.next_token, val, FP32)
+
+
+def test_rows_carry_the_rate_of_the_update_before_them(train: Train) -> None:
+    _, history, _ = train(steps=4, eval_every=1, schedule="constant", warmup_steps=2)
+    assert [row["lr"] for row in history.rows] == [0.0, 0.0, 0.005, 0.01, 0.01]
+
+
+def test_watcher_hears_of_every_update_and_every_row(train: Train) -> None:
+    _, history, watcher = train(steps=8, eval_every=3)
+    assert [(step, steps) for step, steps, *_ in watcher.steps] == [(n, 8) for n in range(1, 9)]
+    assert all(speed > 0 for *_, speed in watcher.steps)
+    assert [{"step": step} | values for step, values in watcher.points] == history.rows
+
+
+def test_progress_tells_the_mean_loss_of_the_batch(train: Train, model_config: Make) -> None:
+    _, _, watcher = train(steps=1, micro_batch_size=2)
+    torch.manual_seed(5)
+    model, batch = GPT(model_config(vocab_size=20)), Shuffled(Sentences(), 6, 1, 1)[0]
+    assert watcher.steps[0][2] == pytest.approx(losses.next_token(model, batch).item() / batch.count, rel=1e-5)
+
+
+def test_table_has_the_columns_in_order(train: Train) -> None:
+    _, history, _ = train()
+    assert history.table() == [[row[name] for name in COLUMNS] for row in history.rows]
+    assert history.best_val_loss == min(row["val_loss"] for row in history.rows)
+
+
+# Evaluation
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 7, 24])
+def test_evaluation_is_the_mean_over_all_targets(model_config: Make, batch_size: int) -> None:
+    torch.manual_seed(5)
+    model, data = GPT(model_config(vocab_size=20, dropout=0.5)), Sentences()
+    with torch.no_grad():
+        model.eval()
+        exact = torch.nn.functional.cross_entropy(model(data.ids[:, :-1]).flatten(0, 1), data.targets.flatten())
+    model.train()
+    found = evaluate(model, losses.next_token, InOrder(data, batch_size), FP32)
+    assert found == pytest.approx(exact.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 3, 24])
+def test_micro_batches_do_not_change_an_evaluation(model_config: Make, micro_batch_size: int) -> None:
+    torch.manual_seed(5)
+    model, source = GPT(model_config(vocab_size=20)), InOrder(Sentences(), 7)
+    whole = evaluate(model, losses.next_token, source, FP32)
+    assert evaluate(model, losses.next_token, source, FP32, micro_batch_size) == pytest.approx(whole, rel=1e-6)
+
+
+def test_evaluation_holds_no_more_rows_at_once_than_training(train: Train) -> None:
+    rows: set[int] = set()
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        rows.add(len(batch.inputs))
+        return losses.next_token(model, batch)
+
+    train(loss=loss, micro_batch_size=2)
+    assert max(rows) == 2
+
+
+def test_mean_of_batch_means_would_differ(model_config: Make) -> None:
+    torch.manual_seed(5)
+    model, source = GPT(model_config(vocab_size=20)), InOrder(Sentences(), 7)
+    means = [losses.next_token(model, source[i]).item() / source[i].count for i in range(len(source))]
+    assert abs(sum(means) / len(means) - evaluate(model, losses.next_token, source, FP32)) > 1e-5
+
+
+# Divergence
+
+
+def failing(at: int, spoil: Callable[[Tensor, GPT], Tensor]) -> Loss:
+    """The next-token loss, spoilt in training step `at`."""
+    calls = 0
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        nonlocal calls
+        calls += model.training
+        value = losses.next_token(model, batch)
+        return spoil(value, model) if model.training and calls == at + 1 else value  # type: ignore[arg-type]
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(lambda loss, model: loss * math.nan, id="loss is nan"),
+        pytest.param(lambda loss, model: loss + math.inf, id="loss is infinite"),
+        pytest.param(lambda loss, model: loss + (model.lm_head.weight * 0).sqrt().sum(), id="gradient is nan"),
+    ],
+)
+@pytest.mark.parametrize("clip_norm", [1.0, None])
+def test_divergence_stops_before_the_update(train: Train, spoil: Any, clip_norm: float | None) -> None:
+    kept: list[GPT] = []
+    with pytest.raises(UserError, match=r"step 2: .*at lr 0\.01 \(last finite training loss \d") as caught:
+        train(loss=failing(2, spoil), on_evaluation=kept.append, eval_every=100, clip_norm=clip_norm)
+    assert caught.value.code == DIVERGED
+    reference: list[GPT] = []
+    with pytest.raises(KeyboardInterrupt):
+        train(loss=failing(2, stop_here), on_evaluation=reference.append, eval_every=100, clip_norm=clip_norm)
+    assert same_bits(kept[0], reference[0])
+
+
+def stop_here(loss: Tensor, model: GPT) -> Tensor:
+    raise KeyboardInterrupt
+
+
+def test_loss_that_stays_finite_does_not_stop(train: Train) -> None:
+    assert train(loss=failing(2, lambda loss, model: loss + 0))[1].last["step"] == 8
+
+
+# Memory
+
+
+def out_of_host_memory(loss: Tensor, model: GPT) -> Tensor:
+    return loss + torch.empty(2**56).sum()
+
+
+def out_of_device_memory(loss: Tensor, model: GPT) -> Tensor:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@pytest.mark.parametrize("spoil", [out_of_host_memory, out_of_device_memory])
+def test_out_of_memory_names_the_batch_and_the_knob(train: Train, spoil: Any) -> None:
+    with pytest.raises(UserError, match="micro_batch_size: out of memory with 3 rows of 8 tokens at once") as caught:
+        train(loss=failing(2, spoil), micro_batch_size=3)
+    assert caught.value.code == RESOURCES
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(train: Train) -> None:
+    def mistake(loss: Tensor, model: GPT) -> Tensor:
+        return loss + torch.ones(2) @ torch.ones(3)
+
+    with pytest.raises(RuntimeError, match="size"):
+        train(loss=failing(2, mistake))
