@@ -61,7 +61,19 @@ def overlay(changes: Path | str, schema: type[Any], path: Path | str = PARAMS) -
     A null removes an entry of a mapping whose keys are free (an item of `download`). `base` names another overlay,
     beside this one, to apply first. Nothing is written unless the result is valid as a whole.
     """
-    apply(_with_base(Path(changes)), schema, path, origin=str(changes))
+    apply(read_overlay(Path(changes)), schema, path, origin=str(changes))
+
+
+def read_overlay(changes: Path, above: tuple[Path, ...] = ()) -> list[Mapping[str, Any]]:
+    """The overlay and, before it, the ones it builds on."""
+    sections = load(changes)
+    base = sections.pop("base", None)
+    if base is None:
+        return [sections]
+    if not isinstance(base, str) or (changes.parent / base).resolve() in (changes.resolve(), *above):
+        what = f"{_show(base)} is not the name of another overlay"
+        raise UserError(f"{changes}: base", what, "name a file beside this one", USAGE)
+    return [*read_overlay(changes.parent / base, (changes.resolve(), *above)), sections]
 
 
 def apply(
@@ -166,18 +178,6 @@ class _Composer(Composer):
 
 def _line(error: MarkedYAMLError) -> int:
     return error.problem_mark.line + 1 if error.problem_mark else 0
-
-
-def _with_base(changes: Path, above: tuple[Path, ...] = ()) -> list[Mapping[str, Any]]:
-    """The overlay and, before it, the ones it builds on."""
-    sections = load(changes)
-    base = sections.pop("base", None)
-    if base is None:
-        return [sections]
-    if not isinstance(base, str) or (changes.parent / base).resolve() in (changes.resolve(), *above):
-        what = f"{_show(base)} is not the name of another overlay"
-        raise UserError(f"{changes}: base", what, "name a file beside this one", USAGE)
-    return [*_with_base(changes.parent / base, (changes.resolve(), *above)), sections]
 
 
 def _merge(document: Any, changes: Mapping[str, Any], kind: Any) -> None:

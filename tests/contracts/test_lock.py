@@ -1,0 +1,35 @@
+"""dvc.lock belongs to this code: who edits llm/, stages/ or params.yaml runs `make repro` and commits dvc.lock with it."""
+
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from llm import files, params
+
+ROOT = Path(__file__).parents[2]
+LOCK = YAML(typ="safe").load((ROOT / "dvc.lock").read_text())["stages"]
+
+
+@pytest.mark.parametrize("stage", LOCK)
+def test_the_locked_code_and_sample_are_the_committed_ones(stage):
+    for dep in LOCK[stage]["deps"]:
+        if dep["path"].endswith(".py") or dep["path"].startswith("data/sample"):
+            assert dep["md5"] == files.dvc_md5(ROOT / dep["path"]), f"{dep['path']} changed: run `make repro`"
+
+
+@pytest.mark.parametrize("stage", LOCK)
+def test_the_locked_params_are_the_committed_ones(stage):
+    current = params.load(ROOT / "params.yaml")
+    for key, value in LOCK[stage].get("params", {}).get("params.yaml", {}).items():
+        section = current
+        for part in key.split("."):
+            section = section[part]
+        assert section == value, f"params.yaml: {key} changed: run `make repro`"
+
+
+@pytest.mark.parametrize("stage", LOCK)
+def test_the_locked_reports_are_the_committed_ones(stage):
+    for out in LOCK[stage]["outs"]:
+        if out["path"].startswith("reports/"):
+            assert out["md5"] == files.dvc_md5(ROOT / out["path"]), f"{out['path']} changed: run `make repro`"
