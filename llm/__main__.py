@@ -1,5 +1,9 @@
 """`python -m llm`: see cli.py."""
 
-from llm.cli import main
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads; stages/__init__.py says why
+
+from llm.cli import main  # noqa: E402
 
 main()

@@ -15,7 +15,7 @@ from torch import Tensor
 from llm import gpt2, tokenizer
 from llm.batches import derive
 from llm.classifier import Classifier, Position
-from llm.errors import DATA, UserError
+from llm.errors import DATA, RESOURCES, UserError
 from llm.files import atomic_path, read_json, write_json
 from llm.model import GPT
 from llm.tokenizer import Tokenizer
@@ -98,7 +98,10 @@ def _copy_tokenizer(source: Path, folder: Path, vocab_size: int) -> Tokenizer:
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     with atomic_path(path) as temporary:
-        save_file(dict(tensors), temporary, metadata={"format": "pt"})
+        try:
+            save_file(dict(tensors), temporary, metadata={"format": "pt"})
+        except SafetensorError as error:  # a full disk, which it does not report as an OSError
+            raise UserError(str(path), f"cannot be written: {error}", "free some disk space", RESOURCES) from None
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

@@ -98,7 +98,7 @@ def pin_downloads(_arguments: argparse.Namespace) -> None:
     from stages.check import AllParams
 
     files.project_root()
-    everything = params.read(AllParams)
+    everything = params.read_all(AllParams)
     changes = {}
     for item, source in everything.download.items():
         pinned = pin(item, source, Path(".work/blobs"), os.environ.get("LLM_MIRROR"))

@@ -41,6 +41,11 @@ def read(schema: type[T], path: Path | str = PARAMS) -> T:
     return parse(schema, {key: value for key, value in sections.items() if key in wanted}, str(path))
 
 
+def read_all(schema: type[T], path: Path | str = PARAMS) -> T:
+    """Read every section; one that `schema` has no field for is an unknown key."""
+    return parse(schema, load(path), str(path))
+
+
 def load(path: Path | str = PARAMS) -> dict[str, Any]:
     """Read a YAML file as plain data; duplicate keys, tags and anything but a mapping are refused."""
     value = _load(YAML(typ="safe", pure=True), path)

@@ -145,6 +145,7 @@ class TokenWindows:
         self.shards, headers = zip(*(read_shard(path, vocab_size) for path in _shards(folder, split)), strict=True)
         self.tokens = sum(len(shard) for shard in self.shards)
         self.text_bytes = sum(int(header["text_bytes"]) for header in headers)
+        self.tokenizers = {str(header["tokenizer"]) for header in headers}  # whose ids these are
         per_shard = [len(range(0, len(shard) - length, stride)) for shard in self.shards]
         self._firsts = np.cumsum([0, *per_shard])
         if self._firsts[-1] == 0:

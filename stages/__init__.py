@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 import shutil
 import statistics
 import sys
@@ -14,10 +16,15 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from llm import files, params, tracking
-from llm.errors import error_contract
+from llm.errors import USAGE, UserError, error_contract
 
 WORK = Path(".work")
 P = TypeVar("P")
+T = TypeVar("T")
+
+# Before torch loads its OpenMP: threads that wait must sleep. By default they spin, and with any other program on
+# the machine a training step then takes several times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @dataclass(frozen=True)
@@ -25,11 +32,23 @@ class _Tracking:
     tracking: tracking.TrackingConfig
 
 
-def run_stage(main: Callable[..., None], schema: type[P]) -> None:
+def run_stage(main: Callable[..., None], schema: type[P], read: Callable[[type[P]], P] = params.read) -> None:
     """The `if __name__ == "__main__"` of a stage: params in, `main(params, *words)`, exit code out."""
     with error_contract():
         files.project_root()
-        main(params.read(schema), *sys.argv[1:])
+        words = sys.argv[1:]
+        takes = list(inspect.signature(main).parameters)[1:]
+        if len(words) != len(takes):
+            what = f"{len(words)} words, not {len(takes)}"
+            raise UserError("command line", what, f"name the {' and '.join(takes) or 'module only'}", USAGE)
+        main(read(schema), *words)
+
+
+def item_of(section: Mapping[str, T], item: str, name: str) -> T:
+    """The entry `item` of a section; raises UserError where there is none."""
+    if item not in section:
+        raise UserError("command line", f"{item!r} is not in {name}", f"name one of {', '.join(section)}", USAGE)
+    return section[item]
 
 
 class Run:

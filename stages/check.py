@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llm import files
+from llm import files, params
 from llm.classifier import FinetuneSpamConfig
 from llm.download import Source
 from llm.generate import RespondConfig
@@ -46,8 +46,8 @@ class AllParams:
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong between sections."""
-        if self.seed < 0:
-            yield "seed", f"{self.seed} is negative", "give 0 or more"
+        if not 0 <= self.seed < 2**32:
+            yield "seed", f"{self.seed} is not from 0 to {2**32 - 1}", "give a number in between"
         if self.model.vocab_size != self.tokenizer.vocab_size:
             what = f"{self.model.vocab_size} is not tokenizer.vocab_size ({self.tokenizer.vocab_size})"
             yield "model.vocab_size", what, "make them equal"
@@ -65,11 +65,11 @@ class AllParams:
             yield "respond.decoding.top_k", what, "lower it"
 
 
-def main(params: AllParams) -> None:
-    """`params` was checked when it was read."""
-    with stage("check", params) as run:
+def main(everything: AllParams) -> None:
+    """Reading it was the check."""
+    with stage("check", everything) as run:
         files.write_text(run.out(".check/ok"), "params.yaml is valid\n")
 
 
 if __name__ == "__main__":
-    run_stage(main, AllParams)
+    run_stage(main, AllParams, params.read_all)

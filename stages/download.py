@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from llm.download import Source, fetch
-from stages import WORK, run_stage, stage
+from stages import WORK, item_of, run_stage, stage
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Params:
 
 def main(params: Params, item: str) -> None:
     """Fetch `item`, named on the command line by dvc.yaml."""
-    source = params.download[item]
+    source = item_of(params.download, item, "download")
     with stage(f"download@{item}", source) as run:
         folder = run.out(f"data/raw/{item}")
         folder.mkdir()

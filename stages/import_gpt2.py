@@ -8,7 +8,7 @@ from pathlib import Path
 from llm import checkpoint, gpt2
 from llm.gpt2 import ImportSource
 from llm.model import count_parameters
-from stages import run_stage, stage
+from stages import item_of, run_stage, stage
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Params:
 
 def main(params: Params, item: str) -> None:
     """Import `item`, named on the command line by dvc.yaml."""
-    source = params.import_gpt2[item]
+    source = item_of(params.import_gpt2, item, "import_gpt2")
     with stage(f"import_gpt2@{item}", source) as run:
         model = checkpoint.load_model(source.source)
         if source.untie_head and model.config.tie_head:

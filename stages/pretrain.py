@@ -10,11 +10,11 @@ import torch
 
 from llm import checkpoint, files, losses, runtime
 from llm.batches import BatchSource, Chain, InOrder, Shuffled, derive, steps_per_epoch
-from llm.errors import USAGE, UserError
+from llm.errors import DATA, USAGE, UserError
 from llm.generate import DecodingConfig, generate
 from llm.model import GPT, ModelConfig, count_parameters
 from llm.runtime import RuntimeConfig
-from llm.tokenizer import Tokenizer
+from llm.tokenizer import Tokenizer, fingerprint
 from llm.tokens import PretrainConfig, TokenWindows
 from llm.train import COLUMNS, fit
 from stages import run_stage, stage
@@ -81,7 +81,10 @@ def main(params: Params) -> None:
 
 def windows(split: str, params: Params, context: int, stride: int) -> TokenWindows:
     """The windows of one split."""
-    return TokenWindows(CORPUS, split, context, stride, params.model.vocab_size)
+    found = TokenWindows(CORPUS, split, context, stride, params.model.vocab_size)
+    if found.tokenizers != {fingerprint(TOKENIZER)}:
+        raise UserError(str(CORPUS), f"was not cut with {TOKENIZER}", "run `dvc repro tokenize`", DATA)
+    return found
 
 
 def batches(train: TokenWindows, params: Params) -> BatchSource:

@@ -13,7 +13,7 @@ from llm.instructions import InstructionsConfig
 from llm.spam import SpamConfig
 from llm.tokenizer import Tokenizer
 from llm.tokens import CorpusConfig
-from stages import run_stage, stage
+from stages import item_of, run_stage, stage
 
 RAW, TOKENIZER = Path("data/raw"), Path("data/tokenizer")
 
@@ -39,10 +39,11 @@ def main(params: Params, item: str) -> None:
     """Write the splits of `item` and count what they hold."""
     cut: dict[str, Callable[[Params, Tokenizer, Path], dict[str, Any]]]
     cut = {"corpus": cut_corpus, "spam": cut_spam, "instructions": cut_instructions}
+    cut_item = item_of(cut, item, "tokenize")
     with stage(f"tokenize@{item}", getattr(params.tokenize, item)) as run:
         folder = run.out(f"data/{item}")
         folder.mkdir()
-        counts = cut[item](params, Tokenizer.load(TOKENIZER), folder)
+        counts = cut_item(params, Tokenizer.load(TOKENIZER), folder)
         run.write_metrics(counts, path=f"reports/tokenize/{item}.json")
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from llm.batches import IGNORED, Batch, Chain, InOrder, Shuffled, derive, order, steps_per_epoch
+from llm.errors import USAGE, UserError
 
 
 class Numbers:
@@ -62,6 +63,15 @@ def test_ragged_rest_is_left_out_of_an_epoch() -> None:
 def test_every_epoch_and_seed_has_an_order_of_its_own() -> None:
     orders = {tuple(order(20, seed, epoch).tolist()) for seed in (1, 2) for epoch in (0, 1, 2)}
     assert len(orders) == 6
+
+
+def test_batch_above_the_number_of_examples_is_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"batch_size: 11, but there are only 10 examples \| fix: set it to 10"
+    ) as caught:
+        Shuffled(Numbers(10), 11, 1, seed=1)
+    assert caught.value.code == USAGE
+    assert rows(Shuffled(Numbers(10), 10, 1, seed=1)[0])
 
 
 def test_length_is_the_number_of_steps() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from dvc.repo import Repo
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm import files
@@ -95,11 +95,13 @@ def test_the_sixth_digit_still_counts(tmp_path):
     assert (tmp_path / "a").read_bytes() != (tmp_path / "b").read_bytes()
 
 
+@settings(deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda part: st.lists(part, max_size=3)))
 def test_json_without_floats_reads_back_as_it_was(value):
     assert json.loads(json.dumps(files.stable(value))) == value
 
 
+@settings(deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_rounding_is_off_by_half_a_sixth_digit_at_most_and_idempotent(value):
     rounded = files.stable(value)
@@ -121,6 +123,7 @@ def test_csv_has_lf_line_ends_six_digits_and_empty_fields_for_none(tmp_path):
     assert (tmp_path / "a.csv").read_bytes() == b"step,loss\n1,0.333333\n2,\n3,2.0\n"
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.text(st.characters(codec="utf-8")), st.text(st.sampled_from('a,"\r\n \t\x85\u2028'))), max_size=4

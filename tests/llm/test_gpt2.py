@@ -102,7 +102,8 @@ def test_tokenizer_of_ours_opens_in_transformers(tmp_path: Path, vocabulary: Pat
 
 def test_transformers_stops_where_we_stop(tmp_path: Path, vocabulary: Path, model_config: Make) -> None:
     save_model(GPT(model_config()), vocabulary, tmp_path)
-    assert AutoModelForCausalLM.from_pretrained(tmp_path).generation_config.eos_token_id == 299
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert opened.generation_config.eos_token_id == opened.config.bos_token_id == 299
 
 
 @pytest.mark.slow

@@ -211,11 +211,11 @@ def test_gpt2_initialisation_scales_the_shortcuts_down(model_config: Make) -> No
     torch.manual_seed(0)
     model = GPT(model_config(n_embd=128, n_layer=8))
     (block, *_) = (module for module in model.transformer.h if isinstance(module, Block))
-    for module, std in [(block.attn.c_attn, 0.02), (block.mlp.c_fc, 0.02), (model.transformer.wte, 0.02)]:
-        assert module.weight.std().item() == pytest.approx(std, rel=0.05)
-    for module in (block.attn.c_proj, block.mlp.c_proj):
-        assert module.weight.std().item() == pytest.approx(0.02 / 4, rel=0.05)
-        assert not module.bias.any()
+    for weight in (block.attn.c_attn.weight, block.mlp.c_fc.weight, model.transformer.wte.weight):
+        assert weight.std().item() == pytest.approx(0.02, rel=0.05)
+    for shortcut in (block.attn.c_proj, block.mlp.c_proj):
+        assert shortcut.weight.std().item() == pytest.approx(0.02 / 4, rel=0.05)
+        assert not shortcut.bias.any()
 
 
 def test_torch_initialisation_is_left_alone(model_config: Make) -> None:

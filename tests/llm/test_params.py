@@ -117,6 +117,15 @@ def test_a_value_of_another_type_is_refused(key, value, said):
     assert said in message
 
 
+def test_true_is_no_choice_of_1():
+    @dataclass(frozen=True)
+    class Choice:
+        level: Literal[1, 2]
+
+    assert parse(Choice, {"level": 1}) == Choice(1)
+    assert "True is not one of 1, 2" in refused(parse, Choice, {"level": True})[0]
+
+
 def test_a_wrong_value_inside_a_list_or_a_mapping_is_named_by_its_path():
     (message,) = refused(parse, Config, GOOD | {"sizes": [1, "x"]})
     assert message.startswith("params.yaml: sizes[1]: 'x' is a text")

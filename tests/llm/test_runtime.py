@@ -56,8 +56,9 @@ def test_keep_pages_is_harmless_elsewhere(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_setup_sets_the_threads_and_returns_the_device() -> None:
-    assert setup(RuntimeConfig("fp32", "cpu", 1, False)) == torch.device("cpu")
-    assert torch.get_num_threads() == 1
+    torch.set_num_threads(1)
+    assert setup(RuntimeConfig("fp32", "cpu", 2, False)) == torch.device("cpu")
+    assert torch.get_num_threads() == 2
 
 
 def test_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

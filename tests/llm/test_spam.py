@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.errors import DATA, UserError
@@ -165,6 +165,7 @@ def test_in_file_order_the_last_messages_of_each_class_are_the_tests():
 
 
 @pytest.mark.parametrize("order", ["file", "shuffled"])
+@settings(deadline=None)
 @given(
     labels=st.lists(st.sampled_from("hs"), min_size=40, max_size=80).map("".join),
     seed=st.integers(0, 2**32 - 1),
@@ -212,6 +213,7 @@ def test_fractions_leave_something_for_every_part(train, validation, wrong):
 TEXTS = st.text(st.characters(codec="utf-8") | st.sampled_from('",\r\n\t\x85\u2028'), min_size=1)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["ham", "spam"]), TEXTS), min_size=1, max_size=5))
 def test_a_split_reads_back_as_it_was_written(tmp_path_factory, messages):
     path = tmp_path_factory.mktemp("split") / "train.csv"

@@ -1,0 +1,146 @@
+"""The console commands, on tiny models in a folder of their own."""
+
+import io
+import json
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+
+from llm import checkpoint, cli, params
+from llm.classifier import Classifier
+from llm.model import GPT
+from stages.check import AllParams
+
+ROOT = Path(__file__).parents[2]
+ENTRY = {"instruction": "What is the opposite of hot?", "input": "", "output": "It is cold."}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def model(project, vocabulary, model_config):
+    torch.manual_seed(0)
+    checkpoint.save_model(GPT(model_config(context_length=256)), vocabulary, project / "models/instruct")
+    return "models/instruct"
+
+
+def refused(capsys, *words, code):
+    with pytest.raises(SystemExit) as left:
+        cli.main(words)
+    assert left.value.code == code
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_use_applies_an_overlay_and_keeps_comments(project, capsys):
+    (project / "mine.yaml").write_text("pretrain: {lr: 0.001}\n")
+    cli.main(["use", "mine.yaml"])
+    text = (project / "params.yaml").read_text()
+    assert "  lr: 0.001 # the highest learning rate" in text
+    assert params.read(AllParams).pretrain.lr == 0.001
+
+
+@pytest.mark.parametrize("profile", sorted(path.name for path in (ROOT / "configs").glob("*.yaml")))
+def test_every_profile_is_valid(project, profile, capsys):
+    cli.main(["use", str(ROOT / "configs" / profile)])
+    params.read(AllParams)
+
+
+def test_use_refuses_an_unknown_key_and_writes_nothing(project, capsys):
+    before = (project / "params.yaml").read_bytes()
+    (project / "mine.yaml").write_text("pretrain: {learning_rate: 0.001}\n")
+    line = refused(capsys, "use", "mine.yaml", code=2)
+    assert line.startswith("error: mine.yaml: pretrain.learning_rate: unknown key")
+    assert (project / "params.yaml").read_bytes() == before
+
+
+def test_use_auto_writes_what_this_machine_has(project, capsys):
+    cli.main(["use", "auto"])
+    assert params.read(AllParams).runtime.threads >= 1
+
+
+def test_pin_has_nothing_to_do_on_the_sample(project, capsys):
+    cli.main(["pin"])
+    assert capsys.readouterr().out == "every download is pinned\n"
+
+
+def test_generate_continues_the_prompt_as_given(model, capsys):
+    cli.main(["generate", "Every effort", "--model", model, "--max-new-tokens", "3"])
+    first = capsys.readouterr().out
+    sampled = ["--top-k", "1", "--temperature", "2"]
+    cli.main(["generate", "Every effort", "--model", model, "--max-new-tokens", "3", *sampled])
+    assert first.startswith("Every effort")
+    assert capsys.readouterr().out == first
+
+
+def test_generate_refuses_more_than_the_context(model, capsys):
+    line = refused(capsys, "generate", "Every", "--model", model, "--max-new-tokens", "999", code=2)
+    assert "exceed the model's context of 256 | fix: ask for" in line
+
+
+def test_classify_says_one_line_a_message(project, vocabulary, model_config, capsys, monkeypatch):
+    torch.manual_seed(0)
+    spam = Classifier(GPT(model_config()), 2, "last_token")
+    checkpoint.save_classifier(spam, ["ham", "spam"], vocabulary, project / "models/spam")
+    cli.main(["classify", "hello there", "win now"])
+    given = capsys.readouterr().out
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello there\nwin now\n"))
+    cli.main(["classify"])
+    assert capsys.readouterr().out == given
+    assert [line.split("\t")[2] for line in given.splitlines()] == ["hello there", "win now"]
+    assert all(line.split("\t")[0] in ("ham", "spam") for line in given.splitlines())
+
+
+def test_classify_refuses_a_folder_without_a_classifier(model, capsys):
+    line = refused(capsys, "classify", "hello", "--model", model, code=3)
+    assert "name a folder that finetune_spam wrote" in line
+
+
+def test_chat_answers_a_line_each(model, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("Say hello.\n\nSay goodbye.\n"))
+    cli.main(["chat", "--max-new-tokens", "4"])
+    assert len(capsys.readouterr().out.split("\n")) >= 3
+
+
+def test_judge_scores_any_file_of_the_form(project, capsys):
+    entries = [{**ENTRY, "model_response": "It is cold."}, {**ENTRY, "model_response": ""}]
+    (project / "answers.json").write_text(json.dumps(entries))
+    cli.main(["judge", "answers.json", "--backend", "reference", "--out", "scores.json"])
+    assert capsys.readouterr().out.startswith("mean score 50.00 (reference), 2 of 2 answers scored, 0 unparsed")
+    assert [record["score"] for record in json.loads((project / "scores.json").read_text())] == [100, 0]
+
+
+def test_judge_says_in_one_line_that_the_server_is_down(project, capsys):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+    (project / "answers.json").write_text(json.dumps([{**ENTRY, "model_response": "Cold."}]))
+    line = refused(capsys, "judge", "answers.json", "--backend", "ollama", "--url", url, code=4)
+    assert url in line
+    assert "ollama serve" in line
+
+
+def test_report_has_a_row_for_what_has_run_only(project, capsys):
+    cli.main(["report"])
+    assert "make ui" in capsys.readouterr().out
+    (project / "reports/pretrain").mkdir(parents=True)
+    metrics = {"train_loss": 1.0, "val_loss": 2.0, "val_bits_per_byte": 3.0}
+    (project / "reports/pretrain/metrics.json").write_text(json.dumps(metrics))
+    cli.main(["report"])
+    assert "1.000 / 2.000" in capsys.readouterr().out
+
+
+def test_a_command_outside_the_project_says_where_to_go(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert "no params.yaml here | fix: change to the project's folder" in refused(capsys, "report", code=2)
+
+
+def test_an_unknown_command_is_refused_in_one_line(capsys):
+    assert refused(capsys, "pretrian", code=2).startswith("error: command line: ")
