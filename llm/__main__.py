@@ -4,6 +4,6 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads; stages/__init__.py says why
 
-from llm.cli import main  # noqa: E402
+from llm.cli import main
 
 main()

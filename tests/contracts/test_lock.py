@@ -1,4 +1,4 @@
-"""dvc.lock belongs to this code: who edits llm/, stages/ or params.yaml runs `make repro` and commits dvc.lock with it."""
+"""dvc.lock belongs to this code: who edits it or params.yaml runs `make repro` and commits dvc.lock with it."""
 
 from pathlib import Path
 
