@@ -2,7 +2,7 @@
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads; stages/__init__.py says why
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # before torch loads; stages/__init__.py says why
 
 from llm.cli import main
 

@@ -22,9 +22,9 @@ WORK = Path(".work")
 P = TypeVar("P")
 T = TypeVar("T")
 
-# Before torch loads its OpenMP: threads that wait must sleep. By default they spin, and with any other program on
-# the machine a training step then takes several times as long.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Before torch loads its OpenMP: threads that wait for each other must soon give up their core. By default they hold it
+# for milliseconds, and beside any other busy program a training step then takes several times as long.
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Run:
             if path.parts[0] == "reports":
                 self._tracker.artifact(path)
                 if path.suffix == ".json" and isinstance(rows := files.read_json(path), list) and rows:
-                    self._tracker.table(path.stem, list(rows[0]), [list(row.values()) for row in rows])
+                    self._tracker.table(f"{path.stem}_table", list(rows[0]), [list(row.values()) for row in rows])
             elif path.parts[0] == "models":
                 self._tracker.model(path.name, path, files.dvc_md5(path))
 

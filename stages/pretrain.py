@@ -73,6 +73,8 @@ def main(params: Params) -> None:
                 "best_val_loss": history.best_val_loss,
                 "val_bits_per_byte": history.last["val_loss"] / math.log(2) * val.tokens / val.text_bytes,
                 "parameters": count_parameters(model),
+                "train_batches": steps_per_epoch(len(train), config.batch_size),
+                "val_batches": len(InOrder(val, config.batch_size)),
                 "tokens_seen": history.last["tokens_seen"],
             },
             headline=["train_loss", "val_loss"],

@@ -107,7 +107,8 @@ def test_every_stage_has_a_cached_output(stage):
 def test_reports_are_metrics_or_plots_outside_the_cache(stage):
     for out in stage.outs:
         if out.def_path.startswith("reports/"):
-            assert (out.metric or out.plot) and not out.use_cache, out.def_path
+            assert out.metric or out.plot, out.def_path
+            assert not out.use_cache, out.def_path
 
 
 def test_modules_import_from_lower_levels_only():
