@@ -1,4 +1,4 @@
-"""Which examples make step s: a pure function of (examples, batch size, seed, step), so resuming costs nothing."""
+"""Which examples make step s: a pure function of (examples, batch size, seed, step)."""
 
 from __future__ import annotations
 
@@ -67,15 +67,15 @@ class BatchSource(Protocol):
 class Shuffled:
     """`steps` batches, every epoch in an order of its own; the ragged rest of an epoch is left out of it.
 
-    Raises UserError where the examples do not fill a batch.
+    Raises UserError, at the key `where` of params.yaml, where the examples do not fill a batch.
     """
 
-    def __init__(self, dataset: Dataset, batch_size: int, steps: int, seed: int) -> None:
+    def __init__(self, dataset: Dataset, batch_size: int, steps: int, seed: int, where: str = "batch_size") -> None:
         self.dataset, self.batch_size, self.steps, self.seed = dataset, batch_size, steps, seed
         self.steps_per_epoch = steps_per_epoch(len(dataset), batch_size)
         if self.steps_per_epoch == 0:
             what = f"{batch_size}, but there are only {len(dataset)} examples"
-            raise UserError("batch_size", what, f"set it to {len(dataset)} or less", USAGE)
+            raise UserError(f"params.yaml: {where}", what, f"set it to {len(dataset)} or less", USAGE)
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
 
     def __len__(self) -> int:

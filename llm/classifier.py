@@ -34,6 +34,9 @@ class FinetuneSpamConfig(TrainConfig):
         """What is wrong with these values together."""
         yield from super().problems()
         yield from fraction(self, "dropout")
+        if self.position == "last" and self.padding == "batch":
+            what = f"{self.padding!r} with position {self.position!r} makes a score depend on the rest of its batch"
+            yield "padding", what, "take padding longest, or position last_token"
 
 
 class Classifier(nn.Module):

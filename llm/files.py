@@ -175,7 +175,11 @@ def publish(built: Path, final: Path) -> None:
     aside = built.with_name(built.name + ".replaced")
     _remove(aside)
     final.replace(aside)
-    built.replace(final)
+    try:
+        built.replace(final)
+    except BaseException:
+        aside.replace(final)
+        raise
     _remove(aside)
 
 

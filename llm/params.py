@@ -260,8 +260,8 @@ def _not_one_of(allowed: tuple[Any, ...], value: Any) -> tuple[str, str]:
 
 def _parse_item(kind: Any, name: Any, value: Any, key: str, problems: list[UserError], path: str) -> Any:
     """Parse an entry of a mapping with free keys; DVC pastes such a key into a command and a path."""
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        what = f"the name {_show(name)} has characters beside letters, digits, dot, dash and underscore"
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        what = f"the name {_show(name)} has characters beside letters, digits, dash and underscore"
         problems.append(UserError(f"{path}: {key}", what, "give it another name", USAGE))
     return _parse(kind, value, f"{key}.{name}", problems, path)
 

@@ -77,7 +77,7 @@ class PretrainConfig(TrainConfig):
 
 def read_documents(folder: Path, separator: str | None) -> list[str]:
     """The documents of every text file of `folder`, in the order of the names; raises UserError for none."""
-    files = sorted(path for path in folder.iterdir() if path.is_file())
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     texts = [read_text(path) for path in files]
     if not texts:
         raise UserError(str(folder), "holds no text file", "check params.yaml: download.corpus")

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from llm.batches import Batch, BatchSource, derive
+from llm.batches import Batch, BatchSource, Dataset, InOrder, derive
 from llm.errors import DIVERGED, RESOURCES, UserError
 from llm.optim import TrainConfig, adamw, lr_at
 from llm.runtime import RuntimeConfig, autocast
@@ -62,8 +62,11 @@ def fit(
     seed: int,
     watcher: Watcher,
     on_evaluation: Callable[[int], None] = lambda _step: None,
+    section: str = "train",
 ) -> History:
     """Train `model` on every batch of `train`; evaluate on `evaluations` (keys "train" and "val") along the way.
+
+    `section` is the one of params.yaml that errors point to.
 
     Dropout is seeded from (seed, step, micro-batch) before each forward pass, so evaluating, sampling and
     logging never change the weights. Raises UserError where the loss or a gradient is not finite; the weights
@@ -79,6 +82,8 @@ def fit(
         row: dict[str, Any] = {"step": step, "tokens_seen": tokens_seen, "lr": lr}
         for name, data in evaluations.items():
             row[f"{name}_loss"] = evaluate(model, loss, data, runtime, config.micro_batch_size)
+            if not math.isfinite(row[f"{name}_loss"]):
+                raise _diverged(section, step, lr, f"{name} loss {row[f'{name}_loss']}", history)
         history.rows.append(row)
         curves = {f"loss/{name}": row[f"{name}_loss"] for name in evaluations}
         watcher.metrics({**curves, "lr": lr, "tokens_seen": tokens_seen}, step)
@@ -95,7 +100,7 @@ def fit(
         batch_loss = _accumulate(model, loss, batch, config, runtime, (seed, step), device)
         norm = float(torch.nn.utils.clip_grad_norm_(trainable, config.clip_norm or math.inf))
         if not (math.isfinite(batch_loss) and math.isfinite(norm)):
-            raise _diverged(step, lr, batch_loss, norm, history)
+            raise _diverged(section, step, lr, f"loss {batch_loss}, gradient norm {norm}", history)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         tokens_seen += batch.inputs.numel()
@@ -105,6 +110,13 @@ def fit(
             look(step + 1, lr)
         clock = time.perf_counter()
     return history
+
+
+def looks(train: Dataset, val: Dataset, config: TrainConfig) -> dict[str, InOrder]:
+    """What `fit` evaluates on: the same `eval_batches` batches of both splits every time."""
+    return {
+        name: InOrder(data, config.batch_size, config.eval_batches) for name, data in [("train", train), ("val", val)]
+    }
 
 
 @torch.no_grad()
@@ -161,8 +173,8 @@ def _memory_of(batch: Batch) -> Iterator[None]:
         raise UserError("micro_batch_size", what, fix, RESOURCES) from None
 
 
-def _diverged(step: int, lr: float, loss: float, norm: float, history: History) -> UserError:
-    last = history.last["train_loss"]
-    what = f"loss {loss}, gradient norm {norm} at lr {lr:.3g} (last finite training loss {last:.4g})"
-    fix = "lower lr, or set clip_norm; `dvc checkout` brings the previous outputs back"
-    return UserError(f"step {step}", what, fix, DIVERGED)
+def _diverged(section: str, step: int, lr: float, seen: str, history: History) -> UserError:
+    last = f"{history.last['train_loss']:.4g}" if history.rows else "none"
+    what = f"training diverged after {step} steps: {seen} at lr {lr:.3g} (last finite training loss {last})"
+    fix = "lower it, or set clip_norm; `dvc checkout` brings the previous outputs back"
+    return UserError(f"params.yaml: {section}.lr", what, fix, DIVERGED)

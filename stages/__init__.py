@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import inspect
 import os
 import shutil
+import signal
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from llm import files, params, tracking
 from llm.errors import USAGE, UserError, error_contract
 
 WORK = Path(".work")
+PR_SET_PDEATHSIG = 1  # prctl(2)
 P = TypeVar("P")
 T = TypeVar("T")
 
@@ -35,6 +38,7 @@ class _Tracking:
 def run_stage(main: Callable[..., None], schema: type[P], read: Callable[[type[P]], P] = params.read) -> None:
     """The `if __name__ == "__main__"` of a stage: params in, `main(params, *words)`, exit code out."""
     with error_contract():
+        _end_with_dvc()
         files.project_root()
         words = sys.argv[1:]
         takes = list(inspect.signature(main).parameters)[1:]
@@ -42,6 +46,12 @@ def run_stage(main: Callable[..., None], schema: type[P], read: Callable[[type[P
             what = f"{len(words)} words, not {len(takes)}"
             raise UserError("command line", what, f"name the {' and '.join(takes) or 'module only'}", USAGE)
         main(read(schema), *words)
+
+
+def _end_with_dvc() -> None:
+    """Have the kernel send SIGTERM when dvc, our parent's parent, is killed (Linux): no stage runs on unseen."""
+    if "DVC_STAGE" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def item_of(section: Mapping[str, T], item: str, name: str) -> T:
@@ -86,6 +96,17 @@ class Run:
         self._bar.update(step - self._bar.n)
         self._speeds.append(tokens_per_second)
 
+    def received(self, name: str, done: int, total: int | None) -> None:
+        """Move the progress bar of a download (drawn on terminals only)."""
+        if self._bar is None or self._bar.desc.rstrip(": ") != name:
+            self.close()
+            self._bar = tqdm(total=total, desc=name, unit="B", unit_scale=True, disable=None, mininterval=0.5)
+        self._bar.update(done - self._bar.n)
+
+    def each(self, items: Iterable[T]) -> Iterable[T]:
+        """The items, with a progress bar (drawn on terminals only)."""
+        return tqdm(items, desc=self.name, disable=None, mininterval=0.5)
+
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """A point of every curve in `values` (`loss/train`, ...): one line on the screen, and MLflow."""
         shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
@@ -115,6 +136,7 @@ class Run:
         """Finish the progress bar."""
         if self._bar is not None:
             self._bar.close()
+            self._bar = None
 
 
 @contextmanager

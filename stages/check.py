@@ -6,12 +6,15 @@ changes: an edit of the parameters runs this stage and then only what depends on
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from llm import files, params
 from llm.classifier import FinetuneSpamConfig
 from llm.download import Source
+from llm.errors import USAGE, UserError, raise_all
 from llm.generate import RespondConfig
 from llm.gpt2 import ImportSource
 from llm.instructions import FinetuneInstructConfig
@@ -59,15 +62,36 @@ class AllParams:
         for item in ("corpus", "spam", "instructions"):
             if item not in self.download:
                 yield f"download.{item}", "missing", f"name a source: data/sample/{item}... or a file of yours"
+        for item in sorted({"pretrain", "spam", "instruct"} & set(self.import_gpt2)):
+            yield f"import_gpt2.{item}", f"models/{item} is the output of another stage", "give it another name"
         top_k = self.respond.decoding.top_k
         if top_k and top_k > self.tokenizer.vocab_size:
             what = f"{top_k} is above tokenizer.vocab_size ({self.tokenizer.vocab_size})"
             yield "respond.decoding.top_k", what, "lower it"
 
 
+def missing_sources(everything: AllParams) -> Iterator[UserError]:
+    """The folders and files named in params.yaml that are neither on disk nor made by a stage."""
+    made = {"data/tokenizer", "models/pretrain", *(f"models/{item}" for item in everything.import_gpt2)}
+    made |= {f"data/raw/{item}" for item in everything.download}
+    named = {f"download.{item}.source": source.source for item, source in everything.download.items()}
+    named["tokenizer.source"] = everything.tokenizer.source
+    for item, checkpoint in everything.import_gpt2.items():
+        named[f"import_gpt2.{item}.source"] = checkpoint.source
+        named[f"import_gpt2.{item}.tokenizer"] = checkpoint.tokenizer
+    named["finetune_spam.init_from"] = everything.finetune_spam.init_from
+    named["finetune_instruct.init_from"] = everything.finetune_instruct.init_from
+    for key, path in named.items():
+        if path not in made and not Path(path).exists():
+            near = difflib.get_close_matches(path, sorted(made), 1)
+            fix = f"did you mean {near[0]}?" if near else "correct the path"
+            yield UserError(f"params.yaml: {key}", f"{path!r} is not on disk, and no stage makes it", fix, USAGE)
+
+
 def main(everything: AllParams) -> None:
-    """Reading it was the check."""
+    """Look whether all that is named is there; reading the parameters has checked the rest."""
     with stage("check", everything) as run:
+        raise_all(list(missing_sources(everything)))
         files.write_text(run.out(".check/ok"), "params.yaml is valid\n")
 
 

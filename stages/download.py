@@ -22,7 +22,7 @@ def main(params: Params, item: str) -> None:
     with stage(f"download@{item}", source) as run:
         folder = run.out(f"data/raw/{item}")
         folder.mkdir()
-        for file in fetch(item, source, folder, WORK / "blobs", os.environ.get("LLM_MIRROR")):
+        for file in fetch(item, source, folder, WORK / "blobs", os.environ.get("LLM_MIRROR"), run.received):
             run.say(f"{file['name']}: {file['bytes']:,} bytes, sha256 {file['sha256']}")
 
 

@@ -24,7 +24,7 @@ class Params:
 def main(params: Params) -> None:
     """Ask the judge about every answer, and account for each of them."""
     with stage("evaluate_with_judge", params) as run:
-        verdicts = judge(read_responses(RESPONSES), params.judge, format_prompt, JOURNAL)
+        verdicts = judge(read_responses(RESPONSES), params.judge, format_prompt, JOURNAL, run.each)
         summary = summarize(verdicts)
         require_coverage(summary, params.judge, JOURNAL)
         records = [asdict(verdict) for verdict in verdicts]

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llm import checkpoint, files, losses, runtime
-from llm.batches import InOrder, Shuffled, steps_per_epoch
-from llm.errors import USAGE, UserError
+from llm.batches import Shuffled, steps_per_epoch
 from llm.instructions import FinetuneInstructConfig, InstructionDataset, read_entries
 from llm.model import count_parameters
 from llm.runtime import RuntimeConfig
-from llm.train import COLUMNS, fit
+from llm.train import COLUMNS, fit, looks
 from stages import run_stage, stage
 
 INSTRUCTIONS = Path("data/instructions")
@@ -42,23 +41,17 @@ def main(params: Params) -> None:
             for split in ("train", "validation")
         )
         run.say(f"{count_parameters(model):,} parameters, {len(train)} entries on {device}")
-        per_epoch = steps_per_epoch(len(train), config.batch_size)
-        if per_epoch == 0:
-            what = f"{config.batch_size}, but the training split has only {len(train)} entries"
-            fix = f"set it to {len(train)} or less"
-            raise UserError("params.yaml: finetune_instruct.batch_size", what, fix, USAGE)
+        steps = config.epochs * steps_per_epoch(len(train), config.batch_size)
         history = fit(
             model,
             losses.next_token,
-            Shuffled(train, config.batch_size, config.epochs * per_epoch, params.seed),
-            {
-                "train": InOrder(train, config.batch_size, config.eval_batches),
-                "val": InOrder(val, config.batch_size, config.eval_batches),
-            },
+            Shuffled(train, config.batch_size, steps, params.seed, "finetune_instruct.batch_size"),
+            looks(train, val, config),
             config,
             params.runtime,
             params.seed,
             run,
+            section="finetune_instruct",
         )
         checkpoint.save_model(model, init_from, run.out("models/instruct"))
         files.write_csv(run.out("reports/finetune_instruct/loss.csv"), COLUMNS, history.table())

@@ -10,11 +10,10 @@ import torch
 from llm import checkpoint, classifier, files, losses, runtime
 from llm.batches import InOrder, Shuffled, derive, steps_per_epoch
 from llm.classifier import Classifier, FinetuneSpamConfig
-from llm.errors import USAGE, UserError
 from llm.model import GPT, count_parameters
 from llm.runtime import RuntimeConfig
 from llm.spam import LABELS, SPLITS, SpamDataset, read_split
-from llm.train import COLUMNS, fit
+from llm.train import COLUMNS, fit, looks
 from stages import run_stage, stage
 
 SPAM = Path("data/spam")
@@ -42,38 +41,41 @@ def main(params: Params) -> None:
         model = Classifier(gpt, len(LABELS), config.position, data["train"].width).to(device)
         classifier.freeze(model, config.trainable)
         run.say(f"{count_parameters(model, trainable_only=True):,} of {count_parameters(model):,} parameters train")
-        looks = {name: InOrder(data[split], config.batch_size, config.eval_batches) for name, split in CURVES.items()}
+        measured = looks(data["train"], data["validation"], config)
         accuracies = []
 
         def score(step: int) -> None:
-            row = {f"accuracy/{name}": hit_rate(model, look, params.runtime) for name, look in looks.items()}
+            row = {f"accuracy/{name}": hit_rate(model, look, params.runtime) for name, look in measured.items()}
             accuracies.append([step, *row.values()])
             run.metrics(row, step)
 
-        steps = config.epochs * _steps_per_epoch(data["train"], config)
+        steps = config.epochs * steps_per_epoch(len(data["train"]), config.batch_size)
         history = fit(
             model,
             losses.classification,
-            Shuffled(data["train"], config.batch_size, steps, params.seed),
-            looks,
+            Shuffled(data["train"], config.batch_size, steps, params.seed, "finetune_spam.batch_size"),
+            measured,
             config,
             params.runtime,
             params.seed,
             run,
             on_evaluation=score,
+            section="finetune_spam",
         )
         metrics, predictions = judge_splits(model, data, config, params.runtime)
         checkpoint.save_classifier(model, LABELS, init_from, run.out("models/spam"))
         files.write_csv(run.out("reports/finetune_spam/loss.csv"), COLUMNS, history.table())
-        header = ["step", *(f"{name}_accuracy" for name in CURVES)]
+        header = ["step", *(f"{name}_accuracy" for name in measured)]
         files.write_csv(run.out("reports/finetune_spam/accuracy.csv"), header, accuracies)
         header = ["split", "row", "actual", "predicted", "spam_probability"]
         files.write_csv(run.out("reports/finetune_spam/predictions.csv"), header, predictions)
-        trained = {"trainable_parameters": count_parameters(model, trainable_only=True)}
-        run.write_metrics(metrics | {"val_loss": history.last["val_loss"]} | trained, headline=["test_accuracy"])
-
-
-CURVES = {"train": "train", "val": "validation"}  # the name of a curve, and the split that it is measured on
+        metrics |= {
+            "train_loss": history.last["train_loss"],
+            "val_loss": history.last["val_loss"],
+            "best_val_loss": history.best_val_loss,
+            "trainable_parameters": count_parameters(model, trainable_only=True),
+        }
+        run.write_metrics(metrics, headline=["test_accuracy"])
 
 
 def read_datasets(gpt: GPT, init_from: Path, config: FinetuneSpamConfig) -> dict[str, SpamDataset]:
@@ -111,14 +113,6 @@ def hit_rate(model: Classifier, look: InOrder, precision: RuntimeConfig) -> floa
     """Accuracy on the batches of `look`."""
     actual = torch.cat([look[index].targets for index in range(len(look))]).tolist()
     return classifier.accuracy(classifier.predict(model, look, precision).argmax(dim=-1).tolist(), actual)
-
-
-def _steps_per_epoch(train: SpamDataset, config: FinetuneSpamConfig) -> int:
-    steps = steps_per_epoch(len(train), config.batch_size)
-    if steps == 0:
-        what = f"{config.batch_size}, but the training split has only {len(train)} messages"
-        raise UserError("params.yaml: finetune_spam.batch_size", what, f"set it to {len(train)} or less", USAGE)
-    return steps
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ import torch
 
 from llm import checkpoint, files, losses, runtime
 from llm.batches import BatchSource, Chain, InOrder, Shuffled, derive, steps_per_epoch
-from llm.errors import DATA, USAGE, UserError
+from llm.errors import DATA, UserError
 from llm.generate import DecodingConfig, generate
 from llm.model import GPT, ModelConfig, count_parameters
 from llm.runtime import RuntimeConfig
 from llm.tokenizer import Tokenizer, fingerprint
 from llm.tokens import PretrainConfig, TokenWindows
-from llm.train import COLUMNS, fit
+from llm.train import COLUMNS, evaluate, fit, looks
 from stages import run_stage, stage
 
 CORPUS, TOKENIZER = Path("data/corpus"), Path("data/tokenizer")
@@ -53,25 +53,24 @@ def main(params: Params) -> None:
             model,
             losses.next_token,
             batches(train, params),
-            {
-                name: InOrder(data, config.batch_size, config.eval_batches)
-                for name, data in [("train", train), ("val", val)]
-            },
+            looks(train, val, config),
             config,
             params.runtime,
             params.seed,
             run,
             on_evaluation=sample,
+            section="pretrain",
         )
         checkpoint.save_model(model, TOKENIZER, run.out("models/pretrain"))
         files.write_csv(run.out("reports/pretrain/loss.csv"), COLUMNS, history.table())
         files.write_csv(run.out("reports/pretrain/samples.csv"), ["step", "text"], samples)
+        whole_val = evaluate(model, losses.next_token, InOrder(val, config.batch_size), params.runtime)
         run.write_metrics(
             {
                 "train_loss": history.last["train_loss"],
                 "val_loss": history.last["val_loss"],
                 "best_val_loss": history.best_val_loss,
-                "val_bits_per_byte": history.last["val_loss"] / math.log(2) * val.tokens / val.text_bytes,
+                "val_bits_per_byte": whole_val / math.log(2) * val.tokens / val.text_bytes,
                 "parameters": count_parameters(model),
                 "train_batches": steps_per_epoch(len(train), config.batch_size),
                 "val_batches": len(InOrder(val, config.batch_size)),
@@ -93,14 +92,13 @@ def batches(train: TokenWindows, params: Params) -> BatchSource:
     """The batches of the whole run: short windows first, where they are asked for."""
     config, short = params.pretrain, params.pretrain.short_windows
     per_epoch = steps_per_epoch(len(train), config.batch_size)
-    if per_epoch == 0:
-        what = f"{config.batch_size}, but the training split has only {len(train)} windows"
-        raise UserError("params.yaml: pretrain.batch_size", what, f"set it to {len(train)} or less", USAGE)
-    long = Shuffled(train, config.batch_size, config.epochs * per_epoch, params.seed)
+    where = "pretrain.batch_size"
+    long = Shuffled(train, config.batch_size, config.epochs * per_epoch, params.seed, where)
     if short is None:
         return long
-    shorter = windows("train", params, short.context, short.context)
-    return Chain(Shuffled(shorter, short.batch_size, short.steps, derive(params.seed, "short windows")), long)
+    shorter, seed = windows("train", params, short.context, short.context), derive(params.seed, "short windows")
+    where = "pretrain.short_windows.batch_size"
+    return Chain(Shuffled(shorter, short.batch_size, short.steps, seed, where), long)
 
 
 def continue_text(model: GPT, tokenizer: Tokenizer, config: PretrainConfig) -> str:

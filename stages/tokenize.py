@@ -89,7 +89,7 @@ def cut_instructions(params: Params, vocabulary: Tokenizer, folder: Path) -> dic
 
 
 def _only_file(item: str) -> Path:
-    found = sorted((RAW / item).iterdir())
+    found = sorted(path for path in (RAW / item).iterdir() if not path.name.startswith("."))
     if len(found) != 1:
         what = f"{len(found)} files, one belongs there"
         raise UserError(str(RAW / item), what, f"name one file in download.{item}.source", DATA)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm import tokenizer
+from llm import tokenizer, tokens
 from llm.errors import USAGE, UserError
-from llm.files import read_text
 from llm.tokenizer import Tokenizer, TokenizerConfig
 from stages import run_stage, stage
 
@@ -27,7 +26,7 @@ def main(params: Params) -> None:
         if (source / "vocab.json").is_file():
             tokenizer.adopt(source, folder)
         else:
-            texts = [read_text(path) for path in sorted(source.iterdir())]
+            texts = tokens.read_documents(source, separator=None)
             tokenizer.train(texts, params.tokenizer.vocab_size, folder)
         size = Tokenizer.load(folder).vocab_size
         if size != params.tokenizer.vocab_size:

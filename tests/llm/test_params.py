@@ -468,7 +468,7 @@ LIMITS = {
     "seed": ("\nseed: 123", "\nseed: -1", "\nseed: 0"),
     "model.vocab_size": ("vocab_size: 2048 # as", "vocab_size: 2047 # as", "vocab_size: 2048 # as"),
     "pretrain.context": ("  context: 96", "  context: 257", "  context: 256"),
-    "pretrain.short_windows.context": ("    context: 32", "    context: 257", "    context: 256"),
+    "pretrain.short_windows.context": ("    context: 48", "    context: 257", "    context: 256"),
     "respond.decoding.top_k": ("    top_k: null", "    top_k: 2049", "    top_k: 2048"),
     "download.spam": ("  spam:\n    source: data/sample/spam.tsv", "  other:\n    source: data/sample/spam.tsv", None),
 }

@@ -1,0 +1,46 @@
+"""`check` finds what names nothing, before DVC removes an output for it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from llm import params
+from stages.check import AllParams, missing_sources
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def everything(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    return params.read_all(AllParams)
+
+
+def test_the_committed_params_name_what_is_there(everything):
+    assert list(missing_sources(everything)) == []
+
+
+def test_a_mistyped_model_folder_is_named_with_the_nearest(everything):
+    spam = replace(everything.finetune_spam, init_from="models/gpt2-smaple")
+    (error,) = missing_sources(replace(everything, finetune_spam=spam))
+    assert error.where == "params.yaml: finetune_spam.init_from"
+    assert error.fix == "did you mean models/gpt2-sample?"
+
+
+def test_a_missing_file_of_the_user_is_named(everything):
+    mine = everything.download | {"spam": replace(everything.download["spam"], source="my messages.tsv")}
+    (error,) = missing_sources(replace(everything, download=mine))
+    assert str(error).startswith("params.yaml: download.spam.source: 'my messages.tsv' is not on disk")
+
+
+def test_a_missing_vocabulary_is_named(everything):
+    other = replace(everything.tokenizer, source="data/raw/vocab")  # no such download in the sample profile
+    assert [error.where for error in missing_sources(replace(everything, tokenizer=other))] == [
+        "params.yaml: tokenizer.source"
+    ]
+
+
+def test_an_imported_model_may_not_take_the_name_of_another_output(everything):
+    imported = {"spam": everything.import_gpt2["gpt2-sample"]}
+    assert "import_gpt2.spam" in [key for key, _, _ in replace(everything, import_gpt2=imported).problems()]
