@@ -3,7 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 PORT ?= 5000
 PIP_ARGS ?=
-# DVC starts the stages as `python`: the environment's, whether or not it is activated.
+# DVC starts the stages as `python`: the environment's, whether or not it is activated. Tools run as `python -m`: their
+# scripts hold the path of the folder that they were installed in, and a moved or copied project has another.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONPATH :=
 INSTALLED := .venv/.installed
@@ -17,16 +18,18 @@ help: ## this list
 install: $(INSTALLED) ## create .venv and install what constraints.txt pins
 
 $(INSTALLED): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "error: $(PYTHON): is $$($(PYTHON) --version 2>&1), 3.11 or later is needed | fix: make install PYTHON=python3.11" >&2; exit 2; }
-	@[ -x .venv/bin/python ] || $(PYTHON) -m venv .venv
+	@.venv/bin/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || { \
+		PATH="$${PATH#"$(CURDIR)/.venv/bin:"}"; \
+		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON): is $$($(PYTHON) --version 2>&1), 3.11 or later is needed | fix: make install PYTHON=python3.11" >&2; exit 2; }; \
+		$(PYTHON) -m venv --clear .venv; }
 	@echo "installing into .venv ..."
 	@python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *p["optional-dependencies"]["dev"], sep="\n")' > .venv/requirements.txt
 	@python -m pip install -q --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -r .venv/requirements.txt
 	@touch $(INSTALLED)
 
 repro: install scm ## install, run the pipeline, show the results
-	@dvc repro
+	@python -m dvc repro
 	@echo && python -m llm report
 
 test: install ## install, run the tests
@@ -39,12 +42,20 @@ ui: install ## the MLflow UI on 127.0.0.1 (PORT=5000)
 	@python -m llm ui --port $(PORT)
 
 check: install scm ## lint, types, and whether the graph is sound
-	@ruff check . && ruff format --check . && mypy && dvc repro --dry --allow-missing > /dev/null && echo "check: fine"
+	@python -m ruff check .
+	@python -m ruff format --check .
+	@python -m mypy
+	@python -m dvc repro --dry --allow-missing > /dev/null
+	@echo "check: fine"
 
 audit: install ## rebuild in two folders and compare every byte
 	@python -m tests.audit
 
-# A copy without .git: tell DVC not to look for it.
+# DVC is told not to look for git in a copy without it, and to look again once it is there.
 .PHONY: scm
 scm:
-	@[ -e .git ] || grep -qs no_scm .dvc/config.local || dvc config --local core.no_scm true
+	@if [ -e .git ]; then \
+		! grep -qs no_scm .dvc/config.local || python -m dvc config --local --unset core.no_scm; \
+	else \
+		grep -qs no_scm .dvc/config.local || python -m dvc config --local core.no_scm true; \
+	fi

@@ -52,7 +52,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as parent:
         for seed in SPLIT_SEEDS:
             project = copy_project(Path(parent) / f"split-{seed}", seed)
-            repro(project)
+            dvc(project, "repro", "-q")
             if seed == SPLIT_SEEDS[0]:
                 pretraining = measure_pretraining(project)
             measure_spam(project, figures)
@@ -62,7 +62,7 @@ def main() -> None:
                 AllParams,
                 project / "params.yaml",
             )
-            repro(project)
+            dvc(project, "repro", "-q")
             figures["spam: the same from random weights"].append(metrics(project, "finetune_spam")["test_accuracy"])
             figures["judge: the same from random weights"].append(judge_score(project))
             print(f"split seed {seed}: done", file=sys.stderr)
@@ -79,15 +79,16 @@ def copy_project(folder: Path, split_seed: int) -> Path:
     make = [sys.executable, "data/sample/make.py", "--out", "data/sample", "--split-seed", str(split_seed)]
     subprocess.run(make, cwd=folder, check=True)
     for words in (["config", "--local", "core.no_scm", "true"], ["cache", "dir", "--local", str(ROOT / ".dvc/cache")]):
-        subprocess.run(["dvc", *words], cwd=folder, check=True)
+        dvc(folder, *words)
     params.apply([{"tracking": {"enabled": False}}], AllParams, folder / "params.yaml")
     return folder
 
 
-def repro(project: Path) -> None:
-    """Run the pipeline there."""
+def dvc(project: Path, *words: str) -> None:
+    """Run DVC there with the interpreter that runs this; stages find it as `python`."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    subprocess.run(["dvc", "repro", "-q"], cwd=project, check=True, env={**os.environ, "PATH": path})
+    command = [sys.executable, "-m", "dvc", *words]
+    subprocess.run(command, cwd=project, check=True, env={**os.environ, "PATH": path})
 
 
 def measure_pretraining(project: Path) -> dict[str, float]:

@@ -6,15 +6,24 @@ import argparse
 import csv
 import io
 import os
+import shutil
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from tqdm import tqdm
 
 from llm import files, params
-from llm.errors import USAGE, UserError, error_contract
+from llm.errors import USAGE, UserError, error_contract, show
 
+if TYPE_CHECKING:
+    from llm.download import Progress
+
+PROGRAM = ".venv/bin/python -m llm"  # works whether or not the environment is activated
 REPORTS = Path("reports")
 
 
@@ -35,7 +44,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """All commands with their options."""
-    top = Parser(prog="python -m llm", description=__doc__)
+    top = Parser(prog=PROGRAM, description=__doc__)
     commands = top.add_subparsers(required=True, metavar="command", parser_class=Parser)
 
     def command(name: str, run: Any, about: str) -> argparse.ArgumentParser:
@@ -79,6 +88,7 @@ def use_profile(arguments: argparse.Namespace) -> None:
     from stages.check import AllParams  # the whole schema is put together by the pipeline's first stage
 
     files.project_root()
+    edited = _differs_from_git()
     if arguments.profile == "auto":
         from llm import runtime
 
@@ -89,7 +99,12 @@ def use_profile(arguments: argparse.Namespace) -> None:
     else:
         params.overlay(Path(arguments.profile), AllParams)
         print(f"params.yaml: {arguments.profile} applied; `dvc repro` runs what depends on it")
-    print("`git diff params.yaml` shows the change, `git checkout params.yaml` goes back")
+    if edited:
+        print("params.yaml was not as git has it: profiles add up")
+        print(f"to have this one alone: git checkout params.yaml && {PROGRAM} use {arguments.profile}")
+    if edited is not None:
+        print("`git diff params.yaml` shows all changes")
+        print("to go back: git checkout params.yaml, then dvc repro (which finds the earlier results in its cache)")
 
 
 def pin_downloads(_arguments: argparse.Namespace) -> None:
@@ -101,7 +116,8 @@ def pin_downloads(_arguments: argparse.Namespace) -> None:
     everything = params.read_all(AllParams)
     changes = {}
     for item, source in everything.download.items():
-        pinned = pin(item, source, Path(".work/blobs"), os.environ.get("LLM_MIRROR"))
+        with _download_bars() as progress:
+            pinned = pin(item, source, Path(".work/blobs"), os.environ.get("LLM_MIRROR"), progress)
         if pinned:
             changes[item] = pinned
             for file in pinned["files"]:
@@ -115,18 +131,20 @@ def pin_downloads(_arguments: argparse.Namespace) -> None:
 
 def generate_text(arguments: argparse.Namespace) -> None:
     """Print the prompt with its continuation."""
-    prompt = arguments.prompt if arguments.prompt is not None else sys.stdin.read().removesuffix("\n")
-    print(prompt + _answer(_Loaded(arguments), prompt))
+    loaded = _Loaded(arguments)
+    prompt = arguments.prompt
+    if prompt is None:
+        _hint("type the text to continue; Ctrl-D ends it")
+        prompt = sys.stdin.read().removesuffix("\n")
+    print(prompt + loaded.answer(prompt))
 
 
 def chat_with_model(arguments: argparse.Namespace) -> None:
-    """Answer one instruction a line until the input ends."""
+    """Answer one instruction a line until the input ends; one that cannot be answered does not end it."""
     from llm.instructions import RESPONSE, extract_answer, format_prompt
 
     loaded = _Loaded(arguments)
-    interactive = sys.stdin.isatty()
-    if interactive:
-        print("one instruction a line; Ctrl-D ends", file=sys.stderr)
+    interactive = _hint("one instruction a line; Ctrl-D ends")
     while True:
         if interactive:
             print("> ", end="", file=sys.stderr, flush=True)
@@ -135,7 +153,10 @@ def chat_with_model(arguments: argparse.Namespace) -> None:
             return
         if line.strip():
             prompt = format_prompt({"instruction": line.strip(), "input": ""}) + RESPONSE
-            print(extract_answer(_answer(loaded, prompt)), flush=True)
+            try:
+                print(extract_answer(loaded.answer(prompt, capped=True)), flush=True)
+            except UserError as error:
+                show(error)
 
 
 def classify_texts(arguments: argparse.Namespace) -> None:
@@ -149,6 +170,8 @@ def classify_texts(arguments: argparse.Namespace) -> None:
     tokenizer = checkpoint.load_tokenizer(arguments.model)
     limit = model.pad_to or model.gpt_config.context_length
     model.eval()
+    if not arguments.message:
+        _hint("one message a line; Ctrl-D ends")
     for message in arguments.message or (line.rstrip("\n") for line in sys.stdin):
         batch = pad_right([tokenizer.encode(message)[:limit] or [tokenizer.eot]], tokenizer.eot, model.pad_to, [0])
         with torch.no_grad():
@@ -167,7 +190,11 @@ def judge_file(arguments: argparse.Namespace) -> None:
     given = {o: getattr(arguments, o) for o in ("backend", "model", "url", "prompt") if getattr(arguments, o)}
     config = params.parse(JudgeConfig, {**(section if isinstance(section, dict) else {}), **given}, "judge")
     journal = Path(".work/judge/journal.jsonl")
-    verdicts = judge(read_responses(arguments.file), config, format_prompt, journal)
+
+    def bar(tasks: Iterable[Any]) -> Iterable[Any]:
+        return tqdm(tasks, desc="judge", unit="answer", disable=None)  # on stderr, drawn on terminals only
+
+    verdicts = judge(read_responses(arguments.file), config, format_prompt, journal, bar)
     summary = summarize(verdicts)
     if arguments.out:
         files.write_json(arguments.out, [asdict(verdict) for verdict in verdicts])
@@ -216,8 +243,8 @@ def report_lines() -> list[str]:
     if sample:
         lines += ["", f"The model writes: {sample!r}"]
     lines += ["", "Next:", "  make ui                                     every run, in the MLflow UI"]
-    lines += ["  .venv/bin/python -m llm chat                give instructions to your model"]
-    lines += ["  edit params.yaml, then: make repro && .venv/bin/dvc metrics diff"]
+    lines += [f"  {PROGRAM} chat                give instructions to your model"]
+    lines += ["  edit params.yaml, then: make repro && .venv/bin/python -m dvc metrics diff"]
     hint = _precision_hint()
     return [*lines, "", hint] if hint else lines
 
@@ -242,13 +269,51 @@ class _Loaded:
         )
         self.seed: int = arguments.seed
 
+    def answer(self, prompt: str, capped: bool = False) -> str:
+        """The continuation; `capped` to what the context leaves, where that is less than was asked for."""
+        from llm.generate import generate
 
-def _answer(loaded: _Loaded, prompt: str) -> str:
-    from llm.generate import generate
+        ids, context = self.tokenizer.encode(prompt), self.model.config.context_length
+        if capped and len(ids) >= context:
+            what = f"{len(ids)} tokens with the prompt's frame leave no room for an answer in a context of {context}"
+            raise UserError("instruction", what, "shorten it", USAGE)
+        limits = [min(self.decoding.max_new_tokens, context - len(ids))] if capped else None
+        new = generate(self.model, [ids], self.decoding, self.tokenizer.eot, [self.seed], limits)
+        return self.tokenizer.decode(new[0])
 
-    ids = loaded.tokenizer.encode(prompt)
-    new = generate(loaded.model, [ids], loaded.decoding, loaded.tokenizer.eot, [loaded.seed])
-    return loaded.tokenizer.decode(new[0])
+
+def _hint(text: str) -> bool:
+    """Say on a terminal that standard input is being read; whether it is one."""
+    interactive = sys.stdin.isatty()
+    if interactive:
+        print(text, file=sys.stderr)
+    return interactive
+
+
+@contextmanager
+def _download_bars() -> Iterator[Progress]:
+    """A progress bar for each file, on stderr, drawn on terminals only."""
+    bars: dict[str, tqdm[Any]] = {}
+
+    def progress(name: str, done: int, total: int | None) -> None:
+        if name not in bars:
+            bars[name] = tqdm(desc=name, total=total, unit="B", unit_scale=True, disable=None)
+        bars[name].update(done - bars[name].n)
+
+    try:
+        yield progress
+    finally:
+        for bar in bars.values():
+            bar.close()
+
+
+def _differs_from_git() -> bool | None:
+    """Whether params.yaml is not as git has it; None where there is no git to ask."""
+    if not Path(".git").exists() or shutil.which("git") is None:
+        return None
+    asked = ["git", "--no-optional-locks", "diff", "--quiet", "--", "params.yaml"]
+    code = subprocess.run(asked, capture_output=True, check=False).returncode
+    return bool(code) if code in (0, 1) else None
 
 
 def _add_decoding(command: argparse.ArgumentParser, tokens: int) -> None:
@@ -279,5 +344,5 @@ def _precision_hint() -> str | None:
 
     config = params.parse(RuntimeConfig, params.load().get("runtime"), "params.yaml: runtime")
     if (config.precision, config.device) == ("fp32", "cpu") and cpu_has_bf16():
-        return "This CPU multiplies bf16 in hardware: `python -m llm use auto` makes training about twice as fast."
+        return f"This CPU multiplies bf16 in hardware: `{PROGRAM} use auto` makes training about twice as fast."
     return None

@@ -59,6 +59,11 @@ def raise_all(problems: Sequence[UserError]) -> None:
         raise UserErrors(problems)
 
 
+def show(problem: UserError) -> None:
+    """Print the problem as one `error:` line on stderr."""
+    print("error:", " ".join(str(problem).splitlines()), file=sys.stderr)
+
+
 @contextmanager
 def error_contract() -> Iterator[None]:
     """Turn whatever leaves the block into one `error:` line a problem on stderr and the matching exit code."""
@@ -113,7 +118,7 @@ def _leave(problems: Sequence[UserError], code: int) -> NoReturn:
     _nobody_reads()
     sys.stdout.flush()
     for problem in problems:
-        print("error:", " ".join(str(problem).splitlines()), file=sys.stderr)
+        show(problem)
     sys.exit(code)
 
 
@@ -125,7 +130,8 @@ def _nobody_reads() -> bool:
         return False
     watch = select.poll()
     watch.register(output, 0)
-    if not watch.poll(0):
+    gone = select.POLLERR | select.POLLHUP  # not POLLNVAL, which macOS reports for terminals
+    if not any(event & gone for _, event in watch.poll(0)):
         return False
     os.dup2(os.open(os.devnull, os.O_WRONLY), output)
     return True

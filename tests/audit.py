@@ -14,6 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from llm.errors import USAGE, UserError, error_contract
+
 ROOT = Path(__file__).parents[1]
 COMPARED = ("dvc.lock", "data", "models", "reports")
 WORLDS = [
@@ -43,15 +45,32 @@ def rebuild(parent: Path, world: dict[str, str]) -> Path:
     for name in tracked():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, folder / name)
-    varied = {key: value for key, value in world.items() if key.isupper()}
-    environment = {**os.environ, **varied, "MLFLOW_TRACKING_URI": f"sqlite:///{parent}/mlflow.db"}
-    for command in (["dvc", "config", "--local", "core.no_scm", "true"], ["dvc", "repro", "--no-run-cache"]):
-        subprocess.run(command, cwd=folder, env=environment, umask=int(world["umask"], 8), check=True)
+    for words in (["config", "--local", "core.no_scm", "true"], ["repro", "--no-run-cache"]):
+        dvc(words, folder, world)
     return folder
+
+
+def dvc(words: list[str], folder: Path, world: dict[str, str]) -> None:
+    """Run DVC there, in that world, with the interpreter that runs this; stages find it as `python`."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    varied = {key: value for key, value in world.items() if key.isupper()}
+    environment = {
+        **os.environ,
+        **varied,
+        "PATH": path,
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder.parent}/mlflow.db",
+    }
+    command = [sys.executable, "-m", "dvc", *words]
+    done = subprocess.run(command, cwd=folder, env=environment, umask=int(world["umask"], 8), check=False)
+    if done.returncode:
+        what = f"left with code {done.returncode} in {world['folder']!r}"
+        raise UserError(f"dvc {words[0]}", what, "see what it printed above", done.returncode)
 
 
 def tracked() -> list[str]:
     """Files in git that exist."""
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        raise UserError(str(ROOT), "git does not say which files belong to it", "run the audit in a clone", USAGE)
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
     return [name for name in listed.decode().split("\0") if name and (ROOT / name).is_file()]
 
@@ -68,4 +87,5 @@ def same(a: Path, b: Path) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with error_contract():
+        sys.exit(main())

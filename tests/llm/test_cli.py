@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,23 @@ def test_use_applies_an_overlay_and_keeps_comments(project, capsys):
     assert params.read(AllParams).pretrain.lr == 0.001
 
 
+def test_use_says_how_to_go_back_and_that_profiles_add_up(project, capsys):
+    (project / "mine.yaml").write_text("pretrain: {lr: 0.001}\n")
+    cli.main(["use", "mine.yaml"])
+    assert "git" not in capsys.readouterr().out
+    for words in (["init", "-q"], ["add", "params.yaml"]):
+        subprocess.run(["git", *words], cwd=project, check=True)
+    cli.main(["use", "mine.yaml"])
+    assert "add up" not in capsys.readouterr().out
+    (project / "other.yaml").write_text("pretrain: {lr: 0.002}\n")
+    cli.main(["use", "other.yaml"])
+    unedited = capsys.readouterr().out
+    assert "add up" not in unedited
+    assert "to go back: git checkout params.yaml, then dvc repro" in unedited
+    cli.main(["use", "mine.yaml"])
+    assert "git checkout params.yaml && .venv/bin/python -m llm use mine.yaml" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("profile", sorted(path.name for path in (ROOT / "configs").glob("*.yaml")))
 def test_every_profile_is_valid(project, profile, capsys):
     cli.main(["use", str(ROOT / "configs" / profile)])
@@ -69,6 +87,17 @@ def test_use_auto_writes_what_this_machine_has(project, capsys):
 def test_pin_has_nothing_to_do_on_the_sample(project, capsys):
     cli.main(["pin"])
     assert capsys.readouterr().out == "every download is pinned\n"
+
+
+def test_pin_writes_what_it_fetched(project, capsys, monkeypatch):
+    (project / "mirror").mkdir()
+    (project / "mirror/corpus.txt").write_text("some text")
+    monkeypatch.setenv("LLM_MIRROR", str(project / "mirror"))
+    web = {"source": "data/web", "files": [{"name": "corpus.txt", "url": "https://127.0.0.1:1/corpus.txt"}]}
+    params.apply([{"download": {"corpus": web}}], AllParams)
+    cli.main(["pin"])
+    assert "corpus: corpus.txt: 9 bytes, sha256 " in capsys.readouterr().out
+    assert params.read(AllParams).download["corpus"].files[0].size == 9
 
 
 def test_generate_continues_the_prompt_as_given(model, capsys):
@@ -107,6 +136,42 @@ def test_chat_answers_a_line_each(model, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("Say hello.\n\nSay goodbye.\n"))
     cli.main(["chat", "--max-new-tokens", "4"])
     assert len(capsys.readouterr().out.split("\n")) >= 3
+
+
+def test_chat_goes_on_after_a_line_that_is_too_long(model, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("Say hello.\n" + "hello " * 300 + "\nSay hello.\n"))
+    cli.main(["chat", "--max-new-tokens", "4"])
+    shown = capsys.readouterr()
+    first, second, end = shown.out.split("\n")
+    assert (first, end) == (second, "")
+    (line,) = shown.err.splitlines()
+    assert line.startswith("error: instruction: ")
+    assert line.endswith("leave no room for an answer in a context of 256 | fix: shorten it")
+
+
+def test_chat_asks_for_no_more_new_tokens_than_the_context_leaves(model, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr("llm.generate.generate", lambda *words: asked.append(words) or [[]])
+    monkeypatch.setattr("sys.stdin", io.StringIO("Say hello.\n"))
+    cli.main(["chat", "--max-new-tokens", "999"])
+    (_, (prompt,), *_, limits) = asked[0]
+    assert limits == [256 - len(prompt)]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("command", "hint"), [("generate", "type the text"), ("classify", "one message a line")])
+def test_a_terminal_is_told_that_it_is_read(command, hint, project, vocabulary, model_config, capsys, monkeypatch):
+    gpt = GPT(model_config(context_length=256))
+    checkpoint.save_model(gpt, vocabulary, project / "models/pretrain")
+    checkpoint.save_classifier(Classifier(gpt, 2, "last_token"), ["ham", "spam"], vocabulary, project / "models/spam")
+    for stdin, said in (Terminal("hello\n"), True), (io.StringIO("hello\n"), False):
+        monkeypatch.setattr("sys.stdin", stdin)
+        cli.main([command])
+        assert (hint in capsys.readouterr().err) == said
 
 
 def test_judge_scores_any_file_of_the_form(project, capsys):

@@ -166,3 +166,13 @@ def test_an_error_is_told_though_nobody_reads_the_output():
     )
     process.stdout.close()
     assert (process.stderr.read(), process.wait(timeout=20)) == ("error: a.txt: is bad | fix: mend it\n", 3)
+
+
+@pytest.mark.parametrize(("event", "code"), [("POLLNVAL", 1), ("POLLERR", 0), ("POLLHUP", 0)])
+def test_only_a_reader_that_has_gone_is_taken_for_one(event, code):
+    process = program(
+        f"class Poll:\n    register = lambda *_: None\n    poll = lambda *_: [(1, select.{event})]\n"
+        "select.poll = Poll\nraise BrokenPipeError(32, 'Broken pipe')"
+    )
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, bool(err)) == (code, code == 1)

@@ -1,19 +1,15 @@
 """The pipeline as its user runs it: `dvc repro` in a copy of the project, on the smoke profile."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
 from llm import params
 from stages.check import AllParams
+from tests.stages.project import ROOT, Project
 
-ROOT = Path(__file__).parents[2]
+BUILT = ("data", "models", "reports")
 STAGES = [
     "check",
     "download@corpus",
@@ -32,53 +28,21 @@ STAGES = [
 ]
 
 
-class Project:
-    """A copy of the project in a folder of its own, without git."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir()
-        for name in ("llm", "stages", "configs", "data/sample", ".dvc/config", "dvc.yaml", "params.yaml", ".dvcignore"):
-            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            copy(ROOT / name, folder / name)
-        self.run("dvc", "config", "--local", "core.no_scm", "true")
-
-    def run(self, *words: str, ok: bool = True) -> subprocess.CompletedProcess:
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
-        environment.pop("MLFLOW_TRACKING_URI", None)
-        done = subprocess.run(words, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
-        assert not ok or done.returncode == 0, done.stdout + done.stderr
-        return done
-
-    def repro(self, *words: str, ok: bool = True) -> list[str]:
-        """Run `dvc repro`; return the stages that ran."""
-        output = self.run("dvc", "repro", *words, ok=ok).stdout
-        return sorted(line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage"))
-
-    def set(self, **changes: object) -> None:
-        params.apply([changes], AllParams, self.folder / "params.yaml")
-
-    def metrics(self, stage: str) -> dict:
-        return json.loads((self.folder / "reports" / stage / "metrics.json").read_text())
-
-    def bytes(self) -> dict[str, bytes]:
-        """Everything the pipeline has written, by name."""
-        paths = [path for name in ("data", "models", "reports") for path in (self.folder / name).rglob("*")]
-        return {str(p.relative_to(self.folder)): p.read_bytes() for p in paths if p.is_file()}
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, list[str]]:
+    """The project after its first `dvc repro`, and the stages that ran."""
+    made = Project.create(tmp_path_factory.mktemp("a path with spaces") / "projekt ü")
+    params.overlay(ROOT / "configs" / "smoke.yaml", AllParams, made.folder / "params.yaml")
+    return made, made.repro()
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    made = Project(tmp_path_factory.mktemp("a path with spaces") / "projekt ü")
-    params.overlay(ROOT / "configs" / "smoke.yaml", AllParams, made.folder / "params.yaml")
-    made.ran = made.repro()
-    return made
+def project(built) -> Project:
+    return built[0]
 
 
-def test_every_stage_runs(project):
-    assert project.ran == STAGES
+def test_every_stage_runs(built):
+    assert built[1] == STAGES
 
 
 def test_a_second_repro_runs_nothing(project):
@@ -96,14 +60,14 @@ def test_an_edit_of_the_spam_model_reruns_only_it(project):
 
 
 def test_bad_parameters_cost_no_output(project):
-    before = project.bytes()
+    before = project.bytes(*BUILT)
     text = (project.folder / "params.yaml").read_text()
     (project.folder / "params.yaml").write_text(text.replace("n_head: 2", "n_head: 5"))
     done = project.run("dvc", "repro", ok=False)
     (project.folder / "params.yaml").write_text(text)
     assert done.returncode != 0
     assert "error: params.yaml: model.n_embd: 32 is not divisible by n_head (5) | fix: take 30 or 35" in done.stderr
-    assert project.bytes() == before
+    assert project.bytes(*BUILT) == before
 
 
 def test_an_edit_of_the_data_reruns_what_depends_on_it(project):

@@ -1,0 +1,76 @@
+"""A copy of the project in a folder of its own, without git."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm import params
+from stages.check import AllParams
+
+ROOT = Path(__file__).parents[2]
+COPIED = ("llm", "stages", "configs", "data/sample", ".dvc/config", "dvc.yaml", "params.yaml", ".dvcignore")
+NOT_OURS = (".work", "__pycache__")  # what may appear beside the declared outputs
+
+
+@dataclass(frozen=True)
+class Project:
+    folder: Path
+
+    @classmethod
+    def create(cls, folder: Path) -> Project:
+        folder.mkdir()
+        for name in COPIED:
+            copy: Any = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            copy(ROOT / name, folder / name)
+        (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
+        return cls(folder)
+
+    def copy(self, folder: Path) -> Project:
+        shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns(".work"))
+        return Project(folder)
+
+    def start(self, module: str, *words: str, **options: Any) -> subprocess.Popen[str]:
+        """Start `python -m MODULE` there, as a user does whose environment is activated."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", **options.pop("env", {})}
+        environment.pop("MLFLOW_TRACKING_URI", None)
+        piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *words], cwd=self.folder, env=environment, **piped, **options
+        )
+
+    def run(self, module: str, *words: str, ok: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run `python -m MODULE` there to its end."""
+        with self.start(module, *words, **options) as process:
+            out, err = process.communicate()
+        assert not ok or process.returncode == 0, out + err
+        return subprocess.CompletedProcess([module, *words], process.returncode, out, err)
+
+    def repro(self, *words: str) -> list[str]:
+        """Run `dvc repro`; return the stages that ran."""
+        output = self.run("dvc", "repro", *words).stdout
+        return sorted(line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage"))
+
+    def set(self, **changes: object) -> None:
+        params.apply([changes], AllParams, self.folder / "params.yaml")
+
+    def metrics(self, stage: str) -> dict[str, Any]:
+        return dict(json.loads((self.folder / "reports" / stage / "metrics.json").read_text()))
+
+    def bytes(self, *within: str) -> dict[str, bytes]:
+        """Every file by name, or those within the named files and folders."""
+        roots = [self.folder / name for name in within] or [self.folder]
+        paths = [path for root in roots for path in [root, *root.rglob("*")] if path.is_file()]
+        return {
+            str(path.relative_to(self.folder)): path.read_bytes()
+            for path in paths
+            if not set(path.relative_to(self.folder).parts) & set(NOT_OURS)
+        }
