@@ -24,12 +24,16 @@ class Params:
 def main(params: Params) -> None:
     """Ask the judge about every answer, and account for each of them."""
     with stage("evaluate_with_judge", params) as run:
-        verdicts = judge(read_responses(RESPONSES), params.judge, format_prompt, JOURNAL, run.each)
+        responses = read_responses(RESPONSES)
+        verdicts = judge(responses, params.judge, format_prompt, JOURNAL, run.each)
         summary = summarize(verdicts)
         require_coverage(summary, params.judge, JOURNAL)
         records = [asdict(verdict) for verdict in verdicts]
         files.write_json(run.out("data/verdicts/verdicts.json"), records)
-        scores = [{key: record[key] for key in ("index", "status", "score", "flags")} for record in records]
+        scores = [
+            {key: record[key] for key in ("index", "status", "score", "flags")} | response
+            for record, response in zip(records, responses, strict=True)
+        ]
         files.write_json(run.out("reports/evaluate_with_judge/scores.json"), scores)
         names = {"backend": params.judge.backend, "prompt": params.judge.prompt}
         run.write_metrics(names | summary, headline=["score_mean"])

@@ -45,6 +45,14 @@ REMEMBERED = {
 SERVE = "import sys; from pathlib import Path; from llm import tracking; tracking.serve(Path.cwd(), int(sys.argv[1]))"
 
 
+# The UI shows where an artifact lies on this machine, which says nothing to a reader.
+WITHOUT_PATHS = """() => {
+    const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (walker.nextNode())
+        if (/file:\\/\\/|^Path:/.test(walker.currentNode.data)) walker.currentNode.data = "";
+}"""
+
+
 def main() -> None:
     """Start the UI, take the pictures, stop the UI."""
     browser_path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
@@ -100,6 +108,7 @@ def take(page: Page, name: str, seconds: float = 3) -> None:
     page.wait_for_timeout(seconds * 1000)
     path = OUT / f"{name}.png"
     OUT.mkdir(parents=True, exist_ok=True)
+    page.evaluate(WITHOUT_PATHS)
     page.screenshot(path=path, animations="disabled")
     size = path.stat().st_size
     print(f"{path} {size // 1000} kB" + (" (too large)" if size > LARGEST_BYTES else ""))
