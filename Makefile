@@ -13,7 +13,7 @@ INSTALLED := .venv/.installed
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s%s\n", $$1, $$2 }' Makefile
 
 install: $(INSTALLED) ## create .venv and install what constraints.txt pins
 

@@ -329,7 +329,8 @@ def failing(at: int, spoil: Callable[[Tensor, GPT], Tensor]) -> Loss:
 @pytest.mark.parametrize("clip_norm", [1.0, None])
 def test_divergence_stops_before_the_update(train: Train, spoil: Any, clip_norm: float | None) -> None:
     kept: list[GPT] = []
-    with pytest.raises(UserError, match=r"train.lr: training diverged after 2 steps: .*at lr 0\.01 \(last finite training loss \d") as caught:
+    said = r"train.lr: training diverged after 2 steps: .*at lr 0\.01 \(last finite training loss \d"
+    with pytest.raises(UserError, match=said) as caught:
         train(loss=failing(2, spoil), on_evaluation=kept.append, eval_every=100, clip_norm=clip_norm)
     assert caught.value.code == DIVERGED
     reference: list[GPT] = []

@@ -38,6 +38,11 @@ OLDER = b"from an earlier run\n"
 Done = subprocess.CompletedProcess[str]
 
 
+def run(project: Project, stage: str, **options: object) -> Done:
+    module, *item = stage.split()
+    return project.run(f"stages.{module}", *item, ok=False, **options)
+
+
 @dataclass(frozen=True)
 class Fault:
     """What goes wrong in which stage, and what the stage then says."""
@@ -46,12 +51,7 @@ class Fault:
     code: int
     says: str  # a part of its last line, as a regular expression
     put: Callable[[Project], None] = lambda _project: None
-    run: Callable[[Project, str], Done] = lambda project, stage: run(project, stage)
-
-
-def run(project: Project, stage: str, **options: object) -> Done:
-    module, *item = stage.split()
-    return project.run(f"stages.{module}", *item, ok=False, **options)
+    run: Callable[[Project, str], Done] = run
 
 
 def change(**changes: object) -> Callable[[Project], None]:
@@ -72,7 +72,7 @@ def write(name: str, edit: Callable[[bytes], bytes]) -> Callable[[Project], None
 def bad_parameter(project: Project) -> None:
     """One that `Project.set` would refuse to write."""
     path = project.folder / "params.yaml"
-    path.write_text(path.read_text().replace("train_fraction: 0.7", "train_fraction: 7"))
+    path.write_text(path.read_text().replace("reading: strict", "reading: lenient"))
 
 
 def no_server(project: Project) -> None:
@@ -119,11 +119,12 @@ def stopped_by(number: signal.Signals) -> Callable[[Project, str], Done]:
     return run_until_trained
 
 
-SHARD, WEIGHTS = "data/corpus/train-000000.bin", "models/gpt2-sample/model.safetensors"
+SHARD, WEIGHTS = "data/corpus/train-00000.bin", "models/gpt2-sample/model.safetensors"
+LONG = change(finetune_instruct={"epochs": 100})  # the signal comes in the middle
 ME = rf"held by pid {os.getpid()}, started \d{{4}}-"
 
 FAULTS = {
-    "bad parameter": Fault("tokenize spam", 2, r"params\.yaml: tokenize\.spam\.train_fraction: 7", bad_parameter),
+    "bad parameter": Fault("tokenize spam", 2, r"params\.yaml: tokenize\.spam\.reading: 'lenient'", bad_parameter),
     "unknown item": Fault(
         "download spam", 2, "command line: 'spma' is not in download", run=lambda p, _: run(p, "download spma")
     ),
@@ -145,8 +146,8 @@ FAULTS = {
     "divergence": Fault("finetune_instruct", 5, "", change(finetune_instruct={"lr": 1e30})),
     "judge down": Fault("evaluate_with_judge", 4, r"judge\.url \(http://127\.0\.0\.1:\d+\): ", no_server),
     "running already": Fault("download spam", 7, ME, run=locked),
-    "SIGINT": Fault("finetune_instruct", 130, "interrupted: by SIGINT", run=stopped_by(signal.SIGINT)),
-    "SIGTERM": Fault("finetune_instruct", 143, "terminated: by SIGTERM", run=stopped_by(signal.SIGTERM)),
+    "SIGINT": Fault("finetune_instruct", 130, "interrupted: by SIGINT", LONG, stopped_by(signal.SIGINT)),
+    "SIGTERM": Fault("finetune_instruct", 143, "terminated: by SIGTERM", LONG, stopped_by(signal.SIGTERM)),
     "disk full": Fault("finetune_instruct", 6, r"models/instruct/model\.safetensors: ", run=small_disk),
 }
 
@@ -175,13 +176,15 @@ def declared(stage: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The smoke project on a part of the corpus, without MLflow, every stage in it run once without a fault."""
+    """The smoke project on a part of the sample, without MLflow, every stage in it run once without a fault."""
     made = Project.create(tmp_path_factory.mktemp("faults") / "project")
     params.overlay(ROOT / "configs" / "smoke.yaml", AllParams, made.folder / "params.yaml")
     made.set(tracking={"enabled": False}, runtime={"threads": 1})
-    corpus = made.folder / "data/sample/corpus.txt"
-    corpus.write_bytes(corpus.read_bytes()[:300_000])
-    answers = [entry | {"model_response": entry["output"]} for entry in sample_entries(made)[:20]]
+    corpus, instructions = (made.folder / "data/sample" / name for name in ("corpus.txt", "instructions.json"))
+    corpus.write_bytes(corpus.read_bytes()[:150_000])
+    entries = files.read_json(instructions)[:200]
+    files.write_json(instructions, entries)
+    answers = [entry | {"model_response": entry["output"]} for entry in entries[:20]]
     files.write_json(made.folder / "reports/respond/responses.json", answers)
     with ThreadPoolExecutor(2) as pool:
         for wave in WAVES:
@@ -190,18 +193,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return made
 
 
-def sample_entries(project: Project) -> list[dict[str, str]]:
-    return list(files.read_json(project.folder / "data/sample/instructions.json"))
-
-
 def with_older_outputs(built: Project, folder: Path, stage: str) -> Project:
-    """A copy in which the stage's outputs come from an earlier run, one file of which nothing writes any more."""
+    """A copy in which the stage's outputs are other ones, so that writing them early would show."""
     project = built.copy(folder)
     for name in project.bytes(*declared(stage)):
         (project.folder / name).write_bytes(OLDER)
-    for name in declared(stage):
-        if (project.folder / name).is_dir():
-            (project.folder / name / "no longer written").write_bytes(OLDER)
     return project
 
 
