@@ -20,8 +20,8 @@ install: $(INSTALLED) ## create .venv and install what constraints.txt pins
 $(INSTALLED): pyproject.toml constraints.txt
 	@.venv/bin/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || { \
 		PATH="$${PATH#"$(CURDIR)/.venv/bin:"}"; \
-		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "error: $(PYTHON): is $$($(PYTHON) --version 2>&1), 3.11 or later is needed | fix: make install PYTHON=python3.11" >&2; exit 2; }; \
+		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || \
+		{ echo "error: $(PYTHON): is $$($(PYTHON) --version 2> /dev/null || echo not there), 3.11 or later is needed | fix: make install PYTHON=python3.11" >&2; exit 2; }; \
 		$(PYTHON) -m venv --clear .venv; }
 	@echo "installing into .venv ..."
 	@python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *p["optional-dependencies"]["dev"], sep="\n")' > .venv/requirements.txt

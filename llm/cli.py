@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -190,11 +190,14 @@ def judge_file(arguments: argparse.Namespace) -> None:
     given = {o: getattr(arguments, o) for o in ("backend", "model", "url", "prompt") if getattr(arguments, o)}
     config = params.parse(JudgeConfig, {**(section if isinstance(section, dict) else {}), **given}, "judge")
     journal = Path(".work/judge/journal.jsonl")
+    with ExitStack() as stack:
 
-    def bar(tasks: Iterable[Any]) -> Iterable[Any]:
-        return tqdm(tasks, desc="judge", unit="answer", disable=None)  # on stderr, drawn on terminals only
+        def bar(tasks: Iterable[Any]) -> Iterable[Any]:
+            """Drawn on terminals only, and closed before an error is printed."""
+            shown: tqdm[Any] = stack.enter_context(tqdm(tasks, desc="judge", unit="answer", disable=None))
+            return shown
 
-    verdicts = judge(read_responses(arguments.file), config, format_prompt, journal, bar)
+        verdicts = judge(read_responses(arguments.file), config, format_prompt, journal, bar)
     summary = summarize(verdicts)
     if arguments.out:
         files.write_json(arguments.out, [asdict(verdict) for verdict in verdicts])

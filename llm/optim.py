@@ -25,9 +25,9 @@ class TrainConfig:
 
     lr: float
     schedule: Literal["constant", "cosine"]  # after the warm-up
-    warmup_steps: int  # steps on which lr rises from initial_lr
-    initial_lr: float
-    min_lr: float  # where the cosine ends
+    warmup_steps: int  # steps on which the learning rate rises to lr
+    warmup_from: float  # where it begins, as a share of lr
+    decay_to: float  # where the cosine ends, as a share of lr
     weight_decay: float  # on matrices only
     beta2: float
     clip_norm: float | None  # gradients longer than this are scaled down to it
@@ -36,11 +36,11 @@ class TrainConfig:
         """What is wrong with these values together."""
         yield from positive(self, "epochs", "batch_size", "micro_batch_size", "eval_every", "eval_batches")
         yield from positive(self, "lr", "clip_norm")
-        yield from at_least_zero(self, "warmup_steps", "initial_lr", "min_lr", "weight_decay")
+        yield from at_least_zero(self, "warmup_steps", "warmup_from", "decay_to", "weight_decay")
         yield from fraction(self, "beta2")
-        for name in ("initial_lr", "min_lr"):
-            if getattr(self, name) > self.lr:
-                yield name, f"{getattr(self, name)} is above lr ({self.lr})", "lower it, or raise lr"
+        for name in ("warmup_from", "decay_to"):
+            if getattr(self, name) > 1:
+                yield name, f"{getattr(self, name)} is above 1", "give a share of lr, such as 0.1"
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
             what = f"{self.batch_size} is not a multiple of micro_batch_size ({self.micro_batch_size})"
             yield "batch_size", what, f"take a multiple of {self.micro_batch_size}"
@@ -49,11 +49,11 @@ class TrainConfig:
 def lr_at(step: int, steps: int, config: TrainConfig) -> float:
     """The learning rate of one of `steps` steps: linear warm-up, then constant or cosine."""
     if step < config.warmup_steps:
-        return config.initial_lr + step * (config.lr - config.initial_lr) / config.warmup_steps
+        return config.lr * (config.warmup_from + (1 - config.warmup_from) * step / config.warmup_steps)
     if config.schedule == "constant":
         return config.lr
     done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
-    return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * done))
+    return config.lr * (config.decay_to + (1 - config.decay_to) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
 def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from llm.errors import USAGE, UserError, error_contract
+from llm.errors import BUG, USAGE, UserError, error_contract
 
 ROOT = Path(__file__).parents[1]
 COMPARED = ("dvc.lock", "data", "models", "reports")
@@ -64,7 +64,7 @@ def dvc(words: list[str], folder: Path, world: dict[str, str]) -> None:
     done = subprocess.run(command, cwd=folder, env=environment, umask=int(world["umask"], 8), check=False)
     if done.returncode:
         what = f"left with code {done.returncode} in {world['folder']!r}"
-        raise UserError(f"dvc {words[0]}", what, "see what it printed above", done.returncode)
+        raise UserError(f"dvc {words[0]}", what, "see what it printed above", BUG)
 
 
 def tracked() -> list[str]:

@@ -20,8 +20,8 @@ VALUES: dict[str, Any] = {
     "lr": 1e-3,
     "schedule": "cosine",
     "warmup_steps": 27,
-    "initial_lr": 1e-5,
-    "min_lr": 1e-5,
+    "warmup_from": 0.01,
+    "decay_to": 0.01,
     "weight_decay": 0.1,
     "beta2": 0.999,
     "clip_norm": 1.0,
@@ -63,7 +63,7 @@ def test_schedule_of_135_steps_with_27_of_warmup(step: int, lr: float) -> None:
 
 
 def test_constant_schedule_stays_after_the_warmup() -> None:
-    rates = [lr_at(step, 10, config(schedule="constant", warmup_steps=2, initial_lr=0.0)) for step in range(10)]
+    rates = [lr_at(step, 10, config(schedule="constant", warmup_steps=2, warmup_from=0.0)) for step in range(10)]
     assert rates == [0.0, 5e-4, *[1e-3] * 8]
 
 
@@ -125,12 +125,12 @@ def test_the_values_here_are_no_problem() -> None:
         ({"micro_batch_size": 3}, "batch_size"),
         ({"eval_every": 0}, "eval_every"),
         ({"eval_batches": 0}, "eval_batches"),
-        ({"lr": 0.0, "initial_lr": 0.0, "min_lr": 0.0}, "lr"),
-        ({"lr": -1.0, "initial_lr": -2.0}, "lr"),
+        ({"lr": 0.0}, "lr"),
+        ({"lr": -1.0}, "lr"),
         ({"warmup_steps": -1}, "warmup_steps"),
-        ({"initial_lr": 1.0}, "initial_lr"),
-        ({"min_lr": 1.0}, "min_lr"),
-        ({"min_lr": -1.0}, "min_lr"),
+        ({"warmup_from": 1.1}, "warmup_from"),
+        ({"decay_to": 1.1}, "decay_to"),
+        ({"decay_to": -0.1}, "decay_to"),
         ({"weight_decay": -0.1}, "weight_decay"),
         ({"beta2": 1.0}, "beta2"),
         ({"clip_norm": 0.0}, "clip_norm"),

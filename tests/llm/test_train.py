@@ -58,8 +58,8 @@ class Recorder:
 
 def config(**changes: Any) -> TrainConfig:
     values: dict[str, Any] = {"epochs": 2, "batch_size": 6, "micro_batch_size": None, "eval_every": 3}
-    values |= {"eval_batches": None, "lr": 0.01, "schedule": "cosine", "warmup_steps": 2, "initial_lr": 0.0}
-    values |= {"min_lr": 0.001, "weight_decay": 0.1, "beta2": 0.95, "clip_norm": 1.0}
+    values |= {"eval_batches": None, "lr": 0.01, "schedule": "cosine", "warmup_steps": 2, "warmup_from": 0.0}
+    values |= {"decay_to": 0.1, "weight_decay": 0.1, "beta2": 0.95, "clip_norm": 1.0}
     return TrainConfig(**(values | changes))
 
 

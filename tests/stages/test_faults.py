@@ -26,11 +26,10 @@ from tests.stages.project import ROOT, Project
 
 LINE = re.compile(r"error: (?P<where>[^|]+?): [^|]+ \| fix: [^|]+")
 WAVES = [
-    ["check", "download corpus", "download spam", "download instructions"],
+    ["download corpus", "download spam", "download instructions"],
     ["tokenizer"],
     ["tokenize corpus", "tokenize spam", "tokenize instructions"],
     ["pretrain"],
-    ["import_gpt2 gpt2-sample"],
     ["finetune_instruct", "evaluate_with_judge"],
 ]
 OLDER = b"from an earlier run\n"
@@ -72,7 +71,7 @@ def write(name: str, edit: Callable[[bytes], bytes]) -> Callable[[Project], None
 def bad_parameter(project: Project) -> None:
     """One that `Project.set` would refuse to write."""
     path = project.folder / "params.yaml"
-    path.write_text(path.read_text().replace("reading: strict", "reading: lenient"))
+    path.write_text(path.read_text().replace("source: data/sample/spam.tsv", "source: 5"))
 
 
 def no_server(project: Project) -> None:
@@ -119,12 +118,12 @@ def stopped_by(number: signal.Signals) -> Callable[[Project, str], Done]:
     return run_until_trained
 
 
-SHARD, WEIGHTS = "data/corpus/train-00000.bin", "models/gpt2-sample/model.safetensors"
+SHARD, WEIGHTS = "data/corpus/train-00000.bin", "models/pretrain/model.safetensors"
 LONG = change(finetune_instruct={"epochs": 100})  # the signal comes in the middle
 ME = rf"held by pid {os.getpid()}, started \d{{4}}-"
 
 FAULTS = {
-    "bad parameter": Fault("tokenize spam", 2, r"params\.yaml: tokenize\.spam\.reading: 'lenient'", bad_parameter),
+    "bad parameter": Fault("download spam", 2, r"params\.yaml: download\.spam\.source: 5", bad_parameter),
     "unknown item": Fault(
         "download spam", 2, "command line: 'spma' is not in download", run=lambda p, _: run(p, "download spma")
     ),
@@ -176,10 +175,10 @@ def declared(stage: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The smoke project on a part of the sample, without MLflow, every stage in it run once without a fault."""
+    """The smoke project on a part of the sample, without MLflow, every stage of WAVES run once without a fault."""
     made = Project.create(tmp_path_factory.mktemp("faults") / "project")
     params.overlay(ROOT / "configs" / "smoke.yaml", AllParams, made.folder / "params.yaml")
-    made.set(tracking={"enabled": False}, runtime={"threads": 1})
+    made.set(tracking={"enabled": False}, runtime={"threads": 1}, finetune_instruct={"init_from": "models/pretrain"})
     corpus, instructions = (made.folder / "data/sample" / name for name in ("corpus.txt", "instructions.json"))
     corpus.write_bytes(corpus.read_bytes()[:150_000])
     entries = files.read_json(instructions)[:200]
