@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import get_args
 
@@ -17,10 +17,12 @@ from llm.batches import derive
 from llm.classifier import Classifier, Position
 from llm.errors import DATA, RESOURCES, UserError
 from llm.files import atomic_path, read_json, write_json
+from llm.lora import LoraConfig
 from llm.model import GPT
 from llm.tokenizer import Tokenizer
 
 CONFIG, WEIGHTS, SCORE = "config.json", "model.safetensors", "score."
+ADAPTER_CONFIG, ADAPTER = "adapter.json", "adapter.safetensors"
 LFS_POINTER = b"version https://git-lfs"
 
 
@@ -63,6 +65,15 @@ def save_classifier(model: Classifier, labels: list[str], tokenizer_folder: Path
     write_json(folder / CONFIG, gpt2.published(gpt.config, vocabulary.eot) | extra)
     score = {name: t.detach().cpu() for name, t in model.state_dict().items() if name.startswith(SCORE)}
     _write_tensors(folder / WEIGHTS, gpt2.export(gpt) | score)
+
+
+def save_adapter(adapter: Mapping[str, Tensor], config: LoraConfig, base: str, folder: Path) -> None:
+    """Write what `merge_lora` returned beside the merged model: what was trained on top of the model in `base`.
+
+    A classifier's head starts from no folder but from the seed; only the merged model has the whole of it.
+    """
+    write_json(folder / ADAPTER_CONFIG, {"base": base} | asdict(config))
+    _write_tensors(folder / ADAPTER, {name: tensor.cpu() for name, tensor in adapter.items()})
 
 
 def load_classifier(folder: Path | str) -> tuple[Classifier, list[str]]:

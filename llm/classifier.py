@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from llm.batches import BatchSource
+from llm.lora import LoraConfig, check_together
 from llm.model import GPT
 from llm.optim import TrainConfig
 from llm.params import Problem, fraction
 from llm.runtime import RuntimeConfig, autocast
 
 Position = Literal["first", "last", "last_token", "mean"]
-Trainable = Literal["head", "last_block", "last_two_blocks", "all"]
+Trainable = Literal["head", "last_block", "last_two_blocks", "all", "lora"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class FinetuneSpamConfig(TrainConfig):
     init_from: str  # a model folder: shape, tokenizer, and the weights to start from
     weights: Literal["pretrained", "random"]  # random: only its shape and tokenizer are used
     trainable: Trainable
+    lora: LoraConfig | None  # with trainable lora
     position: Position
     padding: Literal["longest", "context", "batch"]  # to the longest training message, the context, the batch's longest
     dropout: float
@@ -34,6 +36,7 @@ class FinetuneSpamConfig(TrainConfig):
         """What is wrong with these values together."""
         yield from super().problems()
         yield from fraction(self, "dropout")
+        yield from check_together(self.trainable, self.lora)
         if self.position == "last" and self.padding == "batch":
             what = f"{self.padding!r} with position {self.position!r} makes a score depend on the rest of its batch"
             yield "padding", what, "take padding longest, or position last_token"
@@ -77,9 +80,12 @@ class Classifier(nn.Module):
 
 
 def freeze(model: Classifier, trainable: Trainable) -> None:
-    """Leave trainable only the head; or also the final norm and the last one or two blocks; or everything."""
+    """Leave trainable only the head; or also the final norm and the last one or two blocks; or everything.
+
+    Nothing with "lora": `add_lora` then brings along what is trained.
+    """
     model.requires_grad_(trainable == "all")
-    model.score.requires_grad_(True)
+    model.score.requires_grad_(trainable != "lora")
     blocks = {"last_block": 1, "last_two_blocks": 2}.get(trainable, 0)
     if blocks:
         model.transformer.ln_f.requires_grad_(True)

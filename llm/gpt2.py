@@ -107,6 +107,8 @@ def parse_config(published: Any, where: str) -> ModelConfig:
 
 def export(model: GPT) -> dict[str, Tensor]:
     """The model's tensors under their published names and orientation; a model without QKV bias gets zeros."""
+    tied = model.lm_head.weight is model.transformer.wte.weight
+    assert tied or not model.config.tie_head, "the head is a matrix of its own, and would be lost"
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _published_tensors(model).items()}
     if not model.config.qkv_bias:
         for layer in range(model.config.n_layer):
@@ -136,7 +138,9 @@ def load_published(config: ModelConfig, tensors: Mapping[str, Tensor], where: st
 
 
 def untie_head(model: GPT) -> GPT:
-    """The same model with a copy of the token embedding as a head of its own (book, section 5.5)."""
+    """The same model with a copy of the token embedding as a head of its own (book, section 5.5), if it has none."""
+    if not model.config.tie_head:
+        return model
     untied = GPT(replace(model.config, tie_head=False))
     untied.load_state_dict(model.state_dict())
     return untied

@@ -12,6 +12,7 @@ import torch
 from llm.batches import IGNORED, Batch
 from llm.errors import DATA, UserError
 from llm.files import read_json
+from llm.lora import LoraConfig, check_together
 from llm.optim import TrainConfig
 from llm.params import Problem, fraction
 from llm.tokenizer import Tokenizer
@@ -45,6 +46,8 @@ class FinetuneInstructConfig(TrainConfig):
 
     init_from: str  # a model folder: shape, tokenizer, and the weights to start from
     weights: Literal["pretrained", "random"]  # random: only its shape and tokenizer are used
+    trainable: Literal["all", "lora"]
+    lora: LoraConfig | None  # with trainable lora
     mask_prompt: bool  # train on the answers alone (exercise 7.2)
     dropout: float
 
@@ -52,6 +55,7 @@ class FinetuneInstructConfig(TrainConfig):
         """What is wrong with these values together."""
         yield from super().problems()
         yield from fraction(self, "dropout")
+        yield from check_together(self.trainable, self.lora)
 
 
 def read_entries(path: Path, also: Sequence[str] = ()) -> list[Entry]:

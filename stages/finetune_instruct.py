@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm import checkpoint, files, losses, runtime
-from llm.batches import Shuffled, steps_per_epoch
+from llm import checkpoint, files, gpt2, lora, losses, runtime
+from llm.batches import Shuffled, derive, steps_per_epoch
 from llm.instructions import FinetuneInstructConfig, InstructionDataset, read_entries
 from llm.model import count_parameters
 from llm.runtime import RuntimeConfig
@@ -32,7 +32,12 @@ def main(params: Params) -> None:
         device = runtime.setup(params.runtime)
         run.reads(INSTRUCTIONS)
         init_from = Path(config.init_from)
-        model = checkpoint.starting_point(init_from, config.weights, config.dropout, params.seed).to(device)
+        model = checkpoint.starting_point(init_from, config.weights, config.dropout, params.seed)
+        if config.lora:
+            model = gpt2.untie_head(model)  # the head's path is not the embedding's
+            lora.add_lora(model, config.lora, derive(params.seed, "lora"))
+        model.to(device)
+        trainable = count_parameters(model, trainable_only=True)
         tokenizer = checkpoint.load_tokenizer(init_from)
         train, val = (
             InstructionDataset(
@@ -40,7 +45,7 @@ def main(params: Params) -> None:
             )
             for split in ("train", "validation")
         )
-        run.say(f"{count_parameters(model):,} parameters, {len(train)} entries on {device}")
+        run.say(f"{trainable:,} of {count_parameters(model):,} parameters train, {len(train)} entries on {device}")
         steps = config.epochs * steps_per_epoch(len(train), config.batch_size)
         history = fit(
             model,
@@ -53,7 +58,10 @@ def main(params: Params) -> None:
             run,
             section="finetune_instruct",
         )
-        checkpoint.save_model(model, init_from, run.out("models/instruct"))
+        adapter = lora.merge_lora(model)
+        checkpoint.save_model(model, init_from, folder := run.out("models/instruct"))
+        if config.lora:
+            checkpoint.save_adapter(adapter, config.lora, config.init_from, folder)
         files.write_csv(run.out("reports/finetune_instruct/loss.csv"), COLUMNS, history.table())
         run.write_metrics(
             {
@@ -61,6 +69,7 @@ def main(params: Params) -> None:
                 "val_loss": history.last["val_loss"],
                 "best_val_loss": history.best_val_loss,
                 "tokens_seen": history.last["tokens_seen"],
+                "trainable_parameters": trainable,
             },
             headline=["val_loss"],
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from llm import checkpoint, classifier, files, losses, runtime
+from llm import checkpoint, classifier, files, lora, losses, runtime
 from llm.batches import InOrder, Shuffled, derive, steps_per_epoch
 from llm.classifier import Classifier, FinetuneSpamConfig
 from llm.model import GPT, count_parameters
@@ -40,7 +40,10 @@ def main(params: Params) -> None:
         torch.manual_seed(derive(params.seed, "head"))
         model = Classifier(gpt, len(LABELS), config.position, data["train"].width).to(device)
         classifier.freeze(model, config.trainable)
-        run.say(f"{count_parameters(model, trainable_only=True):,} of {count_parameters(model):,} parameters train")
+        if config.lora:
+            lora.add_lora(model, config.lora, derive(params.seed, "lora"))
+        trainable = count_parameters(model, trainable_only=True)
+        run.say(f"{trainable:,} of {count_parameters(model):,} parameters train")
         measured = looks(data["train"], data["validation"], config)
         accuracies = []
 
@@ -62,8 +65,11 @@ def main(params: Params) -> None:
             on_evaluation=score,
             section="finetune_spam",
         )
+        adapter = lora.merge_lora(model)
         metrics, predictions = judge_splits(model, data, config, params.runtime)
-        checkpoint.save_classifier(model, LABELS, init_from, run.out("models/spam"))
+        checkpoint.save_classifier(model, LABELS, init_from, folder := run.out("models/spam"))
+        if config.lora:
+            checkpoint.save_adapter(adapter, config.lora, config.init_from, folder)
         files.write_csv(run.out("reports/finetune_spam/loss.csv"), COLUMNS, history.table())
         header = ["step", *(f"{name}_accuracy" for name in measured)]
         files.write_csv(run.out("reports/finetune_spam/accuracy.csv"), header, accuracies)
@@ -73,7 +79,7 @@ def main(params: Params) -> None:
             "train_loss": history.last["train_loss"],
             "val_loss": history.last["val_loss"],
             "best_val_loss": history.best_val_loss,
-            "trainable_parameters": count_parameters(model, trainable_only=True),
+            "trainable_parameters": trainable,
         }
         run.write_metrics(metrics, headline=["test_accuracy"])
 

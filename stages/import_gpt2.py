@@ -23,7 +23,7 @@ def main(params: Params, item: str) -> None:
     source = item_of(params.import_gpt2, item, "import_gpt2")
     with stage(f"import_gpt2@{item}", source) as run:
         model = checkpoint.load_model(source.source)
-        if source.untie_head and model.config.tie_head:
+        if source.untie_head:
             model = gpt2.untie_head(model)
         checkpoint.save_model(model, Path(source.tokenizer), run.out(f"models/{item}"))
         run.write_metrics({"parameters": count_parameters(model)}, path=f"reports/import_gpt2/{item}.json")

@@ -20,7 +20,18 @@ EXEMPT = {
 # A module imports only from levels below its own (docs/architecture.md).
 LEVELS = [
     {"errors", "files", "params"},
-    {"batches", "judge_config", "judge_reference", "model", "optim", "runtime", "tokenizer", "tracking", "download"},
+    {
+        "batches",
+        "judge_config",
+        "judge_reference",
+        "lora",
+        "model",
+        "optim",
+        "runtime",
+        "tokenizer",
+        "tracking",
+        "download",
+    },
     {"classifier", "generate", "gpt2", "instructions", "judge_backends", "losses", "spam", "tokens"},
     {"checkpoint", "judge", "train"},
     {"cli"},
