@@ -4,6 +4,7 @@ import json
 
 import pytest
 from ruamel.yaml import YAML
+from safetensors.torch import load_file
 
 from llm import params
 from stages.check import AllParams
@@ -57,6 +58,24 @@ def test_an_edit_of_the_judge_reruns_only_the_judge(project):
 def test_an_edit_of_the_spam_model_reruns_only_it(project):
     project.set(finetune_spam={"lr": 0.0002})
     assert project.repro() == ["check", "finetune_spam"]
+
+
+def test_lora_publishes_merged_models_with_their_adapters_beside(project):
+    lora = {"rank": 4, "alpha": 8.0, "scaling": "alpha/rank"}
+    for section in ("finetune_spam", "finetune_instruct"):
+        project.set(**{section: {"trainable": "lora", "lora": lora}})
+    assert project.repro() == ["check", "evaluate_with_judge", "finetune_instruct", "finetune_spam", "respond"]
+    size = json.loads((project.folder / "models/instruct/config.json").read_text())
+    width, words = size["n_embd"], size["vocab_size"]
+    block = 4 * 4 * 2 * width + 2 * 4 * 5 * width  # query, key, value and projection; the two of the feed-forward part
+    assert project.metrics("finetune_spam")["trainable_parameters"] == block + 4 * (width + 2)
+    assert project.metrics("finetune_instruct")["trainable_parameters"] == block + 4 * (width + words)
+    for model in ("spam", "instruct"):
+        folder = project.folder / "models" / model
+        assert json.loads((folder / "adapter.json").read_text()) == {"base": "models/gpt2-sample"} | lora
+        assert not any("lora" in name for name in load_file(folder / "model.safetensors"))
+        assert all("lora" in name for name in load_file(folder / "adapter.safetensors"))
+    assert size["tie_word_embeddings"] is False
 
 
 def test_bad_parameters_cost_no_output(project):
