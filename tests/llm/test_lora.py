@@ -230,7 +230,7 @@ class Silent:
 @pytest.mark.parametrize("frozen", [False, True], ids=["paths train", "nothing reaches the loss"])
 def test_a_short_training_lowers_the_loss_and_leaves_the_base_alone(frozen: bool, model_config: Make) -> None:
     section = load(Path(__file__).parents[2] / "params.yaml")["finetune_instruct"]
-    config = parse(FinetuneInstructConfig, section | {"epochs": 5, "lr": 0.02, "min_lr": 0.0, "warmup_steps": 0})
+    config = parse(FinetuneInstructConfig, section | {"epochs": 5, "lr": 0.02, "schedule": "constant"})
     model = gpt(model_config(n_embd=16, init="torch"))
     add_lora(model, LoraConfig(4, 8.0 if not frozen else 1e-30, "alpha/rank"), seed=1)
     base = {name: tensor.clone() for name, tensor in model.state_dict().items() if "lora" not in name}
