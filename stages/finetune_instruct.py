@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm import checkpoint, files, losses, runtime
+from llm import checkpoint, files, losses, resume, runtime
 from llm.batches import Shuffled, steps_per_epoch
 from llm.instructions import FinetuneInstructConfig, InstructionDataset, read_entries
 from llm.model import count_parameters
@@ -42,17 +42,19 @@ def main(params: Params) -> None:
         )
         run.say(f"{count_parameters(model):,} parameters, {len(train)} entries on {device}")
         steps = config.epochs * steps_per_epoch(len(train), config.batch_size)
-        history = fit(
-            model,
-            losses.next_token,
-            Shuffled(train, config.batch_size, steps, params.seed, "finetune_instruct.batch_size"),
-            looks(train, val, config),
-            config,
-            params.runtime,
-            params.seed,
-            run,
-            section="finetune_instruct",
-        )
+        with resume.states(run.states, params, [init_from, INSTRUCTIONS], config.save_every, run.say) as states:
+            history = fit(
+                model,
+                losses.next_token,
+                Shuffled(train, config.batch_size, steps, params.seed, "finetune_instruct.batch_size"),
+                looks(train, val, config),
+                config,
+                params.runtime,
+                params.seed,
+                run,
+                section="finetune_instruct",
+                states=states,
+            )
         checkpoint.save_model(model, init_from, run.out("models/instruct"))
         files.write_csv(run.out("reports/finetune_instruct/loss.csv"), COLUMNS, history.table())
         run.write_metrics(

@@ -23,7 +23,7 @@ LEVELS = [
     {"batches", "judge_config", "judge_reference", "model", "optim", "runtime", "tokenizer", "tracking", "download"},
     {"classifier", "generate", "gpt2", "instructions", "judge_backends", "losses", "spam", "tokens"},
     {"checkpoint", "judge", "train"},
-    {"cli"},
+    {"cli", "resume"},
     {"__main__"},
 ]
 WITHIN_LEVEL_0 = {("files", "errors"), ("params", "errors"), ("params", "files")}
