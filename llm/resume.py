@@ -63,7 +63,7 @@ def fingerprint(config: Any, inputs: Sequence[Path]) -> str:
 
     `save_every` is left out: it changes no result.
     """
-    values = {key: value for key, value in params.flat(config).items() if not key.endswith(".save_every")}
+    values = {key: value for key, value in params.flat(config).items() if key.rpartition(".")[2] != "save_every"}
     known = {
         "params": {key: repr(value) for key, value in values.items()},
         "inputs": {path.as_posix(): dvc_md5(path) for path in inputs},
@@ -167,10 +167,9 @@ def _hashes(state: Path) -> dict[str, str]:
 
 def _code() -> dict[str, str]:
     """The hash of every module of ours that this process has loaded."""
-    root = Path(__file__).parents[1]
-    loaded = {Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
-    ours = {path.relative_to(root) for path in loaded if path.is_relative_to(root)}
-    return {path.as_posix(): sha256(root / path) for path in ours if path.parts[0] in CODE}
+    ours = [module for name, module in sys.modules.items() if name.partition(".")[0] in (*CODE, "__main__")]
+    paths = {Path(file) for module in ours if (file := getattr(module, "__file__", None))}
+    return {f"{path.parent.name}/{path.name}": sha256(path) for path in paths if path.parent.name in CODE}
 
 
 @contextmanager
