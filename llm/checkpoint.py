@@ -30,7 +30,7 @@ def save_model(model: GPT, tokenizer_folder: Path, folder: Path) -> None:
     """Write the model and its tokenizer to `folder`."""
     vocabulary = _copy_tokenizer(tokenizer_folder, folder, model.config.vocab_size)
     write_json(folder / CONFIG, gpt2.published(model.config, vocabulary.eot))
-    _write_tensors(folder / WEIGHTS, gpt2.export(model))
+    write_tensors(folder / WEIGHTS, gpt2.export(model))
 
 
 def load_model(folder: Path | str) -> GPT:
@@ -40,7 +40,7 @@ def load_model(folder: Path | str) -> GPT:
     """
     folder = Path(folder)
     config = gpt2.parse_config(read_json(folder / CONFIG), str(folder / CONFIG))
-    return gpt2.load_published(config, _read_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
+    return gpt2.load_published(config, read_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
 
 
 def starting_point(folder: Path, weights: str, dropout: float, seed: int) -> GPT:
@@ -49,7 +49,7 @@ def starting_point(folder: Path, weights: str, dropout: float, seed: int) -> GPT
     if weights == "random":
         torch.manual_seed(derive(seed, "init"))
         return GPT(config)
-    return gpt2.load_published(config, _read_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
+    return gpt2.load_published(config, read_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer:
@@ -64,7 +64,7 @@ def save_classifier(model: Classifier, labels: list[str], tokenizer_folder: Path
     extra = {"architectures": ["Classifier"], "labels": labels, "position": model.position, "pad_to": model.pad_to}
     write_json(folder / CONFIG, gpt2.published(gpt.config, vocabulary.eot) | extra)
     score = {name: t.detach().cpu() for name, t in model.state_dict().items() if name.startswith(SCORE)}
-    _write_tensors(folder / WEIGHTS, gpt2.export(gpt) | score)
+    write_tensors(folder / WEIGHTS, gpt2.export(gpt) | score)
 
 
 def save_adapter(adapter: Mapping[str, Tensor], config: LoraConfig, base: str, folder: Path) -> None:
@@ -73,7 +73,7 @@ def save_adapter(adapter: Mapping[str, Tensor], config: LoraConfig, base: str, f
     A classifier's head starts from no folder but from the seed; only the merged model has the whole of it.
     """
     write_json(folder / ADAPTER_CONFIG, {"base": base} | asdict(config))
-    _write_tensors(folder / ADAPTER, {name: tensor.cpu() for name, tensor in adapter.items()})
+    write_tensors(folder / ADAPTER, {name: tensor.cpu() for name, tensor in adapter.items()})
 
 
 def load_classifier(folder: Path | str) -> tuple[Classifier, list[str]]:
@@ -86,7 +86,7 @@ def load_classifier(folder: Path | str) -> tuple[Classifier, list[str]]:
     if published.get("architectures") != ["Classifier"] or not labels or position not in get_args(Position):
         what = f"describes {published.get('architectures')}, not a classifier with its labels and position"
         raise UserError(where, what, "name a folder that finetune_spam wrote, such as models/spam", DATA)
-    tensors = _read_tensors(folder / WEIGHTS)
+    tensors = read_tensors(folder / WEIGHTS)
     score = {name.removeprefix(SCORE): tensors.pop(name) for name in list(tensors) if name.startswith(SCORE)}
     model = Classifier(gpt2.load_published(config, tensors, str(folder / WEIGHTS)), len(labels), position, pad_to)
     fits = {name: t.shape for name, t in score.items()} == {n: t.shape for n, t in model.score.state_dict().items()}
@@ -107,7 +107,8 @@ def _copy_tokenizer(source: Path, folder: Path, vocab_size: int) -> Tokenizer:
     return vocabulary
 
 
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors, whole or not at all."""
     with atomic_path(path) as temporary:
         try:
             save_file(dict(tensors), temporary, metadata={"format": "pt"})
@@ -115,7 +116,7 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
             raise UserError(str(path), f"cannot be written: {error}", "free some disk space", RESOURCES) from None
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a file, mapped rather than copied; a change of theirs does not reach the file."""
     if not path.is_file():
         pickles = sorted(file.name for file in path.parent.glob("*.bin"))

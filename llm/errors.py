@@ -48,7 +48,7 @@ class UserErrors(UserError):
 
 
 class Terminated(BaseException):
-    """SIGTERM, raised in the main thread so that `finally` blocks run."""
+    """SIGTERM, raised in the main thread so that `finally` blocks run; its text says what of the run is saved."""
 
 
 def raise_all(problems: Sequence[UserError]) -> None:
@@ -78,10 +78,10 @@ def error_contract() -> Iterator[None]:
         sys.stdout.flush()
     except UserError as error:
         _leave(getattr(error, "problems", [error]), error.code)
-    except KeyboardInterrupt:
-        _leave([_stopped("interrupted", "SIGINT")], INTERRUPTED)
-    except Terminated:
-        _leave([_stopped("terminated", "SIGTERM")], TERMINATED)
+    except KeyboardInterrupt as stop:
+        _leave([_stopped("interrupted", "SIGINT", str(stop))], INTERRUPTED)
+    except Terminated as stop:
+        _leave([_stopped("terminated", "SIGTERM", str(stop))], TERMINATED)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():  # `... | head` had enough: no error
             sys.exit(0)
@@ -91,7 +91,10 @@ def error_contract() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _stopped(how: str, signal_name: str) -> UserError:
+def _stopped(how: str, signal_name: str, saved: str) -> UserError:
+    if saved:
+        fix = "run the same command again, it will resume there"
+        return UserError(how, f"by {signal_name}; {saved}, nothing was published", fix)
     return UserError(how, f"by {signal_name}; nothing was published", "run the same command again")
 
 

@@ -22,6 +22,7 @@ class TrainConfig:
     micro_batch_size: int | None  # rows at once; the gradients of a batch add up. null: the whole batch
     eval_every: int  # steps between two evaluations
     eval_batches: int | None  # batches of each split to evaluate on; null: all
+    save_every: int | None  # steps between two saved states, which a run that was stopped goes on from; null: never
 
     lr: float
     schedule: Literal["constant", "cosine"]  # after the warm-up
@@ -35,7 +36,7 @@ class TrainConfig:
     def problems(self) -> Iterator[Problem]:
         """What is wrong with these values together."""
         yield from positive(self, "epochs", "batch_size", "micro_batch_size", "eval_every", "eval_batches")
-        yield from positive(self, "lr", "clip_norm")
+        yield from positive(self, "save_every", "lr", "clip_norm")
         yield from at_least_zero(self, "warmup_steps", "warmup_from", "decay_to", "weight_decay")
         yield from fraction(self, "beta2")
         for name in ("warmup_from", "decay_to"):

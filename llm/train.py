@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -33,8 +34,10 @@ class Watcher(Protocol):
 
 @dataclass
 class History:
-    """The curve of a training run: one row an evaluation, the first before any update."""
+    """How far a training run has come, and its curve: one row an evaluation, the first before any update."""
 
+    step: int = 0  # updates done
+    tokens_seen: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -47,9 +50,30 @@ class History:
         """The lowest validation loss of the curve."""
         return min(float(row["val_loss"]) for row in self.rows)
 
-    def table(self) -> list[list[Any]]:
-        """The rows in the order of COLUMNS."""
-        return [[row[name] for name in COLUMNS] for row in self.rows]
+    def table(self, columns: Sequence[str] = COLUMNS) -> list[list[Any]]:
+        """These columns of the rows."""
+        return [[row[name] for name in columns] for row in self.rows]
+
+
+class States(Protocol):
+    """What lets a run go on where an earlier one was stopped."""
+
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> History:
+        """Put the newest state into model and optimizer, if there is one; return its history."""
+
+    def save(self, history: History, steps: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """A step is done, and its evaluation: save that if it is due."""
+
+
+class NoStates:
+    """Nothing is saved; a run begins at its beginning."""
+
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> History:
+        """An empty history."""
+        return History()
+
+    def save(self, history: History, steps: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Nothing."""
 
 
 def fit(
@@ -61,12 +85,14 @@ def fit(
     runtime: RuntimeConfig,
     seed: int,
     watcher: Watcher,
-    on_evaluation: Callable[[int], None] = lambda _step: None,
+    on_evaluation: Callable[[], Mapping[str, Any]] = dict,
     section: str = "train",
+    states: States | None = None,
 ) -> History:
     """Train `model` on every batch of `train`; evaluate on `evaluations` (keys "train" and "val") along the way.
 
-    `section` is the one of params.yaml that errors point to.
+    What `on_evaluation` returns goes into the row of that evaluation. `section` is the one of params.yaml that errors
+    point to. A run that goes on from one of `states` ends with the bits of one that was never stopped.
 
     Dropout is seeded from (seed, step, micro-batch) before each forward pass, so evaluating, sampling and
     logging never change the weights. Raises UserError where the loss or a gradient is not finite; the weights
@@ -75,24 +101,26 @@ def fit(
     device = next(model.parameters()).device
     optimizer = adamw(model, config)
     trainable = [p for p in model.parameters() if p.requires_grad]
-    history = History()
-    steps, tokens_seen = len(train), 0
+    states = states or NoStates()
+    history = states.load(model, optimizer)
+    steps = len(train)
 
-    def look(step: int, lr: float) -> None:
-        row: dict[str, Any] = {"step": step, "tokens_seen": tokens_seen, "lr": lr}
+    def look(lr: float) -> None:
+        row: dict[str, Any] = {"step": history.step, "tokens_seen": history.tokens_seen, "lr": lr}
         for name, data in evaluations.items():
             row[f"{name}_loss"] = evaluate(model, loss, data, runtime, config.micro_batch_size)
             if not math.isfinite(row[f"{name}_loss"]):
-                raise _diverged(section, step, lr, f"{name} loss {row[f'{name}_loss']}", history)
-        history.rows.append(row)
-        curves = {f"loss/{name}": row[f"{name}_loss"] for name in evaluations}
-        watcher.metrics({**curves, "lr": lr, "tokens_seen": tokens_seen}, step)
-        on_evaluation(step)
-        model.train()
+                raise _diverged(section, history.step, lr, f"{name} loss {row[f'{name}_loss']}", history)
+        history.rows.append({**row, **on_evaluation()})
+        watcher.metrics(_curves(history.last), history.step)
 
-    look(0, lr_at(0, steps, config))
+    for row in history.rows:
+        watcher.metrics(_curves(row), row["step"])
+    if not history.rows:
+        look(lr_at(0, steps, config))
     clock = time.perf_counter()
-    for step in range(steps):
+    for step in range(history.step, steps):
+        model.train()
         lr = lr_at(step, steps, config)
         for group in optimizer.param_groups:
             group["lr"] = lr
@@ -103,11 +131,12 @@ def fit(
             raise _diverged(section, step, lr, f"loss {batch_loss}, gradient norm {norm}", history)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        tokens_seen += batch.inputs.numel()
+        history.step, history.tokens_seen = step + 1, history.tokens_seen + batch.inputs.numel()
         now = time.perf_counter()
         watcher.progress(step + 1, steps, batch_loss, batch.inputs.numel() / (now - clock))
         if (step + 1) % config.eval_every == 0 or step + 1 == steps:
-            look(step + 1, lr)
+            look(lr)
+        states.save(history, steps, model, optimizer)
         clock = time.perf_counter()
     return history
 
@@ -171,6 +200,12 @@ def _memory_of(batch: Batch) -> Iterator[None]:
         what = f"out of memory with {rows} rows of {length} tokens at once"
         fix = "set it to a smaller part of batch_size, or shorten the rows"
         raise UserError("micro_batch_size", what, fix, RESOURCES) from None
+
+
+def _curves(row: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a row as the points of curves: `train_loss` belongs to the curve `train` of the figure `loss`."""
+    numbers = {name: value for name, value in row.items() if isinstance(value, int | float) and name != "step"}
+    return {re.sub(r"^(train|val)_(.+)", r"\2/\1", name): value for name, value in numbers.items()}
 
 
 def _diverged(section: str, step: int, lr: float, seen: str, history: History) -> UserError:

@@ -64,8 +64,10 @@ def item_of(section: Mapping[str, T], item: str, name: str) -> T:
 class Run:
     """One run of a stage: where it builds its outputs, and whom it tells about progress."""
 
-    def __init__(self, name: str, build: Path, tracker: tracking.Tracker) -> None:
-        self.name, self._build, self._tracker = name, build, tracker
+    def __init__(self, name: str, work: Path, tracker: tracking.Tracker) -> None:
+        self.name, self._tracker = name, tracker
+        self._build = work / "outputs"
+        self.states = work / "states"  # of a training that may be stopped; there until the outputs are published
         self._outputs: list[Path] = []
         self._bar: tqdm[Any] | None = None
         self._speeds: list[float] = []
@@ -151,10 +153,11 @@ def stage(name: str, config: Any) -> Iterator[Run]:
         shutil.rmtree(build, ignore_errors=True)
         settings = params.read(_Tracking).tracking
         tracker = tracking.start(name, config, Path.cwd(), settings)
-        run = Run(name, build, tracker)
+        run = Run(name, work, tracker)
         try:
             yield run
             run.publish()
+            shutil.rmtree(run.states, ignore_errors=True)
         except BaseException as error:
             tracker.close(str(error) or type(error).__name__)
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm import checkpoint, files, gpt2, lora, losses, runtime
+from llm import checkpoint, files, gpt2, lora, losses, resume, runtime
 from llm.batches import Shuffled, derive, steps_per_epoch
 from llm.instructions import FinetuneInstructConfig, InstructionDataset, read_entries
 from llm.model import count_parameters
@@ -47,17 +47,19 @@ def main(params: Params) -> None:
         )
         run.say(f"{trainable:,} of {count_parameters(model):,} parameters train, {len(train)} entries on {device}")
         steps = config.epochs * steps_per_epoch(len(train), config.batch_size)
-        history = fit(
-            model,
-            losses.next_token,
-            Shuffled(train, config.batch_size, steps, params.seed, "finetune_instruct.batch_size"),
-            looks(train, val, config),
-            config,
-            params.runtime,
-            params.seed,
-            run,
-            section="finetune_instruct",
-        )
+        with resume.states(run.states, params, [init_from, INSTRUCTIONS], config.save_every, run.say) as states:
+            history = fit(
+                model,
+                losses.next_token,
+                Shuffled(train, config.batch_size, steps, params.seed, "finetune_instruct.batch_size"),
+                looks(train, val, config),
+                config,
+                params.runtime,
+                params.seed,
+                run,
+                section="finetune_instruct",
+                states=states,
+            )
         adapter = lora.merge_lora(model)
         checkpoint.save_model(model, init_from, folder := run.out("models/instruct"))
         if config.lora:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from llm import checkpoint, classifier, files, lora, losses, runtime
+from llm import checkpoint, classifier, files, lora, losses, resume, runtime
 from llm.batches import InOrder, Shuffled, derive, steps_per_epoch
 from llm.classifier import Classifier, FinetuneSpamConfig
 from llm.model import GPT, count_parameters
@@ -17,6 +17,7 @@ from llm.train import COLUMNS, fit, looks
 from stages import run_stage, stage
 
 SPAM = Path("data/spam")
+ACCURACY_COLUMNS = ("step", "train_accuracy", "val_accuracy")
 
 
 @dataclass(frozen=True)
@@ -45,34 +46,33 @@ def main(params: Params) -> None:
         trainable = count_parameters(model, trainable_only=True)
         run.say(f"{trainable:,} of {count_parameters(model):,} parameters train")
         measured = looks(data["train"], data["validation"], config)
-        accuracies = []
 
-        def score(step: int) -> None:
-            row = {f"accuracy/{name}": hit_rate(model, look, params.runtime) for name, look in measured.items()}
-            accuracies.append([step, *row.values()])
-            run.metrics(row, step)
+        def score() -> dict[str, float]:
+            return {f"{name}_accuracy": hit_rate(model, look, params.runtime) for name, look in measured.items()}
 
         steps = config.epochs * steps_per_epoch(len(data["train"]), config.batch_size)
-        history = fit(
-            model,
-            losses.classification,
-            Shuffled(data["train"], config.batch_size, steps, params.seed, "finetune_spam.batch_size"),
-            measured,
-            config,
-            params.runtime,
-            params.seed,
-            run,
-            on_evaluation=score,
-            section="finetune_spam",
-        )
+        with resume.states(run.states, params, [init_from, SPAM], config.save_every, run.say) as states:
+            history = fit(
+                model,
+                losses.classification,
+                Shuffled(data["train"], config.batch_size, steps, params.seed, "finetune_spam.batch_size"),
+                measured,
+                config,
+                params.runtime,
+                params.seed,
+                run,
+                on_evaluation=score,
+                section="finetune_spam",
+                states=states,
+            )
         adapter = lora.merge_lora(model)
         metrics, predictions = judge_splits(model, data, config, params.runtime)
         checkpoint.save_classifier(model, LABELS, init_from, folder := run.out("models/spam"))
         if config.lora:
             checkpoint.save_adapter(adapter, config.lora, config.init_from, folder)
         files.write_csv(run.out("reports/finetune_spam/loss.csv"), COLUMNS, history.table())
-        header = ["step", *(f"{name}_accuracy" for name in measured)]
-        files.write_csv(run.out("reports/finetune_spam/accuracy.csv"), header, accuracies)
+        table = history.table(ACCURACY_COLUMNS)
+        files.write_csv(run.out("reports/finetune_spam/accuracy.csv"), ACCURACY_COLUMNS, table)
         header = ["split", "row", "actual", "predicted", "spam_probability"]
         files.write_csv(run.out("reports/finetune_spam/predictions.csv"), header, predictions)
         metrics |= {

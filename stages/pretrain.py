@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from llm import checkpoint, files, losses, runtime
+from llm import checkpoint, files, losses, resume, runtime
 from llm.batches import BatchSource, Chain, InOrder, Shuffled, derive, steps_per_epoch
 from llm.errors import DATA, UserError
 from llm.generate import DecodingConfig, generate
@@ -20,6 +20,7 @@ from llm.train import COLUMNS, evaluate, fit, looks
 from stages import run_stage, stage
 
 CORPUS, TOKENIZER = Path("data/corpus"), Path("data/tokenizer")
+SAMPLE_COLUMNS = ("step", "text")
 
 
 @dataclass(frozen=True)
@@ -44,26 +45,27 @@ def main(params: Params) -> None:
         torch.manual_seed(derive(params.seed, "init"))
         model = GPT(params.model).to(device)
         run.say(f"{count_parameters(model):,} parameters, {train.tokens:,} training tokens on {device}")
-        samples = []
 
-        def sample(step: int) -> None:
-            samples.append([step, continue_text(model, tokenizer, config)])
+        def sample() -> dict[str, str]:
+            return {"text": continue_text(model, tokenizer, config)}
 
-        history = fit(
-            model,
-            losses.next_token,
-            batches(train, params),
-            looks(train, val, config),
-            config,
-            params.runtime,
-            params.seed,
-            run,
-            on_evaluation=sample,
-            section="pretrain",
-        )
+        with resume.states(run.states, params, [CORPUS, TOKENIZER], config.save_every, run.say) as states:
+            history = fit(
+                model,
+                losses.next_token,
+                batches(train, params),
+                looks(train, val, config),
+                config,
+                params.runtime,
+                params.seed,
+                run,
+                on_evaluation=sample,
+                section="pretrain",
+                states=states,
+            )
         checkpoint.save_model(model, TOKENIZER, run.out("models/pretrain"))
         files.write_csv(run.out("reports/pretrain/loss.csv"), COLUMNS, history.table())
-        files.write_csv(run.out("reports/pretrain/samples.csv"), ["step", "text"], samples)
+        files.write_csv(run.out("reports/pretrain/samples.csv"), SAMPLE_COLUMNS, history.table(SAMPLE_COLUMNS))
         whole_val = evaluate(model, losses.next_token, InOrder(val, config.batch_size), params.runtime)
         run.write_metrics(
             {

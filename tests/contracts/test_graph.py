@@ -34,7 +34,7 @@ LEVELS = [
     },
     {"classifier", "generate", "gpt2", "instructions", "judge_backends", "losses", "spam", "tokens"},
     {"checkpoint", "judge", "train"},
-    {"cli"},
+    {"cli", "resume"},
     {"__main__"},
 ]
 WITHIN_LEVEL_0 = {("files", "errors"), ("params", "errors"), ("params", "files")}

@@ -17,6 +17,7 @@ VALUES: dict[str, Any] = {
     "micro_batch_size": None,
     "eval_every": 5,
     "eval_batches": 1,
+    "save_every": None,
     "lr": 1e-3,
     "schedule": "cosine",
     "warmup_steps": 27,

@@ -58,8 +58,8 @@ class Recorder:
 
 def config(**changes: Any) -> TrainConfig:
     values: dict[str, Any] = {"epochs": 2, "batch_size": 6, "micro_batch_size": None, "eval_every": 3}
-    values |= {"eval_batches": None, "lr": 0.01, "schedule": "cosine", "warmup_steps": 2, "warmup_from": 0.0}
-    values |= {"decay_to": 0.1, "weight_decay": 0.1, "beta2": 0.95, "clip_norm": 1.0}
+    values |= {"eval_batches": None, "save_every": None, "lr": 0.01, "schedule": "cosine", "warmup_steps": 2}
+    values |= {"warmup_from": 0.0, "decay_to": 0.1, "weight_decay": 0.1, "beta2": 0.95, "clip_norm": 1.0}
     return TrainConfig(**(values | changes))
 
 
@@ -82,8 +82,9 @@ def train(model_config: Make) -> Callable[..., tuple[GPT, History, Recorder]]:
         source = Shuffled(data, settings.batch_size, steps, seed)
         evaluations = {"train": InOrder(data, 5), "val": InOrder(Sentences(7, seed=9), 5)}
 
-        def look(_step: int) -> None:
+        def look() -> dict[str, Any]:
             on_evaluation(model)
+            return {}
 
         return model, fit(model, loss, source, evaluations, settings, runtime, seed, watcher, look), watcher
 

@@ -1,0 +1,189 @@
+"""States of a training run on disk, so that a run that was killed goes on where it was.
+
+A state is a folder `step-N` with the trainable weights, the optimizer's moments and the history; what is frozen comes
+from the starting point again, and batch order, dropout and learning rate are functions of the step. The manifest,
+renamed into place last, makes a state whole. No pickle: nothing in a state can run code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llm import params
+from llm.checkpoint import read_tensors, write_tensors
+from llm.errors import Terminated, UserError
+from llm.files import dvc_md5, read_json, sha256, write_json, write_text
+from llm.train import History, NoStates, States
+
+WEIGHTS, MOMENTS, HISTORY, MANIFEST = "weights.safetensors", "moments.safetensors", "history.json", "manifest.json"
+KEPT = 2  # states; a damaged one is skipped for the one before
+CODE = ("llm", "stages")  # our packages
+
+
+@contextmanager
+def states(
+    folder: Path, config: Any, inputs: Sequence[Path], save_every: int | None, say: Callable[[str], None]
+) -> Iterator[States]:
+    """What to hand to `fit`: states below `folder`, for this `config`, these `inputs` and this code only.
+
+    States of others are removed. Within the block SIGTERM and SIGINT let the current step end, then save, then stop
+    the run; a second SIGINT stops it at once. With `save_every` None nothing is saved, and signals act as ever.
+    """
+    if save_every is None:
+        yield NoStates()
+        return
+    mine = folder / fingerprint(config, inputs)
+    others = [path for path in folder.glob("*") if path != mine]
+    if others:
+        say("other parameters, data or code than those of the run that was stopped: starting anew")
+        for path in others:
+            shutil.rmtree(path)
+    saved = SavedStates(mine, save_every, say)
+    with _signals_to(saved):
+        yield saved
+        saved.stop_if_asked()
+
+
+def fingerprint(config: Any, inputs: Sequence[Path]) -> str:
+    """Names a run: its parameters, its input files, our code as far as it is loaded, and torch.
+
+    `save_every` is left out: it changes no result.
+    """
+    values = {key: value for key, value in params.flat(config).items() if key.rpartition(".")[2] != "save_every"}
+    known = {
+        "params": {key: repr(value) for key, value in values.items()},
+        "inputs": {path.as_posix(): dvc_md5(path) for path in inputs},
+        "code": _code(),
+        "torch": torch.__version__,
+    }
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+
+class SavedStates:
+    """The states of one run, one folder each; the two newest are kept."""
+
+    def __init__(self, folder: Path, every: int, say: Callable[[str], None]) -> None:
+        self.folder, self.every, self._say = folder, every, say
+        self._saved: int | None = None  # the step of the newest state
+        self._stop: int | None = None  # the signal that asks the run to stop
+
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> History:
+        """Put the newest whole state into model and optimizer; its history, an empty one where there is none."""
+        for state in self._newest_first():
+            try:
+                history = _read(state, model, optimizer)
+            except (UserError, OSError):  # killed while it was written or removed, or damaged since
+                self._say(f"the state {state} is not whole: skipped")
+                shutil.rmtree(state)
+                continue
+            self._saved = history.step
+            self._say(f"resuming after step {history.step}")
+            return history
+        return History()
+
+    def save(self, history: History, steps: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Save a state if it is due, and stop the run where a signal asked for it."""
+        if history.step % self.every == 0 or history.step == steps or self.stopping:
+            state = self.folder / f"step-{history.step:09d}"
+            _write(state, history, model, optimizer)
+            self._saved = history.step
+            for old in self._newest_first()[KEPT:]:
+                shutil.rmtree(old)
+        self.stop_if_asked()
+
+    def on_signal(self, number: int, _frame: FrameType | None) -> None:
+        """Note that the run shall stop; a second SIGINT does not wait for the step to end."""
+        if self.stopping and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._stop = self._stop or number
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a signal has asked the run to stop."""
+        return self._stop is not None
+
+    def stop_if_asked(self) -> None:
+        """Raise what the signal would have raised at once."""
+        if self.stopping:
+            saved = "" if self._saved is None else f"step {self._saved} is saved"
+            raise KeyboardInterrupt(saved) if self._stop == signal.SIGINT else Terminated(saved)
+
+    def _newest_first(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*"), reverse=True)
+
+
+def _write(state: Path, history: History, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    weights = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    moments = {
+        f"{index}.{name}": tensor
+        for index, of_one in optimizer.state_dict()["state"].items()
+        for name, tensor in of_one.items()
+    }
+    write_tensors(state / WEIGHTS, _on_cpu(weights))
+    write_tensors(state / MOMENTS, _on_cpu(moments))
+    write_text(state / HISTORY, json.dumps(asdict(history), allow_nan=False))  # every digit: write_json rounds
+    write_json(state / MANIFEST, _hashes(state))
+
+
+def _read(state: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> History:
+    if read_json(state / MANIFEST) != _hashes(state):
+        raise UserError(str(state), "does not fit its manifest", "remove it")
+    history = History(**read_json(state / HISTORY))
+    weights, moments = read_tensors(state / WEIGHTS), read_tensors(state / MOMENTS)
+    by_parameter: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in moments.items():
+        index, _, name = key.partition(".")
+        by_parameter.setdefault(int(index), {})[name] = tensor.clone()  # out of the file, which is removed one day
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": by_parameter, "param_groups": groups})
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(weights[name])
+    return history
+
+
+def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _hashes(state: Path) -> dict[str, str]:
+    return {name: sha256(state / name) for name in (WEIGHTS, MOMENTS, HISTORY)}
+
+
+def _code() -> dict[str, str]:
+    """The hash of every module of ours that this process has loaded."""
+    ours = [module for name, module in sys.modules.items() if name.partition(".")[0] in (*CODE, "__main__")]
+    paths = {Path(file) for module in ours if (file := getattr(module, "__file__", None))}
+    return {f"{path.parent.name}/{path.name}": sha256(path) for path in paths if path.parent.name in CODE}
+
+
+@contextmanager
+def _signals_to(saved: SavedStates) -> Iterator[None]:
+    """Let `saved` note SIGTERM and SIGINT; only the main thread may ask for that.
+
+    Once a run is to stop, that stays so: another signal shall not break off the clean-up.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, saved.on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items() if not saved.stopping else ():
+            signal.signal(number, handler)

@@ -1,0 +1,379 @@
+"""A run that was stopped, at any point and in any way, ends with the bytes of one that was not."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from llm.files import sha256
+from llm.optim import adamw
+from llm.resume import HISTORY, MANIFEST, MOMENTS, WEIGHTS, SavedStates, fingerprint
+from llm.train import History, NoStates, States
+from tests.killing import CHANGES, RENAMES, Forks
+from tests.llm.tiny_run import MODEL, STEPS, TRAIN, bytes_of, states, train
+
+TASKS = ("pretrain", "spam", "instruct")
+RUN = "tests.llm.tiny_run"
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with Forks() as running:
+        yield running
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Callable[[], Path]:
+    """Make a folder with the data set that the run names as its input."""
+    numbers = iter(range(10**6))
+
+    def make() -> Path:
+        folder = tmp_path / str(next(numbers))
+        folder.mkdir()
+        (folder / "data").write_text("rows")
+        return folder
+
+    return make
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    published = folder / "published"
+    return {str(p.relative_to(published)): p.read_bytes() for p in sorted(published.rglob("*")) if p.is_file()}
+
+
+# Killed
+
+
+def survives(forks: Forks, folder: Path, task: str, expected: dict[str, bytes], **kill: Any) -> bool:
+    """Kill a run and start it again: the bytes are the expected ones. Whether the kill came in time."""
+    ended = forks.run(folder, RUN, task, **kill)
+    assert ended.killed or ended.code == 0, ended.err
+    again = forks.run(folder, RUN, task)
+    assert again.code == 0, again.err
+    assert outputs(folder) == expected, kill
+    assert not (folder / "states").exists()
+    shutil.rmtree(folder)
+    return ended.killed
+
+
+def uninterrupted(forks: Forks, folder: Path, task: str) -> dict[str, bytes]:
+    ended = forks.run(folder, RUN, task)
+    assert ended.code == 0, ended.err
+    assert len(outputs(folder)) == 3
+    return outputs(folder)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_killed_at_any_rename(task, forks, fresh):
+    expected = uninterrupted(forks, fresh(), task)
+    kills = 0
+    while survives(forks, fresh(), task, expected, kill_at=kills + 1, calls=RENAMES):
+        kills += 1
+    assert kills == 3 * 4 + 3  # three states of four files; the report as it is written and both outputs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_killed_at_any_change_of_a_folder(task, forks, fresh):
+    expected = uninterrupted(forks, fresh(), task)
+    kills = 0
+    while survives(forks, fresh(), task, expected, kill_at=kills + 1, calls=CHANGES):
+        kills += 1
+    assert kills > 50
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_killed_over_an_older_output_at_any_change(task, forks, fresh):
+    older, expected = fresh(), uninterrupted(forks, fresh(), task)
+    (older / "published/model").mkdir(parents=True)
+    (older / "published/model/model.safetensors").write_text("older")
+    (older / "published/model/no longer written").write_text("older")
+    (older / "published/report.json").write_text("older")
+    kills, going = 0, True
+    while going:
+        folder = fresh()
+        shutil.copytree(older, folder, dirs_exist_ok=True)
+        going = survives(forks, folder, task, expected, kill_at=kills + 1, calls=CHANGES)
+        kills += 1
+    assert kills > 50
+
+
+def test_killed_at_random_moments(forks, fresh):
+    chance = random.Random(0)
+    expected = {task: uninterrupted(forks, fresh(), task) for task in TASKS}
+    delays = [(task, chance.uniform(0.0, 0.1)) for task in TASKS * 2]
+    kills = sum(survives(forks, fresh(), task, expected[task], kill_after=delay) for task, delay in delays)
+    assert kills > 0
+
+
+def test_killed_at_random_steps(forks, fresh):
+    for task in TASKS:
+        expected = uninterrupted(forks, fresh(), task)
+        for step in random.Random(task).sample(range(1, STEPS + 1), 3):
+            folder = fresh()
+            assert forks.run(folder, RUN, task, f"SIGKILL@{step}").killed
+            again = forks.run(folder, RUN, task)
+            saved = (step - 1) // 2 * 2
+            assert (f"resuming after step {saved}" in again.err) == (saved > 0)
+            assert outputs(folder) == expected
+
+
+def test_killed_again_and_again(forks, fresh):
+    """Each attempt saves one state at least, so a run that is killed after that gets to its end."""
+    folder, expected = fresh(), uninterrupted(forks, fresh(), "pretrain")
+    attempts = 1
+    while forks.run(folder, RUN, "pretrain", kill_at=6).killed:
+        attempts += 1
+    assert outputs(folder) == expected
+    assert attempts == 4
+
+
+# Asked to stop
+
+
+@pytest.mark.parametrize(("name", "code", "how"), [("SIGTERM", 143, "terminated"), ("SIGINT", 130, "interrupted")])
+def test_a_signal_lets_the_step_end_and_saves_it(name, code, how, forks, fresh):
+    folder, expected = fresh(), uninterrupted(forks, fresh(), "spam")
+    ended = forks.run(folder, RUN, "spam", f"{name}@3")
+    assert ended.code == code
+    line = f"error: {how}: by {name}; step 3 is saved, nothing was published"
+    assert ended.err.splitlines()[-1] == f"{line} | fix: run the same command again, it will resume there"
+    assert not (folder / "published").exists()
+    again = forks.run(folder, RUN, "spam")
+    assert again.err.splitlines() == ["resuming after step 3"]
+    assert outputs(folder) == expected
+
+
+def test_a_signal_in_the_last_step_stops_before_the_outputs(forks, fresh):
+    folder, expected = fresh(), uninterrupted(forks, fresh(), "instruct")
+    assert forks.run(folder, RUN, "instruct", f"SIGTERM@{STEPS}").code == 143
+    assert outputs(folder) == {}
+    assert forks.run(folder, RUN, "instruct").err.splitlines() == [f"resuming after step {STEPS}"]
+    assert outputs(folder) == expected
+
+
+def test_a_second_interrupt_does_not_wait_for_the_step(tmp_path):
+    saved = SavedStates(tmp_path, 1, print)
+    saved.on_signal(2, None)
+    saved.on_signal(15, None)  # dvc, stopped by the same Ctrl-C, has the kernel send it
+    with pytest.raises(KeyboardInterrupt):
+        saved.on_signal(2, None)
+
+
+# What a state holds: in this process, stopped by an exception
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_after(last: int) -> Callable[[int], None]:
+    def on_step(step: int) -> None:
+        if step == last + 1:
+            raise Stopped
+
+    return on_step
+
+
+def finish(task: str, folder: Path, wrap: Callable[[Any], States] = lambda saved: saved) -> dict[str, bytes]:
+    with states(folder) as saved:
+        return bytes_of(*train(task, wrap(saved)), folder / "out")
+
+
+def finished(task: str, folder: Path) -> Path:
+    """The folder of a run that came to its end, but for publishing."""
+    finish(task, folder)
+    return folder
+
+
+def stopped_after(step: int, task: str, folder: Path) -> Path:
+    """The folder of a run that was stopped after this step."""
+    with pytest.raises(Stopped), states(folder) as saved:
+        train(task, saved, stop_after(step))
+    return folder
+
+
+class Tampered:
+    """States that give back something else than was saved."""
+
+    def __init__(self, saved: States, change: Callable[[History, torch.optim.Optimizer], None]) -> None:
+        self.saved, self.change = saved, change
+
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> History:
+        history = self.saved.load(model, optimizer)
+        self.change(history, optimizer)
+        return history
+
+    def save(self, *args: Any) -> None:
+        self.saved.save(*args)
+
+
+def without_moments(_: History, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.state.clear()
+
+
+def without_step_counters(_: History, optimizer: torch.optim.Optimizer) -> None:
+    for state in optimizer.state.values():
+        state["step"].zero_()
+
+
+def off_by_one(history: History, _: torch.optim.Optimizer) -> None:
+    history.step -= 1
+
+
+def untouched(_: History, __: torch.optim.Optimizer) -> None:
+    pass
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [(untouched, True), (without_moments, False), (without_step_counters, False), (off_by_one, False)],
+)
+def test_moments_counters_and_the_step_are_needed(task, change, same, fresh):
+    reference = finish(task, fresh())
+    resumed = finish(task, stopped_after(4, task, fresh()), lambda saved: Tampered(saved, change))
+    assert (resumed["model.safetensors"] == reference["model.safetensors"]) == same
+
+
+def test_states_change_nothing(fresh):
+    for task in TASKS:
+        assert bytes_of(*train(task, NoStates()), fresh() / "out") == finish(task, fresh())
+
+
+def test_every_row_is_there_once(fresh):
+    folder = stopped_after(4, "spam", fresh())
+    with states(folder) as saved:
+        _, history = train("spam", saved)
+    assert [row["step"] for row in history.rows] == [0, 3, 5]
+    assert all("train_accuracy" in row for row in history.rows)
+    assert (history.step, history.tokens_seen) == (5, 5 * 48)
+
+
+def test_a_watcher_hears_of_earlier_rows_again(fresh, monkeypatch):
+    folder, heard = stopped_after(4, "pretrain", fresh()), []
+    monkeypatch.setattr("tests.llm.tiny_run.Steps.metrics", lambda self, values, step: heard.append(step))
+    finish("pretrain", folder)
+    assert heard == [0, 3, 5]
+
+
+# States on disk
+
+
+def state_folders(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "states").glob("*/*"))
+
+
+def test_the_two_newest_are_kept(fresh):
+    assert state_folders(finished("pretrain", fresh())) == ["step-000000004", "step-000000005"]
+
+
+def damages() -> dict[str, Callable[[Path], object]]:
+    def flip(name: str) -> Callable[[Path], object]:
+        def damage(state: Path) -> None:
+            data = bytearray((state / name).read_bytes())
+            data[len(data) // 2] ^= 1
+            (state / name).write_bytes(data)
+
+        return damage
+
+    named = {f"a bit of {name}": flip(name) for name in (WEIGHTS, MOMENTS, HISTORY, MANIFEST)}
+    named |= {f"no {name}": lambda s, name=name: (s / name).unlink() for name in (WEIGHTS, MOMENTS, HISTORY, MANIFEST)}
+    named["truncated"] = lambda s: (s / WEIGHTS).write_bytes((s / WEIGHTS).read_bytes()[:-1])
+    named["empty"] = lambda s: [path.unlink() for path in s.iterdir()]
+    return named
+
+
+@pytest.mark.parametrize("damage", damages())
+def test_a_damaged_state_is_skipped_for_the_older_one(damage, fresh):
+    folder, said = finished("spam", fresh()), []
+    (newest,) = (folder / "states").glob("*/step-000000005")
+    damages()[damage](newest)
+    with states(folder, say=said.append) as saved:
+        resumed = bytes_of(*train("spam", saved), folder / "out")
+    assert [re.sub("the state .*step", "step", line) for line in said] == [
+        "step-000000005 is not whole: skipped",
+        "resuming after step 4",
+    ]
+    assert resumed == finish("spam", fresh())
+
+
+def test_with_all_states_damaged_it_starts_anew(fresh):
+    folder, said = finished("spam", fresh()), []
+    for manifest in (folder / "states").rglob(MANIFEST):
+        manifest.unlink()
+    with states(folder, say=said.append) as saved:
+        resumed = bytes_of(*train("spam", saved), folder / "out")
+    assert len(said) == 2
+    assert resumed == finish("spam", fresh())
+
+
+def test_other_parameters_start_anew_and_remove_the_old_states(fresh):
+    folder, said = stopped_after(4, "spam", fresh()), []
+    (old,) = (folder / "states").iterdir()
+    with states(folder, replace(TRAIN, lr=0.02), said.append) as saved:
+        assert said == ["other parameters, data or code than those of the run that was stopped: starting anew"]
+        assert not old.exists()
+        train("spam", saved)
+    assert len(said) == 1
+
+
+def test_the_fingerprint_knows_parameters_data_and_code(tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "a").write_text("1")
+    seen = [fingerprint(TRAIN, [data])]
+    assert fingerprint(TRAIN, [data]) == seen[0]
+    assert fingerprint(replace(TRAIN, save_every=1), [data]) == seen[0]
+    seen += [fingerprint(replace(TRAIN, lr=0.02), [data]), fingerprint(MODEL, [data]), fingerprint(TRAIN, [])]
+    (data / "a").write_text("2")
+    seen.append(fingerprint(TRAIN, [data]))
+    monkeypatch.setattr("llm.resume._code", lambda: {"llm/model.py": "edited"})
+    seen.append(fingerprint(TRAIN, [data]))
+    assert len(set(seen)) == 6
+
+
+def test_the_code_is_what_is_loaded_of_ours():
+    from llm.resume import _code
+
+    code = _code()
+    assert {"llm/train.py", "llm/resume.py", "llm/model.py"} <= set(code)
+    assert all(name.split("/")[0] in ("llm", "stages") for name in code)
+    assert code["llm/train.py"] == sha256(Path(__file__).parents[2] / "llm/train.py")
+
+
+def test_frozen_weights_are_not_saved_and_tied_ones_once(fresh):
+    from llm.checkpoint import read_tensors
+
+    (state,) = (stopped_after(2, "spam", fresh()) / "states").glob("*/*")
+    names = set(read_tensors(state / WEIGHTS))
+    assert "score.weight" in names
+    assert not any("wte" in name or "h.0." in name for name in names)
+    (state,) = (stopped_after(2, "pretrain", fresh()) / "states").glob("*/*")
+    assert "lm_head.weight" not in read_tensors(state / WEIGHTS)
+
+
+def test_a_state_needs_no_pickle(fresh):
+    (state,) = (stopped_after(2, "pretrain", fresh()) / "states").glob("*/*")
+    assert sorted(path.name for path in state.iterdir()) == sorted([WEIGHTS, MOMENTS, HISTORY, MANIFEST])
+    assert json.loads((state / MANIFEST).read_text()) == {n: sha256(state / n) for n in (WEIGHTS, MOMENTS, HISTORY)}
+
+
+def test_null_saves_nothing(tmp_path):
+    from llm import resume
+
+    with resume.states(tmp_path / "states", TRAIN, [], None, print) as saved:
+        model, _ = train("spam", saved)
+    assert not (tmp_path / "states").exists()
+    assert saved.load(model, adamw(model, TRAIN)).rows == []

@@ -1,0 +1,159 @@
+"""A tiny training run of one of three kinds, with states and outputs, in the working directory: TASK [SIGNAL@STEP]."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from llm import files, losses, resume
+from llm.batches import IGNORED, Batch, BatchSource, Chain, InOrder, Shuffled
+from llm.classifier import Classifier, accuracy, freeze, predict
+from llm.errors import error_contract
+from llm.generate import DecodingConfig, generate
+from llm.model import GPT, ModelConfig
+from llm.optim import TrainConfig
+from llm.runtime import RuntimeConfig
+from llm.train import History, States, fit
+
+STEPS = 5
+FP32 = RuntimeConfig("fp32", "cpu", 1, False)
+MODEL = ModelConfig(
+    vocab_size=20,
+    context_length=8,
+    n_layer=2,
+    n_head=2,
+    n_embd=8,
+    dropout=0.2,
+    qkv_bias=True,
+    tie_head=True,
+    init="gpt2",
+    attention="sdpa",
+)
+TRAIN = TrainConfig(
+    epochs=2,
+    batch_size=6,
+    micro_batch_size=None,
+    eval_every=3,
+    eval_batches=None,
+    save_every=2,
+    lr=0.01,
+    schedule="cosine",
+    warmup_steps=2,
+    initial_lr=0.0,
+    min_lr=0.001,
+    weight_decay=0.1,
+    beta2=0.95,
+    clip_norm=1.0,
+)
+Save = Callable[[], States]
+OnStep = Callable[[int], None]
+
+
+class Rows:
+    """Next-token rows, the first targets of which do not count where `masked`; or rows with a class."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.ids = torch.randint(20, (24, 9), generator=torch.Generator().manual_seed(1))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        ids = self.ids[list(indices)]
+        if self.kind == "spam":
+            return Batch(ids[:, :-1], ids[:, 0] % 2, torch.full((len(ids),), 8))
+        targets = ids[:, 1:].clone()
+        if self.kind == "instruct":
+            targets[:, :4] = IGNORED
+        return Batch(ids[:, :-1], targets)
+
+
+@dataclass
+class Steps:
+    """Hears of every step."""
+
+    on_step: OnStep
+
+    def progress(self, step: int, steps: int, loss: float, tokens_per_second: float) -> None:
+        self.on_step(step)
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        pass
+
+
+def train(task: str, states: States, on_step: OnStep = lambda _step: None) -> tuple[nn.Module, History]:
+    """The model after 5 steps, and its curve with what is noted along it."""
+    torch.manual_seed(5)
+    data, gpt, config, loss = Rows(task), GPT(MODEL), TRAIN, losses.next_token
+    model: nn.Module = gpt
+    source: BatchSource = Shuffled(data, 6, STEPS, 1)
+    look = InOrder(data, 5, 2)
+    note: Callable[[], dict[str, Any]] = dict
+    if task == "pretrain":
+        source = Chain(Shuffled(data, 4, 3, 2), Shuffled(data, 6, STEPS - 3, 1))
+
+        def note() -> dict[str, Any]:
+            return {"text": str(generate(gpt, [[1, 2]], DecodingConfig(4, 0.0, None), None))}
+    elif task == "spam":
+        classifier = Classifier(gpt, 2, "last_token")
+        freeze(classifier, "last_block")
+        model, loss = classifier, losses.classification
+
+        def note() -> dict[str, Any]:
+            actual = torch.cat([look[index].targets for index in range(len(look))]).tolist()
+            return {"train_accuracy": accuracy(predict(classifier, look, FP32).argmax(dim=-1).tolist(), actual)}
+    else:
+        config = replace(TRAIN, micro_batch_size=2)
+    looks = {"train": look, "val": InOrder(data, 7)}
+    history = fit(model, loss, source, looks, config, FP32, 3, Steps(on_step), note, states=states)
+    return model, history
+
+
+def states(folder: Path, config: object = TRAIN, say: Callable[[str], None] = print) -> Any:
+    """As a stage asks for them; the data set is a file."""
+    return resume.states(folder / "states", config, [folder / "data"], TRAIN.save_every, say)
+
+
+def bytes_of(model: nn.Module, history: History, folder: Path) -> dict[str, bytes]:
+    """What a stage would publish, with every digit."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(dict(model.named_parameters()), folder / "model.safetensors")
+    (folder / "history.json").write_text(json.dumps([history.step, history.tokens_seen, history.rows]))
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def main(task: str, when: str = "") -> None:
+    """Train, build the outputs, publish them, forget the states."""
+    torch.set_num_threads(1)
+    folder = Path.cwd()
+    name, _, at = when.partition("@")
+
+    def on_step(step: int) -> None:
+        if at and step == int(at):
+            os.kill(os.getpid(), signal.Signals[name])
+
+    with error_contract():
+        with states(folder, say=lambda text: print(text, file=sys.stderr)) as saved:
+            model, history = train(task, saved, on_step)
+        shutil.rmtree("outputs", ignore_errors=True)
+        bytes_of(model, history, folder / "outputs" / "model")
+        files.write_text(folder / "outputs" / "report.json", json.dumps(history.rows))
+        files.publish(folder / "outputs" / "model", folder / "published" / "model")
+        files.publish(folder / "outputs" / "report.json", folder / "published" / "report.json")
+        shutil.rmtree("states")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
