@@ -93,7 +93,7 @@ def _child(job: dict[str, Any]) -> None:
             os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
         sys.argv = list(job["argv"])
         _kill_at(job["kill_at"], job["calls"])
-        runpy.run_module(sys.argv[0], run_name="__main__")
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as leaving:
         code = leaving.code or 0

@@ -120,6 +120,7 @@ def stopped_by(number: signal.Signals) -> Callable[[Project, str], Done]:
 
 SHARD, WEIGHTS = "data/corpus/train-00000.bin", "models/pretrain/model.safetensors"
 LONG = change(finetune_instruct={"epochs": 100})  # the signal comes in the middle
+STATE = r"\.work/finetune_instruct/states/[0-9a-f]{64}/step-\d+"
 ME = rf"held by pid {os.getpid()}, started \d{{4}}-"
 
 FAULTS = {
@@ -147,7 +148,14 @@ FAULTS = {
     "running already": Fault("download spam", 7, ME, run=locked),
     "SIGINT": Fault("finetune_instruct", 130, "interrupted: by SIGINT", LONG, stopped_by(signal.SIGINT)),
     "SIGTERM": Fault("finetune_instruct", 143, "terminated: by SIGTERM", LONG, stopped_by(signal.SIGTERM)),
-    "disk full": Fault("finetune_instruct", 6, r"models/instruct/model\.safetensors: ", run=small_disk),
+    "disk full while saving": Fault("finetune_instruct", 6, rf"{STATE}/\w+\.safetensors: ", run=small_disk),
+    "disk full at the end": Fault(
+        "finetune_instruct",
+        6,
+        r"models/instruct/model\.safetensors: ",
+        change(finetune_instruct={"save_every": None}),
+        small_disk,
+    ),
 }
 
 

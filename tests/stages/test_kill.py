@@ -1,0 +1,150 @@
+"""The three training stages, killed at every rename and stopped by signals: run again, they leave the same bytes."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llm import files, params
+from stages.check import AllParams
+from tests.killing import Forks
+from tests.stages.project import ROOT, Project
+
+pytestmark = pytest.mark.slow
+
+BEFORE = [
+    "check",
+    *(f"download {item}" for item in ("corpus", "spam", "instructions")),
+    "tokenizer",
+    *(f"tokenize {item}" for item in ("corpus", "spam", "instructions")),
+    "pretrain",
+    "import_gpt2 gpt2-sample",
+]
+TRAINING = {"pretrain": "pretrain", "finetune_spam": "spam", "finetune_instruct": "instruct"}  # and its model
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with Forks() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Project:
+    """The smoke project on a part of the sample, without MLflow, with what the three stages read and write."""
+    made = Project.create(tmp_path_factory.mktemp("kill") / "project")
+    params.overlay(ROOT / "configs" / "smoke.yaml", AllParams, made.folder / "params.yaml")
+    often = {"eval_every": 4, "save_every": 3, "batch_size": 32, "dropout": 0.1}
+    made.set(
+        tracking={"enabled": False},
+        runtime={"threads": 1},
+        model={"dropout": 0.1},
+        pretrain={"eval_every": 4, "save_every": 3, "short_windows": {"steps": 4, "context": 48, "batch_size": 16}},
+        finetune_spam=often,
+        finetune_instruct={**often, "batch_size": 16},
+    )
+    corpus, instructions = (made.folder / "data/sample" / name for name in ("corpus.txt", "instructions.json"))
+    corpus.write_bytes(corpus.read_bytes()[:100_000])
+    files.write_json(instructions, files.read_json(instructions)[:200])
+    for stage in [*BEFORE, "finetune_spam", "finetune_instruct"]:
+        run(made, forks, stage)
+    return made
+
+
+def run(project: Project, forks: Forks, stage: str) -> str:
+    module, *item = stage.split()
+    ended = forks.run(project.folder, f"stages.{module}", *item)
+    assert ended.code == 0, ended.err
+    (project.folder / "stdout").unlink()
+    (project.folder / "stderr").unlink()
+    return ended.err
+
+
+def make_older(project: Project, stage: str) -> None:
+    """As before a stage that has run once: other outputs, one of which nothing writes any more; no states."""
+    shutil.rmtree(project.folder / ".work")
+    for folder in (project.folder / "models" / TRAINING[stage], project.folder / "reports" / stage):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        (folder / "metrics.json").write_text("older")
+    (project.folder / "models" / TRAINING[stage] / "no longer written").write_text("older")
+
+
+@pytest.mark.parametrize("stage", TRAINING)
+def test_killed_at_any_rename(stage, built, forks, tmp_path):
+    project, good = built.copy(tmp_path / "project"), built.bytes()
+    (project.folder / ".work").mkdir()
+    kills, resumed = 0, 0
+    while True:
+        make_older(project, stage)
+        if not forks.run(project.folder, f"stages.{stage}", kill_at=kills + 1).killed:
+            break
+        kills += 1
+        resumed += "resuming after step" in run(project, forks, stage)
+        assert project.bytes() == good, kills
+        assert not (project.folder / ".work" / stage / "states").exists()
+    assert kills > 20
+    assert 10 < resumed < kills
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_the_next_run_resumes(number, code, built, forks, tmp_path):
+    project = built.copy(tmp_path / "project")
+    project.set(finetune_instruct={"epochs": 20})
+    run(project, forks, "finetune_instruct")
+    good = project.bytes()
+    shutil.rmtree(project.folder / "models/instruct")
+    shutil.rmtree(project.folder / "reports/finetune_instruct")
+    missing = project.bytes()
+
+    err = stopped(project, number, code)
+
+    saved = re.fullmatch(r"error: \w+: by SIG\w+; step (\d+) is saved, nothing was published \| fix: .*", err[-1])
+    assert saved, err
+    assert project.bytes() == missing
+    assert f"resuming after step {saved[1]}" in run(project, forks, "finetune_instruct")
+    assert project.bytes() == good
+
+
+def stopped(project: Project, number: signal.Signals, code: int) -> list[str]:
+    """Send the signal after the first evaluation; what the stage says."""
+    with project.start("stages.finetune_instruct") as process:
+        begun = ""
+        while "step 4: " not in begun and (line := process.stderr.readline()):
+            begun += line
+        process.send_signal(number)
+        _, err = process.communicate()
+    assert process.returncode == code, begun + err
+    return err.splitlines()
+
+
+def test_other_parameters_start_anew(built, forks, tmp_path):
+    project = built.copy(tmp_path / "project")
+    project.set(finetune_instruct={"epochs": 20})
+    stopped(project, signal.SIGTERM, 143)
+    (old,) = states(project)
+    project.set(finetune_instruct={"epochs": 1})
+    said = run(project, forks, "finetune_instruct")
+    assert "starting anew" in said
+    assert "resuming" not in said
+    assert not old.exists()
+    assert project.bytes("models", "reports") == built.bytes("models", "reports")
+
+
+def test_another_model_to_start_from_starts_anew(built, forks, tmp_path):
+    project = built.copy(tmp_path / "project")
+    project.set(finetune_instruct={"epochs": 20})
+    stopped(project, signal.SIGTERM, 143)
+    project.set(pretrain={"lr": 0.001})
+    run(project, forks, "pretrain")
+    run(project, forks, "import_gpt2 gpt2-sample")
+    assert "starting anew" in run(project, forks, "finetune_instruct")
+
+
+def states(project: Project) -> list[Path]:
+    return list((project.folder / ".work/finetune_instruct/states").iterdir())
