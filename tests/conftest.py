@@ -20,6 +20,15 @@ TEXT = (
 )
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Any:
+    """Where LLM_MIRROR is set, a test that needs it must not be skipped."""
+    report = yield
+    if report.skipped and "LLM_MIRROR" in str(report.longrepr) and "LLM_MIRROR" in os.environ:
+        report.outcome = "failed"
+    return report
+
+
 @pytest.fixture(scope="session")
 def mirror() -> Path:
     """The folder of original files: GPT-2's vocabulary, The Verdict, the book's data."""

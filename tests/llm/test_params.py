@@ -273,7 +273,7 @@ def test_an_alias_bomb_is_refused_at_once(tmp_path):
     for bomb in (lines, merges):
         (message,) = refused(load, write(tmp_path, "\n".join(bomb)))
         assert "the alias *" in message
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
 
 
 # --- overlays ---
