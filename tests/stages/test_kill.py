@@ -92,11 +92,14 @@ def test_killed_at_any_rename(stage, built, forks, tmp_path):
     assert 10 < resumed < kills
 
 
+# The rest in processes of their own: a fork has more of our code loaded, which makes it another run
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_the_next_run_resumes(number, code, built, forks, tmp_path):
+def test_a_signal_saves_and_the_next_run_resumes(number, code, built, tmp_path):
     project = built.copy(tmp_path / "project")
     project.set(finetune_instruct={"epochs": 20})
-    run(project, forks, "finetune_instruct")
+    project.run("stages.finetune_instruct")
     good = project.bytes()
     shutil.rmtree(project.folder / "models/instruct")
     shutil.rmtree(project.folder / "reports/finetune_instruct")
@@ -107,7 +110,7 @@ def test_a_signal_saves_and_the_next_run_resumes(number, code, built, forks, tmp
     saved = re.fullmatch(r"error: \w+: by SIG\w+; step (\d+) is saved, nothing was published \| fix: .*", err[-1])
     assert saved, err
     assert project.bytes() == missing
-    assert f"resuming after step {saved[1]}" in run(project, forks, "finetune_instruct")
+    assert f"resuming after step {saved[1]}" in project.run("stages.finetune_instruct").stderr
     assert project.bytes() == good
 
 
@@ -123,27 +126,27 @@ def stopped(project: Project, number: signal.Signals, code: int) -> list[str]:
     return err.splitlines()
 
 
-def test_other_parameters_start_anew(built, forks, tmp_path):
+def test_other_parameters_start_anew(built, tmp_path):
     project = built.copy(tmp_path / "project")
     project.set(finetune_instruct={"epochs": 20})
     stopped(project, signal.SIGTERM, 143)
     (old,) = states(project)
     project.set(finetune_instruct={"epochs": 1})
-    said = run(project, forks, "finetune_instruct")
+    said = project.run("stages.finetune_instruct").stderr
     assert "starting anew" in said
     assert "resuming" not in said
     assert not old.exists()
     assert project.bytes("models", "reports") == built.bytes("models", "reports")
 
 
-def test_another_model_to_start_from_starts_anew(built, forks, tmp_path):
+def test_another_model_to_start_from_starts_anew(built, tmp_path):
     project = built.copy(tmp_path / "project")
     project.set(finetune_instruct={"epochs": 20})
     stopped(project, signal.SIGTERM, 143)
     project.set(pretrain={"lr": 0.001})
-    run(project, forks, "pretrain")
-    run(project, forks, "import_gpt2 gpt2-sample")
-    assert "starting anew" in run(project, forks, "finetune_instruct")
+    project.run("stages.pretrain")
+    project.run("stages.import_gpt2", "gpt2-sample")
+    assert "starting anew" in project.run("stages.finetune_instruct").stderr
 
 
 def states(project: Project) -> list[Path]:
