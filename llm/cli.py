@@ -347,5 +347,5 @@ def _precision_hint() -> str | None:
 
     config = params.parse(RuntimeConfig, params.load().get("runtime"), "params.yaml: runtime")
     if (config.precision, config.device) == ("fp32", "cpu") and cpu_has_bf16():
-        return f"This CPU multiplies bf16 in hardware: `{PROGRAM} use auto` makes training about twice as fast."
+        return f"This CPU multiplies bf16 in hardware: `{PROGRAM} use auto` makes training faster."
     return None
