@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from tqdm import tqdm
 
 from llm import files, params
-from llm.errors import USAGE, UserError, error_contract, show
+from llm.errors import DATA, USAGE, UserError, error_contract, raise_all, show
 
 if TYPE_CHECKING:
     from llm.download import Progress
 
 PROGRAM = ".venv/bin/python -m llm"  # works whether or not the environment is activated
+DVC = ".venv/bin/python -m dvc"
 REPORTS = Path("reports")
 
 
@@ -77,6 +78,8 @@ def parser() -> argparse.ArgumentParser:
     judge.add_argument("--out", type=Path, help="write the scores to this JSON file")
 
     command("report", show_report, "the results of the last run in a short table")
+
+    command("fsck", check_outputs, "hash every output again and compare with dvc.lock")
 
     ui = command("ui", serve_ui, "the MLflow UI, on this machine only")
     ui.add_argument("--port", type=int, default=5000, help="(default: %(default)s)")
@@ -205,6 +208,25 @@ def judge_file(arguments: argparse.Namespace) -> None:
     print(f"mean score {mean} ({config.backend}), {summary['n_scored']} of {summary['n_items']} answers scored", end="")
     print("".join(f", {summary[f'n_{status}']} {status}" for status in ("unparsed", "refused", "failed")))
     require_coverage(summary, config, journal)
+
+
+def check_outputs(_arguments: argparse.Namespace) -> None:
+    """Compare every output on disk with the md5 in dvc.lock: DVC itself trusts a file that looks untouched."""
+    files.project_root()
+    locked = [
+        (str(out["path"]), str(out["md5"]))
+        for stage in params.load("dvc.lock")["stages"].values()
+        for out in stage.get("outs", [])
+    ]
+    problems = []
+    for path, md5 in locked:
+        if not Path(path).exists():
+            problems.append(UserError(path, f"is not there, dvc.lock has {md5}", f"run `{DVC} checkout`", DATA))
+        elif (found := files.dvc_md5(path)) != md5:
+            fix = f"move .dvc/cache away, remove {path} and run `{DVC} repro`"
+            problems.append(UserError(path, f"has md5 {found}, dvc.lock {md5}", fix, DATA))
+    raise_all(problems)
+    print(f"{len(locked)} outputs are as dvc.lock says")
 
 
 def serve_ui(arguments: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llm import checkpoint, cli, params
+from llm import checkpoint, cli, files, params
 from llm.classifier import Classifier
 from llm.model import GPT
 from stages.check import AllParams
@@ -209,3 +209,20 @@ def test_a_command_outside_the_project_says_where_to_go(tmp_path, monkeypatch, c
 
 def test_an_unknown_command_is_refused_in_one_line(capsys):
     assert refused(capsys, "pretrian", code=2).startswith("error: command line: ")
+
+
+def test_fsck_names_an_output_that_changed_or_is_gone(project, capsys):
+    (project / "models/spam").mkdir(parents=True)
+    (project / "models/spam/config.json").write_text("{}")
+    (project / "a.json").write_text("1")
+    outs = [{"path": path, "md5": files.dvc_md5(path)} for path in ("models/spam", "a.json")]
+    (project / "dvc.lock").write_text(json.dumps({"stages": {"one": {"outs": outs}}}))
+    cli.main(["fsck"])
+    assert capsys.readouterr().out == "2 outputs are as dvc.lock says\n"
+    (project / "models/spam/config.json").write_text("[]")  # one byte of two, as a disk may turn it
+    (project / "a.json").unlink()
+    with pytest.raises(SystemExit) as left:
+        cli.main(["fsck"])
+    assert left.value.code == 3
+    errors = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[1] for line in errors] == [" models/spam", " a.json"]
