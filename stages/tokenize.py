@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from llm import files, instructions, spam, tokenizer, tokens
+from llm.batches import InOrder, steps_per_epoch
 from llm.errors import DATA, UserError
 from llm.instructions import InstructionsConfig
 from llm.spam import SpamConfig
 from llm.tokenizer import Tokenizer
-from llm.tokens import CorpusConfig
+from llm.tokens import CorpusConfig, PretrainConfig, TokenWindows
 from stages import item_of, run_stage, stage
 
 RAW, TOKENIZER = Path("data/raw"), Path("data/tokenizer")
@@ -29,10 +30,15 @@ class TokenizeConfig:
 
 @dataclass(frozen=True)
 class Params:
-    """What this stage reads; DVC declares `tokenize.<item>` only."""
+    """What this stage reads, over all its items."""
 
     seed: int
     tokenize: TokenizeConfig
+    pretrain: PretrainConfig  # only to count the batches that it will find in the corpus
+
+
+# The sections that each item reads; dvc.yaml declares these for it, and of `tokenize` the item's own part.
+SECTIONS = {"corpus": {"tokenize", "pretrain"}, "spam": {"tokenize", "seed"}, "instructions": {"tokenize"}}
 
 
 def main(params: Params, item: str) -> None:
@@ -48,7 +54,7 @@ def main(params: Params, item: str) -> None:
 
 
 def cut_corpus(params: Params, vocabulary: Tokenizer, folder: Path) -> dict[str, Any]:
-    """Token shards of the training and validation documents."""
+    """Token shards of the training and validation documents, and how many batches pretraining finds in them."""
     config = params.tokenize.corpus
     documents = tokens.read_documents(RAW / "corpus", config.separator)
     counts: dict[str, Any] = {"documents": len(documents), "characters": sum(map(len, documents))}
@@ -60,6 +66,12 @@ def cut_corpus(params: Params, vocabulary: Tokenizer, folder: Path) -> dict[str,
         pins = tokens.Pins(vocabulary.vocab_size, tokenizer.fingerprint(TOKENIZER))
         tokens.write_shards(folder, split, ids, text_bytes, pins, config.shard_tokens)
         counts[f"{split}_tokens"] = len(ids)
+    windows = [
+        TokenWindows(folder, split, params.pretrain.context, params.pretrain.stride, vocabulary.vocab_size)
+        for split in ("train", "val")
+    ]
+    counts["train_batches"] = steps_per_epoch(len(windows[0]), params.pretrain.batch_size)
+    counts["val_batches"] = len(InOrder(windows[1], params.pretrain.batch_size))
     return counts
 
 

@@ -2,11 +2,14 @@
 
 import ast
 import importlib
+import inspect
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from dvc.repo import Repo
+
+from stages import tokenize
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,7 +101,15 @@ def test_declared_params_are_the_sections_read(stage):
         assert declared == set()  # all of params.yaml
         return
     read = {field.name for field in fields(schema.Params)}
+    read = getattr(schema, "SECTIONS", {}).get(item, read)  # where the items of one stage differ
     assert declared == {f"{field}.{item}" if field == name and item else field for field in read}
+
+
+@pytest.mark.parametrize("item", tokenize.SECTIONS)
+def test_an_item_of_tokenize_reads_the_sections_it_names(item):
+    tree = ast.parse(inspect.getsource(getattr(tokenize, f"cut_{item}")))
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
+    assert {node.attr for node in nodes if node.value.id == "params"} == tokenize.SECTIONS[item]
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
