@@ -107,7 +107,7 @@ def measure_pretraining(project: Path) -> dict[str, float]:
     probes = json.loads((project / "data/sample/facts.json").read_text(encoding="utf-8"))
     known = sum(knows(model, tokenizer, probe) for probe in probes)
     return {
-        "loss": evaluate(model, losses.next_token, InOrder(val, 64), config.runtime),
+        "loss": evaluate(model, losses.next_token, InOrder(val, 64), config.runtime)["loss"],
         "trigram": trigram_loss(ids["train"], ids["val"], size),
         "facts": known / len(probes),
         "n_facts": len(probes),

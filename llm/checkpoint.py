@@ -18,7 +18,7 @@ from llm.classifier import Classifier, Position
 from llm.errors import DATA, RESOURCES, UserError
 from llm.files import atomic_path, read_json, write_json
 from llm.lora import LoraConfig
-from llm.model import GPT
+from llm.model import GPT, ModelConfig
 from llm.tokenizer import Tokenizer
 
 CONFIG, WEIGHTS, SCORE = "config.json", "model.safetensors", "score."
@@ -38,18 +38,16 @@ def load_model(folder: Path | str) -> GPT:
 
     Raises UserError for a missing, damaged or foreign file; nothing in it can run code.
     """
-    folder = Path(folder)
-    config = gpt2.parse_config(read_json(folder / CONFIG), str(folder / CONFIG))
-    return gpt2.load_published(config, read_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
+    return _load(Path(folder), _config(Path(folder)))
 
 
 def starting_point(folder: Path, weights: str, dropout: float, seed: int) -> GPT:
     """A model to fine-tune: the shape of the folder's, with its weights ("pretrained") or new ones ("random")."""
-    config = replace(gpt2.parse_config(read_json(folder / CONFIG), str(folder / CONFIG)), dropout=dropout)
+    config = replace(_config(folder), dropout=dropout)
     if weights == "random":
         torch.manual_seed(derive(seed, "init"))
         return GPT(config)
-    return gpt2.load_published(config, read_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
+    return _load(folder, config)
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer:
@@ -95,6 +93,14 @@ def load_classifier(folder: Path | str) -> tuple[Classifier, list[str]]:
         raise UserError(str(folder / WEIGHTS), what, "run `dvc checkout`", DATA)
     model.score.load_state_dict(score)
     return model, labels
+
+
+def _config(folder: Path) -> ModelConfig:
+    return gpt2.parse_config(read_json(folder / CONFIG), str(folder / CONFIG))
+
+
+def _load(folder: Path, config: ModelConfig) -> GPT:
+    return gpt2.load_published(config, read_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
 
 
 def _copy_tokenizer(source: Path, folder: Path, vocab_size: int) -> Tokenizer:

@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-from tqdm import tqdm
-
-from llm import files, params
+from llm import files, params, report
 from llm.errors import DATA, USAGE, UserError, error_contract, raise_all, show
-
-if TYPE_CHECKING:
-    from llm.download import Progress
-
-PROGRAM = ".venv/bin/python -m llm"  # works whether or not the environment is activated
-DVC = ".venv/bin/python -m dvc"
-REPORTS = Path("reports")
+from llm.progress import Bars
+from llm.report import DVC, PROGRAM
 
 
 class Parser(argparse.ArgumentParser):
@@ -119,8 +109,8 @@ def pin_downloads(_arguments: argparse.Namespace) -> None:
     everything = params.read_all(AllParams)
     changes = {}
     for item, source in everything.download.items():
-        with _download_bars() as progress:
-            pinned = pin(item, source, Path(".work/blobs"), os.environ.get("LLM_MIRROR"), progress)
+        with Bars() as bars:
+            pinned = pin(item, source, Path(".work/blobs"), os.environ.get("LLM_MIRROR"), bars.received)
         if pinned:
             changes[item] = pinned
             for file in pinned["files"]:
@@ -193,14 +183,10 @@ def judge_file(arguments: argparse.Namespace) -> None:
     given = {o: getattr(arguments, o) for o in ("backend", "model", "url", "prompt") if getattr(arguments, o)}
     config = params.parse(JudgeConfig, {**(section if isinstance(section, dict) else {}), **given}, "judge")
     journal = Path(".work/judge/journal.jsonl")
-    with ExitStack() as stack:
-
-        def bar(tasks: Iterable[Any]) -> Iterable[Any]:
-            """Drawn on terminals only, and closed before an error is printed."""
-            shown: tqdm[Any] = stack.enter_context(tqdm(tasks, desc="judge", unit="answer", disable=None))
-            return shown
-
-        verdicts = judge(read_responses(arguments.file), config, format_prompt, journal, bar)
+    with Bars() as bars:
+        verdicts = judge(
+            read_responses(arguments.file), config, format_prompt, journal, lambda tasks: bars.each(tasks, "judge")
+        )
     summary = summarize(verdicts)
     if arguments.out:
         files.write_json(arguments.out, [asdict(verdict) for verdict in verdicts])
@@ -239,39 +225,8 @@ def serve_ui(arguments: argparse.Namespace) -> None:
 def show_report(_arguments: argparse.Namespace) -> None:
     """Print the results that stand in reports/, a sample text, and what to try next."""
     files.project_root()
-    for line in report_lines():
+    for line in report.lines():
         print(line)
-
-
-def report_lines() -> list[str]:
-    """The closing table of `make repro`; a stage that has not run has no row."""
-    rows: list[tuple[str, str, str]] = []
-    pretrain = _metrics("pretrain")
-    if pretrain:
-        rows.append(("pretraining", "loss, training / validation", _pair(pretrain, "train_loss", "val_loss", ".3f")))
-        rows.append(("", "validation bits per byte", f"{pretrain['val_bits_per_byte']:.3f}"))
-    spam = _metrics("finetune_spam")
-    if spam:
-        shown = _pair(spam, "train_accuracy", "test_accuracy", ".1%")
-        rows.append(("spam", "accuracy, training / test", shown))
-    instruct = _metrics("finetune_instruct")
-    if instruct:
-        shown = _pair(instruct, "train_loss", "val_loss", ".3f")
-        rows.append(("instructions", "loss, training / validation", shown))
-    judge = _metrics("evaluate_with_judge")
-    if judge and judge["score_mean"] is not None:
-        name = f"{judge['backend']} score of {judge['n_scored']} of {judge['n_items']} answers"
-        interval = f" ({judge['score_ci95_low']:.1f} to {judge['score_ci95_high']:.1f})"
-        rows.append(("judge", name, f"{judge['score_mean']:.1f} of 100" + interval))
-    lines = [f"{stage:<13} {name:<42} {value}" for stage, name, value in rows]
-    sample = _last_sample()
-    if sample:
-        lines += ["", f"The model writes: {sample!r}"]
-    lines += ["", "Next:", "  make ui                                     every run, in the MLflow UI"]
-    lines += [f"  {PROGRAM} chat                give instructions to your model"]
-    lines += ["  edit params.yaml, then: make repro && .venv/bin/python -m dvc metrics diff"]
-    hint = _precision_hint()
-    return [*lines, "", hint] if hint else lines
 
 
 class _Loaded:
@@ -315,23 +270,6 @@ def _hint(text: str) -> bool:
     return interactive
 
 
-@contextmanager
-def _download_bars() -> Iterator[Progress]:
-    """A progress bar for each file, on stderr, drawn on terminals only."""
-    bars: dict[str, tqdm[Any]] = {}
-
-    def progress(name: str, done: int, total: int | None) -> None:
-        if name not in bars:
-            bars[name] = tqdm(desc=name, total=total, unit="B", unit_scale=True, disable=None)
-        bars[name].update(done - bars[name].n)
-
-    try:
-        yield progress
-    finally:
-        for bar in bars.values():
-            bar.close()
-
-
 def _differs_from_git() -> bool | None:
     """Whether params.yaml is not as git has it; None where there is no git to ask."""
     if not Path(".git").exists() or shutil.which("git") is None:
@@ -346,28 +284,3 @@ def _add_decoding(command: argparse.ArgumentParser, tokens: int) -> None:
     command.add_argument("--temperature", type=float, default=0.0, help="0: always the likeliest token")
     command.add_argument("--top-k", type=int, help="sample from the k likeliest tokens only")
     command.add_argument("--seed", type=int, default=123, help="of sampling (default: %(default)s)")
-
-
-def _metrics(stage: str) -> dict[str, Any] | None:
-    path = REPORTS / stage / "metrics.json"
-    return files.read_json(path) if path.is_file() else None
-
-
-def _pair(metrics: dict[str, Any], first: str, second: str, form: str) -> str:
-    return f"{metrics[first]:{form}} / {metrics[second]:{form}}"
-
-
-def _last_sample() -> str | None:
-    path = REPORTS / "pretrain" / "samples.csv"
-    if not path.is_file():
-        return None
-    return list(csv.DictReader(io.StringIO(files.read_text(path))))[-1]["text"]
-
-
-def _precision_hint() -> str | None:
-    from llm.runtime import RuntimeConfig, cpu_has_bf16
-
-    config = params.parse(RuntimeConfig, params.load().get("runtime"), "params.yaml: runtime")
-    if (config.precision, config.device) == ("fp32", "cpu") and cpu_has_bf16():
-        return f"This CPU multiplies bf16 in hardware: `{PROGRAM} use auto` makes training faster."
-    return None

@@ -103,6 +103,9 @@ def _from_system(error: Exception) -> UserError | None:
     first_line = str(error).partition("\n")[0]
     if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "can't allocate memory" in first_line:
         return UserError("memory", first_line or "there is not enough", "lower micro_batch_size or context", RESOURCES)
+    if isinstance(error, UnicodeDecodeError):
+        byte = error.object[error.start]
+        return UserError("standard input", f"byte 0x{byte:02x} is not {error.encoding}", "send UTF-8", DATA)
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return UserError(str(error.filename or "disk"), f"no room: {error.strerror}", "free some space", RESOURCES)
     if isinstance(error, OSError) and error.filename is not None:

@@ -58,8 +58,8 @@ class FinetuneInstructConfig(TrainConfig):
         yield from check_together(self.trainable, self.lora)
 
 
-def read_entries(path: Path, also: Sequence[str] = ()) -> list[Entry]:
-    """Entries of a JSON list of objects with texts under `instruction`, `input`, `output` (and the keys `also`).
+def read_entries(path: Path) -> list[Entry]:
+    """Entries of a JSON list of objects with texts under `instruction`, `input`, `output`.
 
     Raises UserError naming the entry: not a list, a missing or foreign key, a value that is no text, an empty
     instruction or output.
@@ -68,9 +68,8 @@ def read_entries(path: Path, also: Sequence[str] = ()) -> list[Entry]:
     if not isinstance(entries, list) or not entries:
         what = "is an empty list" if entries == [] else f"holds {type(entries).__name__}, not a list of entries"
         raise UserError(str(path), what, "write [{...}, ...]", DATA)
-    keys = (*KEYS, *also)
     for number, entry in enumerate(entries):
-        _check_entry(entry, keys, f"{path}: entry {number}")
+        _check_entry(entry, f"{path}: entry {number}")
     return entries
 
 
@@ -135,18 +134,18 @@ class InstructionDataset:
         return Batch(inputs[:, :width].contiguous(), targets[:, :width].contiguous())
 
 
-def _check_entry(entry: Any, keys: Sequence[str], where: str) -> None:
-    fix = f"give each entry the keys {', '.join(keys)}"
+def _check_entry(entry: Any, where: str) -> None:
+    fix = f"give each entry the keys {', '.join(KEYS)}"
     if not isinstance(entry, Mapping):
         raise UserError(where, f"is {entry!r:.40}, not an object", fix, DATA)
-    for key in keys:
+    for key in KEYS:
         if key not in entry:
             raise UserError(where, f"missing {key!r}", fix, DATA)
         if not isinstance(entry[key], str):
             raise UserError(where, f"{key} is {entry[key]!r:.40}, not a text", "write a text in quotes", DATA)
         if any("\ud800" <= letter <= "\udfff" for letter in entry[key]):
             raise UserError(where, f"{key} holds a lone surrogate", "write the character itself", DATA)
-    foreign = sorted(set(entry) - set(keys))
+    foreign = sorted(set(entry) - set(KEYS))
     if foreign:
         raise UserError(where, f"unknown key {foreign[0]!r}", fix, DATA)
     for key in ("instruction", "output"):

@@ -52,7 +52,7 @@ def judge(
     config: JudgeConfig,
     format_input: Callable[[Entry], str],
     journal: Path | None = None,
-    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    progress: Callable[[Sequence[Any]], Iterable[Any]] = iter,
 ) -> list[Verdict]:
     """One verdict per entry, in their order; those in the journal are not asked for again.
 

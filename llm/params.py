@@ -5,6 +5,7 @@ ruamel.yaml (YAML 1.2) reads and writes the file because DVC does: PyYAML takes 
 
 from __future__ import annotations
 
+import copy
 import difflib
 import io
 import math
@@ -201,7 +202,7 @@ def _merge(document: Any, changes: Mapping[str, Any], kind: Any) -> None:
                     del old[stale]
                 _merge(old, new, None)
         else:
-            document[key] = value
+            document[key] = copy.deepcopy(value)  # one object in two places would become a YAML alias
 
 
 def _same_names(old: Any, new: Any) -> bool:

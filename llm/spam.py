@@ -66,17 +66,13 @@ def balanced_splits(frame: pd.DataFrame, config: SpamConfig, seed: int) -> dict[
     whoever orders the file decides what is held out. Raises UserError where a part would be empty.
     """
     if config.order == "shuffled":
-        spam, ham = frame[frame["Label"] == "spam"], frame[frame["Label"] == "ham"]
-        _check_enough_ham(ham, spam)
-        balanced = pd.concat([ham.sample(len(spam), random_state=seed), spam]).sample(frac=1, random_state=seed)
-        parts = dict(zip(SPLITS, _cut(balanced, config), strict=True))
+        ham, spam = (frame[frame["Label"] == label] for label in LABELS)
+        parts = dict(zip(SPLITS, _cut(_balanced(ham, spam, seed), config), strict=True))
     else:
         ham_parts, spam_parts = (_cut(frame[frame["Label"] == label], config) for label in LABELS)
-        parts = {}
-        for split, ham, spam in zip(SPLITS, ham_parts, spam_parts, strict=True):
-            _check_enough_ham(ham, spam)
-            both = pd.concat([ham.sample(len(spam), random_state=seed), spam])
-            parts[split] = both.sample(frac=1, random_state=seed)
+        parts = {
+            split: _balanced(ham, spam, seed) for split, ham, spam in zip(SPLITS, ham_parts, spam_parts, strict=True)
+        }
     for split, part in parts.items():
         if not set(LABELS) <= set(part["Label"]):
             what = f"{len(part)} messages, but not both of {' and '.join(LABELS)}"
@@ -172,10 +168,12 @@ def _check_message(message: str, where: str) -> None:
         raise UserError(where, "the message is empty", "write a message, or remove the line", DATA)
 
 
-def _check_enough_ham(ham: pd.DataFrame, spam: pd.DataFrame) -> None:
+def _balanced(ham: pd.DataFrame, spam: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """All spam and as much ham, shuffled."""
     if len(ham) < len(spam):
         what = f"{len(ham)} ham messages cannot balance {len(spam)} spam messages"
         raise UserError("data/raw/spam", what, "bring more ham messages", DATA)
+    return pd.concat([ham.sample(len(spam), random_state=seed), spam]).sample(frac=1, random_state=seed)
 
 
 def _cut(frame: pd.DataFrame, config: SpamConfig) -> list[pd.DataFrame]:

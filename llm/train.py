@@ -5,20 +5,22 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from llm.batches import Batch, BatchSource, Dataset, InOrder, derive
 from llm.errors import DIVERGED, RESOURCES, UserError
+from llm.losses import Sums
 from llm.optim import TrainConfig, adamw, lr_at
 from llm.runtime import RuntimeConfig, autocast
 
-Loss = Callable[[nn.Module, Batch], Tensor]  # the sum over what counts; the count comes from the targets
+Loss = Callable[[nn.Module, Batch], Sums]  # sums over what counts; the count comes from the targets
 COLUMNS = ("step", "tokens_seen", "train_loss", "val_loss", "lr")
 
 
@@ -108,9 +110,10 @@ def fit(
     def look(lr: float) -> None:
         row: dict[str, Any] = {"step": history.step, "tokens_seen": history.tokens_seen, "lr": lr}
         for name, data in evaluations.items():
-            row[f"{name}_loss"] = evaluate(model, loss, data, runtime, config.micro_batch_size)
-            if not math.isfinite(row[f"{name}_loss"]):
-                raise _diverged(section, history.step, lr, f"{name} loss {row[f'{name}_loss']}", history)
+            means = evaluate(model, loss, data, runtime, config.micro_batch_size)
+            if not math.isfinite(means["loss"]):
+                raise _diverged(section, history.step, lr, f"{name} loss {means['loss']}", history)
+            row |= {f"{name}_{measure}": mean for measure, mean in means.items()}
         history.rows.append({**row, **on_evaluation()})
         watcher.metrics(_curves(history.last), history.step)
 
@@ -151,18 +154,20 @@ def looks(train: Dataset, val: Dataset, config: TrainConfig) -> dict[str, InOrde
 @torch.no_grad()
 def evaluate(
     model: nn.Module, loss: Loss, data: BatchSource, runtime: RuntimeConfig, micro_batch_size: int | None = None
-) -> float:
-    """Mean loss over all targets of `data` that count, in nats; leaves the model in evaluation mode."""
+) -> dict[str, float]:
+    """Means of what `loss` sums, over all targets of `data` that count; leaves the model in evaluation mode."""
     device = next(model.parameters()).device
     model.eval()
-    total, count = 0.0, 0
+    totals: dict[str, float] = defaultdict(float)
+    count = 0
     for index in range(len(data)):
         batch = data[index]
         count += batch.count
         for micro in batch.split(micro_batch_size):
             with _memory_of(micro), autocast(runtime):
-                total += loss(model, micro.to(device)).item()
-    return total / count
+                for measure, total in loss(model, micro.to(device)).items():
+                    totals[measure] += total.item()
+    return {measure: total / count for measure, total in totals.items()}
 
 
 def _accumulate(
@@ -181,7 +186,7 @@ def _accumulate(
         torch.manual_seed(derive(seeds[0], "dropout", seeds[1], number))
         with _memory_of(micro):
             with autocast(runtime):
-                mean = loss(model, micro.to(device)) / count
+                mean = loss(model, micro.to(device))["loss"] / count
             mean.backward()  # type: ignore[no-untyped-call]
         total += mean.item()
     return total

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from llm import files, params, tracking
 from llm.errors import USAGE, UserError, error_contract
+from llm.progress import Bars
 
 WORK = Path(".work")
 PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -49,7 +50,7 @@ def run_stage(main: Callable[..., None], schema: type[P], read: Callable[[type[P
 
 
 def _end_with_dvc() -> None:
-    """Have the kernel send SIGTERM when dvc, our parent's parent, is killed (Linux): no stage runs on unseen."""
+    """Have the kernel send SIGTERM when dvc, our parent, is killed (Linux): no stage runs on unseen."""
     if "DVC_STAGE" in os.environ and sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -67,9 +68,11 @@ class Run:
     def __init__(self, name: str, work: Path, tracker: tracking.Tracker) -> None:
         self.name, self._tracker = name, tracker
         self._build = work / "outputs"
+        shutil.rmtree(self._build, ignore_errors=True)  # of a run that was killed
         self.states = work / "states"  # of a training that may be stopped; there until the outputs are published
         self._outputs: list[Path] = []
-        self._bar: tqdm[Any] | None = None
+        self._bars = Bars()
+        self.received = self._bars.received  # of a download
         self._speeds: list[float] = []
 
     def reads(self, path: Path | str) -> None:
@@ -91,23 +94,13 @@ class Run:
         self._tracker.metrics({k: v for k, v in numbers.items() if k not in headline}, 0)
 
     def progress(self, step: int, steps: int, loss: float, tokens_per_second: float) -> None:
-        """Move the progress bar (drawn on terminals only)."""
-        if self._bar is None:
-            self._bar = tqdm(total=steps, desc=self.name, unit="step", disable=None, mininterval=0.5)
-        self._bar.set_postfix_str(f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s", refresh=False)
-        self._bar.update(step - self._bar.n)
+        """Move the progress bar."""
+        self._bars.show(self.name, step, steps, "step", f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s")
         self._speeds.append(tokens_per_second)
 
-    def received(self, name: str, done: int, total: int | None) -> None:
-        """Move the progress bar of a download (drawn on terminals only)."""
-        if self._bar is None or self._bar.desc.rstrip(": ") != name:
-            self.close()
-            self._bar = tqdm(total=total, desc=name, unit="B", unit_scale=True, disable=None, mininterval=0.5)
-        self._bar.update(done - self._bar.n)
-
-    def each(self, items: Iterable[T]) -> Iterable[T]:
-        """The items, with a progress bar (drawn on terminals only)."""
-        return tqdm(items, desc=self.name, disable=None, mininterval=0.5)
+    def each(self, items: Sequence[T]) -> Iterable[T]:
+        """The items, with a progress bar."""
+        return self._bars.each(items, self.name)
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """A point of every curve in `values` (`loss/train`, ...): one line on the screen, and MLflow."""
@@ -135,10 +128,9 @@ class Run:
                 self._tracker.model(path.name, path, files.dvc_md5(path))
 
     def close(self) -> None:
-        """Finish the progress bar."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        """Finish the progress bars, and drop what was built and not published."""
+        self._bars.close()
+        shutil.rmtree(self._build, ignore_errors=True)
 
 
 @contextmanager
@@ -149,8 +141,6 @@ def stage(name: str, config: Any) -> Iterator[Run]:
     """
     work = WORK / name
     with files.lock(work / "lock"):
-        build = work / "outputs"
-        shutil.rmtree(build, ignore_errors=True)
         settings = params.read(_Tracking).tracking
         tracker = tracking.start(name, config, Path.cwd(), settings)
         run = Run(name, work, tracker)
@@ -165,4 +155,3 @@ def stage(name: str, config: Any) -> Iterator[Run]:
             tracker.close(None)
         finally:
             run.close()
-            shutil.rmtree(build, ignore_errors=True)

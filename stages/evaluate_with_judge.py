@@ -29,7 +29,7 @@ def main(params: Params) -> None:
         summary = summarize(verdicts)
         require_coverage(summary, params.judge, JOURNAL)
         records = [asdict(verdict) for verdict in verdicts]
-        files.write_json(run.out("data/verdicts/verdicts.json"), records)
+        files.write_json(run.out("data/verdicts") / "verdicts.json", records)
         scores = [
             {key: record[key] for key in ("index", "status", "score", "flags")} | response
             for record, response in zip(records, responses, strict=True)

@@ -45,23 +45,17 @@ def main(params: Params) -> None:
             lora.add_lora(model, config.lora, derive(params.seed, "lora"))
         trainable = count_parameters(model, trainable_only=True)
         run.say(f"{trainable:,} of {count_parameters(model):,} parameters train")
-        measured = looks(data["train"], data["validation"], config)
-
-        def score() -> dict[str, float]:
-            return {f"{name}_accuracy": hit_rate(model, look, params.runtime) for name, look in measured.items()}
-
         steps = config.epochs * steps_per_epoch(len(data["train"]), config.batch_size)
         with resume.states(run.states, params, [init_from, SPAM], config.save_every, run.say) as states:
             history = fit(
                 model,
                 losses.classification,
                 Shuffled(data["train"], config.batch_size, steps, params.seed, "finetune_spam.batch_size"),
-                measured,
+                looks(data["train"], data["validation"], config),
                 config,
                 params.runtime,
                 params.seed,
                 run,
-                on_evaluation=score,
                 section="finetune_spam",
                 states=states,
             )
@@ -113,12 +107,6 @@ def judge_splits(
         ):
             rows.append([split, row, LABELS[actual], LABELS[said], spam])
     return metrics, rows
-
-
-def hit_rate(model: Classifier, look: InOrder, precision: RuntimeConfig) -> float:
-    """Accuracy on the batches of `look`."""
-    actual = torch.cat([look[index].targets for index in range(len(look))]).tolist()
-    return classifier.accuracy(classifier.predict(model, look, precision).argmax(dim=-1).tolist(), actual)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def main(params: Params) -> None:
                 "train_loss": history.last["train_loss"],
                 "val_loss": history.last["val_loss"],
                 "best_val_loss": history.best_val_loss,
-                "val_bits_per_byte": whole_val / math.log(2) * val.tokens / val.text_bytes,
+                "val_bits_per_byte": whole_val["loss"] / math.log(2) * val.tokens / val.text_bytes,
                 "parameters": count_parameters(model),
                 "train_batches": steps_per_epoch(len(train), config.batch_size),
                 "val_batches": len(InOrder(val, config.batch_size)),

@@ -44,7 +44,7 @@ def main(params: Params) -> None:
             run.say(f"{len(raw)} of {len(prompts)} answered")
         answers = [extract_answer(text) for text in raw]
         responses = [entry | {"model_response": answer} for entry, answer in zip(entries, answers, strict=True)]
-        files.write_json(run.out("data/responses/raw.json"), raw)
+        files.write_json(run.out("data/responses") / "raw.json", raw)
         files.write_json(run.out("reports/respond/responses.json"), responses)
         run.write_metrics(
             {

@@ -58,7 +58,6 @@ def cut_corpus(params: Params, vocabulary: Tokenizer, folder: Path) -> dict[str,
     config = params.tokenize.corpus
     documents = tokens.read_documents(RAW / "corpus", config.separator)
     counts: dict[str, Any] = {"documents": len(documents), "characters": sum(map(len, documents))}
-    counts["tokens"] = len(tokens.encode_documents(documents, vocabulary))
     splits = zip(("train", "val"), tokens.split_documents(documents, config.train_fraction), strict=True)
     for split, part in splits:
         ids = tokens.encode_documents(part, vocabulary)
@@ -66,6 +65,10 @@ def cut_corpus(params: Params, vocabulary: Tokenizer, folder: Path) -> dict[str,
         pins = tokens.Pins(vocabulary.vocab_size, tokenizer.fingerprint(TOKENIZER))
         tokens.write_shards(folder, split, ids, text_bytes, pins, config.shard_tokens)
         counts[f"{split}_tokens"] = len(ids)
+    if len(documents) > 1:
+        counts["tokens"] = counts["train_tokens"] + 1 + counts["val_tokens"]  # <|endoftext|> stands between the two
+    else:  # cut in the middle of a document, and perhaps of a token
+        counts["tokens"] = len(vocabulary.encode(documents[0]))
     windows = [
         TokenWindows(folder, split, params.pretrain.context, params.pretrain.stride, vocabulary.vocab_size)
         for split in ("train", "val")

@@ -226,3 +226,12 @@ def test_fsck_names_an_output_that_changed_or_is_gone(project, capsys):
     assert left.value.code == 3
     errors = capsys.readouterr().err.splitlines()
     assert [line.split(":")[1] for line in errors] == [" models/spam", " a.json"]
+
+
+def test_report_shows_a_single_score_without_an_interval(project, capsys):
+    (project / "reports/evaluate_with_judge").mkdir(parents=True)
+    metrics = {"backend": "reference", "score_mean": 80.0, "n_scored": 1, "n_items": 1}
+    metrics |= {"score_ci95_low": None, "score_ci95_high": None}
+    (project / "reports/evaluate_with_judge/metrics.json").write_text(json.dumps(metrics))
+    cli.main(["report"])
+    assert "reference score of 1 of 1 answers          80.0 of 100\n" in capsys.readouterr().out

@@ -176,3 +176,10 @@ def test_only_a_reader_that_has_gone_is_taken_for_one(event, code):
     )
     _, err = process.communicate(timeout=20)
     assert (process.returncode, bool(err)) == (code, code == 1)
+
+
+def test_input_that_is_not_utf8_is_no_bug_of_ours(capsys):
+    with pytest.raises(SystemExit) as left, errors.error_contract():
+        b"caf\xe9".decode()
+    assert left.value.code == errors.DATA
+    assert capsys.readouterr().err.startswith("error: standard input: byte 0xe9 is not utf-8 | fix: ")

@@ -32,26 +32,32 @@ def by_hand(logits: Tensor, targets: Tensor) -> float:
 
 def test_next_token_loss_is_the_sum_over_all_targets() -> None:
     logits, targets = torch.randn(2, 3, 5), torch.randint(5, (2, 3))
-    loss = losses.next_token(Fixed(logits), Batch(targets, targets))
+    loss = losses.next_token(Fixed(logits), Batch(targets, targets))["loss"]
     assert math.isclose(loss.item(), by_hand(logits, targets), rel_tol=1e-5)
 
 
 def test_ignored_targets_do_not_count() -> None:
     logits, targets = torch.randn(2, 3, 5), torch.randint(5, (2, 3))
     targets[0, 1] = targets[1, 2] = IGNORED
-    loss = losses.next_token(Fixed(logits), Batch(targets, targets))
+    loss = losses.next_token(Fixed(logits), Batch(targets, targets))["loss"]
     assert math.isclose(loss.item(), by_hand(logits, targets), rel_tol=1e-5)
 
 
 def test_loss_of_ignored_targets_alone_is_zero() -> None:
     targets = torch.full((2, 3), IGNORED)
-    assert losses.next_token(Fixed(torch.randn(2, 3, 5)), Batch(targets, targets)).item() == 0
+    assert losses.next_token(Fixed(torch.randn(2, 3, 5)), Batch(targets, targets))["loss"].item() == 0
 
 
 def test_classification_loss_is_the_sum_over_rows() -> None:
     logits, targets = torch.randn(4, 2), torch.tensor([0, 1, 1, 0])
-    loss = losses.classification(Fixed(logits), Batch(torch.zeros(4, 3), targets))
+    loss = losses.classification(Fixed(logits), Batch(torch.zeros(4, 3), targets))["loss"]
     assert math.isclose(loss.item(), by_hand(logits, targets), rel_tol=1e-5)
+
+
+def test_classification_counts_the_hits_of_the_same_logits() -> None:
+    logits = torch.tensor([[2.0, 1.0], [0.0, 1.0], [3.0, 1.0]])  # says 0, 1, 0
+    sums = losses.classification(Fixed(logits), Batch(torch.zeros(3, 3), torch.tensor([0, 1, 1])))
+    assert sums["accuracy"].item() == 2
 
 
 def test_classifier_is_told_the_lengths() -> None:

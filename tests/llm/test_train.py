@@ -135,8 +135,8 @@ def test_long_gradients_are_clipped(model_config: Make) -> None:
     with torch.no_grad():
         model.weight.fill_(1.0)
 
-    def loss(m: nn.Module, batch: Batch) -> Tensor:
-        return 100.0 * m.weight.sum() * batch.count  # type: ignore[operator]
+    def loss(m: nn.Module, batch: Batch) -> losses.Sums:
+        return {"loss": 100.0 * m.weight.sum() * batch.count}  # type: ignore[operator]
 
     seen: list[float] = []
     original = torch.optim.AdamW.step
@@ -203,8 +203,8 @@ def test_dropout_differs_between_steps_and_micro_batches() -> None:
             masks.append(torch.nn.functional.dropout(torch.ones(64)))
             return super().forward(x)
 
-    def loss(model: nn.Module, batch: Batch) -> Tensor:
-        return model(torch.ones(1, 2)).sum()  # type: ignore[no-any-return]
+    def loss(model: nn.Module, batch: Batch) -> losses.Sums:
+        return {"loss": model(torch.ones(1, 2)).sum()}
 
     settings = config(micro_batch_size=3, eval_every=100)
     fit(Dropped(2, 1), loss, Shuffled(Sentences(), 6, 3, 0), {}, settings, FP32, 0, Recorder())
@@ -220,7 +220,7 @@ def test_first_row_is_the_untrained_model(train: Train, model_config: Make) -> N
     untrained = GPT(model_config(vocab_size=20))
     row = history.rows[0]
     assert (row["step"], row["tokens_seen"]) == (0, 0)
-    assert row["train_loss"] == evaluate(untrained, losses.next_token, InOrder(Sentences(), 5), FP32)
+    assert row["train_loss"] == evaluate(untrained, losses.next_token, InOrder(Sentences(), 5), FP32)["loss"]
 
 
 def test_steps_count_updates_and_the_last_has_a_row(train: Train) -> None:
@@ -232,7 +232,7 @@ def test_steps_count_updates_and_the_last_has_a_row(train: Train) -> None:
 def test_last_row_is_the_trained_model(train: Train) -> None:
     model, history, _ = train()
     val = InOrder(Sentences(7, seed=9), 5)
-    assert history.last["val_loss"] == evaluate(model, losses.next_token, val, FP32)
+    assert history.last["val_loss"] == evaluate(model, losses.next_token, val, FP32)["loss"]
 
 
 def test_rows_carry_the_rate_of_the_update_before_them(train: Train) -> None:
@@ -253,7 +253,7 @@ def test_progress_tells_the_mean_loss_of_the_batch(train: Train, model_config: M
     _, _, watcher = train(steps=1, micro_batch_size=2)
     torch.manual_seed(5)
     model, batch = GPT(model_config(vocab_size=20)), Shuffled(Sentences(), 6, 1, 1)[0]
-    assert watcher.steps[0][2] == pytest.approx(losses.next_token(model, batch).item() / batch.count, rel=1e-5)
+    assert watcher.steps[0][2] == pytest.approx(losses.next_token(model, batch)["loss"].item() / batch.count, rel=1e-5)
 
 
 def test_table_has_the_columns_in_order(train: Train) -> None:
@@ -273,7 +273,7 @@ def test_evaluation_is_the_mean_over_all_targets(model_config: Make, batch_size:
         model.eval()
         exact = torch.nn.functional.cross_entropy(model(data.ids[:, :-1]).flatten(0, 1), data.targets.flatten())
     model.train()
-    found = evaluate(model, losses.next_token, InOrder(data, batch_size), FP32)
+    found = evaluate(model, losses.next_token, InOrder(data, batch_size), FP32)["loss"]
     assert found == pytest.approx(exact.item(), rel=1e-6)
 
 
@@ -288,7 +288,7 @@ def test_micro_batches_do_not_change_an_evaluation(model_config: Make, micro_bat
 def test_evaluation_holds_no_more_rows_at_once_than_training(train: Train) -> None:
     rows: set[int] = set()
 
-    def loss(model: nn.Module, batch: Batch) -> Tensor:
+    def loss(model: nn.Module, batch: Batch) -> losses.Sums:
         rows.add(len(batch.inputs))
         return losses.next_token(model, batch)
 
@@ -299,8 +299,8 @@ def test_evaluation_holds_no_more_rows_at_once_than_training(train: Train) -> No
 def test_mean_of_batch_means_would_differ(model_config: Make) -> None:
     torch.manual_seed(5)
     model, source = GPT(model_config(vocab_size=20)), InOrder(Sentences(), 7)
-    means = [losses.next_token(model, source[i]).item() / source[i].count for i in range(len(source))]
-    assert abs(sum(means) / len(means) - evaluate(model, losses.next_token, source, FP32)) > 1e-5
+    means = [losses.next_token(model, source[i])["loss"].item() / source[i].count for i in range(len(source))]
+    assert abs(sum(means) / len(means) - evaluate(model, losses.next_token, source, FP32)["loss"]) > 1e-5
 
 
 # Divergence
@@ -310,11 +310,11 @@ def failing(at: int, spoil: Callable[[Tensor, GPT], Tensor]) -> Loss:
     """The next-token loss, spoilt in training step `at`."""
     calls = 0
 
-    def loss(model: nn.Module, batch: Batch) -> Tensor:
+    def loss(model: nn.Module, batch: Batch) -> losses.Sums:
         nonlocal calls
         calls += model.training
-        value = losses.next_token(model, batch)
-        return spoil(value, model) if model.training and calls == at + 1 else value  # type: ignore[arg-type]
+        sums = losses.next_token(model, batch)
+        return {"loss": spoil(sums["loss"], model)} if model.training and calls == at + 1 else sums  # type: ignore[arg-type]
 
     return loss
 
