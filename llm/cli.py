@@ -217,9 +217,9 @@ def check_outputs(_arguments: argparse.Namespace) -> None:
 
 def serve_ui(arguments: argparse.Namespace) -> None:
     """Run the MLflow UI until it is ended."""
-    from llm import tracking
+    from llm import ui
 
-    tracking.serve(files.project_root(), arguments.port)
+    ui.serve(files.project_root(), arguments.port)
 
 
 def show_report(_arguments: argparse.Namespace) -> None:

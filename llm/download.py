@@ -1,47 +1,32 @@
-"""Pinned sources: files from the web (mirrors, resume, deadlines, retries, one zip member) or from the disk.
+"""Pinned sources: files from the web, from the first of several addresses that has them, or from the disk.
 
 What was fetched once is kept by content in a folder of blobs, `<sha256>` each, and never fetched again.
 """
 
 from __future__ import annotations
 
-import email.utils
-import errno
 import hashlib
-import ipaddress
 import os
-import queue
 import re
 import shutil
 import stat
-import threading
-import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import quote, unquote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
-import requests
-from urllib3.exceptions import HTTPError
-
-from llm.errors import DATA, RESOURCES, SERVICE, USAGE, UserError
+from llm import web
+from llm.errors import DATA, NO_ROOM, RESOURCES, SERVICE, USAGE, UserError
 from llm.files import lock, sha256
 from llm.params import Problem, positive
+from llm.web import PATIENCE, Declared, Failure, Patience
 
 WEB = "data/web"  # the `source` that means: from the URLs
-REDIRECTS = 5
-CHUNK_BYTES = 1 << 18
-SIZE_LIMIT = 16 << 30  # for a file whose size is not pinned; GPT-2 XL has 6.4 GB
 ZIP_RATIO = 100  # an unpinned member may be this many times larger than its archive
-DISGUISES = {
-    b"<!doctype html": "an HTML page",
-    b"<html": "an HTML page",
-    b"version https://git-lfs.github.com/spec/": "a Git-LFS pointer",
-}
-
 Record = dict[str, Any]
 Progress = Callable[[str, int, int | None], None]  # file name, bytes so far, bytes in all where known
 
@@ -99,22 +84,6 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long to wait for a server, and how often to ask again."""
-
-    stall_seconds: float = 30.0  # without a single byte
-    grace_seconds: float = 60.0  # for the headers; and for a body on top of its bytes at the slowest rate
-    bytes_per_second: float = 16_384.0  # the slowest rate worth waiting for: a bound on the total time, by size
-    attempts: int = 4  # for each URL
-    backoff_seconds: float = 0.5  # doubled each time
-    longest_wait_seconds: float = 60.0  # whatever Retry-After says
-    sleep: Callable[[float], None] = time.sleep
-
-
-PATIENCE = Patience()
-
-
-@dataclass(frozen=True)
 class Job:
     """What stays the same while the files of one item are fetched."""
 
@@ -123,22 +92,6 @@ class Job:
     mirror: str | None
     progress: Progress
     patience: Patience
-
-
-@dataclass(frozen=True)
-class Declared:
-    """What the server says about a file in its own storage headers."""
-
-    sha256: str | None = None
-    size: int | None = None
-
-
-class Failure(Exception):
-    """One address did not give the file: ask again after `wait` seconds, or (None) turn to the next address."""
-
-    def __init__(self, what: str, code: int = SERVICE, wait: float | None = None) -> None:
-        super().__init__(what)
-        self.code, self.wait = code, wait
 
 
 def fetch(
@@ -247,7 +200,7 @@ def _obtain(job: Job, file: WebFile) -> Path:
                 return _keep(file, part, _bring(job, file, address, part))
             except Failure as failure:
                 if failure.code == DATA:
-                    _forget(part)
+                    web.forget(part)
                     if address in own or file.sha256 is None:  # no silent second choice
                         what = f"{file.name} from {address}: {failure}"
                         fix = "replace the file there" if address in own else "correct the url, or try again later"
@@ -256,6 +209,14 @@ def _obtain(job: Job, file: WebFile) -> Path:
     code = DATA if any(failure.code == DATA for _, failure in failures) else SERVICE
     what = "; ".join(f"{address}: {failure}" for address, failure in failures)
     raise UserError(f"download.{job.item}", f"{file.name} cannot be had: {what}", _by_hand(job, file), code)
+
+
+def _bring(job: Job, file: WebFile, address: str | Path, part: Path) -> Declared:
+    if isinstance(address, Path):
+        shutil.copyfile(address, part)
+        return Declared()
+    size = None if file.member else file.size  # the pinned size is the member's
+    return web.bring(address, part, size, partial(job.progress, file.name), job.patience)
 
 
 def _in_mirror(job: Job, file: WebFile) -> list[str | Path]:
@@ -291,18 +252,18 @@ def _keep(file: WebFile, raw: Path, declared: Declared) -> Path:
         content = _take_member(raw, file.member, file.size)
         digest = sha256(content)
     size = content.stat().st_size
-    if file.sha256 is None and (size == 0 or _disguise(content)):
-        raise _wrong(content, f"has {size} bytes")
+    if file.sha256 is None and (size == 0 or web.disguise_of(content)):
+        raise web.wrong(content, f"has {size} bytes")
     _compare(content, "the pinned sha256", file.sha256, digest)
     _compare(content, "the pinned size", file.size, size)
     content.replace(raw.with_name(digest))
-    _forget(raw)
+    web.forget(raw)
     return raw.with_name(digest)
 
 
 def _compare(content: Path, what: str, expected: str | int | None, found: str | int) -> None:
     if expected not in (None, found):
-        raise _wrong(content, f"{what} is {expected}, but the content has {found}")
+        raise web.wrong(content, f"{what} is {expected}, but the content has {found}")
 
 
 def _take_member(archive: Path, member: str, size: int | None) -> Path:
@@ -323,178 +284,8 @@ def _take_member(archive: Path, member: str, size: int | None) -> Path:
     except (Failure, OSError):
         raise
     except Exception as error:  # zipfile lets many kinds through: BadZipFile, zlib.error, struct.error, ...
-        raise _wrong(archive, f"not a sound zip archive: {error}") from None
+        raise web.wrong(archive, f"not a sound zip archive: {error}") from None
     return target
-
-
-def _wrong(content: Path, what: str) -> Failure:
-    disguise = _disguise(content)
-    return Failure(f"{disguise} instead of the file ({what})" if disguise else what, DATA)
-
-
-def _disguise(content: Path) -> str | None:
-    with content.open("rb") as file:
-        head = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    return next((name for start, name in DISGUISES.items() if head.startswith(start)), None)
-
-
-def _bring(job: Job, file: WebFile, address: str | Path, part: Path) -> Declared:
-    """Fill `part` from the address, asking again as patience allows."""
-    if isinstance(address, Path):
-        shutil.copyfile(address, part)
-        return Declared()
-    for attempt in range(job.patience.attempts):
-        try:
-            return _attempt(job, file, address, part)
-        except Failure as failure:
-            if failure.wait is None or attempt + 1 == job.patience.attempts:
-                raise
-            wait = max(failure.wait, job.patience.backoff_seconds * 2**attempt)
-            job.patience.sleep(min(wait, job.patience.longest_wait_seconds))
-    raise AssertionError("at least one attempt")
-
-
-def _attempt(job: Job, file: WebFile, url: str, part: Path) -> Declared:
-    """Ask once, from where `part` ends if the server still has the same file."""
-    note = part.with_suffix(".validator")
-    validator = note.read_text("utf-8") if note.exists() else ""
-    offset = part.stat().st_size if validator and part.exists() else 0
-    headers = {"Accept-Encoding": "identity"}
-    if offset:
-        headers |= {"Range": f"bytes={offset}-", "If-Range": validator}
-    response, declared = _open(url, headers, job.patience)
-    with response:
-        status, content_range = response.status_code, response.headers.get("content-range", "")
-        if status == 416 and offset and content_range == f"bytes */{offset}":
-            return declared  # it was complete
-        resumed = content_range.startswith(f"bytes {offset}-") and _validator(response.headers) in ("", validator)
-        if status == 416 or (status == 206 and not (offset and resumed)):
-            _forget(part)
-            raise Failure(f"status {status}, but the partial download cannot go on", wait=0)
-        if status not in (200, 206):
-            raise Failure(f"status {status}", wait=_wait(response) if status in (408, 429) or status >= 500 else None)
-        encoding = response.headers.get("content-encoding", "identity")
-        if encoding != "identity":
-            raise Failure(f"sent as {encoding}, although identity was asked for")
-        if status == 200:
-            _forget(part)
-            note.write_text(_validator(response.headers), "utf-8")
-        _stream(job, file, response, part)
-    return declared
-
-
-def _stream(job: Job, file: WebFile, response: requests.Response, part: Path) -> None:
-    """Append the body to `part`; no more bytes than expected, and no slower than patience allows."""
-    pinned = None if file.member else file.size
-    limit = pinned or SIZE_LIMIT
-    started, remaining = time.monotonic(), response.raw.length_remaining
-    with part.open("ab") as out:
-        done = before = out.tell()
-        total = pinned if remaining is None else before + remaining
-        try:
-            while done <= limit and (chunk := response.raw.read1(CHUNK_BYTES, decode_content=False)):
-                out.write(chunk)
-                done += len(chunk)
-                job.progress(file.name, done, total)
-                seconds = time.monotonic() - started
-                if seconds > job.patience.grace_seconds + (done - before) / job.patience.bytes_per_second:
-                    raise Failure(f"too slow: {done - before} bytes in {seconds:.0f} seconds", wait=0)
-        except HTTPError as error:
-            raise Failure(f"truncated at {done} of {total or 'unknown'} bytes: {_reason(error)}", wait=0) from None
-    if done > limit:
-        raise _wrong(part, f"more than the {limit} bytes expected")
-    if total is not None and done < total:
-        what = f"truncated at {done} of {total} bytes"
-        raise _wrong(part, what) if _disguise(part) else Failure(what, wait=0)
-
-
-def _open(url: str, headers: Mapping[str, str], patience: Patience) -> tuple[requests.Response, Declared]:
-    """GET, following redirects by hand: none may leave https, and any hop may declare hash and size."""
-    declared = Declared()
-    for _ in range(REDIRECTS + 1):
-        response = _get(url, headers, patience)
-        declared = _declared(response.headers, declared)
-        if response.status_code not in (301, 302, 303, 307, 308):
-            return response, declared
-        response.close()
-        url = _redirected(url, response.headers.get("location", ""))
-    raise Failure(f"more than {REDIRECTS} redirects")
-
-
-def _redirected(url: str, location: str) -> str:
-    with suppress(ValueError):
-        target = urljoin(url, location)
-        allowed = ("https",) if urlsplit(url).scheme == "https" else ("http", "https")
-        if urlsplit(target).scheme in allowed:
-            return target
-    raise Failure(f"refused the redirect to {location.partition('?')[0]!r}")
-
-
-class _Session(requests.Session):
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        """Leave redirects to `_open`: even with allow_redirects=False, requests would read the body of one whole."""
-
-
-def _get(url: str, headers: Mapping[str, str], patience: Patience) -> requests.Response:
-    """One GET, without its body, in a thread: each byte of a header renews a socket's timeout, not this deadline."""
-    answers: queue.SimpleQueue[requests.Response | Exception] = queue.SimpleQueue()
-
-    def get() -> None:
-        session = _Session()
-        session.trust_env = not _is_loopback(url)  # no proxy to oneself
-        try:
-            seconds = patience.stall_seconds
-            answers.put(session.get(url, headers=headers, stream=True, timeout=seconds))
-        except Exception as error:
-            answers.put(error)
-
-    threading.Thread(target=get, daemon=True).start()
-    try:
-        answer = answers.get(timeout=patience.grace_seconds)
-    except queue.Empty:
-        raise Failure(f"no answer within {patience.grace_seconds:.0f} seconds", wait=0) from None
-    if isinstance(answer, Exception):
-        again = isinstance(answer, requests.ConnectionError | requests.Timeout)
-        raise Failure(f"no answer: {_reason(answer)}", wait=0 if again else None)
-    return answer
-
-
-def _declared(headers: Mapping[str, str], before: Declared) -> Declared:
-    """Hugging Face declares a file's sha256 as x-linked-etag, on the redirect to its storage.
-
-    A plain ETag is opaque: GitHub's has 64 hex digits too, and is no hash of the content.
-    """
-    digest = re.fullmatch(r'"?([0-9a-f]{64})"?', headers.get("x-linked-etag", ""))
-    size = headers.get("x-linked-size", "")
-    return Declared(digest[1] if digest else before.sha256, int(size) if size.isdecimal() else before.size)
-
-
-def _validator(headers: Mapping[str, str]) -> str:
-    """What If-Range may carry: a strong ETag, else the date of the last change, else nothing."""
-    etag = headers.get("etag", "")
-    return etag if etag.startswith('"') else headers.get("last-modified", "")
-
-
-def _wait(response: requests.Response) -> float:
-    """Retry-After in seconds, given as such or as a date."""
-    value = response.headers.get("retry-after", "").strip()
-    if value.isdecimal():
-        return float(value)
-    with suppress(ValueError):
-        return email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-    return 0.0
-
-
-def _reason(error: BaseException) -> str:
-    """The innermost cause in one line, without the pools and retries around it."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__ or error
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _forget(part: Path) -> None:
-    for suffix in (".part", ".member", ".validator"):
-        part.with_suffix(suffix).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -502,7 +293,7 @@ def _disk_errors(where: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in NO_ROOM:
             raise UserError(where, f"no room on the disk: {error}", "free some space", RESOURCES) from None
         raise UserError(where, f"cannot be read or written: {error}", "correct path or permissions", DATA) from None
 
@@ -525,10 +316,3 @@ def _is_plain_url(url: str) -> bool:
             and not re.search(r"\s", url)
         )
     return False
-
-
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"

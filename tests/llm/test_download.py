@@ -23,8 +23,9 @@ from typing import Any
 import pytest
 
 from llm import download, files, params
-from llm.download import WEB, Patience, Source, WebFile, fetch, pin
+from llm.download import WEB, Source, WebFile, fetch, pin
 from llm.errors import DATA, RESOURCES, RUNNING, SERVICE, USAGE, UserError
+from llm.web import Failure, Patience, _redirected
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
@@ -651,10 +652,10 @@ def test_a_redirect_to_another_scheme_is_refused(web: Web, user: User, target: s
 
 
 def test_a_redirect_never_leaves_https() -> None:
-    with pytest.raises(download.Failure, match="refused the redirect"):
-        download._redirected("https://host/a", "http://host/b")
-    assert download._redirected("https://host/a", "/b") == "https://host/b"
-    assert download._redirected("http://host/a", "https://host/b") == "https://host/b"
+    with pytest.raises(Failure, match="refused the redirect"):
+        _redirected("https://host/a", "http://host/b")
+    assert _redirected("https://host/a", "/b") == "https://host/b"
+    assert _redirected("http://host/a", "https://host/b") == "https://host/b"
 
 
 def test_a_redirect_does_not_print_signatures(web: Web, user: User) -> None:

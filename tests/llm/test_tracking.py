@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from llm import tracking
+from llm import recorder, spool, tracking, ui
 from llm.errors import DATA, RUNNING, SERVICE, USAGE, UserError
 
 ON = tracking.TrackingConfig(enabled=True, required=False)
@@ -85,7 +85,7 @@ def runs(folder: Path) -> dict[str, Any]:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    experiment = client.get_experiment_by_name(spool.EXPERIMENT)
     return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
 
 
@@ -171,7 +171,7 @@ def test_model_and_dataset_are_linked_by_dvc_md5(recorded: Recorded) -> None:
 
     folder, found, _ = recorded
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    version = client.get_model_version_by_alias("llm-demo", tracking.ALIAS)
+    version = client.get_model_version_by_alias("llm-demo", recorder.ALIAS)
     assert version.tags["dvc.md5"] == MD5
     assert version.run_id == found["model"].info.run_id
     (dataset,) = found["model"].inputs.dataset_inputs
@@ -194,7 +194,7 @@ def test_nothing_is_left_and_no_secret_is_stored(recorded: Recorded) -> None:
 
 def test_recorder_ends_with_its_dvc(recorded: Recorded) -> None:
     lock = next((recorded[0] / ".work/tracking").rglob("recorder.lock"))
-    assert wait_for(lambda: not tracking._held(lock))
+    assert wait_for(lambda: not spool.held(lock))
 
 
 def test_second_run_of_equal_weights_adds_no_model_version(recorded: Recorded) -> None:
@@ -266,7 +266,7 @@ def test_corrupt_database_is_one_warning(tmp_path: Path, capfd: pytest.CaptureFi
     assert stderr.count("\n") == 1
     assert "file is not a database" in stderr
     with pytest.raises(UserError, match="file is not a database") as caught:
-        tracking.serve(tmp_path, free_port())
+        ui.serve(tmp_path, free_port())
     assert caught.value.code == DATA
 
 
@@ -312,7 +312,7 @@ def test_command_in_a_run_name_shows_no_options(words: list[str], command: list[
 
 
 def test_ui_serves_this_machine_only_and_names_its_hosts(tmp_path: Path) -> None:
-    command = tracking.ui_command(tmp_path, 5001)
+    command = ui.command(tmp_path, 5001)
     assert command[command.index("--host") + 1] == "127.0.0.1"
     assert command[command.index("--allowed-hosts") + 1] == "127.0.0.1:5001,localhost:5001"
     assert command[command.index("--backend-store-uri") + 1] == f"sqlite:///{tmp_path}/mlflow.db"
@@ -322,11 +322,11 @@ def test_ui_opens_on_the_headlines(recorded: Recorded, tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
 
     folder, _, _ = recorded
-    experiment = MlflowClient(f"sqlite:///{folder}/mlflow.db").get_experiment_by_name(tracking.EXPERIMENT)
+    experiment = MlflowClient(f"sqlite:///{folder}/mlflow.db").get_experiment_by_name(spool.EXPERIMENT)
     page = f"http://127.0.0.1:5000/#/experiments/{experiment.experiment_id}/runs?"
-    assert tracking._page(folder / "mlflow.db", 5000).startswith(page)
-    assert tracking._page(tmp_path / "mlflow.db", 5000) == "http://127.0.0.1:5000/"
-    columns = json.loads(experiment.tags[tracking.VIEW_TAG])["selectedColumns"]
+    assert ui._page(folder / "mlflow.db", 5000).startswith(page)
+    assert ui._page(tmp_path / "mlflow.db", 5000) == "http://127.0.0.1:5000/"
+    columns = json.loads(experiment.tags[spool.VIEW_TAG])["selectedColumns"]
     assert "metrics.`model.val_loss`" in columns
     assert len(columns) == len(set(columns)) == 7
 
@@ -335,14 +335,14 @@ def test_ui_on_a_taken_port_names_another(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(UserError, match=f"PORT={port + 1} make ui") as caught:
-            tracking.serve(tmp_path, port)
+            ui.serve(tmp_path, port)
     assert caught.value.code == RUNNING
 
 
 def test_ui_of_another_server_is_refused_without_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"https://user:{SECRET}@mlflow.example.org")
     with pytest.raises(UserError) as caught:
-        tracking.serve(tmp_path)
+        ui.serve(tmp_path)
     assert caught.value.code == USAGE
     assert SECRET not in str(caught.value)
 
@@ -378,7 +378,7 @@ def test_locked_database_is_one_warning_and_the_run_is_delivered_later(tmp_path:
     assert stderr.startswith("warning: tracking: ")
     assert "second" not in runs(folder)
     lock = next((folder / ".work/tracking").rglob("recorder.lock"))
-    assert wait_for(lambda: not tracking._held(lock), 60)
+    assert wait_for(lambda: not spool.held(lock), 60)
     assert repro(folder, "third") == ""
     assert wait_for(lambda: {"second", "third"} <= runs(folder).keys())
     assert len([name for name in runs(folder) if name.startswith("repro ")]) >= 1
@@ -389,7 +389,7 @@ def test_killed_recorder_is_replaced_and_nothing_is_doubled(tmp_path: Path) -> N
     tracker = tracking.start("pretrain", {"seed": 1}, tmp_path, REQUIRED)
     for step in range(100):
         tracker.metrics({"loss": 1.0}, step)
-    time.sleep(tracking.SEND_SECONDS + 0.5)
+    time.sleep(tracking.LOOK_SECONDS + 0.5)
     process = tracker._recorder._process
     assert process is not None
     os.kill(process.pid, signal.SIGKILL)
@@ -453,9 +453,9 @@ def test_ui_answers_its_own_name_and_refuses_others(tmp_path: Path) -> None:
 
 
 def serve(root: Path, port: int) -> subprocess.Popen[bytes]:
-    environment = os.environ | tracking.QUIET
+    environment = os.environ | spool.QUIET
     server = subprocess.Popen(
-        tracking.ui_command(root, port), env=environment, start_new_session=True, stderr=subprocess.DEVNULL
+        ui.command(root, port), env=environment, start_new_session=True, stderr=subprocess.DEVNULL
     )
     assert wait_for(lambda: answers(port), 60)
     return server

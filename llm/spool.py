@@ -1,0 +1,81 @@
+"""What the writer and the reader of tracking spools, and the UI, agree on: where they lie, and who holds them."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import time
+from pathlib import Path
+
+import psutil
+
+EXPERIMENT = "llm-from-scratch"
+VIEW = "headlines"
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"  # where the UI keeps a view that somebody shared
+
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # halves the time and the memory that the UI takes
+}
+
+
+def tracking_uri(root: Path) -> str:
+    """Where the runs go: MLFLOW_TRACKING_URI, else a database in the project's folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+
+
+def main_root(root: Path) -> Path:
+    """The repository itself: DVC runs a queued experiment in a copy that it deletes afterwards."""
+    return Path(os.environ.get("DVC_ROOT") or root).resolve()
+
+
+def folder_of(root: Path) -> Path:
+    """Where the spools for the server in use lie."""
+    return root / ".work" / "tracking" / hashlib.sha256(tracking_uri(root).encode()).hexdigest()[:8]
+
+
+def held(path: Path) -> bool:
+    """Whether a living process holds the lock on the file."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def born(pid: int) -> str:
+    """When the process started, told alike at every call: Linux's wall-clock time moves with the clock."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
+    except OSError:
+        return f"{psutil.Process(pid).create_time():.2f}" if psutil.pid_exists(pid) else ""
+
+
+def read(path: Path) -> str:
+    """What the file holds; nothing where there is none."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
+def now_ms() -> int:
+    """The time, in milliseconds since 1970."""
+    return time.time_ns() // 10**6
+
+
+def one_line(error: Exception) -> str:
+    """An exception as one line of bounded length."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:300]
+
+
+def without_password(text: str) -> str:
+    """A text without the password of a URL in it."""
+    return re.sub(r"//[^/@\s]*@", "//***@", text)
