@@ -153,7 +153,7 @@ def _round_trip() -> YAML:
 def _load(yaml: YAML, path: Path | str) -> Any:
     """Read `path` with `yaml`, which may be one for plain data or one that keeps comments."""
     yaml.Composer = _Composer
-    try:
+    try:  # ruamel's "safe" or round-trip loader, whichever was given: neither makes objects or runs code
         value = yaml.load(read_text(path))
     except UserError as error:
         raise UserError(error.where, error.what, error.fix, USAGE) from None

@@ -106,6 +106,7 @@ def bomb(path: Path, canary: Path) -> None:
 
 
 def test_the_canary_sings_where_it_is_unpickled(tmp_path: Path) -> None:
+    # the control of the tests below, on our own bytes: were it silent, they would show nothing
     pickle.loads(pickle.dumps(Canary(tmp_path / "sang")))
     assert (tmp_path / "sang").exists()
 

@@ -452,7 +452,7 @@ def test_a_dripping_body_ends_at_the_deadline(web: Web, user: User) -> None:
     user.patience = Patience(stall_seconds=5, grace_seconds=0.2, bytes_per_second=1000, attempts=1)
     start = time.monotonic()
     assert "too slow" in user.refused(text(web.serve("/a", drip(head, BODY))), code=SERVICE)
-    assert time.monotonic() - start < 20  # the server would take minutes
+    assert time.monotonic() - start < 2  # the server would take minutes
     short = drip(b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n", BODY[:20])
     user.patience = replace(user.patience, bytes_per_second=10)  # control: it drips 50 bytes a second
     user.fetch(text(web.serve("/b", short), BODY[:20]))
@@ -463,7 +463,7 @@ def test_dripping_headers_end_at_the_deadline(web: Web, user: User) -> None:
     dripping = drip(b"HTTP/1.1 200 OK\r\nX-Slow: ", b"x" * 200)
     start = time.monotonic()
     assert "no answer within 0 seconds" in user.refused(text(web.serve("/a", dripping)), code=SERVICE)
-    assert time.monotonic() - start < 3.5  # the server takes 4
+    assert time.monotonic() - start < 2  # the server takes 4
 
 
 def test_a_stalled_body_ends_at_the_stall_limit(web: Web, user: User) -> None:

@@ -290,7 +290,7 @@ def test_a_request_ends_at_its_deadline_however_slowly_bytes_come(protocol: str,
     start = time.monotonic()
     verdict = one(protocol, behaviour, timeout_seconds=0.3)
     assert (verdict.status, verdict.reply) == ("failed", "no whole reply within 0.3 s")
-    assert time.monotonic() - start < 20  # the server would take 30 or more
+    assert time.monotonic() - start < 2  # the server would take 30 or more
 
 
 def test_a_redirect_is_not_followed() -> None:

@@ -269,11 +269,11 @@ def test_what_is_no_mapping_of_plain_values_is_a_user_error(content, tmp_path):
 def test_an_alias_bomb_is_refused_at_once(tmp_path):
     lines = ["a0: &a0 [x]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
     merges = ["m0: &m0 {x: 1}"] + [f"m{i}: &m{i} {{<<: [{', '.join([f'*m{i - 1}'] * 10)}]}}" for i in range(1, 12)]
-    started = time.monotonic()
+    started = time.process_time()  # of this process: what else runs here does not count
     for bomb in (lines, merges):
         (message,) = refused(load, write(tmp_path, "\n".join(bomb)))
         assert "the alias *" in message
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 2
 
 
 # --- overlays ---
