@@ -91,9 +91,6 @@ def test_killed_at_any_rename(task, forks, fresh):
     assert survived_kills(forks, fresh, task, RENAMES) == 3 * 4 + 3
 
 
-# three states of four files; the report as it is written and both outputs
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_killed_at_any_change_of_a_folder(task, forks, fresh):
