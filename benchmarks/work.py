@@ -1,0 +1,292 @@
+"""One piece of work done by one contender, in a process of its own: `python -m benchmarks.work train-124M ours`.
+
+Prints a JSON line with what was done per second and the peak of memory. A process each, because the allocator's
+setting is one for the whole process and the peak of memory is one for its whole life.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llm import losses, runtime
+from llm.batches import Batch, Shuffled
+from llm.generate import DecodingConfig, generate
+from llm.model import GPT, ModelConfig
+from llm.optim import TrainConfig
+from llm.runtime import RuntimeConfig, cpu_has_bf16
+from llm.train import fit
+
+VOCABULARY = 50_257
+PROMPT_TOKENS = 32
+THREADS = runtime.detect().threads
+BF16 = RuntimeConfig("bf16" if cpu_has_bf16() else "fp32", "cpu", THREADS, True)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A GPT with GPT-2's vocabulary."""
+
+    n_layer: int
+    n_embd: int
+    n_head: int
+    context_length: int = 1024
+
+    def config(self) -> ModelConfig:
+        """As the pipeline builds it."""
+        return ModelConfig(
+            vocab_size=VOCABULARY,
+            context_length=self.context_length,
+            n_layer=self.n_layer,
+            n_head=self.n_head,
+            n_embd=self.n_embd,
+            dropout=0.0,
+            qkv_bias=True,
+            tie_head=True,
+            init="gpt2",
+            attention="sdpa",
+        )
+
+    def book(self) -> nn.Module:
+        """As the book's package builds it: `pip install --no-deps llms-from-scratch`."""
+        from llms_from_scratch.ch04 import GPTModel
+
+        torch.manual_seed(0)
+        config = {"vocab_size": VOCABULARY, "context_length": self.context_length, "emb_dim": self.n_embd}
+        config |= {"n_heads": self.n_head, "n_layers": self.n_layer, "drop_rate": 0.0, "qkv_bias": True}
+        model: nn.Module = GPTModel(config)
+        return model
+
+    def transformers(self) -> Any:
+        """As transformers builds it, with its fused attention."""
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        sizes = {"n_layer": self.n_layer, "n_embd": self.n_embd, "n_head": self.n_head}
+        config = GPT2Config(n_positions=self.context_length, attn_implementation="sdpa", **sizes)
+        config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = 0.0
+        return GPT2LMHeadModel(config)
+
+    def flops_per_token(self, context: int) -> float:
+        """Of a training step: 6 x parameters in matrix products, head included, + 12 x layers x width x context."""
+        matrices = 12 * self.n_layer * self.n_embd**2 + VOCABULARY * self.n_embd
+        return 6 * matrices + 12 * self.n_layer * self.n_embd * context
+
+
+SHAPES = {"124M": Shape(12, 768, 12), "13M": Shape(6, 192, 6)}
+CONTEXT = 256
+BATCH = {"124M": 4, "13M": 8}
+STEPS = {"124M": 6, "13M": 16}  # the first two are not counted
+
+
+class RandomTokens:
+    """Windows of random ids."""
+
+    def __init__(self, count: int) -> None:
+        self.ids = torch.randint(VOCABULARY, (count, CONTEXT + 1), generator=torch.Generator().manual_seed(0))
+
+    def __len__(self) -> int:
+        """How many windows there are."""
+        return len(self.ids)
+
+    def batch(self, indices: Any) -> Batch:
+        """These windows, with the next tokens as targets."""
+        rows = self.ids[list(indices)]
+        return Batch(rows[:, :-1].contiguous(), rows[:, 1:].contiguous())
+
+
+class Clock:
+    """What `fit` tells: the rate of each step."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    def progress(self, _step: int, _steps: int, _loss: float, tokens_per_second: float) -> None:
+        """One update is done."""
+        self.rates.append(tokens_per_second)
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Nothing is kept."""
+
+
+def train_ours(size: str) -> float:
+    """Tokens per second of the pipeline's own loop."""
+    runtime.setup(BF16)
+    torch.manual_seed(0)
+    model = GPT(SHAPES[size].config())
+    steps, clock = STEPS[size], Clock()
+    config = TrainConfig(
+        epochs=1,
+        batch_size=BATCH[size],
+        micro_batch_size=None,
+        eval_every=10**9,
+        eval_batches=None,
+        save_every=None,
+        lr=1e-4,
+        schedule="constant",
+        warmup_steps=0,
+        warmup_from=0.0,
+        decay_to=0.1,
+        weight_decay=0.1,
+        beta2=0.95,
+        clip_norm=1.0,
+    )
+    source = Shuffled(RandomTokens(BATCH[size] * steps), BATCH[size], steps, 0)
+    fit(model, losses.next_token, source, {}, config, BF16, 0, clock)
+    return statistics.median(clock.rates[2:])
+
+
+def train_book(size: str) -> float:
+    """Tokens per second of the book's model in a loop as chapter 5 has it: fp32, AdamW as it comes."""
+    model = SHAPES[size].book()
+    return _train(model, lambda ids, targets: _mean_loss(model(ids), targets), size, torch.optim.AdamW)
+
+
+def train_transformers(size: str) -> float:
+    """Tokens per second of transformers' GPT-2 under bf16 autocast, with a fused AdamW."""
+    model = SHAPES[size].transformers().train()
+
+    def loss(ids: Tensor, targets: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=cpu_has_bf16()):
+            return _mean_loss(model(ids).logits, targets)
+
+    return _train(model, loss, size, lambda *a, **k: torch.optim.AdamW(*a, fused=True, **k))
+
+
+def _mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+def _train(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], size: str, adamw: Any) -> float:
+    torch.set_num_threads(THREADS)
+    data = RandomTokens(BATCH[size] * STEPS[size])
+    optimizer = adamw(model.parameters(), lr=1e-4, weight_decay=0.1)
+    rates = []
+    for step in range(STEPS[size]):
+        batch = data.batch(range(step * BATCH[size], (step + 1) * BATCH[size]))
+        begun = time.perf_counter()
+        optimizer.zero_grad()
+        value = loss(batch.inputs, batch.targets)
+        value.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        value.item()
+        rates.append(batch.inputs.numel() / (time.perf_counter() - begun))
+    return statistics.median(rates[2:])
+
+
+def _prompts(rows: int) -> Tensor:
+    return torch.randint(VOCABULARY, (rows, PROMPT_TOKENS), generator=torch.Generator().manual_seed(1))
+
+
+def decode_ours(rows: int) -> float:
+    """New tokens per second, greedy."""
+    runtime.setup(BF16)
+    torch.manual_seed(0)
+    model = runtime.for_decoding(GPT(SHAPES["124M"].config()), BF16)
+
+    def decode(tokens: int) -> None:
+        config = DecodingConfig(max_new_tokens=tokens, temperature=0.0, top_k=None)
+        generate(model, _prompts(rows).tolist(), config, stop=None)
+
+    return _decode(decode, rows, 100)
+
+
+def decode_transformers(rows: int) -> float:
+    """The same with transformers' `generate`, weights in bf16 where the CPU has it."""
+    torch.set_num_threads(THREADS)
+    model = SHAPES["124M"].transformers().eval()
+    if cpu_has_bf16():
+        model = model.to(torch.bfloat16)
+    ids = _prompts(rows)
+
+    def decode(tokens: int) -> None:
+        fixed = {"min_new_tokens": tokens, "max_new_tokens": tokens, "do_sample": False, "pad_token_id": 50256}
+        model.generate(ids, attention_mask=torch.ones_like(ids), **fixed)
+
+    return _decode(decode, rows, 100)
+
+
+def decode_book(rows: int) -> float:
+    """The same with the book's loop, which computes the whole text anew for every token."""
+    from llms_from_scratch.ch04 import generate_text_simple
+
+    torch.set_num_threads(THREADS)
+    model = SHAPES["124M"].book().eval()
+    return _decode(lambda tokens: generate_text_simple(model, _prompts(rows), tokens, 1024), rows, 100)
+
+
+def _decode(decode: Callable[[int], Any], rows: int, tokens: int) -> float:
+    decode(3)
+    begun = time.perf_counter()
+    decode(tokens)
+    return rows * tokens / (time.perf_counter() - begun)
+
+
+def matmul(precision: str) -> float:
+    """GFLOP/s of square matrix products."""
+    runtime.setup(BF16)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = (torch.randn(2048, 2048).to(dtype) for _ in range(2))
+    return 2 * 2048**3 / _median_seconds(lambda: a @ b) / 1e9
+
+
+def copying(_: str) -> float:
+    """GB/s of a large copy, read and written bytes together."""
+    runtime.setup(BF16)
+    source = torch.ones(2**28, dtype=torch.uint8)
+    target = torch.empty_like(source)
+    return 2 * source.numel() / _median_seconds(lambda: target.copy_(source)) / 1e9
+
+
+def _median_seconds(action: Callable[[], Any]) -> float:
+    action()
+    seconds = []
+    for _ in range(20):
+        begun = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - begun)
+    return statistics.median(seconds)
+
+
+WORK: dict[str, dict[str, Callable[[], float]]] = {
+    "train-124M": {
+        "ours": lambda: train_ours("124M"),
+        "book": lambda: train_book("124M"),
+        "transformers": lambda: train_transformers("124M"),
+    },
+    "train-13M": {
+        "ours": lambda: train_ours("13M"),
+        "book": lambda: train_book("13M"),
+        "transformers": lambda: train_transformers("13M"),
+    },
+    "decode-1": {
+        "ours": lambda: decode_ours(1),
+        "book": lambda: decode_book(1),
+        "transformers": lambda: decode_transformers(1),
+    },
+    "decode-16": {"ours": lambda: decode_ours(16), "transformers": lambda: decode_transformers(16)},
+    "machine": {
+        "bf16 matrix product, GFLOP/s": lambda: matmul("bf16"),
+        "fp32 matrix product, GFLOP/s": lambda: matmul("fp32"),
+        "copy, GB/s": lambda: copying(""),
+    },
+}
+
+
+def main() -> None:
+    """Do the work named on the command line."""
+    rate = WORK[sys.argv[1]][sys.argv[2]]()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    print(json.dumps({"rate": rate, "peak_mib": peak}))
+
+
+if __name__ == "__main__":
+    main()
