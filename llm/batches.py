@@ -19,12 +19,14 @@ IGNORED = -100  # a target with this value does not count
 class Batch:
     """Token ids in, targets out: (B, T) ids each for next-token tasks, (B,) class numbers for classification.
 
-    `lengths` (B,) counts the real tokens of each row where rows are padded on the right.
+    `lengths` (B,) counts the real tokens of each row where rows are padded on the right; `trim` says that a micro-batch
+    needs no more padding than its own longest row.
     """
 
     inputs: Tensor
     targets: Tensor
     lengths: Tensor | None = None
+    trim: bool = False
 
     @property
     def count(self) -> int:
@@ -36,12 +38,13 @@ class Batch:
         for start in range(0, len(self.inputs), size or len(self.inputs)):
             rows = slice(start, start + (size or len(self.inputs)))
             lengths = None if self.lengths is None else self.lengths[rows]
-            yield Batch(self.inputs[rows], self.targets[rows], lengths)
+            width = int(lengths.max()) if self.trim and lengths is not None else None
+            yield Batch(self.inputs[rows, :width], self.targets[rows], lengths, self.trim)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
         lengths = None if self.lengths is None else self.lengths.to(device)
-        return Batch(self.inputs.to(device), self.targets.to(device), lengths)
+        return Batch(self.inputs.to(device), self.targets.to(device), lengths, self.trim)
 
 
 class Dataset(Protocol):

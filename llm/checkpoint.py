@@ -59,8 +59,9 @@ def save_classifier(model: Classifier, labels: list[str], tokenizer_folder: Path
     """Write a classifier: the GPT's tensors without a head, `score.*`, and how the score is read."""
     gpt = model.as_gpt()
     vocabulary = _copy_tokenizer(tokenizer_folder, folder, gpt.config.vocab_size)
-    extra = {"architectures": ["Classifier"], "labels": labels, "position": model.position, "pad_to": model.pad_to}
-    write_json(folder / CONFIG, gpt2.published(gpt.config, vocabulary.eot) | extra)
+    extra = {"architectures": ["Classifier"], "labels": labels}
+    read = {"position": model.position, "pad_to": model.pad_to, "causal": model.causal}
+    write_json(folder / CONFIG, gpt2.published(gpt.config, vocabulary.eot) | extra | read)
     score = {name: t.detach().cpu() for name, t in model.state_dict().items() if name.startswith(SCORE)}
     write_tensors(folder / WEIGHTS, gpt2.export(gpt) | score)
 
@@ -81,12 +82,14 @@ def load_classifier(folder: Path | str) -> tuple[Classifier, list[str]]:
     published = read_json(folder / CONFIG)
     config = gpt2.parse_config(published, where)
     labels, position, pad_to = (published.get(key) for key in ("labels", "position", "pad_to"))
+    causal = published.get("causal", True)
     if published.get("architectures") != ["Classifier"] or not labels or position not in get_args(Position):
         what = f"describes {published.get('architectures')}, not a classifier with its labels and position"
         raise UserError(where, what, "name a folder that finetune_spam wrote, such as models/spam", DATA)
     tensors = read_tensors(folder / WEIGHTS)
     score = {name.removeprefix(SCORE): tensors.pop(name) for name in list(tensors) if name.startswith(SCORE)}
-    model = Classifier(gpt2.load_published(config, tensors, str(folder / WEIGHTS)), len(labels), position, pad_to)
+    gpt = gpt2.load_published(config, tensors, str(folder / WEIGHTS))
+    model = Classifier(gpt, len(labels), position, pad_to, causal)
     fits = {name: t.shape for name, t in score.items()} == {n: t.shape for n, t in model.score.state_dict().items()}
     if not fits or not all(torch.isfinite(tensor).all() for tensor in score.values()):
         what = f"the score tensors do not fit {len(labels)} labels, or hold NaN or infinity"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from llm.batches import BatchSource
 from llm.lora import LoraConfig, check_together
-from llm.model import GPT
+from llm.model import GPT, KVCache, Transformer
 from llm.optim import TrainConfig
 from llm.params import Problem, fraction
 from llm.runtime import RuntimeConfig, autocast
 
-Position = Literal["first", "last", "last_token", "mean"]
+Position = Literal["first", "last", "last_token", "mean", "mean_all", "last_token_and_mean"]
 Trainable = Literal["head", "last_block", "last_two_blocks", "all", "lora"]
 
 
@@ -30,6 +30,7 @@ class FinetuneSpamConfig(TrainConfig):
     lora: LoraConfig | None  # with trainable lora
     position: Position
     padding: Literal["longest", "context", "batch"]  # to the longest training message, the context, the batch's longest
+    causal: bool  # false: every place attends to all places, padding too
     dropout: float
 
     def problems(self) -> Iterator[Problem]:
@@ -37,38 +38,37 @@ class FinetuneSpamConfig(TrainConfig):
         yield from super().problems()
         yield from fraction(self, "dropout")
         yield from check_together(self.trainable, self.lora)
-        if self.position == "last" and self.padding == "batch":
-            what = f"{self.padding!r} with position {self.position!r} makes a score depend on the rest of its batch"
-            yield "padding", what, "take padding longest, or position last_token"
+        if self.padding == "batch" and (self.position in ("last", "mean_all") or not self.causal):
+            reads = f"position {self.position!r}" if self.causal else "causal false"
+            what = f"{self.padding!r} with {reads} makes a score depend on the rest of its batch"
+            yield "padding", what, "take padding longest" + (", or position last_token" if self.causal else "")
 
 
 class Classifier(nn.Module):
     """Class scores read from the hidden states of a GPT.
 
     `position`: "last" reads the last, usually padded, place, as the book; "last_token" the last real token;
-    "first" the first; "mean" averages the real tokens. `pad_to` is the width that messages are padded to (None:
-    the longest of the batch), which the scores at "last" depend on.
+    "first" the first; "mean" averages the real tokens, "mean_all" all places; "last_token_and_mean" is the mean of
+    those two. `pad_to` is the width that messages are padded to (None: the longest of the batch), which the scores
+    at "last" and "mean_all" depend on, and all scores where `causal` is false.
     """
 
-    def __init__(self, gpt: GPT, n_classes: int, position: Position, pad_to: int | None = None) -> None:
+    def __init__(
+        self, gpt: GPT, n_classes: int, position: Position, pad_to: int | None = None, causal: bool = True
+    ) -> None:
         super().__init__()
-        self.gpt_config, self.position, self.pad_to = gpt.config, position, pad_to
+        self.gpt_config, self.position, self.pad_to, self.causal = gpt.config, position, pad_to, causal
         self.transformer = gpt.transformer
         self.score = nn.Linear(gpt.config.n_embd, n_classes)
+        if not causal:
+            see_everything(self.transformer)
 
     def forward(self, ids: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Class logits (B, classes) of right-padded ids (B, T) whose rows have `lengths` (B,) real tokens."""
         hidden = self.transformer(ids)  # (B, T, C)
         if lengths is None:
             lengths = torch.full((len(ids),), ids.shape[1], device=ids.device)
-        rows = torch.arange(len(ids), device=ids.device)
-        if self.position == "mean":
-            real = (torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]).unsqueeze(-1)  # (B, T, 1)
-            read = (hidden * real).sum(dim=1) / lengths[:, None]
-        else:
-            places = {"first": torch.zeros_like(lengths), "last": torch.full_like(lengths, -1)}
-            read = hidden[rows, places.get(self.position, lengths - 1)]  # (B, C)
-        return self.score(read)  # type: ignore[no-any-return]
+        return self.score(READ[self.position](hidden, lengths))  # type: ignore[no-any-return]
 
     def as_gpt(self) -> GPT:
         """The same transformer under a tied language-model head, for the export."""
@@ -77,6 +77,39 @@ class Classifier(nn.Module):
         gpt.transformer = self.transformer
         gpt.lm_head.weight = self.transformer.wte.weight
         return gpt
+
+
+def place(hidden: Tensor, places: Tensor) -> Tensor:
+    """The hidden state (B, C) at one place (B,) of each row of (B, T, C)."""
+    return hidden[torch.arange(len(hidden), device=hidden.device), places]
+
+
+def mean(hidden: Tensor, lengths: Tensor) -> Tensor:
+    """The mean (B, C) of the first `lengths` (B,) hidden states of each row of (B, T, C)."""
+    real = (torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]).unsqueeze(-1)  # (B, T, 1)
+    return (hidden * real).sum(dim=1) / lengths[:, None]
+
+
+# What the head gets to see (B, C), of hidden states (B, T, C) and the number of real tokens of each row (B,).
+READ: dict[Position, Callable[[Tensor, Tensor], Tensor]] = {
+    "first": lambda hidden, lengths: place(hidden, torch.zeros_like(lengths)),
+    "last": lambda hidden, lengths: place(hidden, torch.full_like(lengths, -1)),
+    "last_token": lambda hidden, lengths: place(hidden, lengths - 1),
+    "mean": mean,
+    "mean_all": lambda hidden, _lengths: hidden.mean(dim=1),
+    "last_token_and_mean": lambda hidden, lengths: (place(hidden, lengths - 1) + mean(hidden, lengths)) / 2,
+}
+
+
+def see_everything(transformer: Transformer) -> None:
+    """Have every place of every block attend to all places: the mask on its way into a block becomes all true."""
+
+    def unmask(_block: nn.Module, inputs: tuple[Tensor, Tensor | None, KVCache | None]) -> tuple[object, ...]:
+        x, _mask, cache = inputs
+        return x, torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device), cache
+
+    for block in transformer.h:
+        block.register_forward_pre_hook(unmask)
 
 
 def freeze(model: Classifier, trainable: Trainable) -> None:

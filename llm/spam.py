@@ -103,8 +103,8 @@ def read_split(path: Path) -> tuple[list[int], list[str]]:
 class SpamDataset:
     """Messages as token ids, padded on the right with <|endoftext|> when batched.
 
-    Every row is `width` tokens wide (longer messages are cut), or as wide as the longest of its batch where that
-    is None.
+    Every row is `width` tokens wide (longer messages are cut), or where that is None as wide as the longest of its
+    batch, or of its micro-batch.
     """
 
     def __init__(self, labels: Sequence[int], texts: Sequence[str], tokenizer: Tokenizer, limit: int) -> None:
@@ -128,10 +128,12 @@ class SpamDataset:
 
 def pad_right(rows: Sequence[Sequence[int]], pad: int, width: int | None, labels: Sequence[int]) -> Batch:
     """Rows of ids as a batch of `width` (None: the longest row) columns; an empty row is one token of padding."""
+    trim = width is None  # nobody asked for this width, so micro-batches may have a smaller one
     width = width or max(1, *(len(row) for row in rows))
     cut = [(list(row) or [pad])[:width] for row in rows]
     padded = [row + [pad] * (width - len(row)) for row in cut]
-    return Batch(torch.tensor(padded), torch.tensor(labels), torch.tensor([len(row) for row in cut]))
+    lengths = torch.tensor([len(row) for row in cut])
+    return Batch(torch.tensor(padded), torch.tensor(labels), lengths, trim)
 
 
 def _read_quoted(text: str, path: Path) -> pd.DataFrame:

@@ -39,7 +39,7 @@ def main(params: Params) -> None:
         gpt = checkpoint.starting_point(init_from, config.weights, config.dropout, params.seed)
         data = read_datasets(gpt, init_from, config)
         torch.manual_seed(derive(params.seed, "head"))
-        model = Classifier(gpt, len(LABELS), config.position, data["train"].width).to(device)
+        model = Classifier(gpt, len(LABELS), config.position, data["train"].width, config.causal).to(device)
         classifier.freeze(model, config.trainable)
         if config.lora:
             lora.add_lora(model, config.lora, derive(params.seed, "lora"))

@@ -124,6 +124,15 @@ def test_split_keeps_every_row_once_and_in_order(size: int | None, lengths: list
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))
 
 
+def test_a_trimmed_micro_batch_is_as_wide_as_its_own_longest_row() -> None:
+    rows = torch.arange(20).view(4, 5)
+    lengths = torch.tensor([2, 1, 5, 3])
+    trimmed = list(Batch(rows, torch.zeros(4), lengths, trim=True).split(1))
+    assert [micro.inputs.tolist() for micro in trimmed] == [[[0, 1]], [[5]], [[10, 11, 12, 13, 14]], [[15, 16, 17]]]
+    assert [micro.inputs.shape[1] for micro in Batch(rows, torch.zeros(4), lengths, trim=True).split(2)] == [2, 5]
+    assert [micro.inputs.shape[1] for micro in Batch(rows, torch.zeros(4), lengths).split(1)] == [5] * 4
+
+
 def test_count_leaves_out_ignored_targets() -> None:
     targets = torch.tensor([[1, IGNORED, 0], [IGNORED, IGNORED, 2]])
     assert Batch(targets, targets).count == 3

@@ -175,6 +175,18 @@ def test_classifier_goes_out_and_in_bitwise(
     assert torch.equal(again.eval()(ids, lengths), model(ids, lengths))
 
 
+def test_a_classifier_without_the_causal_mask_comes_back_without(
+    tmp_path: Path, vocabulary: Path, model_config: Make
+) -> None:
+    model = Classifier(GPT(model_config()), 2, "first", 12, causal=False).eval()
+    save_classifier(model, ["ham", "spam"], vocabulary, tmp_path)
+    ids = torch.randint(300, (3, 12))
+    assert torch.equal(load_classifier(tmp_path)[0].eval()(ids), model(ids))
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({key: config[key] for key in config if key != "causal"}))
+    assert not torch.allclose(load_classifier(tmp_path)[0].eval()(ids), model(ids), atol=1e-6)  # an older folder
+
+
 @pytest.fixture
 def spam(tmp_path: Path, vocabulary: Path, model_config: Make) -> Path:
     """The folder of a classifier."""

@@ -1,12 +1,13 @@
 """A GPT as a classifier: which place is read, what padding can change, what is trained, and predictions in order."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 from llm.batches import InOrder
-from llm.classifier import Classifier, FinetuneSpamConfig, accuracy, freeze, predict
+from llm.classifier import READ, Classifier, FinetuneSpamConfig, Position, accuracy, freeze, predict
 from llm.errors import UserError
 from llm.model import GPT, ModelConfig, count_parameters
 from llm.params import load, parse
@@ -40,34 +41,40 @@ def by_hand(gpt: GPT, read) -> torch.Tensor:
     return torch.stack([head(read(gpt.transformer(torch.tensor([row]))[0])) for row in ROWS])
 
 
-READ = {
+BY_HAND = {
     "first": lambda hidden: hidden[0],
     "last_token": lambda hidden: hidden[-1],
     "mean": lambda hidden: hidden.mean(dim=0),
+    "last_token_and_mean": lambda hidden: (hidden[-1] + hidden.mean(dim=0)) / 2,
 }
 
 
 @pytest.mark.parametrize("width", [None, 9, 16])
-@pytest.mark.parametrize("position", READ)
+@pytest.mark.parametrize("position", BY_HAND)
 def test_a_position_reads_what_it_says_whatever_the_padding(position, width, gpt):
-    torch.testing.assert_close(scores(gpt, position, width), by_hand(gpt, READ[position]))
+    torch.testing.assert_close(scores(gpt, position, width), by_hand(gpt, BY_HAND[position]))
 
 
 @pytest.mark.parametrize("width", [None, 9])
-def test_last_reads_the_last_place_of_the_padded_row_as_the_book_does(width, gpt):
+@pytest.mark.parametrize(
+    ("position", "read"), [("last", lambda hidden: hidden[-1]), ("mean_all", lambda hidden: hidden.mean(dim=0))]
+)
+def test_last_and_mean_all_read_the_padded_row_as_the_book_does(position, read, width, gpt):
     padded = [row + [PAD] * ((width or 5) - len(row)) for row in ROWS]
     torch.manual_seed(1)
     head = torch.nn.Linear(gpt.config.n_embd, 2)
-    expected = torch.stack([head(gpt.transformer(torch.tensor([row]))[0, -1]) for row in padded])
-    torch.testing.assert_close(scores(gpt, "last", width), expected)
+    expected = torch.stack([head(read(gpt.transformer(torch.tensor([row]))[0])) for row in padded])
+    torch.testing.assert_close(scores(gpt, position, width), expected)
 
 
-def test_what_is_read_at_last_depends_on_the_padding(gpt):
-    assert not torch.allclose(scores(gpt, "last", None), scores(gpt, "last", 9), atol=1e-3)
+@pytest.mark.parametrize("position", ["last", "mean_all"])
+def test_what_is_read_at_last_or_at_all_places_depends_on_the_padding(position, gpt):
+    assert not torch.allclose(scores(gpt, position, None), scores(gpt, position, 9), atol=1e-3)
 
 
-def test_the_positions_differ_from_each_other(gpt):
-    read = [scores(gpt, position, 9) for position in ("first", "last", "last_token", "mean")]
+def test_every_position_can_be_read_and_differs_from_the_others(gpt):
+    assert tuple(READ) == get_args(Position)
+    read = [scores(gpt, position, 9) for position in READ]
     assert all(not torch.allclose(a, b, atol=1e-3) for i, a in enumerate(read) for b in read[:i])
 
 
@@ -76,6 +83,34 @@ def test_without_lengths_every_token_is_real(position, gpt):
     model = Classifier(gpt, 2, position)
     ids = torch.tensor([[5, 6, 7]])
     assert torch.equal(model(ids), model(ids, torch.tensor([3])))
+
+
+# --- the causal mask ---
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_without_the_causal_mask_the_first_place_sees_the_last_token(attention, model_config):
+    def read(causal: bool, last_token: int) -> torch.Tensor:
+        torch.manual_seed(0)
+        gpt = GPT(model_config(init="torch", attention=attention)).eval()
+        return Classifier(gpt, 2, "first", causal=causal)(torch.tensor([[5, 6, 7, last_token]]))
+
+    assert torch.equal(read(True, 8), read(True, 9))
+    assert not torch.allclose(read(False, 8), read(False, 9), atol=1e-3)
+    assert not torch.allclose(read(False, 8), read(True, 8), atol=1e-3)
+
+
+def test_without_mask_and_positions_the_order_of_the_tokens_means_nothing(gpt):
+    """What tells attention to everything from any other: a permutation of the rest leaves the first place as it is."""
+    gpt.transformer.wpe.weight.data.zero_()
+    model = Classifier(gpt, 2, "first", causal=False)
+    one, other = (model(torch.tensor([ids])) for ids in ([5, 6, 7, 8], [5, 8, 6, 7]))
+    torch.testing.assert_close(one, other)
+    for block in gpt.transformer.h:
+        block._forward_pre_hooks.clear()
+    model.position = "last"
+    one, other = (model(torch.tensor([ids])) for ids in ([5, 6, 7, 8], [5, 6, 8, 7]))
+    assert not torch.allclose(one, other, atol=1e-3)
 
 
 # --- what is trained ---
@@ -177,6 +212,21 @@ SECTION = load(Path(__file__).parents[2] / "params.yaml")["finetune_spam"]
 def test_dropout_lies_between_0_and_1(dropout, wrong):
     config = FinetuneSpamConfig(**(SECTION | {"dropout": dropout}))
     assert [problem[0] for problem in config.problems()] == wrong
+
+
+@pytest.mark.parametrize(
+    ("changes", "wrong"),
+    [
+        ({"padding": "batch", "position": "last_token"}, []),
+        ({"padding": "batch", "position": "last_token_and_mean"}, []),
+        ({"padding": "batch", "position": "last"}, ["padding"]),
+        ({"padding": "batch", "position": "mean_all"}, ["padding"]),
+        ({"padding": "batch", "position": "last_token", "causal": False}, ["padding"]),
+        ({"padding": "longest", "position": "mean_all", "causal": False}, []),
+    ],
+)
+def test_a_score_may_not_depend_on_the_rest_of_its_batch(changes, wrong):
+    assert [problem[0] for problem in FinetuneSpamConfig(**(SECTION | changes)).problems()] == wrong
 
 
 @pytest.mark.parametrize("key", ["position", "trainable", "padding", "weights"])

@@ -272,6 +272,14 @@ def test_with_a_width_every_batch_is_that_wide_and_longer_messages_are_cut(token
     assert batch.inputs[1].tolist() == tokenizer.encode("abcdefgh")[:3]
 
 
+def test_a_micro_batch_of_one_has_no_padding_unless_a_width_is_asked_for(tokenizer):
+    data = SpamDataset([0, 1, 0], ["the lazy dogs jump", "x", "a fox"], tokenizer, limit=100)
+    micros = list(data.batch([0, 1, 2]).split(1))
+    assert [micro.inputs[0].tolist() for micro in micros] == data.ids
+    data.width = 30
+    assert [micro.inputs.shape[1] for micro in data.batch([0, 1, 2]).split(1)] == [30] * 3
+
+
 def test_messages_are_cut_at_the_limit(tokenizer):
     data = SpamDataset([0], ["abcdefgh"], tokenizer, limit=4)
     assert (data.longest, data.batch([0]).inputs.shape) == (4, (1, 4))
