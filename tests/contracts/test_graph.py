@@ -39,7 +39,7 @@ LEVELS = [
     },
     {"classifier", "generate", "gpt2", "instructions", "judge_backends", "losses", "report", "spam", "tokens"},
     {"checkpoint", "judge", "train"},
-    {"cli", "resume"},
+    {"book_mode", "cli", "resume"},
     {"__main__"},
 ]
 WITHIN_LEVEL_0 = {("files", "errors"), ("params", "errors"), ("params", "files")}

@@ -24,6 +24,7 @@ VALUES: dict[str, Any] = {
     "warmup_from": 0.01,
     "decay_to": 0.01,
     "weight_decay": 0.1,
+    "weight_decay_on": "matrices",
     "beta2": 0.999,
     "clip_norm": 1.0,
 }
