@@ -89,16 +89,33 @@ def test_matrices_decay_and_norms_and_biases_do_not(model_config: Any) -> None:
     assert not any(".ln_" in names[p] or names[p].endswith("bias") for p in decayed["params"])
 
 
-def test_every_parameter_stands_in_one_group_once(model_config: Any) -> None:
+def test_every_parameter_decays_where_that_is_asked(model_config: Any) -> None:
+    models = [GPT(model_config()) for _ in range(2)]
+    with torch.no_grad():
+        for mine, reference in zip(*(model.parameters() for model in models), strict=True):
+            mine.copy_(torch.ones_like(mine))
+            reference.copy_(mine)
+            mine.grad, reference.grad = torch.full_like(mine, 2.0), torch.full_like(mine, 2.0)
+    adamw(models[0], config(weight_decay_on="all")).step()
+    torch.optim.AdamW(models[1].parameters(), lr=1e-3, betas=(0.9, 0.999), weight_decay=0.1, fused=True).step()
+    assert all(map(torch.equal, *(model.parameters() for model in models)))
+    adamw(models[0], config(weight_decay_on="matrices")).step()  # the second step: norms lag behind
+    torch.optim.AdamW(models[1].parameters(), lr=1e-3, betas=(0.9, 0.999), weight_decay=0.1, fused=True).step()
+    assert not torch.equal(models[0].transformer.ln_f.weight, models[1].transformer.ln_f.weight)
+
+
+@pytest.mark.parametrize("decaying", ["matrices", "all"])
+def test_every_parameter_stands_in_one_group_once(model_config: Any, decaying: str) -> None:
     model = GPT(model_config(tie_head=True))
-    grouped = [p for group in adamw(model, config()).param_groups for p in group["params"]]
+    grouped = [p for group in adamw(model, config(weight_decay_on=decaying)).param_groups for p in group["params"]]
     assert sorted(map(id, grouped)) == sorted(map(id, model.parameters()))
 
 
-def test_frozen_parameters_are_left_out(model_config: Any) -> None:
+@pytest.mark.parametrize("decaying", ["matrices", "all"])
+def test_frozen_parameters_are_left_out(model_config: Any, decaying: str) -> None:
     model = GPT(model_config())
     model.transformer.wte.requires_grad_(False)
-    grouped = [p for group in adamw(model, config()).param_groups for p in group["params"]]
+    grouped = [p for group in adamw(model, config(weight_decay_on=decaying)).param_groups for p in group["params"]]
     assert not any(p is model.transformer.wte.weight for p in grouped)
 
 
