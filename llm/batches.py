@@ -75,10 +75,7 @@ class Shuffled:
 
     def __init__(self, dataset: Dataset, batch_size: int, steps: int, seed: int, where: str = "batch_size") -> None:
         self.dataset, self.batch_size, self.steps, self.seed = dataset, batch_size, steps, seed
-        self.steps_per_epoch = steps_per_epoch(len(dataset), batch_size)
-        if self.steps_per_epoch == 0:
-            what = f"{batch_size}, but there are only {len(dataset)} examples"
-            raise UserError(f"params.yaml: {where}", what, f"set it to {len(dataset)} or less", USAGE)
+        self.steps_per_epoch = some_steps_per_epoch(len(dataset), batch_size, where)
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
 
     def __len__(self) -> int:
@@ -135,6 +132,14 @@ class Chain:
 def steps_per_epoch(examples: int, batch_size: int) -> int:
     """Full batches in one pass over the examples."""
     return examples // batch_size
+
+
+def some_steps_per_epoch(examples: int, batch_size: int, where: str) -> int:
+    """As `steps_per_epoch`; raises UserError, at the key `where` of params.yaml, where there is no full batch."""
+    if examples < batch_size:
+        what = f"{batch_size}, but there are only {examples} examples"
+        raise UserError(f"params.yaml: {where}", what, f"set it to {examples} or less", USAGE)
+    return steps_per_epoch(examples, batch_size)
 
 
 def order(n: int, seed: int, epoch: int) -> Tensor:

@@ -29,7 +29,8 @@ class TrainConfig:
     warmup_steps: int  # steps on which the learning rate rises to lr
     warmup_from: float  # where it begins, as a share of lr
     decay_to: float  # where the cosine ends, as a share of lr
-    weight_decay: float  # on matrices only
+    weight_decay: float
+    weight_decay_on: Literal["matrices", "all"]  # all: norms and biases too, as the book
     beta2: float
     clip_norm: float | None  # gradients longer than this are scaled down to it
 
@@ -58,10 +59,11 @@ def lr_at(step: int, steps: int, config: TrainConfig) -> float:
 
 
 def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over what is trainable; weight decay on matrices, none on norms and biases."""
+    """AdamW over what is trainable, with weight decay on matrices or on every parameter."""
     trainable = [p for p in model.parameters() if p.requires_grad]
+    smallest = {"matrices": 2, "all": 0}[config.weight_decay_on]  # in dimensions
     groups = [
-        {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
+        {"params": [p for p in trainable if p.dim() >= smallest], "weight_decay": config.weight_decay},
+        {"params": [p for p in trainable if p.dim() < smallest], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, config.beta2), fused=True)

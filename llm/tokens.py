@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -64,8 +64,9 @@ class PretrainConfig(TrainConfig):
     context: int  # tokens in a window
     stride: int  # tokens from the start of one window to the next
     short_windows: ShortWindows | None
-    sample_prompt: str  # continued greedily at every evaluation
+    sample_prompt: str  # continued greedily at every evaluation, with mode book after every epoch
     sample_tokens: int
+    mode: Literal["exact", "book"]  # book: all that is random hangs together as in chapter 5 (book_mode.py)
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with these values together."""
@@ -73,6 +74,11 @@ class PretrainConfig(TrainConfig):
         yield from positive(self, "context", "stride", "sample_tokens")
         if not self.sample_prompt:
             yield "sample_prompt", "is empty", "write a few words"
+        if self.mode == "book" and self.short_windows is not None:
+            yield "short_windows", "are there, but mode book knows one size of window", "set it to null"
+        if self.mode == "book" and self.save_every is not None:
+            what = f"{self.save_every}, but with mode book a run that was stopped cannot go on from a state"
+            yield "save_every", what, "set it to null"
 
 
 def read_documents(folder: Path, separator: str | None) -> list[str]:

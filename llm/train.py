@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -78,6 +79,49 @@ class NoStates:
         """Nothing."""
 
 
+Part = tuple[dict[str, float], int]  # what the loss sums over one batch, and over how many targets
+
+
+class Coupling(Protocol):
+    """How dropout, clipping and evaluations hang on the updates of a run."""
+
+    def step_after(self, updates: int) -> int:
+        """The step of the curve that so many updates have led to; multiples of `eval_every` are evaluated."""
+
+    def seed_dropout(self, seed: int, update: int, micro_batch: int) -> None:
+        """Set the global generator, from which dropout draws, before this forward pass; or leave it."""
+
+    def clip_norm(self, update: int, config: TrainConfig) -> float | None:
+        """What longer gradients are scaled down to in this update."""
+
+    def mean(self, parts: Sequence[Part]) -> dict[str, float]:
+        """The result of an evaluation on these batches."""
+
+
+class Exact:
+    """Each a function of the update alone, and a mean over all targets: no part of a run moves another."""
+
+    def step_after(self, updates: int) -> int:
+        """A step is an update."""
+        return updates
+
+    def seed_dropout(self, seed: int, update: int, micro_batch: int) -> None:
+        """Anew for every forward pass."""
+        torch.manual_seed(derive(seed, "dropout", update, micro_batch))
+
+    def clip_norm(self, update: int, config: TrainConfig) -> float | None:
+        """The same in all."""
+        return config.clip_norm
+
+    def mean(self, parts: Sequence[Part]) -> dict[str, float]:
+        """Every target counts alike, in whatever batch it stands."""
+        count = sum(count for _, count in parts)
+        return {measure: sum(sums[measure] for sums, _ in parts) / count for measure in parts[0][0]}
+
+
+EXACT = Exact()
+
+
 def fit(
     model: nn.Module,
     loss: Loss,
@@ -90,15 +134,18 @@ def fit(
     on_evaluation: Callable[[], Mapping[str, Any]] = dict,
     section: str = "train",
     states: States | None = None,
+    coupling: Coupling = EXACT,
+    untrained: Mapping[str, BatchSource] | None = None,
 ) -> History:
     """Train `model` on every batch of `train`; evaluate on `evaluations` (keys "train" and "val") along the way.
 
     What `on_evaluation` returns goes into the row of that evaluation. `section` is the one of params.yaml that errors
-    point to. A run that goes on from one of `states` ends with the bits of one that was never stopped.
+    point to. A run that goes on from one of `states` ends with the bits of one that was never stopped. `untrained`
+    takes the place of `evaluations` before the first update.
 
-    Dropout is seeded from (seed, step, micro-batch) before each forward pass, so evaluating, sampling and
-    logging never change the weights. Raises UserError where the loss or a gradient is not finite; the weights
-    are those before that update then.
+    Unless `coupling` says otherwise, dropout is seeded from (seed, step, micro-batch) before each forward pass, so
+    evaluating, sampling and logging never change the weights. Raises UserError where the loss or a gradient is not
+    finite; the weights are those before that update then.
     """
     device = next(model.parameters()).device
     optimizer = adamw(model, config)
@@ -107,20 +154,21 @@ def fit(
     history = states.load(model, optimizer)
     steps = len(train)
 
-    def look(lr: float) -> None:
-        row: dict[str, Any] = {"step": history.step, "tokens_seen": history.tokens_seen, "lr": lr}
-        for name, data in evaluations.items():
-            means = evaluate(model, loss, data, runtime, config.micro_batch_size)
+    def look(lr: float, sources: Mapping[str, BatchSource]) -> None:
+        step = coupling.step_after(history.step)
+        row: dict[str, Any] = {"step": step, "tokens_seen": history.tokens_seen, "lr": lr}
+        for name, data in sources.items():
+            means = evaluate(model, loss, data, runtime, config.micro_batch_size, coupling)
             if not math.isfinite(means["loss"]):
                 raise _diverged(section, history.step, lr, f"{name} loss {means['loss']}", history)
             row |= {f"{name}_{measure}": mean for measure, mean in means.items()}
         history.rows.append({**row, **on_evaluation()})
-        watcher.metrics(_curves(history.last), history.step)
+        watcher.metrics(_curves(history.last), step)
 
     for row in history.rows:
         watcher.metrics(_curves(row), row["step"])
     if not history.rows:
-        look(lr_at(0, steps, config))
+        look(lr_at(0, steps, config), untrained or evaluations)
     clock = time.perf_counter()
     for step in range(history.step, steps):
         model.train()
@@ -128,8 +176,10 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = lr
         batch = train[step]
-        batch_loss = _accumulate(model, loss, batch, config, runtime, (seed, step), device)
-        norm = float(torch.nn.utils.clip_grad_norm_(trainable, config.clip_norm or math.inf))
+        batch_loss = _accumulate(
+            model, loss, batch, config, runtime, partial(coupling.seed_dropout, seed, step), device
+        )
+        norm = float(torch.nn.utils.clip_grad_norm_(trainable, coupling.clip_norm(step, config) or math.inf))
         if not (math.isfinite(batch_loss) and math.isfinite(norm)):
             raise _diverged(section, step, lr, f"loss {batch_loss}, gradient norm {norm}", history)
         optimizer.step()
@@ -137,8 +187,8 @@ def fit(
         history.step, history.tokens_seen = step + 1, history.tokens_seen + batch.inputs.numel()
         now = time.perf_counter()
         watcher.progress(step + 1, steps, batch_loss, batch.inputs.numel() / (now - clock))
-        if (step + 1) % config.eval_every == 0 or step + 1 == steps:
-            look(lr)
+        if coupling.step_after(step + 1) % config.eval_every == 0 or step + 1 == steps:
+            look(lr, evaluations)
         states.save(history, steps, model, optimizer)
         clock = time.perf_counter()
     return history
@@ -153,21 +203,26 @@ def looks(train: Dataset, val: Dataset, config: TrainConfig) -> dict[str, InOrde
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, loss: Loss, data: BatchSource, runtime: RuntimeConfig, micro_batch_size: int | None = None
+    model: nn.Module,
+    loss: Loss,
+    data: BatchSource,
+    runtime: RuntimeConfig,
+    micro_batch_size: int | None = None,
+    coupling: Coupling = EXACT,
 ) -> dict[str, float]:
     """Means of what `loss` sums, over all targets of `data` that count; leaves the model in evaluation mode."""
     device = next(model.parameters()).device
     model.eval()
-    totals: dict[str, float] = defaultdict(float)
-    count = 0
+    parts: list[Part] = []
     for index in range(len(data)):
         batch = data[index]
-        count += batch.count
+        totals: dict[str, float] = defaultdict(float)
         for micro in batch.split(micro_batch_size):
             with _memory_of(micro), autocast(runtime):
                 for measure, total in loss(model, micro.to(device)).items():
                     totals[measure] += total.item()
-    return {measure: total / count for measure, total in totals.items()}
+        parts.append((totals, batch.count))
+    return coupling.mean(parts)
 
 
 def _accumulate(
@@ -176,14 +231,14 @@ def _accumulate(
     batch: Batch,
     config: TrainConfig,
     runtime: RuntimeConfig,
-    seeds: tuple[int, int],
+    seed_dropout: Callable[[int], None],
     device: torch.device,
 ) -> float:
     """Add the gradients of the batch's mean loss, one micro-batch after the other; return that loss."""
     count = batch.count
     total = 0.0
     for number, micro in enumerate(batch.split(config.micro_batch_size)):
-        torch.manual_seed(derive(seeds[0], "dropout", seeds[1], number))
+        seed_dropout(number)
         with _memory_of(micro):
             with autocast(runtime):
                 mean = loss(model, micro.to(device))["loss"] / count

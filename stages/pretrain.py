@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from llm import checkpoint, files, losses, resume, runtime
 from llm.batches import BatchSource, Chain, InOrder, Shuffled, derive, steps_per_epoch
+from llm.book_mode import fit_as_the_book
 from llm.errors import DATA, UserError
 from llm.generate import DecodingConfig, generate
 from llm.model import GPT, ModelConfig, count_parameters
 from llm.runtime import RuntimeConfig
 from llm.tokenizer import Tokenizer, fingerprint
 from llm.tokens import PretrainConfig, TokenWindows
-from llm.train import COLUMNS, evaluate, fit, looks
-from stages import run_stage, stage
+from llm.train import COLUMNS, History, evaluate, fit, looks
+from stages import Run, run_stage, stage
 
 CORPUS, TOKENIZER = Path("data/corpus"), Path("data/tokenizer")
 SAMPLE_COLUMNS = ("step", "text")
+Table = Sequence[Sequence[Any]]
 
 
 @dataclass(frozen=True)
@@ -42,30 +46,17 @@ def main(params: Params) -> None:
         tokenizer = Tokenizer.load(TOKENIZER)
         train = windows("train", params, config.context, config.stride)
         val = windows("val", params, config.context, config.stride)
-        torch.manual_seed(derive(params.seed, "init"))
+        torch.manual_seed(params.seed if config.mode == "book" else derive(params.seed, "init"))
         model = GPT(params.model).to(device)
         run.say(f"{count_parameters(model):,} parameters, {train.tokens:,} training tokens on {device}")
 
-        def sample() -> dict[str, str]:
-            return {"text": continue_text(model, tokenizer, config)}
+        def sample() -> str:
+            return continue_text(model, tokenizer, config)
 
-        with resume.states(run.states, params, [CORPUS, TOKENIZER], config.save_every, run.say) as states:
-            history = fit(
-                model,
-                losses.next_token,
-                batches(train, params),
-                looks(train, val, config),
-                config,
-                params.runtime,
-                params.seed,
-                run,
-                on_evaluation=sample,
-                section="pretrain",
-                states=states,
-            )
+        history, samples = (by_the_book if config.mode == "book" else exactly)(model, train, val, params, run, sample)
         checkpoint.save_model(model, TOKENIZER, run.out("models/pretrain"))
         files.write_csv(run.out("reports/pretrain/loss.csv"), COLUMNS, history.table())
-        files.write_csv(run.out("reports/pretrain/samples.csv"), SAMPLE_COLUMNS, history.table(SAMPLE_COLUMNS))
+        files.write_csv(run.out("reports/pretrain/samples.csv"), SAMPLE_COLUMNS, samples)
         whole_val = evaluate(model, losses.next_token, InOrder(val, config.batch_size), params.runtime)
         run.write_metrics(
             {
@@ -80,6 +71,37 @@ def main(params: Params) -> None:
             },
             headline=["train_loss", "val_loss"],
         )
+
+
+def exactly(
+    model: GPT, train: TokenWindows, val: TokenWindows, params: Params, run: Run, sample: Callable[[], str]
+) -> tuple[History, Table]:
+    """Train so that a run can be stopped and go on; the history, and a sample of every evaluation."""
+    config = params.pretrain
+    with resume.states(run.states, params, [CORPUS, TOKENIZER], config.save_every, run.say) as states:
+        history = fit(
+            model,
+            losses.next_token,
+            batches(train, params),
+            looks(train, val, config),
+            config,
+            params.runtime,
+            params.seed,
+            run,
+            on_evaluation=lambda: {"text": sample()},
+            section="pretrain",
+            states=states,
+        )
+    return history, history.table(SAMPLE_COLUMNS)
+
+
+def by_the_book(
+    model: GPT, train: TokenWindows, val: TokenWindows, params: Params, run: Run, sample: Callable[[], str]
+) -> tuple[History, Table]:
+    """Train for the book's digits; the history, and a sample of every epoch."""
+    run.say("mode book saves no states: a run that was stopped starts at its beginning")
+    data = (train, val, params.pretrain, params.runtime, params.seed)
+    return fit_as_the_book(model, losses.next_token, *data, run, sample, section="pretrain")
 
 
 def windows(split: str, params: Params, context: int, stride: int) -> TokenWindows:

@@ -53,7 +53,7 @@ LEVELS = [
         "tracking",
     },
     {"checkpoint", "judge", "train", "ui"},
-    {"cli", "resume"},
+    {"book_mode", "cli", "resume"},
     {"__main__"},
 ]
 WITHIN_LEVEL_0 = {("files", "errors"), ("params", "errors"), ("params", "files")}

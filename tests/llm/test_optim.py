@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from llm.model import GPT
 from llm.optim import TrainConfig, adamw, lr_at
@@ -24,6 +26,7 @@ VALUES: dict[str, Any] = {
     "warmup_from": 0.01,
     "decay_to": 0.01,
     "weight_decay": 0.1,
+    "weight_decay_on": "matrices",
     "beta2": 0.999,
     "clip_norm": 1.0,
 }
@@ -88,16 +91,36 @@ def test_matrices_decay_and_norms_and_biases_do_not(model_config: Any) -> None:
     assert not any(".ln_" in names[p] or names[p].endswith("bias") for p in decayed["params"])
 
 
-def test_every_parameter_stands_in_one_group_once(model_config: Any) -> None:
+def updated(optimizer_of: Callable[[nn.Module], torch.optim.AdamW]) -> list[float]:
+    """The parameters of a norm, a matrix and its bias after one step, all of them and their gradients one before."""
+    model = nn.Sequential(nn.LayerNorm(1), nn.Linear(1, 1))
+    for parameter in model.parameters():
+        nn.init.ones_(parameter)
+        parameter.grad = torch.ones_like(parameter)
+    optimizer_of(model).step()
+    return [parameter.item() for parameter in model.parameters()]
+
+
+def test_every_parameter_decays_where_that_is_asked() -> None:
+    def plain(model: nn.Module) -> torch.optim.AdamW:
+        return torch.optim.AdamW(model.parameters(), lr=0.001, weight_decay=0.1, fused=True)
+
+    assert updated(lambda model: adamw(model, config(weight_decay_on="all"))) == updated(plain)
+    assert updated(lambda model: adamw(model, config(weight_decay_on="matrices"))) != updated(plain)
+
+
+@pytest.mark.parametrize("decaying", ["matrices", "all"])
+def test_every_parameter_stands_in_one_group_once(model_config: Any, decaying: str) -> None:
     model = GPT(model_config(tie_head=True))
-    grouped = [p for group in adamw(model, config()).param_groups for p in group["params"]]
+    grouped = [p for group in adamw(model, config(weight_decay_on=decaying)).param_groups for p in group["params"]]
     assert sorted(map(id, grouped)) == sorted(map(id, model.parameters()))
 
 
-def test_frozen_parameters_are_left_out(model_config: Any) -> None:
+@pytest.mark.parametrize("decaying", ["matrices", "all"])
+def test_frozen_parameters_are_left_out(model_config: Any, decaying: str) -> None:
     model = GPT(model_config())
     model.transformer.wte.requires_grad_(False)
-    grouped = [p for group in adamw(model, config()).param_groups for p in group["params"]]
+    grouped = [p for group in adamw(model, config(weight_decay_on=decaying)).param_groups for p in group["params"]]
     assert not any(p is model.transformer.wte.weight for p in grouped)
 
 

@@ -53,6 +53,7 @@ TRAIN = TrainConfig(
     warmup_from=0.0,
     decay_to=0.1,
     weight_decay=0.1,
+    weight_decay_on="matrices",
     beta2=0.95,
     clip_norm=1.0,
 )

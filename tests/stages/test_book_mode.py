@@ -1,0 +1,77 @@
+"""The stage in mode book: its reports, and a run that was killed."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llm import params
+from stages.check import AllParams
+from tests.killing import Ended, Forks
+from tests.stages.project import ROOT, Project
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with Forks() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Project:
+    """The smoke project on a part of the sample, pretrained in mode book."""
+    made = Project.create(tmp_path_factory.mktemp("book") / "project")
+    params.overlay(ROOT / "configs" / "smoke.yaml", AllParams, made.folder / "params.yaml")
+    made.set(
+        tracking={"enabled": False},
+        runtime={"threads": 1},
+        model={"dropout": 0.1, "attention": "eager", "init": "torch"},
+        pretrain={"mode": "book", "epochs": 2, "batch_size": 100, "eval_every": 2, "save_every": None},
+    )
+    corpus = made.folder / "data/sample/corpus.txt"
+    corpus.write_bytes(corpus.read_bytes()[:100_000])
+    for stage in ("check", "download corpus", "tokenizer", "tokenize corpus", "pretrain"):
+        assert run(made, forks, stage).code == 0
+    return made
+
+
+def run(project: Project, forks: Forks, stage: str, kill_at: int | None = None) -> Ended:
+    module, *item = stage.split()
+    ended = forks.run(project.folder, f"stages.{module}", *item, kill_at=kill_at)
+    (project.folder / "stdout").unlink()
+    (project.folder / "stderr").unlink()
+    return ended
+
+
+def column(project: Project, report: str) -> list[int]:
+    with (project.folder / "reports/pretrain" / report).open(newline="") as file:
+        return [int(row["step"]) for row in csv.DictReader(file)]
+
+
+def test_reports_count_steps_as_the_book_does(built: Project) -> None:
+    assert built.metrics("pretrain")["train_batches"] == 4
+    assert column(built, "loss.csv") == [-1, 0, 2, 4, 6, 7]
+    assert column(built, "samples.csv") == [3, 7]
+
+
+def test_exact_mode_counts_updates_and_trains_otherwise(built: Project, forks: Forks, tmp_path: Path) -> None:
+    project = built.copy(tmp_path / "project")
+    project.set(pretrain={"mode": "exact"})
+    assert "saves no states" not in run(project, forks, "pretrain").err
+    assert column(project, "loss.csv") == column(project, "samples.csv") == [0, 2, 4, 6, 8]
+    weights = "models/pretrain/model.safetensors"
+    assert project.bytes(weights) != built.bytes(weights)
+
+
+def test_killed_while_it_publishes_it_starts_again_and_says_so(built: Project, forks: Forks, tmp_path: Path) -> None:
+    project, good = built.copy(tmp_path / "project"), built.bytes()
+    shutil.rmtree(project.folder / "models/pretrain")
+    assert run(project, forks, "pretrain", kill_at=3).killed
+    again = run(project, forks, "pretrain").err
+    assert "saves no states: a run that was stopped starts at its beginning" in again
+    assert "step -1: " in again
+    assert project.bytes() == good
