@@ -19,6 +19,7 @@ IGNORED = -100  # a target with this value does not count
 class Batch:
     """Token ids in, targets out: (B, T) ids each for next-token tasks, (B,) class numbers for classification.
 
+    A classifier whose lower blocks have been computed takes their states (B, T, C) for ids.
     `lengths` (B,) counts the real tokens of each row where rows are padded on the right; `trim` says that a micro-batch
     needs no more padding than its own longest row.
     """
@@ -32,6 +33,11 @@ class Batch:
     def count(self) -> int:
         """How many targets count."""
         return int((self.targets != IGNORED).sum())
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens go in, padding included."""
+        return self.inputs.shape[0] * self.inputs.shape[1]
 
     def split(self, size: int | None) -> Iterator[Batch]:
         """Cut along the rows into micro-batches of at most `size` (None: the whole batch)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -32,6 +33,7 @@ class FinetuneSpamConfig(TrainConfig):
     padding: Literal["longest", "context", "batch"]  # to the longest training message, the context, the batch's longest
     causal: bool  # false: every place attends to all places, padding too
     dropout: float
+    frozen_prefix: bool  # compute the blocks that do not train once, not in every epoch; where dropout is 0 only
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with these values together."""
@@ -84,17 +86,25 @@ def place(hidden: Tensor, places: Tensor) -> Tensor:
     return hidden[torch.arange(len(hidden), device=hidden.device), places]
 
 
+def _read_place(places: Callable[[Tensor, int], Tensor], hidden: Tensor, lengths: Tensor) -> Tensor:
+    return place(hidden, places(lengths, hidden.shape[1]))
+
+
 def mean(hidden: Tensor, lengths: Tensor) -> Tensor:
     """The mean (B, C) of the first `lengths` (B,) hidden states of each row of (B, T, C)."""
     real = (torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]).unsqueeze(-1)  # (B, T, 1)
     return (hidden * real).sum(dim=1) / lengths[:, None]
 
 
+# The one place (B,) that the head reads, by the number of real tokens of each row (B,) and the width of all.
+PLACE: dict[Position, Callable[[Tensor, int], Tensor]] = {
+    "first": lambda lengths, _width: torch.zeros_like(lengths),
+    "last": lambda lengths, width: torch.full_like(lengths, width - 1),
+    "last_token": lambda lengths, _width: lengths - 1,
+}
 # What the head gets to see (B, C), of hidden states (B, T, C) and the number of real tokens of each row (B,).
 READ: dict[Position, Callable[[Tensor, Tensor], Tensor]] = {
-    "first": lambda hidden, lengths: place(hidden, torch.zeros_like(lengths)),
-    "last": lambda hidden, lengths: place(hidden, torch.full_like(lengths, -1)),
-    "last_token": lambda hidden, lengths: place(hidden, lengths - 1),
+    **{name: partial(_read_place, places) for name, places in PLACE.items()},
     "mean": mean,
     "mean_all": lambda hidden, _lengths: hidden.mean(dim=1),
     "last_token_and_mean": lambda hidden, lengths: (place(hidden, lengths - 1) + mean(hidden, lengths)) / 2,
@@ -127,7 +137,7 @@ def freeze(model: Classifier, trainable: Trainable) -> None:
 
 
 @torch.no_grad()
-def predict(model: Classifier, data: BatchSource, runtime: RuntimeConfig) -> Tensor:
+def predict(model: nn.Module, data: BatchSource, runtime: RuntimeConfig) -> Tensor:
     """Class logits (N, classes) of every example of `data`, in order, fp32 on the CPU."""
     device = next(model.parameters()).device
     was_training = model.training

@@ -159,6 +159,13 @@ class Transformer(nn.Module):
             cache.length += T
         return self.ln_f(x)  # type: ignore[no-any-return]
 
+    def below(self, ids: Tensor, blocks: int) -> Tensor:
+        """The states (B, T, C) of token ids (B, T) above so many blocks."""
+        x = self.drop(self.wte(ids) + self.wpe(torch.arange(ids.shape[1], device=ids.device)))
+        for block in self.h[:blocks]:
+            x = block(x, None, None)
+        return x  # type: ignore[no-any-return]
+
 
 class GPT(nn.Module):
     """A GPT-2 with its language-model head (section 4.6)."""

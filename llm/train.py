@@ -184,9 +184,9 @@ def fit(
             raise _diverged(section, step, lr, f"loss {batch_loss}, gradient norm {norm}", history)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        history.step, history.tokens_seen = step + 1, history.tokens_seen + batch.inputs.numel()
+        history.step, history.tokens_seen = step + 1, history.tokens_seen + batch.tokens
         now = time.perf_counter()
-        watcher.progress(step + 1, steps, batch_loss, batch.inputs.numel() / (now - clock))
+        watcher.progress(step + 1, steps, batch_loss, batch.tokens / (now - clock))
         if coupling.step_after(step + 1) % config.eval_every == 0 or step + 1 == steps:
             look(lr, evaluations)
         states.save(history, steps, model, optimizer)
@@ -256,7 +256,7 @@ def _memory_of(batch: Batch) -> Iterator[None]:
         out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not out_of_memory and "can't allocate memory" not in str(error):
             raise
-        rows, length = batch.inputs.shape
+        rows, length = batch.inputs.shape[:2]
         what = f"out of memory with {rows} rows of {length} tokens at once"
         fix = "set it to a smaller part of batch_size, or shorten the rows"
         raise UserError("micro_batch_size", what, fix, RESOURCES) from None

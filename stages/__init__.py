@@ -69,6 +69,7 @@ class Run:
         self.name, self._tracker = name, tracker
         self._build = work / "outputs"
         shutil.rmtree(self._build, ignore_errors=True)  # of a run that was killed
+        self.work = work
         self.states = work / "states"  # of a training that may be stopped; there until the outputs are published
         self._outputs: list[Path] = []
         self._bars = Bars()

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from llm import checkpoint, classifier, files, lora, losses, resume, runtime
+from llm import checkpoint, classifier, files, lora, losses, prefix, resume, runtime
 from llm.batches import InOrder, Shuffled, derive, steps_per_epoch
 from llm.classifier import Classifier, FinetuneSpamConfig
 from llm.model import GPT, count_parameters
+from llm.prefix import FrozenStates
 from llm.runtime import RuntimeConfig
 from llm.spam import LABELS, SPLITS, SpamDataset, read_split
 from llm.train import COLUMNS, fit, looks
-from stages import run_stage, stage
+from stages import Run, run_stage, stage
 
 SPAM = Path("data/spam")
 ACCURACY_COLUMNS = ("step", "train_accuracy", "val_accuracy")
@@ -45,13 +48,14 @@ def main(params: Params) -> None:
             lora.add_lora(model, config.lora, derive(params.seed, "lora"))
         trainable = count_parameters(model, trainable_only=True)
         run.say(f"{trainable:,} of {count_parameters(model):,} parameters train")
+        trained, seen = above_frozen_blocks(model, data, config, params.runtime, run)
         steps = config.epochs * steps_per_epoch(len(data["train"]), config.batch_size)
         with resume.states(run.states, params, [init_from, SPAM], config.save_every, run.say) as states:
             history = fit(
-                model,
+                trained,
                 losses.classification,
-                Shuffled(data["train"], config.batch_size, steps, params.seed, "finetune_spam.batch_size"),
-                looks(data["train"], data["validation"], config),
+                Shuffled(seen["train"], config.batch_size, steps, params.seed, "finetune_spam.batch_size"),
+                looks(seen["train"], seen["validation"], config),
                 config,
                 params.runtime,
                 params.seed,
@@ -60,7 +64,7 @@ def main(params: Params) -> None:
                 states=states,
             )
         adapter = lora.merge_lora(model)
-        metrics, predictions = judge_splits(model, data, config, params.runtime)
+        metrics, predictions = judge_splits(trained, seen, config, params.runtime)
         checkpoint.save_classifier(model, LABELS, init_from, folder := run.out("models/spam"))
         if config.lora:
             checkpoint.save_adapter(adapter, config.lora, config.init_from, folder)
@@ -89,8 +93,23 @@ def read_datasets(gpt: GPT, init_from: Path, config: FinetuneSpamConfig) -> dict
     return data
 
 
+def above_frozen_blocks(
+    model: Classifier, data: dict[str, SpamDataset], config: FinetuneSpamConfig, precision: RuntimeConfig, run: Run
+) -> tuple[nn.Module, Mapping[str, SpamDataset | FrozenStates]]:
+    """What has to run in every epoch, and on what: the whole model on ids, or its upper blocks on states."""
+    frozen = prefix.frozen_blocks(config, model.gpt_config.n_layer)
+    if not frozen:
+        return model, data
+    run.say(f"the lower {frozen} of {model.gpt_config.n_layer} blocks do not train: computing their states once")
+    states = {split: prefix.compute(model, frozen, part, precision, run.work) for split, part in data.items()}
+    return prefix.Tail(model, frozen), states
+
+
 def judge_splits(
-    model: Classifier, data: dict[str, SpamDataset], config: FinetuneSpamConfig, precision: RuntimeConfig
+    model: nn.Module,
+    data: Mapping[str, SpamDataset | FrozenStates],
+    config: FinetuneSpamConfig,
+    precision: RuntimeConfig,
 ) -> tuple[dict[str, float], list[list[object]]]:
     """Accuracy and confusion counts of every split, and one row a message."""
     metrics: dict[str, float] = {}

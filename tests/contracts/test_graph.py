@@ -52,7 +52,7 @@ LEVELS = [
         "tokens",
         "tracking",
     },
-    {"checkpoint", "judge", "train", "ui"},
+    {"checkpoint", "judge", "prefix", "train", "ui"},
     {"book_mode", "cli", "resume"},
     {"__main__"},
 ]
