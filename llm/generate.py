@@ -92,7 +92,7 @@ def generate(
 def choose(logits: Tensor, config: DecodingConfig, generators: Sequence[torch.Generator]) -> Tensor:
     """One token id a row (B,) from logits (B, V): the likeliest, or drawn with the row's own generator."""
     if config.temperature == 0:
-        return logits.argmax(dim=-1)
+        return logits.max(dim=-1).indices  # argmax is four times as slow on CPUs in bf16
     logits = logits.float().cpu()
     if config.top_k is not None:
         k = min(config.top_k, logits.shape[-1])

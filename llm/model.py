@@ -48,7 +48,8 @@ class KVCache:
 
     def __init__(self, config: ModelConfig, rows: int, slots: int, like: Tensor) -> None:
         shape = (config.n_layer, 2, rows, config.n_head, slots, config.n_embd // config.n_head)
-        self.store = like.new_empty(shape)
+        # CPUs attend to fp32 twice as fast as to bf16, which they would convert at every step
+        self.store = like.new_empty(shape, dtype=torch.float32 if like.device.type == "cpu" else like.dtype)
         self.length = 0  # tokens seen; GPT.forward advances it once all layers have appended
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,12 +82,13 @@ class Attention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
         if cache is not None:
             k, v = cache.append(self.layer, k, v)  # (B, H, S, D)
+            q = q.to(k.dtype)
         dropout = self.dropout if self.training else 0.0
         if self.eager:
             y = attend(q, k, v, mask, dropout)
         else:
             y = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None)
-        return self.c_proj(y.transpose(1, 2).reshape(B, T, C))  # type: ignore[no-any-return]
+        return self.c_proj(y.to(qkv.dtype).transpose(1, 2).reshape(B, T, C))  # type: ignore[no-any-return]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:

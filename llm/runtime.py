@@ -8,15 +8,12 @@ import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from llm.errors import RESOURCES, UserError
 from llm.params import Problem, positive
-
-M = TypeVar("M", bound=nn.Module)
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # mallopt(3)
 
@@ -67,11 +64,6 @@ def autocast(config: RuntimeConfig) -> AbstractContextManager[Any]:
     if config.precision == "fp32":
         return nullcontext()
     return torch.autocast(config.device, dtype=torch.bfloat16)
-
-
-def for_decoding(model: M, config: RuntimeConfig) -> M:
-    """`model` with its weights in bf16 where that is the precision: a decoding step is one read of all weights."""
-    return model if config.precision == "fp32" else model.to(torch.bfloat16)
 
 
 def detect() -> RuntimeConfig:

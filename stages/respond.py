@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm import checkpoint, files, runtime
+from llm import checkpoint, files, packing, runtime
 from llm.batches import derive
 from llm.generate import RespondConfig, generate
 from llm.instructions import RESPONSE, extract_answer, format_prompt, read_entries
@@ -29,6 +29,7 @@ def main(params: Params) -> None:
     with stage("respond", params) as run:
         config = params.respond
         model = checkpoint.load_model(MODEL).to(runtime.setup(params.runtime))
+        model = packing.for_decoding(model, params.runtime, config.batch_size)
         tokenizer = checkpoint.load_tokenizer(MODEL)
         entries = read_entries(TEST)
         header = RESPONSE if config.response_header == "given" else ""

@@ -46,6 +46,7 @@ LEVELS = [
         "instructions",
         "judge_backends",
         "losses",
+        "packing",
         "recorder",
         "report",
         "spam",

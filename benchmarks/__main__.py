@@ -1,0 +1,160 @@
+"""Ours beside the peers, pair by pair -> docs/benchmarks.md, docs/benchmarks.png: `python -m benchmarks [work ...]`.
+
+Peers: the book's package (`pip install --no-deps llms-from-scratch`) and transformers; one that is not installed is
+left out visibly. In every round each contender does the work once, in a process of its own, one after the other; a
+ratio is taken within a round, so that a machine that is busy for a while slows both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.work import BATCH, CONTEXT, SHAPES, WORK
+from llm import files
+
+OUT = Path(__file__).parents[1] / "docs"
+UNITS = {"machine": "", "chapter-6": "epochs of training per hour"}
+PEERS = {"book": "the book's package", "transformers": "transformers"}
+Result = dict[str, float]
+Rounds = dict[str, list[Result]]  # by contender
+
+
+def main() -> None:
+    """Measure what was asked for, and write the tables."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.partition("\n")[0])
+    parser.add_argument("work", nargs="*", choices=[*WORK, []], help="(default: all)")
+    parser.add_argument("--rounds", type=int, default=5, help="pairs (default: %(default)s)")
+    arguments = parser.parse_args()
+    results = {work: measure(work, arguments.rounds) for work in arguments.work or WORK}
+    files.write_text(OUT / "benchmarks.md", "\n".join(page(results, arguments.rounds)) + "\n")
+    files.write_json(OUT / "benchmarks.json", results)
+    draw(results, OUT / "benchmarks.png")
+    print((OUT / "benchmarks.md").read_text(encoding="utf-8"))
+
+
+def measure(work: str, rounds: int) -> Rounds:
+    """Every contender once a round, in turn; one that fails is named and left out."""
+    found: Rounds = defaultdict(list)
+    contenders = list(WORK[work])
+    for number in range(rounds):
+        for contender in list(contenders):
+            command = [sys.executable, "-m", "benchmarks.work", work, contender]
+            environment = {"GOMP_SPINCOUNT": "3000"} | os.environ
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            if done.returncode:
+                print(f"{work}: {contender} left out: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+                contenders.remove(contender)
+                continue
+            found[contender].append(json.loads(done.stdout.splitlines()[-1]))
+            print(f"{work} {number + 1}/{rounds} {contender}: {found[contender][-1]['rate']:.1f}", file=sys.stderr)
+    return dict(found)
+
+
+def ratios(rounds: Rounds, contender: str) -> list[float]:
+    """How many times as fast as `contender` ours was, round by round."""
+    pairs = zip(rounds["ours"], rounds[contender], strict=True)
+    return [ours["rate"] / theirs["rate"] for ours, theirs in pairs]
+
+
+def page(results: Mapping[str, Rounds], rounds: int) -> list[str]:
+    """The table, with the machine that it holds for."""
+    packages = ", ".join(
+        f"{name} {version(name)}" for name in ("torch", "transformers", "llms-from-scratch") if has(name)
+    )
+    lines = ["# Beside the peers", ""]
+    lines += [f"Written by `python -m benchmarks` ({rounds} rounds; medians, and of the ratios the range in brackets)."]
+    lines += [f"{cpu_name()}, {os.cpu_count()} threads; {platform.system()}; {packages}.", ""]
+    if machine := results.get("machine"):
+        shown = (f"{name.replace(', ', ': ')} {median(found):.0f}" for name, found in machine.items())
+        lines += [f"What the machine does at most: {'; '.join(shown)}.", ""]
+    lines += ["| work | tokens/s: ours | the book | transformers | ours / book | ours / transformers | peak MiB |"]
+    lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
+    for work, found in results.items():
+        if work != "machine":
+            lines.append(row(work, found))
+    if "machine" in results:
+        lines += ["", *utilisation(results)]
+    return lines
+
+
+def row(work: str, found: Rounds) -> str:
+    """One line of the table; the peaks stand in the order ours, book, transformers."""
+    rates = [f"{median(found[name]):.1f}" if name in found else "-" for name in ("ours", *PEERS)]
+    beside = []
+    for name in PEERS:
+        values = ratios(found, name) if name in found else []
+        beside.append(f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})" if values else "-")
+    peaks = (f"{max(r['peak_mib'] for r in found[name]):.0f}" for name in ("ours", *PEERS) if name in found)
+    return f"| {work} | {' | '.join(rates)} | {' | '.join(beside)} | {' / '.join(peaks)} |"
+
+
+def utilisation(results: Mapping[str, Rounds]) -> list[str]:
+    """The share of the machine's matrix-product rate that training reaches."""
+    limit = median(results["machine"]["bf16 matrix product, GFLOP/s"])
+    lines = []
+    for work in (work for work in results if work.startswith("train-")):
+        size = work.removeprefix("train-")
+        flops = SHAPES[size].flops_per_token(CONTEXT) * median(results[work]["ours"]) / 1e9
+        what = f"{work} (batch {BATCH[size]} x {CONTEXT}): ours computes {flops:.0f} GFLOP/s"
+        lines.append(f"{what}, {flops / limit:.2f} of the bf16 rate.")
+    return lines
+
+
+def draw(results: Mapping[str, Rounds], path: Path) -> None:
+    """Bars of the median ratios."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    shown = [(work, name) for work in results for name in PEERS if work != "machine" and name in results[work]]
+    values = [statistics.median(ratios(results[work], name)) for work, name in shown]
+    figure, axes = plt.subplots(figsize=(8, 0.5 * len(shown) + 1.2))
+    colours = ["tab:blue" if name == "book" else "tab:orange" for _, name in shown]
+    bars = axes.barh([f"{work}, beside {PEERS[name]}" for work, name in shown], values, color=colours)
+    axes.bar_label(bars, fmt="%.1f x", padding=3)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.invert_yaxis()
+    axes.set_xlabel("times as fast (median over the rounds)")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
+def median(found: Sequence[Result]) -> float:
+    """Of the rates."""
+    return statistics.median(result["rate"] for result in found)
+
+
+def has(package: str) -> bool:
+    """Whether it is installed."""
+    from importlib.metadata import PackageNotFoundError
+
+    try:
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False
+
+
+def cpu_name() -> str:
+    """As Linux tells it."""
+    lines: Any = (
+        Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    )
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Chapter 6 from the tokenized messages to the accuracies: 124M, random weights, last block, 5 epochs, real messages.
+
+The messages are the book's, from the folder LLM_MIRROR. Rates are training messages per second of the whole.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llm import classifier, losses, prefix, runtime, spam
+from llm.batches import InOrder, Shuffled, steps_per_epoch
+from llm.classifier import Classifier, FinetuneSpamConfig
+from llm.model import GPT, ModelConfig
+from llm.params import load, parse
+from llm.runtime import RuntimeConfig
+from llm.spam import SPLITS, SpamConfig, SpamDataset
+from llm.tokenizer import Tokenizer
+from llm.train import fit, looks
+
+EPOCHS, BATCH, WIDTH = 5, 8, 120
+ROOT = Path(__file__).parents[1]
+
+
+def data(folder: Path) -> dict[str, SpamDataset]:
+    """The book's three splits, padded to the longest training message."""
+    if "LLM_MIRROR" not in os.environ:
+        raise SystemExit("LLM_MIRROR is not set: a folder with the book's messages and GPT-2's vocabulary")
+    mirror = Path(os.environ["LLM_MIRROR"])
+    for name, ours in (("vocab.bpe", "merges.txt"), ("encoder.json", "vocab.json")):
+        (folder / ours).write_bytes((mirror / name).read_bytes())
+    with zipfile.ZipFile(mirror / "sms+spam+collection.zip") as archive:
+        (folder / "messages").write_bytes(archive.read("SMSSpamCollection"))
+    parts = spam.balanced_splits(
+        spam.read_messages(folder / "messages", "book"), SpamConfig("book", "shuffled", 0.7, 0.1), 123
+    )
+    tokenizer, found = Tokenizer.load(folder), {}
+    for split in SPLITS:
+        spam.write_split(parts[split], folder / f"{split}.csv")
+        found[split] = SpamDataset(*spam.read_split(folder / f"{split}.csv"), tokenizer, 1024)
+        found[split].width = WIDTH
+    return found
+
+
+def config(frozen_prefix: bool) -> FinetuneSpamConfig:
+    """The book's settings (section 6.7) in the pipeline's terms."""
+    sample = parse(FinetuneSpamConfig, load(ROOT / "params.yaml")["finetune_spam"])
+    book: dict[str, Any] = load(ROOT / "configs/book-offline.yaml")["finetune_spam"]
+    known = {name: value for name, value in book.items() if name != "init_from"}
+    return replace(sample, **known, weights="random", frozen_prefix=frozen_prefix, dropout=0.0)
+
+
+def ours(shape: ModelConfig, precision: RuntimeConfig, frozen_prefix: bool = True) -> tuple[float, list[int]]:
+    """Messages per second, and what is said of the test messages."""
+    runtime.setup(precision)
+    settings = config(frozen_prefix)
+    torch.manual_seed(0)
+    model = Classifier(GPT(shape), 2, settings.position, WIDTH)
+    classifier.freeze(model, settings.trainable)
+    with tempfile.TemporaryDirectory() as name:
+        messages: dict[str, Any] = dict(data(Path(name)))
+        steps = EPOCHS * steps_per_epoch(len(messages["train"]), BATCH)
+        begun = time.perf_counter()
+        trained: torch.nn.Module = model
+        if frozen := prefix.frozen_blocks(settings, shape.n_layer):
+            trained = prefix.Tail(model, frozen)
+            messages = {
+                split: prefix.compute(model, frozen, part, precision, Path(name)) for split, part in messages.items()
+            }
+        batches = Shuffled(messages["train"], BATCH, steps, 123)
+        seen = looks(messages["train"], messages["validation"], settings)
+        fit(trained, losses.classification, batches, seen, settings, precision, 123, Silent())
+        said = {split: classifier.predict(trained, InOrder(part, BATCH), precision) for split, part in messages.items()}
+        seconds = time.perf_counter() - begun
+    return steps * BATCH / seconds, said["test"].argmax(dim=-1).tolist()
+
+
+def book(model: Any) -> float:
+    """Messages per second of the book's script: one epoch, scaled to five, and the accuracies at its end."""
+    from llms_from_scratch import ch06
+    from torch.utils.data import DataLoader, TensorDataset
+
+    torch.manual_seed(123)
+    for parameter in model.parameters():
+        parameter.requires_grad = False
+    model.out_head = torch.nn.Linear(768, 2)
+    for part in (model.trf_blocks[-1], model.final_norm):
+        for parameter in part.parameters():
+            parameter.requires_grad = True
+    with tempfile.TemporaryDirectory() as name:
+        parts = data(Path(name))
+    loaders = {}
+    for split, part in parts.items():
+        batch = part.batch(range(len(part)))
+        training = split == "train"
+        tensors = TensorDataset(batch.inputs, batch.targets)
+        loaders[split] = DataLoader(tensors, BATCH, shuffle=training, drop_last=training)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, weight_decay=0.1)
+    begun = time.perf_counter()
+    ch06.train_classifier_simple(model, loaders["train"], loaders["validation"], optimizer, "cpu", 1, 50, 5)
+    epoch = time.perf_counter() - begun
+    begun = time.perf_counter()
+    for loader in loaders.values():
+        ch06.calc_accuracy_loader(loader, model, "cpu")
+    seconds = EPOCHS * epoch + time.perf_counter() - begun
+    return EPOCHS * len(loaders["train"]) * BATCH / seconds
+
+
+class Silent:
+    """A Watcher that keeps nothing."""
+
+    def progress(self, *_: object) -> None:
+        """One update is done."""
+
+    def metrics(self, *_: object) -> None:
+        """An evaluation is done."""

@@ -1,0 +1,49 @@
+"""Linear layers for decoding on a CPU: bf16 weights in the order in which oneDNN reads them, laid out once.
+
+A decoding step is one read of all weights. In PyTorch's own order oneDNN rearranges them in every step, which costs as
+much again as reading them. Only for models that do not train any more: packed weights cannot be saved, nor changed.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from llm.runtime import RuntimeConfig
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class PackedLinear(nn.Module):
+    """y = x W^T + b of a Linear in bf16, for about `rows` rows of x at once."""
+
+    def __init__(self, linear: nn.Linear, rows: int) -> None:
+        super().__init__()
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().to(torch.bfloat16), rows)
+        self.bias = None if linear.bias is None else linear.bias.detach().to(torch.bfloat16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out), in bf16."""
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        return y
+
+
+def for_decoding(model: M, config: RuntimeConfig, rows: int) -> M:
+    """`model` with bf16 weights where that is the precision, and packed for so many rows where the CPU can."""
+    if config.precision == "fp32":
+        return model
+    model.to(torch.bfloat16)
+    if config.device == "cpu" and can_pack():
+        for module in list(model.modules()):
+            for name, child in module.named_children():
+                if type(child) is nn.Linear:
+                    setattr(module, name, PackedLinear(child, rows))
+    return model
+
+
+def can_pack() -> bool:
+    """Whether this build of PyTorch has oneDNN, and oneDNN bf16 for this CPU."""
+    there = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return bool(there and torch.ops.mkldnn._is_mkldnn_bf16_supported())

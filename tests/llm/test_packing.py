@@ -1,0 +1,69 @@
+"""Decoding with packed bf16 weights: the products of the same weights, laid out in another order."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from llm import packing
+from llm.generate import DecodingConfig, generate
+from llm.model import GPT
+from llm.packing import PackedLinear, can_pack, for_decoding
+from llm.runtime import RuntimeConfig
+
+BF16 = RuntimeConfig("bf16", "cpu", 1, False)
+FP32 = RuntimeConfig("fp32", "cpu", 1, False)
+GREEDY = DecodingConfig(max_new_tokens=8, temperature=0.0, top_k=None)
+PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13]]
+
+needs_onednn = pytest.mark.skipif(not can_pack(), reason="oneDNN has no bf16 on this CPU")
+
+
+@pytest.fixture
+def gpt(model_config):
+    torch.manual_seed(0)
+    model = GPT(model_config(n_embd=32, init="torch")).eval()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(8)  # far between the likeliest tokens, or rounding alone chooses
+    return model
+
+
+@needs_onednn
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [1, 16])
+def test_a_packed_linear_multiplies_as_an_unpacked_one(rows, bias):
+    torch.manual_seed(0)
+    linear, x = nn.Linear(48, 80, bias=bias), torch.randn(rows, 3, 48).bfloat16()
+    weight, offset = linear.weight.bfloat16(), None if linear.bias is None else linear.bias.bfloat16()
+    found = PackedLinear(linear, rows)(x)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, F.linear(x, weight, offset), rtol=2e-2, atol=2e-2)
+    wrong = F.linear(x, weight.flip(0), offset)  # control
+    assert (found - wrong).abs().max() > 0.5
+
+
+@needs_onednn
+def test_every_linear_is_packed_and_the_embedding_stays(gpt):
+    kinds = [type(module) for module in for_decoding(gpt, BF16, 4).modules()]
+    assert nn.Linear not in kinds
+    assert kinds.count(PackedLinear) == 2 * 4 + 1
+    assert gpt.transformer.wte.weight.dtype == torch.bfloat16
+
+
+def test_the_text_is_that_of_unpacked_bf16_weights(gpt, model_config, monkeypatch):
+    torch.manual_seed(0)
+    other = GPT(model_config(n_embd=32, init="torch")).eval()
+    other.load_state_dict(gpt.state_dict())
+    monkeypatch.setattr(packing, "can_pack", lambda: False)
+    plain = for_decoding(other, BF16, 3)
+    assert PackedLinear not in [type(module) for module in plain.modules()]
+    monkeypatch.undo()
+    packed = for_decoding(gpt, BF16, 3)
+    assert generate(packed, PROMPTS, GREEDY, None) == generate(plain, PROMPTS, GREEDY, None)
+
+
+def test_fp32_is_left_as_it_is(gpt):
+    before = {name: tensor.clone() for name, tensor in gpt.state_dict().items()}
+    after = for_decoding(gpt, FP32, 4).state_dict()
+    assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
+    assert len(before) == len(after)
