@@ -210,7 +210,10 @@ def evaluate(
     micro_batch_size: int | None = None,
     coupling: Coupling = EXACT,
 ) -> dict[str, float]:
-    """Means of what `loss` sums, over all targets of `data` that count; leaves the model in evaluation mode."""
+    """Means of what `loss` sums, over all targets of `data` that count; leaves the model in evaluation mode.
+
+    `coupling` may mean otherwise.
+    """
     device = next(model.parameters()).device
     model.eval()
     parts: list[Part] = []
