@@ -67,6 +67,11 @@ def parser() -> argparse.ArgumentParser:
         judge.add_argument(f"--{option}", help=f"instead of judge.{option} in params.yaml")
     judge.add_argument("--out", type=Path, help="write the scores to this JSON file")
 
+    ablation = command("ablation", run_ablation, "chapter 6's table of variants: its rows as experiments, its figures")
+    what = ablation.add_mutually_exclusive_group(required=True)
+    what.add_argument("--queue", nargs="*", type=int, metavar="ROW", help="queue these rows; all that can run here")
+    what.add_argument("--table", action="store_true", help="show what the experiments on the last commit gave")
+
     command("report", show_report, "the results of the last run in a short table")
 
     command("fsck", check_outputs, "hash every output again and compare with dvc.lock")
@@ -194,6 +199,21 @@ def judge_file(arguments: argparse.Namespace) -> None:
     print(f"mean score {mean} ({config.backend}), {summary['n_scored']} of {summary['n_items']} answers scored", end="")
     print("".join(f", {summary[f'n_{status}']} {status}" for status in ("unparsed", "refused", "failed")))
     require_coverage(summary, config, journal)
+
+
+def run_ablation(arguments: argparse.Namespace) -> None:
+    """Queue rows of configs/ablation/chapter6.yaml as experiments, or print the table of those that have run."""
+    from llm import ablation
+    from stages.check import AllParams
+
+    files.project_root()
+    table = ablation.read()
+    if arguments.table:
+        print("\n".join(ablation.render(table)))
+        return
+    for line in ablation.queue(table, arguments.queue, AllParams):
+        print(line, flush=True)
+    print(f"`{DVC} exp run --run-all` runs what is queued; then: {PROGRAM} ablation --table")
 
 
 def check_outputs(_arguments: argparse.Namespace) -> None:
