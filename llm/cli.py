@@ -139,8 +139,9 @@ def generate_text(arguments: argparse.Namespace) -> None:
 
 def chat_with_model(arguments: argparse.Namespace) -> None:
     """Answer one instruction a line until the input ends; one that cannot be answered does not end it."""
-    from llm.instructions import RESPONSE, extract_answer, format_prompt
+    from llm.instructions import HEADERS, extract_answer, format_prompt, prompt_form
 
+    form = prompt_form(arguments.model)
     loaded = _Loaded(arguments)
     interactive = _hint("one instruction a line; Ctrl-D ends")
     while True:
@@ -150,9 +151,9 @@ def chat_with_model(arguments: argparse.Namespace) -> None:
         if not line:
             return
         if line.strip():
-            prompt = format_prompt({"instruction": line.strip(), "input": ""}) + RESPONSE
+            prompt = format_prompt({"instruction": line.strip(), "input": ""}, form) + HEADERS[form]
             try:
-                print(extract_answer(loaded.answer(prompt, capped=True)), flush=True)
+                print(extract_answer(loaded.answer(prompt, capped=True), form), flush=True)
             except UserError as error:
                 show(error)
 
@@ -264,6 +265,7 @@ class _Loaded:
                 "max_new_tokens": arguments.max_new_tokens,
                 "temperature": arguments.temperature,
                 "top_k": arguments.top_k,
+                "top_p": arguments.top_p,
             },
             "command line",
         )
@@ -303,4 +305,5 @@ def _add_decoding(command: argparse.ArgumentParser, tokens: int) -> None:
     command.add_argument("--max-new-tokens", type=int, default=tokens, help="at most (default: %(default)s)")
     command.add_argument("--temperature", type=float, default=0.0, help="0: always the likeliest token")
     command.add_argument("--top-k", type=int, help="sample from the k likeliest tokens only")
+    command.add_argument("--top-p", type=float, help="sample from the likeliest tokens that make up this probability")
     command.add_argument("--seed", type=int, default=123, help="of sampling (default: %(default)s)")
