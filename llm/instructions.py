@@ -97,6 +97,11 @@ def format_prompt(entry: Mapping[str, str], form: PromptForm = "alpaca") -> str:
     return text + f"\n\n### Input:\n{entry['input']}" if entry["input"] else text
 
 
+def question(entry: Mapping[str, str]) -> str:
+    """Instruction and input: what two entries must share to ask for the same."""
+    return f"{entry['instruction']}\n{entry['input']}"
+
+
 def prompt_form(folder: Path | str) -> PromptForm:
     """The form of the prompts that the model in `folder` was taught with: Alpaca's where config.json names none."""
     where = Path(folder) / "config.json"

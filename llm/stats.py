@@ -21,6 +21,14 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
+def share(name: str, hits: Sequence[bool]) -> dict[str, float | int | None]:
+    """The share of hits as metrics: `<name>`, its 95 % interval, and of how many; None where there are none."""
+    value, (low, high) = None, (None, None)
+    if hits:
+        value, (low, high) = sum(hits) / len(hits), wilson(sum(hits), len(hits))
+    return {name: value, f"{name}_ci95_low": low, f"{name}_ci95_high": high, f"{name}_n": len(hits)}
+
+
 def mcnemar(only_first: int, only_second: int) -> float:
     """The probability that two equally good models differ this much or more (McNemar's exact test, two-sided).
 

@@ -28,6 +28,7 @@ LEVELS = [
         "batches",
         "judge_config",
         "judge_reference",
+        "leakage",
         "lora",
         "model",
         "optim",

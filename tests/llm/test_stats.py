@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from llm.stats import Z95, kendall, mcnemar, pearson, ranks, spearman, wilson
+from llm.stats import Z95, kendall, mcnemar, pearson, ranks, share, spearman, wilson
 
 # --- intervals ---
 
@@ -38,6 +38,17 @@ def test_the_books_300_test_messages_tell_two_points_apart_from_nothing():
 def test_no_share_has_no_interval(hits, n):
     with pytest.raises(ValueError, match="hits of"):
         wilson(hits, n)
+
+
+def test_a_share_stands_with_its_interval_and_its_count():
+    low, high = wilson(3, 4)
+    assert share("accuracy", [True, True, False, True]) == {
+        "accuracy": 0.75,
+        "accuracy_ci95_low": low,
+        "accuracy_ci95_high": high,
+        "accuracy_n": 4,
+    }
+    assert share("a", []) == {"a": None, "a_ci95_low": None, "a_ci95_high": None, "a_n": 0}
 
 
 # --- paired test ---
