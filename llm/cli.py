@@ -67,6 +67,10 @@ def parser() -> argparse.ArgumentParser:
         judge.add_argument(f"--{option}", help=f"instead of judge.{option} in params.yaml")
     judge.add_argument("--out", type=Path, help="write the scores to this JSON file")
 
+    agree = command("agree", compare_judges, "how far two judges agree who scored the same answers")
+    for name in ("first", "second"):
+        agree.add_argument(name, type=Path, help="a file of verdicts, such as `judge --out` writes")
+
     ablation = command("ablation", run_ablation, "chapter 6's table of variants: its rows as experiments, its figures")
     what = ablation.add_mutually_exclusive_group(required=True)
     what.add_argument("--queue", nargs="*", type=int, metavar="ROW", help="queue these rows; all that can run here")
@@ -200,6 +204,13 @@ def judge_file(arguments: argparse.Namespace) -> None:
     print(f"mean score {mean} ({config.backend}), {summary['n_scored']} of {summary['n_items']} answers scored", end="")
     print("".join(f", {summary[f'n_{status}']} {status}" for status in ("unparsed", "refused", "failed")))
     require_coverage(summary, config, journal)
+
+
+def compare_judges(arguments: argparse.Namespace) -> None:
+    """Print the agreement of two files of verdicts."""
+    from llm import agreement
+
+    print("\n".join(agreement.lines(agreement.agree(arguments.first, arguments.second))))
 
 
 def run_ablation(arguments: argparse.Namespace) -> None:

@@ -41,6 +41,7 @@ LEVELS = [
     },
     {
         "ablation",
+        "agreement",
         "classifier",
         "generate",
         "gpt2",
