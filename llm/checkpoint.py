@@ -26,10 +26,11 @@ ADAPTER_CONFIG, ADAPTER = "adapter.json", "adapter.safetensors"
 LFS_POINTER = b"version https://git-lfs"
 
 
-def save_model(model: GPT, tokenizer_folder: Path, folder: Path) -> None:
-    """Write the model and its tokenizer to `folder`."""
+def save_model(model: GPT, tokenizer_folder: Path, folder: Path, prompt: str | None = None) -> None:
+    """Write the model and its tokenizer to `folder`; and the form of the prompts that it was taught with, if any."""
     vocabulary = _copy_tokenizer(tokenizer_folder, folder, model.config.vocab_size)
-    write_json(folder / CONFIG, gpt2.published(model.config, vocabulary.eot))
+    taught = {} if prompt is None else {"prompt": prompt}
+    write_json(folder / CONFIG, gpt2.published(model.config, vocabulary.eot) | taught)
     write_tensors(folder / WEIGHTS, gpt2.export(model))
 
 
@@ -42,8 +43,11 @@ def load_model(folder: Path | str) -> GPT:
 
 
 def starting_point(folder: Path, weights: str, dropout: float, seed: int) -> GPT:
-    """A model to fine-tune: the shape of the folder's, with its weights ("pretrained") or new ones ("random")."""
-    config = replace(_config(folder), dropout=dropout)
+    """A model to fine-tune: the shape of the folder's, with its weights ("pretrained") or new ones ("random").
+
+    `dropout` is its rate everywhere, whatever the folder's were.
+    """
+    config = replace(_config(folder), dropout=dropout, dropout_embedding=None, dropout_attention=None)
     if weights == "random":
         torch.manual_seed(derive(seed, "init"))
         return GPT(config)

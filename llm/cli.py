@@ -67,6 +67,15 @@ def parser() -> argparse.ArgumentParser:
         judge.add_argument(f"--{option}", help=f"instead of judge.{option} in params.yaml")
     judge.add_argument("--out", type=Path, help="write the scores to this JSON file")
 
+    agree = command("agree", compare_judges, "how far two judges agree who scored the same answers")
+    for name in ("first", "second"):
+        agree.add_argument(name, type=Path, help="a file of verdicts, such as `judge --out` writes")
+
+    ablation = command("ablation", run_ablation, "chapter 6's table of variants: its rows as experiments, its figures")
+    what = ablation.add_mutually_exclusive_group(required=True)
+    what.add_argument("--queue", nargs="*", type=int, metavar="ROW", help="queue these rows; all that can run here")
+    what.add_argument("--table", action="store_true", help="show what the experiments on the last commit gave")
+
     command("report", show_report, "the results of the last run in a short table")
 
     command("fsck", check_outputs, "hash every output again and compare with dvc.lock")
@@ -134,8 +143,9 @@ def generate_text(arguments: argparse.Namespace) -> None:
 
 def chat_with_model(arguments: argparse.Namespace) -> None:
     """Answer one instruction a line until the input ends; one that cannot be answered does not end it."""
-    from llm.instructions import RESPONSE, extract_answer, format_prompt
+    from llm.instructions import HEADERS, extract_answer, format_prompt, prompt_form
 
+    form = prompt_form(arguments.model)
     loaded = _Loaded(arguments)
     interactive = _hint("one instruction a line; Ctrl-D ends")
     while True:
@@ -145,9 +155,9 @@ def chat_with_model(arguments: argparse.Namespace) -> None:
         if not line:
             return
         if line.strip():
-            prompt = format_prompt({"instruction": line.strip(), "input": ""}) + RESPONSE
+            prompt = format_prompt({"instruction": line.strip(), "input": ""}, form) + HEADERS[form]
             try:
-                print(extract_answer(loaded.answer(prompt, capped=True)), flush=True)
+                print(extract_answer(loaded.answer(prompt, capped=True), form), flush=True)
             except UserError as error:
                 show(error)
 
@@ -194,6 +204,28 @@ def judge_file(arguments: argparse.Namespace) -> None:
     print(f"mean score {mean} ({config.backend}), {summary['n_scored']} of {summary['n_items']} answers scored", end="")
     print("".join(f", {summary[f'n_{status}']} {status}" for status in ("unparsed", "refused", "failed")))
     require_coverage(summary, config, journal)
+
+
+def compare_judges(arguments: argparse.Namespace) -> None:
+    """Print the agreement of two files of verdicts."""
+    from llm import agreement
+
+    print("\n".join(agreement.lines(agreement.agree(arguments.first, arguments.second))))
+
+
+def run_ablation(arguments: argparse.Namespace) -> None:
+    """Queue rows of configs/ablation/chapter6.yaml as experiments, or print the table of those that have run."""
+    from llm import ablation
+    from stages.check import AllParams
+
+    files.project_root()
+    table = ablation.read()
+    if arguments.table:
+        print("\n".join(ablation.render(table)))
+        return
+    for line in ablation.queue(table, arguments.queue, AllParams):
+        print(line, flush=True)
+    print(f"`{DVC} exp run --run-all` runs what is queued; then: {PROGRAM} ablation --table")
 
 
 def check_outputs(_arguments: argparse.Namespace) -> None:
@@ -244,6 +276,7 @@ class _Loaded:
                 "max_new_tokens": arguments.max_new_tokens,
                 "temperature": arguments.temperature,
                 "top_k": arguments.top_k,
+                "top_p": arguments.top_p,
             },
             "command line",
         )
@@ -283,4 +316,5 @@ def _add_decoding(command: argparse.ArgumentParser, tokens: int) -> None:
     command.add_argument("--max-new-tokens", type=int, default=tokens, help="at most (default: %(default)s)")
     command.add_argument("--temperature", type=float, default=0.0, help="0: always the likeliest token")
     command.add_argument("--top-k", type=int, help="sample from the k likeliest tokens only")
+    command.add_argument("--top-p", type=float, help="sample from the likeliest tokens that make up this probability")
     command.add_argument("--seed", type=int, default=123, help="of sampling (default: %(default)s)")

@@ -1,4 +1,4 @@
-"""Decoding: greedy, temperature and top-k (section 5.3), batched over prompts with a key-value cache."""
+"""Decoding: greedy, temperature, top-k (section 5.3) and top-p, batched over prompts with a key-value cache."""
 
 from __future__ import annotations
 
@@ -21,10 +21,13 @@ class DecodingConfig:
     max_new_tokens: int
     temperature: float  # 0: always the likeliest token
     top_k: int | None  # sample from the k likeliest only
+    top_p: float | None = None  # sample from the fewest tokens that together have this probability
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with these values together."""
-        yield from positive(self, "max_new_tokens", "top_k")
+        yield from positive(self, "max_new_tokens", "top_k", "top_p")
+        if self.top_p is not None and self.top_p > 1:
+            yield "top_p", f"{self.top_p} is above 1", "give a probability, such as 0.9"
         yield from at_least_zero(self, "temperature")
 
 
@@ -100,8 +103,21 @@ def choose(logits: Tensor, config: DecodingConfig, generators: Sequence[torch.Ge
         logits = logits.masked_fill(logits < lowest, -torch.inf)
     highest = logits.amax(dim=-1, keepdim=True)  # taken off first, or a temperature near 0 makes infinities
     probabilities = torch.softmax((logits - highest) / config.temperature, dim=-1)
+    if config.top_p is not None:
+        probabilities = nucleus(probabilities, config.top_p)
     drawn = [torch.multinomial(p, 1, generator=g) for p, g in zip(probabilities, generators, strict=True)]
     return torch.cat(drawn)
+
+
+def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
+    """Probabilities (B, V), zero but for the fewest likeliest tokens that make up `top_p`; they are not normalised.
+
+    After temperature and top-k, as usual (Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration").
+    """
+    ordered, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
+    before = ordered.cumsum(dim=-1) - ordered  # what likelier tokens have together
+    before[:, 0] = 0  # rounding must not lose the first
+    return probabilities.scatter(-1, tokens, ordered.masked_fill(before >= top_p, 0.0))
 
 
 def _last_logits(model: GPT, ids: Tensor, cache: KVCache, padding: Tensor | None) -> Tensor:

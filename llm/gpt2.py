@@ -52,8 +52,8 @@ def published(config: ModelConfig, eot: int) -> dict[str, Any]:
         "n_embd": config.n_embd,
         "n_layer": config.n_layer,
         "n_head": config.n_head,
-        "embd_pdrop": config.dropout,
-        "attn_pdrop": config.dropout,
+        "embd_pdrop": config.embedding_rate,
+        "attn_pdrop": config.attention_rate,
         "resid_pdrop": config.dropout,
         "tie_word_embeddings": config.tie_head,
         "bos_token_id": eot,
@@ -88,13 +88,20 @@ def parse_config(published: Any, where: str) -> ModelConfig:
     def flag(key: str) -> Any:
         return read(key, True, "true or false", lambda value: type(value) is bool)
 
+    def rate(key: str, default: Any) -> Any:
+        return read(key, default, "a number", lambda value: type(value) in (int, float))
+
+    shortcut = rate("resid_pdrop", 0.0)
+    embedding, attention = (rate(key, shortcut) for key in ("embd_pdrop", "attn_pdrop"))
     config = ModelConfig(
         vocab_size=size("vocab_size"),
         context_length=size("n_positions"),
         n_layer=size("n_layer"),
         n_head=size("n_head"),
         n_embd=size("n_embd"),
-        dropout=read("resid_pdrop", 0.0, "a number", lambda value: type(value) in (int, float)),
+        dropout=shortcut,
+        dropout_embedding=None if embedding == shortcut else embedding,
+        dropout_attention=None if attention == shortcut else attention,
         qkv_bias=flag("qkv_bias"),
         tie_head=flag("tie_word_embeddings"),
         init="torch" if published.get("init") == "torch" else "gpt2",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -21,8 +21,11 @@ KEYS = ("instruction", "input", "output")
 SPLITS = ("train", "test", "validation")  # the order in which the book cuts the file
 Entry = dict[str, str]
 
+PromptForm = Literal["alpaca", "phi3"]  # of section 7.2 | of exercise 7.1
+
 PREAMBLE = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
 RESPONSE = "\n\n### Response:\n"  # stands between the prompt and the answer
+HEADERS: dict[PromptForm, str] = {"alpaca": RESPONSE, "phi3": "\n<|assistant|>:\n"}
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class FinetuneInstructConfig(TrainConfig):
     weights: Literal["pretrained", "random"]  # random: only its shape and tokenizer are used
     trainable: Literal["all", "lora"]
     lora: LoraConfig | None  # with trainable lora
+    prompt: PromptForm
     mask_prompt: bool  # train on the answers alone (exercise 7.2)
     dropout: float
 
@@ -85,15 +89,32 @@ def split_entries(entries: Sequence[Entry], config: InstructionsConfig) -> dict[
     return parts
 
 
-def format_prompt(entry: Mapping[str, str]) -> str:
-    """The Alpaca prompt up to, and without, `### Response:` (section 7.2)."""
+def format_prompt(entry: Mapping[str, str], form: PromptForm = "alpaca") -> str:
+    """The prompt up to, and without, the header of the answer in HEADERS (section 7.2, exercise 7.1)."""
+    if form == "phi3":
+        return f"<|user|>\n{entry['instruction']}" + (f"\n{entry['input']}" if entry["input"] else "")
     text = f"{PREAMBLE}\n\n### Instruction:\n{entry['instruction']}"
     return text + f"\n\n### Input:\n{entry['input']}" if entry["input"] else text
 
 
-def extract_answer(generated: str) -> str:
-    """The answer in a generated text: without the `### Response:` header and the white space around it."""
-    return generated.replace("### Response:", "").strip()
+def question(entry: Mapping[str, str]) -> str:
+    """Instruction and input: what two entries must share to ask for the same."""
+    return f"{entry['instruction']}\n{entry['input']}"
+
+
+def prompt_form(folder: Path | str) -> PromptForm:
+    """The form of the prompts that the model in `folder` was taught with: Alpaca's where config.json names none."""
+    where = Path(folder) / "config.json"
+    form: PromptForm = read_json(where).get("prompt", "alpaca")
+    if form not in get_args(PromptForm):
+        fix = f"write {' or '.join(get_args(PromptForm))}, or take a folder of finetune_instruct"
+        raise UserError(str(where), f"prompt is {form!r:.40}, which is no form of ours", fix, DATA)
+    return form
+
+
+def extract_answer(generated: str, form: PromptForm = "alpaca") -> str:
+    """The answer in a generated text: without its header and the white space around it."""
+    return generated.replace(HEADERS[form].strip(), "").strip()
 
 
 class InstructionDataset:
@@ -104,9 +125,16 @@ class InstructionDataset:
     UserError where that leaves nothing of an answer.
     """
 
-    def __init__(self, entries: Sequence[Entry], tokenizer: Tokenizer, limit: int, mask_prompt: bool) -> None:
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        tokenizer: Tokenizer,
+        limit: int,
+        mask_prompt: bool,
+        form: PromptForm = "alpaca",
+    ) -> None:
         self.pad, self.limit = tokenizer.eot, limit
-        prompts = [format_prompt(entry) + RESPONSE for entry in entries]
+        prompts = [format_prompt(entry, form) + HEADERS[form] for entry in entries]
         self.ids = tokenizer.encode_all([p + e["output"] for p, e in zip(prompts, entries, strict=True)])
         starts = [len(ids) for ids in tokenizer.encode_all(prompts)]
         for number, start in enumerate(starts):

@@ -32,11 +32,23 @@ class ModelConfig:
     tie_head: bool  # one matrix for the token embedding and the head, as GPT-2; the book trains two
     init: Literal["gpt2", "torch"]  # GPT-2's 0.02 and scaled shortcuts, or PyTorch's defaults, as the book
     attention: Literal["sdpa", "eager"]  # PyTorch's fused attention, or chapter 3 written out
+    dropout_embedding: float | None = None  # null: as dropout, which is that of the shortcuts (exercise 4.3)
+    dropout_attention: float | None = None
+
+    @property
+    def embedding_rate(self) -> float:
+        """The dropout rate of the embeddings."""
+        return self.dropout if self.dropout_embedding is None else self.dropout_embedding
+
+    @property
+    def attention_rate(self) -> float:
+        """The dropout rate of the attention weights."""
+        return self.dropout if self.dropout_attention is None else self.dropout_attention
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with these values together."""
         yield from positive(self, "vocab_size", "context_length", "n_layer", "n_head", "n_embd")
-        yield from fraction(self, "dropout")
+        yield from fraction(self, "dropout", "dropout_embedding", "dropout_attention")
         if self.n_head > 0 and self.n_embd % self.n_head:
             what = f"{self.n_embd} is not divisible by n_head ({self.n_head})"
             below = self.n_embd - self.n_embd % self.n_head
@@ -73,7 +85,7 @@ class Attention(nn.Module):
         self.layer, self.n_head, self.eager = layer, config.n_head, config.attention == "eager"
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.qkv_bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
-        self.dropout = config.dropout
+        self.dropout = config.attention_rate
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
         """Attend (B, T, C) -> (B, T, C); `mask` is True where a query may see a key; None means causal."""
@@ -139,7 +151,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.context_length, config.n_embd)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = nn.Dropout(config.embedding_rate)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd)
 

@@ -131,10 +131,10 @@ def at_least_zero(config: Any, *names: str) -> Iterator[Problem]:
 
 
 def fraction(config: Any, *names: str, zero: bool = True) -> Iterator[Problem]:
-    """Problems of the named fields that must lie from 0 (or above it) to below 1."""
+    """Problems of the named fields that must lie from 0 (or above it) to below 1 (None is let through)."""
     for name in names:
         value = getattr(config, name)
-        if not (0 <= value < 1) or (value == 0 and not zero):
+        if value is not None and not (0 < value < 1 or (value == 0 and zero)):
             yield name, f"{value} does not lie between 0 and 1", "give a fraction, such as 0.1"
 
 

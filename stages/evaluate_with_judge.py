@@ -1,16 +1,22 @@
-"""Score the answers from 0 to 100: reports/respond/responses.json -> data/verdicts, reports/evaluate_with_judge."""
+"""Score the answers from 0 to 100: reports/respond/responses.json -> data/verdicts, reports/evaluate_with_judge.
+
+data/instructions says which of the questions were also trained on; the mean is given with and without them.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from llm import files
-from llm.instructions import format_prompt
+from llm import files, leakage
+from llm.instructions import format_prompt, question, read_entries
 from llm.judge import JudgeConfig, judge, read_responses, require_coverage, summarize
+from llm.leakage import Leak
 from stages import WORK, run_stage, stage
 
 RESPONSES = Path("reports/respond/responses.json")
+TRAIN = Path("data/instructions/train.json")
+UNLEAKED: dict[str, tuple[Leak, ...]] = {"without_exact": ("exact",), "without_near": ("exact", "near")}
 JOURNAL = WORK / "evaluate_with_judge" / "journal.jsonl"  # a judge that went down is asked only for the rest
 
 
@@ -35,6 +41,12 @@ def main(params: Params) -> None:
             for record, response in zip(records, responses, strict=True)
         ]
         files.write_json(run.out("reports/evaluate_with_judge/scores.json"), scores)
+        train = [question(entry) for entry in read_entries(TRAIN)]
+        found = leakage.leaks([question(response) for response in responses], train)
+        for name, kinds in UNLEAKED.items():
+            rest = summarize(leakage.without(verdicts, found, *kinds))
+            summary |= {f"{key}_{name}": rest[key] for key in ("score_mean", "score_ci95_low", "score_ci95_high")}
+            summary[f"n_items_{name}"] = rest["n_items"]
         names = {"backend": params.judge.backend, "prompt": params.judge.prompt}
         run.write_metrics(names | summary, headline=["score_mean"])
 

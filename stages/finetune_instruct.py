@@ -39,9 +39,10 @@ def main(params: Params) -> None:
         model.to(device)
         trainable = count_parameters(model, trainable_only=True)
         tokenizer = checkpoint.load_tokenizer(init_from)
+        limit, mask_prompt = model.config.context_length, config.mask_prompt
         train, val = (
             InstructionDataset(
-                read_entries(INSTRUCTIONS / f"{split}.json"), tokenizer, model.config.context_length, config.mask_prompt
+                read_entries(INSTRUCTIONS / f"{split}.json"), tokenizer, limit, mask_prompt, config.prompt
             )
             for split in ("train", "validation")
         )
@@ -61,7 +62,7 @@ def main(params: Params) -> None:
                 states=states,
             )
         adapter = lora.merge_lora(model)
-        checkpoint.save_model(model, init_from, folder := run.out("models/instruct"))
+        checkpoint.save_model(model, init_from, folder := run.out("models/instruct"), config.prompt)
         if config.lora:
             checkpoint.save_adapter(adapter, config.lora, config.init_from, folder)
         files.write_csv(run.out("reports/finetune_instruct/loss.csv"), COLUMNS, history.table())

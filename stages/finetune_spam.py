@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from llm import checkpoint, classifier, files, lora, losses, prefix, resume, runtime
+from llm import checkpoint, classifier, files, leakage, lora, losses, prefix, resume, runtime, stats
 from llm.batches import InOrder, Shuffled, derive, steps_per_epoch
 from llm.classifier import Classifier, FinetuneSpamConfig
 from llm.model import GPT, count_parameters
@@ -65,6 +65,7 @@ def main(params: Params) -> None:
             )
         adapter = lora.merge_lora(model)
         metrics, predictions = judge_splits(trained, seen, config, params.runtime)
+        metrics |= unleaked(predictions)
         checkpoint.save_classifier(model, LABELS, init_from, folder := run.out("models/spam"))
         if config.lora:
             checkpoint.save_adapter(adapter, config.lora, config.init_from, folder)
@@ -110,14 +111,15 @@ def judge_splits(
     data: Mapping[str, SpamDataset | FrozenStates],
     config: FinetuneSpamConfig,
     precision: RuntimeConfig,
-) -> tuple[dict[str, float], list[list[object]]]:
-    """Accuracy and confusion counts of every split, and one row a message."""
-    metrics: dict[str, float] = {}
+) -> tuple[dict[str, float | int | None], list[list[object]]]:
+    """Accuracy with its interval and confusion counts of every split, and one row a message."""
+    metrics: dict[str, float | int | None] = {}
     rows: list[list[object]] = []
     for split, dataset in data.items():
         probabilities = classifier.predict(model, InOrder(dataset, config.batch_size), precision).softmax(dim=-1)
         predicted = probabilities.argmax(dim=-1).tolist()
-        metrics[f"{split}_accuracy"] = classifier.accuracy(predicted, dataset.labels)
+        right = [p == a for p, a in zip(predicted, dataset.labels, strict=True)]
+        metrics |= stats.share(f"{split}_accuracy", right)
         for actual, said in [(a, p) for a in range(len(LABELS)) for p in range(len(LABELS))]:
             hits = sum(pair == (actual, said) for pair in zip(dataset.labels, predicted, strict=True))
             metrics[f"{split}_{LABELS[actual]}_as_{LABELS[said]}"] = hits
@@ -126,6 +128,18 @@ def judge_splits(
         ):
             rows.append([split, row, LABELS[actual], LABELS[said], spam])
     return metrics, rows
+
+
+def unleaked(predictions: list[list[object]]) -> dict[str, float | int | None]:
+    """Accuracy on the held-out messages that do not stand in the training split, exactly or nearly."""
+    metrics: dict[str, float | int | None] = {}
+    texts = {split: read_split(SPAM / f"{split}.csv")[1] for split in SPLITS}
+    for split in SPLITS[1:]:
+        right = [actual == said for of, _, actual, said, _ in predictions if of == split]
+        found = leakage.leaks(texts[split], texts["train"])
+        metrics |= stats.share(f"{split}_accuracy_without_exact", leakage.without(right, found, "exact"))
+        metrics |= stats.share(f"{split}_accuracy_without_near", leakage.without(right, found, "exact", "near"))
+    return metrics
 
 
 if __name__ == "__main__":

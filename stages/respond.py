@@ -8,7 +8,7 @@ from pathlib import Path
 from llm import checkpoint, files, packing, runtime
 from llm.batches import derive
 from llm.generate import RespondConfig, generate
-from llm.instructions import RESPONSE, extract_answer, format_prompt, read_entries
+from llm.instructions import HEADERS, extract_answer, format_prompt, prompt_form, read_entries
 from llm.runtime import RuntimeConfig
 from stages import run_stage, stage
 
@@ -32,8 +32,9 @@ def main(params: Params) -> None:
         model = packing.for_decoding(model, params.runtime, config.batch_size)
         tokenizer = checkpoint.load_tokenizer(MODEL)
         entries = read_entries(TEST)
-        header = RESPONSE if config.response_header == "given" else ""
-        prompts = tokenizer.encode_all([format_prompt(entry) + header for entry in entries])
+        form = prompt_form(MODEL)
+        header = HEADERS[form] if config.response_header == "given" else ""
+        prompts = tokenizer.encode_all([format_prompt(entry, form) + header for entry in entries])
         wanted = config.decoding.max_new_tokens
         limits = [max(0, min(wanted, model.config.context_length - len(prompt))) for prompt in prompts]
         seeds = [derive(params.seed, "respond", number) for number in range(len(prompts))]
@@ -43,7 +44,7 @@ def main(params: Params) -> None:
             ids = generate(model, prompts[rows], config.decoding, tokenizer.eot, seeds[rows], limits[rows])
             raw += [tokenizer.decode(row) for row in ids]
             run.say(f"{len(raw)} of {len(prompts)} answered")
-        answers = [extract_answer(text) for text in raw]
+        answers = [extract_answer(text, form) for text in raw]
         responses = [entry | {"model_response": answer} for entry, answer in zip(entries, answers, strict=True)]
         files.write_json(run.out("data/responses") / "raw.json", raw)
         files.write_json(run.out("reports/respond/responses.json"), responses)

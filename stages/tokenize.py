@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm import files, instructions, spam, tokenizer, tokens
+from llm import files, instructions, leakage, spam, tokenizer, tokens
 from llm.batches import InOrder, steps_per_epoch
 from llm.errors import DATA, UserError
 from llm.instructions import InstructionsConfig
@@ -83,24 +83,28 @@ def cut_spam(params: Params, vocabulary: Tokenizer, folder: Path) -> dict[str, A
     config = params.tokenize.spam
     frame = spam.read_messages(_only_file("spam"), config.reading)
     counts: dict[str, Any] = {"messages": len(frame)}
+    texts: dict[str, list[str]] = {}
     counts |= {label: int((frame["Label"] == label).sum()) for label in spam.LABELS}
     for split, part in spam.balanced_splits(frame, config, params.seed).items():
         spam.write_split(part, folder / f"{split}.csv")
         counts[split] = len(part)
         counts[f"{split}_longest_tokens"] = max(map(len, vocabulary.encode_all(part["Text"].tolist())))
-    return counts
+        texts[split] = part["Text"].tolist()
+    return counts | leakage.counts(texts)
 
 
 def cut_instructions(params: Params, vocabulary: Tokenizer, folder: Path) -> dict[str, Any]:
     """JSON files of the three splits, in the form of the file itself."""
     entries = instructions.read_entries(_only_file("instructions"))
     counts: dict[str, Any] = {"entries": len(entries), "empty_input": sum(not entry["input"] for entry in entries)}
+    questions: dict[str, list[str]] = {}
     for split, part in instructions.split_entries(entries, params.tokenize.instructions).items():
         files.write_json(folder / f"{split}.json", part)
         counts[split] = len(part)
         texts = [instructions.format_prompt(entry) + instructions.RESPONSE + entry["output"] for entry in part]
         counts[f"{split}_longest_tokens"] = max(map(len, vocabulary.encode_all(texts)))
-    return counts
+        questions[split] = [instructions.question(entry) for entry in part]
+    return counts | leakage.counts(questions)
 
 
 def _only_file(item: str) -> Path:

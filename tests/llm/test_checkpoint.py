@@ -73,6 +73,25 @@ def test_a_loaded_model_outlives_its_file(folder: Path) -> None:
 # Starting points
 
 
+def test_a_starting_point_has_one_dropout_rate_whatever_the_folders_were(
+    tmp_path: Path, vocabulary: Path, model_config: Make
+) -> None:
+    rates = {"dropout": 0.1, "dropout_embedding": 0.2, "dropout_attention": 0.0}
+    save_model(GPT(model_config(**rates)), vocabulary, tmp_path)
+    config = starting_point(tmp_path, "pretrained", 0.3, seed=0).config
+    assert (config.dropout, config.embedding_rate, config.attention_rate) == (0.3, 0.3, 0.3)
+
+
+def test_the_form_of_the_prompts_is_written_only_where_it_was_taught(
+    tmp_path: Path, vocabulary: Path, model_config: Make
+) -> None:
+    save_model(GPT(model_config()), vocabulary, tmp_path / "plain")
+    save_model(GPT(model_config()), vocabulary, tmp_path / "taught", prompt="phi3")
+    plain, taught = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("plain", "taught"))
+    assert taught == plain | {"prompt": "phi3"}
+    load_model(tmp_path / "taught")
+
+
 def test_pretrained_starting_point_has_the_folders_weights_and_its_own_dropout(folder: Path) -> None:
     model = starting_point(folder, "pretrained", 0.3, seed=1)
     assert model.config.dropout == model.transformer.drop.p == 0.3

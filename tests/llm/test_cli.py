@@ -103,10 +103,10 @@ def test_pin_writes_what_it_fetched(project, capsys, monkeypatch):
 def test_generate_continues_the_prompt_as_given(model, capsys):
     cli.main(["generate", "Every effort", "--model", model, "--max-new-tokens", "3"])
     first = capsys.readouterr().out
-    sampled = ["--top-k", "1", "--temperature", "2"]
-    cli.main(["generate", "Every effort", "--model", model, "--max-new-tokens", "3", *sampled])
     assert first.startswith("Every effort")
-    assert capsys.readouterr().out == first
+    for option in (["--top-k", "1"], ["--top-p", "0.000001"]):
+        cli.main(["generate", "Every effort", "--model", model, "--max-new-tokens", "3", "--temperature", "2", *option])
+        assert capsys.readouterr().out == first
 
 
 def test_generate_refuses_more_than_the_context(model, capsys):
@@ -136,6 +136,18 @@ def test_chat_answers_a_line_each(model, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("Say hello.\n\nSay goodbye.\n"))
     cli.main(["chat", "--max-new-tokens", "4"])
     assert len(capsys.readouterr().out.split("\n")) >= 3
+
+
+def test_chat_asks_in_the_form_that_the_model_was_taught(model, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr("llm.cli._Loaded.answer", lambda _self, prompt, capped: asked.append(prompt) or "hi")
+    config = Path(model) / "config.json"
+    for form in ({}, {"prompt": "phi3"}):
+        config.write_text(json.dumps(json.loads(config.read_text()) | form))
+        monkeypatch.setattr("sys.stdin", io.StringIO("Say hello.\n"))
+        cli.main(["chat", "--model", model])
+    assert asked[0].endswith("### Instruction:\nSay hello.\n\n### Response:\n")
+    assert asked[1] == "<|user|>\nSay hello.\n<|assistant|>:\n"
 
 
 def test_chat_goes_on_after_a_line_that_is_too_long(model, capsys, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -141,6 +142,41 @@ def test_only_the_k_likeliest_are_drawn() -> None:
     assert (counts > 0).tolist() == [False, True, True, True, False]
 
 
+# Of softmax(log p) = p: 0.5, 0.25, 0.15, 0.1, in another order.
+FOUR = [math.log(p) for p in (0.15, 0.5, 0.1, 0.25)]
+
+
+@pytest.mark.parametrize(
+    ("top_p", "drawn"),
+    [
+        (0.01, [1]),
+        (0.49, [1]),
+        (0.51, [1, 3]),
+        (0.74, [1, 3]),
+        (0.76, [0, 1, 3]),
+        (0.91, [0, 1, 2, 3]),
+        (1.0, [0, 1, 2, 3]),
+        (None, [0, 1, 2, 3]),
+    ],
+)
+def test_the_fewest_tokens_that_make_up_p_are_drawn(top_p: float | None, drawn: list[int]) -> None:
+    assert draws(FOUR, 500, top_k=None, top_p=top_p, temperature=1.0).nonzero().flatten().tolist() == drawn
+
+
+def test_what_is_drawn_of_the_fewest_keeps_its_proportions() -> None:
+    share = draws(FOUR, 20_000, top_k=None, top_p=0.74, temperature=1.0) / 20_000
+    torch.testing.assert_close(share, torch.tensor([0, 2 / 3, 0, 1 / 3]), atol=0.02, rtol=0)
+
+
+def test_p_is_of_the_probabilities_after_temperature_and_k() -> None:
+    assert (draws(FOUR, 500, top_k=None, top_p=0.74, temperature=50.0) > 0).sum() == 3  # nearly a quarter each
+    assert draws(FOUR, 500, top_k=2, top_p=0.66, temperature=1.0).tolist() == [0, 500, 0, 0]  # 2/3 of what k leaves
+
+
+def test_of_equal_tokens_a_small_p_leaves_one() -> None:
+    assert (draws([1.0] * 5, 300, top_k=None, top_p=0.1, temperature=1.0) > 0).sum() == 1
+
+
 def test_k_above_the_vocabulary_draws_from_all() -> None:
     assert (draws([1.0, 1.0, 1.0], 500, top_k=50) > 0).all()
 
@@ -172,7 +208,13 @@ def test_empty_prompt_is_refused(model: GPT) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "field"),
-    [({"max_new_tokens": 0}, "max_new_tokens"), ({"temperature": -1.0}, "temperature"), ({"top_k": 0}, "top_k")],
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"top_k": 0}, "top_k"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"top_p": 1.1}, "top_p"),
+    ],
 )
 def test_impossible_decoding_is_a_problem(changes: dict[str, Any], field: str) -> None:
     assert [name for name, *_ in sampling(**changes).problems()] == [field]

@@ -178,6 +178,29 @@ def test_weights_go_out_and_in_bitwise(
     assert all(parameter.requires_grad for parameter in again.parameters())
 
 
+@pytest.mark.parametrize(
+    ("rates", "written"),
+    [
+        ({"dropout": 0.1}, (0.1, 0.1, 0.1)),
+        ({"dropout": 0.1, "dropout_embedding": 0.0}, (0.0, 0.1, 0.1)),
+        ({"dropout": 0.1, "dropout_embedding": 0.2, "dropout_attention": 0.3}, (0.2, 0.3, 0.1)),
+    ],
+)
+def test_three_dropout_rates_go_out_and_in_under_gpt2s_names(
+    model_config: Make, rates: dict[str, float], written: tuple[float, float, float]
+) -> None:
+    config = model_config(**rates)
+    published = gpt2.published(config, 0)
+    assert tuple(published[f"{name}_pdrop"] for name in ("embd", "attn", "resid")) == written
+    assert gpt2.parse_config(published, "here") == config
+
+
+def test_a_config_with_the_shortcuts_rate_alone_has_it_everywhere(model_config: Make) -> None:
+    published = gpt2.published(model_config(dropout=0.25), 0)
+    del published["embd_pdrop"], published["attn_pdrop"]
+    assert gpt2.parse_config(published, "here") == model_config(dropout=0.25)
+
+
 def test_tied_head_is_one_tensor_after_loading(published: Path) -> None:
     model = load_model(published)
     assert model.lm_head.weight is model.transformer.wte.weight
@@ -318,6 +341,9 @@ def test_rewriting_without_a_change_keeps_a_checkpoint_valid(published: Path) ->
         ({"n_positions": 16.0}, "n_positions is 16.0"),
         ({"n_head": 3}, r"n_embd: 8 is not divisible by n_head \(3\)"),
         ({"resid_pdrop": "0.1"}, "resid_pdrop is '0.1', not a number"),
+        ({"embd_pdrop": "0.2"}, "embd_pdrop is '0.2', not a number"),
+        ({"attn_pdrop": True}, "attn_pdrop is True, not a number"),
+        ({"attn_pdrop": 1.5}, "dropout_attention: 1.5 does not lie between 0 and 1"),
         ({"resid_pdrop": 1.5}, "dropout: 1.5 does not lie between 0 and 1"),
         ({"tie_word_embeddings": "false"}, "tie_word_embeddings is 'false', not true or false"),
         ({"qkv_bias": 0}, "qkv_bias is 0, not true or false"),

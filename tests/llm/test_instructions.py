@@ -16,6 +16,7 @@ from llm.instructions import (
     InstructionsConfig,
     extract_answer,
     format_prompt,
+    prompt_form,
     read_entries,
     split_entries,
 )
@@ -69,6 +70,39 @@ def test_an_input_follows_the_instruction():
 def test_in_training_the_response_follows_to_the_character(tokenizer):
     data = InstructionDataset([ENTRY], tokenizer, limit=1000, mask_prompt=False)
     assert tokenizer.decode(data.ids[0]) == format_prompt(ENTRY) + "\n\n### Response:\nRed."
+
+
+def test_the_phi3_prompt_to_the_character(tokenizer):
+    assert format_prompt(ENTRY, "phi3") == f"<|user|>\n{ENTRY['instruction']}"
+    with_input = ENTRY | {"input": "A warm one."}
+    data = InstructionDataset([ENTRY, with_input], tokenizer, limit=1000, mask_prompt=False, form="phi3")
+    assert [tokenizer.decode(ids) for ids in data.ids] == [
+        f"<|user|>\n{ENTRY['instruction']}\n<|assistant|>:\n{ENTRY['output']}",
+        f"<|user|>\n{ENTRY['instruction']}\nA warm one.\n<|assistant|>:\n{ENTRY['output']}",
+    ]
+
+
+def test_with_a_masked_phi3_prompt_the_answer_and_its_end_count_and_nothing_else(tokenizer):
+    data = InstructionDataset([ENTRY], tokenizer, limit=1000, mask_prompt=True, form="phi3")
+    targets = data.batch([0]).targets[0]
+    kept = targets[targets != IGNORED].tolist()
+    assert kept[-1] == tokenizer.eot
+    assert tokenizer.decode(kept[:-1]) == ENTRY["output"]
+
+
+def test_a_phi3_answer_is_what_stands_after_its_own_header():
+    assert extract_answer("\n<|assistant|>:\n It is red. ", "phi3") == "It is red."
+    assert extract_answer("<|assistant|>: red") == "<|assistant|>: red"
+
+
+def test_a_model_folder_says_which_prompts_it_was_taught_with(tmp_path):
+    config = tmp_path / "config.json"
+    for text, form in [("{}", "alpaca"), ('{"prompt": "alpaca"}', "alpaca"), ('{"prompt": "phi3"}', "phi3")]:
+        config.write_text(text)
+        assert prompt_form(tmp_path) == form
+    for text in ('{"prompt": "llama"}', '{"prompt": null}'):
+        config.write_text(text)
+        assert "which is no form of ours" in refused(prompt_form, tmp_path)
 
 
 def test_the_answer_is_what_stands_after_the_header():

@@ -253,6 +253,26 @@ def test_attention_weights_are_dropped_in_training(model_config: Make, attention
     assert torch.equal(layer(x, None, None), layer(x, None, None))
 
 
+def test_each_dropout_rate_acts_where_it_says(model_config: Make) -> None:
+    """Exercise 4.3."""
+    rates = {"dropout": 0.1, "dropout_embedding": 0.2, "dropout_attention": 0.3}
+    transformer = GPT(model_config(**rates)).transformer
+    assert transformer.drop.p == 0.2
+    assert {(block.attn.dropout, block.drop.p) for block in transformer.h} == {(0.3, 0.1)}
+    zero = GPT(model_config(**rates | {"dropout_embedding": 0.0})).transformer  # 0 is a rate, not a missing one
+    assert zero.drop.p == 0.0
+
+
+@pytest.mark.parametrize("only", ["dropout", "dropout_embedding", "dropout_attention"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_each_dropout_rate_alone_drops_something(model_config: Make, attention: str, only: str) -> None:
+    rates = {"dropout": 0.0, "dropout_embedding": 0.0, "dropout_attention": 0.0}
+    model, ids = make(model_config(attention=attention, **rates)).train(), some_ids()
+    assert torch.equal(model(ids), model(ids))
+    model = make(model_config(attention=attention, **(rates | {only: 0.5}))).train()
+    assert not torch.equal(model(ids), model(ids))
+
+
 # Checks
 
 
@@ -266,6 +286,8 @@ def test_attention_weights_are_dropped_in_training(model_config: Make, attention
         ({"vocab_size": 0}, "vocab_size"),
         ({"context_length": 0}, "context_length"),
         ({"dropout": 1.0}, "dropout"),
+        ({"dropout_embedding": 1.0}, "dropout_embedding"),
+        ({"dropout_attention": -0.1}, "dropout_attention"),
         ({"dropout": -0.1}, "dropout"),
     ],
 )

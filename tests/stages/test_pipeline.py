@@ -109,6 +109,34 @@ def test_reports_hold_the_fixed_names(project):
     assert [list(entry) for entry in responses] == [["instruction", "input", "output", "model_response"]] * 110
 
 
+def test_every_accuracy_has_an_interval_and_stands_without_what_leaked(project):
+    spam = project.metrics("finetune_spam")
+    cut = json.loads((project.folder / "reports/tokenize/spam.json").read_text())
+    names = [f"{split}_accuracy" for split in ("train", "validation", "test")]
+    names += [f"{split}_accuracy_without_{kind}" for split in ("validation", "test") for kind in ("exact", "near")]
+    for name in names:
+        assert 0 <= spam[f"{name}_ci95_low"] <= spam[name] <= spam[f"{name}_ci95_high"] <= 1
+        assert spam[f"{name}_ci95_low"] < spam[f"{name}_ci95_high"]
+    for split in ("validation", "test"):
+        exact, near = (cut[f"{split}_{kind}_in_train"] for kind in ("exact", "near"))
+        assert spam[f"{split}_accuracy_n"] == cut[split]
+        assert spam[f"{split}_accuracy_without_exact_n"] == cut[split] - exact
+        assert spam[f"{split}_accuracy_without_near_n"] == cut[split] - exact - near
+
+
+def test_the_judges_mean_stands_without_the_questions_that_were_trained_on(project):
+    judge = project.metrics("evaluate_with_judge")
+    cut = json.loads((project.folder / "reports/tokenize/instructions.json").read_text())
+    exact, near = (cut[f"test_{kind}_in_train"] for kind in ("exact", "near"))
+    assert judge["n_items_without_exact"] == 110 - exact
+    assert judge["n_items_without_near"] == 110 - exact - near
+    scores = json.loads((project.folder / "reports/evaluate_with_judge/scores.json").read_text())
+    train = json.loads((project.folder / "data/instructions/train.json").read_text())
+    asked = {(entry["instruction"], entry["input"]) for entry in train}
+    rest = [one["score"] for one in scores if (one["instruction"], one["input"]) not in asked]
+    assert judge["score_mean_without_exact"] == pytest.approx(sum(rest) / len(rest), rel=1e-5)
+
+
 def test_the_loss_curve_starts_before_training(project):
     lines = (project.folder / "reports/pretrain/loss.csv").read_text().splitlines()
     assert lines[0] == "step,tokens_seen,train_loss,val_loss,lr"
