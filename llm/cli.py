@@ -78,6 +78,10 @@ def parser() -> argparse.ArgumentParser:
 
     command("report", show_report, "the results of the last run in a short table")
 
+    verify = command("verify", verify_numbers, "measure the book's printed numbers and compare")
+    verify.add_argument("--only", default="*", metavar="PATTERN", help="rows whose id fits, such as 'attention.*'")
+    verify.add_argument("--write", type=Path, metavar="FILE", help="write the table to this Markdown file as well")
+
     command("fsck", check_outputs, "hash every output again and compare with dvc.lock")
 
     ui = command("ui", serve_ui, "the MLflow UI, on this machine only")
@@ -226,6 +230,26 @@ def run_ablation(arguments: argparse.Namespace) -> None:
     for line in ablation.queue(table, arguments.queue, AllParams):
         print(line, flush=True)
     print(f"`{DVC} exp run --run-all` runs what is queued; then: {PROGRAM} ablation --table")
+
+
+def verify_numbers(arguments: argparse.Namespace) -> None:
+    """Print every number of the book's ledger beside ours; raises UserError where one is outside."""
+    from llm.book import ledger
+
+    results = list(ledger.verify(ledger.read(), files.project_root(), arguments.only))
+    if not results:
+        raise UserError("--only", f"{arguments.only!r} fits no row", "see the ids in llm/book/golden.yaml", USAGE)
+    for line in ledger.table(results):
+        print(line)
+    if arguments.write:
+        files.write_text(arguments.write, ledger.markdown(results))
+    fix = "digits need x86 Linux and fp32; else compare torch's version with constraints.txt"
+    problems = [
+        UserError(result.row.id, f"is {ledger.shorten(result.ours)}, the book prints {result.row.published}", fix, DATA)
+        for result in results
+        if result.verdict == "outside"
+    ]
+    raise_all(problems)
 
 
 def check_outputs(_arguments: argparse.Namespace) -> None:

@@ -58,10 +58,14 @@ LEVELS = [
         "tracking",
     },
     {"checkpoint", "judge", "prefix", "train", "ui"},
-    {"book_mode", "cli", "resume"},
+    {"book_mode", "resume", "book.attention", "book.basics", "book.demos", "book.text"},
+    {"book.measures"},
+    {"book.ledger"},
+    {"cli"},
     {"__main__"},
 ]
 WITHIN_LEVEL_0 = {("files", "errors"), ("params", "errors"), ("params", "files")}
+ABOVE_THE_BOOK = {"cli", "__main__"}  # may import llm/book; the core and the stages never do
 
 
 def module_file(module: str) -> Path | None:
@@ -154,16 +158,38 @@ def test_reports_are_metrics_or_plots_outside_the_cache(stage):
             assert not out.use_cache, out.def_path
 
 
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to("llm").with_suffix("").parts)
+
+
 def test_modules_import_from_lower_levels_only():
     level = {name: number for number, names in enumerate(LEVELS) for name in names}
-    for path in sorted((ROOT / "llm").glob("*.py")):
+    for path in sorted((ROOT / "llm").rglob("*.py")):
         if path.stem == "__init__":
             continue
+        name = module_name(path.relative_to(ROOT))
         for imported in imports(path.relative_to(ROOT)):
             if imported.parts[0] == "llm" and imported.stem != "__init__":
-                pair = (path.stem, imported.stem)
+                pair = (name, module_name(imported))
                 assert level[pair[0]] > level[pair[1]] or pair in WITHIN_LEVEL_0, pair
             assert imported.parts[0] == "llm" or path.stem == "cli", f"{path.name} imports {imported}"
+
+
+def importers_of_the_book(paths: list[Path]) -> set[str]:
+    return {
+        str(path)
+        for path in paths
+        if path.parent != Path("llm/book") and path.stem not in ABOVE_THE_BOOK
+        for imported in imports(path)
+        if imported.parent == Path("llm/book")
+    }
+
+
+def test_the_core_and_the_stages_do_not_import_the_book():
+    paths = [path.relative_to(ROOT) for folder in ("llm", "stages") for path in (ROOT / folder).rglob("*.py")]
+    assert len(paths) > 30
+    assert importers_of_the_book(paths) == set()
+    assert importers_of_the_book([Path("tests/llm/book/test_attention.py")]) != set()  # the rule can fail
 
 
 def test_the_closure_follows_imports_inside_functions():

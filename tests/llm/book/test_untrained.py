@@ -1,0 +1,31 @@
+"""GPT-2 124M before training, as chapters 4 and 5 print it: parameter counts, loss of six tokens."""
+
+import math
+
+import pytest
+import torch
+
+from llm.book.demos import book_gpt, toy_loss
+from llm.model import count_parameters
+
+
+@pytest.mark.parametrize(
+    ("size", "untied", "tied"),
+    [
+        ("124M", 163_009_536, 124_439_808),
+        ("355M", 406_212_608, 354_823_168),
+        ("774M", 838_220_800, 774_030_080),
+        ("1558M", 1_637_792_000, 1_557_611_200),
+    ],
+)
+def test_parameters_of_gpt2(size, untied, tied):
+    with torch.device("meta"):
+        assert count_parameters(book_gpt(size)) == untied
+        assert count_parameters(book_gpt(size, qkv_bias=True, tie_head=True)) == tied
+
+
+@pytest.mark.slow
+def test_loss_of_six_tokens():
+    torch.manual_seed(123)
+    _, loss = toy_loss(book_gpt("124M", context_length=256))
+    assert (round(loss, 4), round(math.exp(loss), 2)) == (10.7940, 48725.82)
