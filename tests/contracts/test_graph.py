@@ -38,7 +38,7 @@ LEVELS = [
         "download",
     },
     {"classifier", "generate", "gpt2", "instructions", "judge_backends", "losses", "report", "spam", "tokens"},
-    {"checkpoint", "judge", "train"},
+    {"checkpoint", "judge", "tf_checkpoint", "train"},
     {"cli", "resume"},
     {"__main__"},
 ]
