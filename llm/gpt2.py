@@ -1,7 +1,8 @@
-"""GPT-2 checkpoints in Hugging Face's layout <-> ours: one table of facts, strict in both directions.
+"""GPT-2 checkpoints in the published layouts <-> ours: one table of facts, strict in both directions.
 
-The layout: `config.json`, and `model.safetensors` with GPT-2's tensor names, where the four matrices of a block are
+Hugging Face's: `config.json`, and `model.safetensors` with GPT-2's tensor names, where the four matrices of a block are
 stored the other way round (Conv1D: (in, out)). A tied head is not stored; an untied one is `lm_head.weight`.
+OpenAI's own layout is read only: `hparams.json`, and TensorFlow's names, the four matrices as (1, in, out).
 """
 
 from __future__ import annotations
@@ -22,14 +23,24 @@ from llm.model import GPT, ModelConfig
 class ImportSource:
     """A checkpoint to import."""
 
-    source: str  # a folder in Hugging Face's layout: config.json and model.safetensors
+    source: str  # a folder in Hugging Face's layout (config.json, model.safetensors), or in OpenAI's
     tokenizer: str  # a folder with the vocabulary that the checkpoint was trained on
     untie_head: bool  # give the head a matrix of its own, as the book does before fine-tuning
 
 
+FIX = "take weights and config from the same checkpoint, and fetch them again"
 PREFIX, HEAD = "transformer.", "lm_head.weight"
 TRANSPOSED = re.compile(r"h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight$")
 MASKS = re.compile(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)$")  # constants in OpenAI's own files
+
+# The keys of OpenAI's hparams.json, and theirs of config.json.
+HPARAMS = {
+    "n_vocab": "vocab_size",
+    "n_ctx": "n_positions",
+    "n_embd": "n_embd",
+    "n_head": "n_head",
+    "n_layer": "n_layer",
+}
 
 # What config.json must say for the arithmetic to be ours; a missing key means the value given here.
 ASSUMED: dict[str, Any] = {
@@ -112,6 +123,22 @@ def parse_config(published: Any, where: str) -> ModelConfig:
     return config
 
 
+def parse_hparams(hparams: Any, where: str) -> ModelConfig:
+    """The model that OpenAI's `hparams.json` describes; raises UserError naming every key that is missing or wrong."""
+    fix = "take the hparams.json that belongs to the weights"
+    if not isinstance(hparams, Mapping):
+        raise UserError(where, f"holds {type(hparams).__name__}, not an object", fix, DATA)
+    problems = []
+    for key in HPARAMS:
+        if type(value := hparams.get(key)) is not int or value <= 0:
+            problems.append(UserError(where, f"{key} is {value!r}, not a whole number above 0", fix, DATA))
+    for key in sorted(hparams.keys() - HPARAMS.keys()):
+        what = f"{key} is {hparams[key]!r}, but GPT-2 has only {', '.join(HPARAMS)}"
+        problems.append(UserError(where, what, fix, DATA))
+    raise_all(problems)
+    return parse_config({published: hparams[key] for key, published in HPARAMS.items()}, where)
+
+
 def export(model: GPT) -> dict[str, Tensor]:
     """The model's tensors under their published names and orientation; a model without QKV bias gets zeros."""
     tied = model.lm_head.weight is model.transformer.wte.weight
@@ -130,9 +157,8 @@ def load_published(config: ModelConfig, tensors: Mapping[str, Tensor], where: st
     tensor, every tensor that is not floating point, and every one that holds NaN or infinity.
     """
     with torch.device("meta"):
-        model, stored = GPT(config), GPT(replace(config, qkv_bias=True))
-    shapes = {name: tensor.shape for name, tensor in _published_tensors(stored).items()}
-    found = _checked(tensors, shapes, where)
+        model = GPT(config)
+    found = _checked(tensors, _published_shapes(config), where)
     state = {name: (t.t() if TRANSPOSED.search(name) else t).float().contiguous() for name, t in found.items()}
     if not config.qkv_bias:
         _drop_zero_bias(state, where)
@@ -142,6 +168,27 @@ def load_published(config: ModelConfig, tensors: Mapping[str, Tensor], where: st
     if config.tie_head:
         model.lm_head.weight = model.transformer.wte.weight
     return model
+
+
+def load_openai(config: ModelConfig, tensors: Mapping[str, Tensor], where: str) -> GPT:
+    """A model with the tensors of OpenAI's checkpoint; raises UserError as `load_published`, with OpenAI's names."""
+    shapes = _published_shapes(config)
+    names = {openai_name(name): name for name in shapes}
+    expected = {
+        theirs: torch.Size((1, *shapes[name])) if TRANSPOSED.search(name) else shapes[name]
+        for theirs, name in names.items()
+    }
+    raise_all(_misfits(tensors, expected, where))
+    flat = {name: tensors[theirs].reshape(shapes[name]) for theirs, name in names.items()}
+    return load_published(config, flat, where)
+
+
+def openai_name(published: str) -> str:
+    """OpenAI's name of a tensor: `transformer.h.0.ln_1.weight` is `model/h0/ln_1/g`."""
+    path, _, kind = published.removeprefix(PREFIX).rpartition(".")
+    matrix = "/w" if TRANSPOSED.search(published) else ""  # embeddings have no last part
+    gain = "/g" if "ln_" in path else ""
+    return "model/" + re.sub(r"^h\.", "h", path).replace(".", "/") + ("/b" if kind == "bias" else matrix or gain)
 
 
 def untie_head(model: GPT) -> GPT:
@@ -162,15 +209,21 @@ def _published_tensors(model: GPT) -> dict[str, Tensor]:
     }
 
 
+def _published_shapes(config: ModelConfig) -> dict[str, torch.Size]:
+    """What a file must hold: the QKV bias too, which is zero where the model has none."""
+    with torch.device("meta"):
+        stored = GPT(replace(config, qkv_bias=True))
+    return {name: tensor.shape for name, tensor in _published_tensors(stored).items()}
+
+
 def _checked(tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], where: str) -> dict[str, Tensor]:
     """The tensors under their full names, after every check that can be made on them."""
-    fix = "take weights and config.json from the same checkpoint, and fetch them again"
     problems = []
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         full = name if name.startswith((PREFIX, "lm_head.")) else PREFIX + name
         if full in found:
-            problems.append(UserError(where, f"{full} stands there twice, with and without {PREFIX}", fix, DATA))
+            problems.append(UserError(where, f"{full} stands there twice, with and without {PREFIX}", FIX, DATA))
         elif not MASKS.fullmatch(name):
             found[full] = tensor
     if HEAD in found and HEAD not in shapes:  # some files store a tied head all the same
@@ -178,19 +231,23 @@ def _checked(tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], wh
         if not torch.equal(head, found.get(f"{PREFIX}wte.weight", head)):
             what = f"{HEAD} differs from wte.weight, but config.json says tie_word_embeddings: true"
             problems.append(UserError(where, what, "set tie_word_embeddings to false in config.json", DATA))
-    problems += [UserError(where, f"{name} is missing", fix, DATA) for name in shapes if name not in found]
-    problems += [UserError(where, f"{name} belongs to no GPT-2", fix, DATA) for name in found if name not in shapes]
+    raise_all(problems + _misfits(found, shapes, where))
+    return found
+
+
+def _misfits(found: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], where: str) -> list[UserError]:
+    problems = [UserError(where, f"{name} is missing", FIX, DATA) for name in shapes if name not in found]
+    problems += [UserError(where, f"{name} belongs to no GPT-2", FIX, DATA) for name in found if name not in shapes]
     for name, tensor in found.items():
         shape = shapes.get(name, tensor.shape)
         if tensor.shape != shape:
             what = f"{name} has the shape {tuple(tensor.shape)}, not {tuple(shape)}"
-            problems.append(UserError(where, what, fix, DATA))
+            problems.append(UserError(where, what, FIX, DATA))
         elif not tensor.is_floating_point():
-            problems.append(UserError(where, f"{name} holds {tensor.dtype}, not floating point", fix, DATA))
+            problems.append(UserError(where, f"{name} holds {tensor.dtype}, not floating point", FIX, DATA))
         elif not torch.isfinite(tensor.float()).all():
-            problems.append(UserError(where, f"{name} holds NaN or infinity", fix, DATA))
-    raise_all(problems)
-    return found
+            problems.append(UserError(where, f"{name} holds NaN or infinity", FIX, DATA))
+    return problems
 
 
 def _drop_zero_bias(state: dict[str, Tensor], where: str) -> None:

@@ -1,13 +1,17 @@
-"""Import a GPT-2 checkpoint in its published layout, strictly: `import_gpt2.<item>.source` -> models/<item>."""
+"""Import a GPT-2 checkpoint in a published layout, strictly: `import_gpt2.<item>.source` -> models/<item>.
+
+The folder holds Hugging Face's files (config.json, model.safetensors) or OpenAI's own (a TensorFlow checkpoint).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm import checkpoint, gpt2
+from llm import checkpoint, gpt2, tf_checkpoint
+from llm.errors import DATA, UserError
 from llm.gpt2 import ImportSource
-from llm.model import count_parameters
+from llm.model import GPT, count_parameters
 from stages import item_of, run_stage, stage
 
 
@@ -22,11 +26,21 @@ def main(params: Params, item: str) -> None:
     """Import `item`, named on the command line by dvc.yaml."""
     source = item_of(params.import_gpt2, item, "import_gpt2")
     with stage(f"import_gpt2@{item}", source) as run:
-        model = checkpoint.load_model(source.source)
+        model = load(Path(source.source))
         if source.untie_head:
             model = gpt2.untie_head(model)
         checkpoint.save_model(model, Path(source.tokenizer), run.out(f"models/{item}"))
         run.write_metrics({"parameters": count_parameters(model)}, path=f"reports/import_gpt2/{item}.json")
+
+
+def load(folder: Path) -> GPT:
+    """The model in a folder of either layout; raises UserError where both are there, for they may differ."""
+    openai = [name for name in tf_checkpoint.FILES if (folder / name).exists()]
+    hugging_face = [name for name in (checkpoint.CONFIG, checkpoint.WEIGHTS) if (folder / name).exists()]
+    if openai and hugging_face:
+        what = f"holds two layouts: {', '.join(openai)} beside {', '.join(hugging_face)}"
+        raise UserError(str(folder), what, "keep the files of one layout", DATA)
+    return tf_checkpoint.load_model(folder) if openai else checkpoint.load_model(folder)
 
 
 if __name__ == "__main__":

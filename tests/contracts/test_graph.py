@@ -57,7 +57,7 @@ LEVELS = [
         "tokens",
         "tracking",
     },
-    {"checkpoint", "judge", "prefix", "train", "ui"},
+    {"checkpoint", "judge", "prefix", "tf_checkpoint", "train", "ui"},
     {"book_mode", "resume", "book.attention", "book.basics", "book.demos", "book.text"},
     {"book.measures"},
     {"book.ledger"},
