@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from llm import cli, files
@@ -12,13 +13,13 @@ from llm.book import ledger
 from llm.book.ledger import Result, Row
 from llm.book.measures import MEASURES, Run, Sources
 from llm.errors import UserError
+from llm.model import GPT
 
 ROOT = Path(__file__).parents[3]
 LEDGER = ledger.read()
 SLOW = ("untrained_text", "toy_loss", "toy_probabilities", "verdict_losses")  # they build 124M
 OPEN = {
     "exercise-5.4.losses",
-    "instruct.before",
     "judge.alpaca",
     "judge.phi3",
     "variant.accumulated",
@@ -99,6 +100,24 @@ def test_cheap_rows_are_equal(each, request):
 def test_rows_of_the_untrained_124m_are_equal(each, mirror):
     (result,) = ledger.verify(LEDGER, ROOT, each.id)
     assert result.verdict == "equal", result
+
+
+WEIGHTS = [each for each in LEDGER.rows if each.measure and any(need.startswith("model") for need in each.needs)]
+
+
+@pytest.mark.parametrize("each", WEIGHTS, ids=lambda each: each.id)
+def test_rows_of_the_weights_measure_a_small_model_and_find_it_outside(each, mirror, model_config, monkeypatch):
+    """OpenAI's weights are not here; what is measured of any other model has the row's form and not its values."""
+    small = model_config(vocab_size=50257, context_length=1024, n_layer=1)
+    torch.manual_seed(0)
+    monkeypatch.setattr(Sources, "model", lambda _self, _name: GPT(small).eval())
+    monkeypatch.setattr(Sources, "missing", lambda *_: None)
+    (result,) = ledger.verify(LEDGER, ROOT, each.id)
+    assert result.verdict == "outside"
+    if each.values:
+        assert len(result.ours.split()) == len(each.printed)
+    else:
+        assert result.ours.startswith("Every effort moves you")
 
 
 # --- comparison ---
