@@ -225,6 +225,29 @@ def test_a_report_counts_where_dvc_lock_says_what_it_was_made_with(finished, tmp
     assert "dvc.lock has no pretrain" in (run.missing(tmp_path / "empty") or "")
 
 
+@pytest.mark.parametrize(("change", "verdict"), [("", "equal"), ("9.782", "outside")])
+def test_the_losses_of_chapter_5_are_read_from_the_report_of_their_run(change, verdict, tmp_path):
+    """A report that holds the printed losses, made with the run's parameters, is equal; one digit off is outside."""
+    rows = {each.id: each for each in LEDGER.rows}
+    both = zip(*(rows[f"chapter5.{split}-loss"].printed for split in ("train", "val")), strict=True)
+    lines = ["step,train_loss,val_loss", *(f"{5 * n},{train},{val}" for n, (train, val) in enumerate(both))]
+    assert len(lines) == 19
+    text = "\n".join(lines) + "\n"
+    report = tmp_path / "reports/pretrain/loss.csv"
+    files.write_text(report, text.replace("9.781", change) if change else text)
+    given: dict = {}
+    for word in LEDGER.runs["chapter5"].params:
+        key, _, value = word.partition("=")
+        section, _, name = key.rpartition(".")
+        (given.setdefault(section, {}) if section else given)[name] = yaml.safe_load(value)
+    outs = [{"path": "reports/pretrain/loss.csv", "md5": files.dvc_md5(report)}]
+    lock = {"stages": {"pretrain": {"params": {"params.yaml": given}, "outs": outs}}}
+    files.write_text(tmp_path / "dvc.lock", yaml.safe_dump(lock))
+    results = {result.row.id: result for result in ledger.verify(LEDGER, tmp_path, "chapter5.*-loss")}
+    assert results["chapter5.train-loss"].verdict == verdict
+    assert results["chapter5.val-loss"].verdict == "equal"
+
+
 def test_parameters_are_found_behind_dotted_sections():
     from llm.book.measures import _lookup
 
