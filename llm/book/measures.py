@@ -243,12 +243,12 @@ def encode(sources: Sources, prompt: str) -> Measured:
 
 
 @measure
-def windows(sources: Sources, length: str, stride: str, rows: str) -> Measured:
-    """The first rows of inputs of the unshuffled loader, then the first row of targets."""
+def windows(sources: Sources, length: str, stride: str, rows: str, of: str) -> Measured:
+    """The first rows of the unshuffled loader, one after the other: of inputs, or of inputs and then targets."""
     ids = sources.gpt2.encode(sources.verdict)
     loader = text.window_loader(ids, 1, int(length), int(stride), shuffle=False)
-    batches = [batch for batch, _ in zip(loader, range(int(rows)), strict=False)]
-    return [*(i for inputs, _ in batches for i in inputs[0].tolist()), *batches[0][1][0].tolist()]
+    batches = [dict(zip(("inputs", "targets"), b, strict=True)) for b, _ in zip(loader, range(int(rows)), strict=False)]
+    return [number for part in of.split() for batch in batches for number in batch[part][0].tolist()]
 
 
 # --- chapter 3 ---
@@ -365,9 +365,15 @@ def draws(_sources: Sources, temperature: str) -> Measured:
 
 @measure
 def pizza(_sources: Sources, temperature: str) -> Measured:
-    """Draws of "pizza" in 1000, and its exact probability (exercise 5.1)."""
-    place, t = demos.WORDS.index("pizza"), float(temperature)
-    return [demos.draw_counts(t)[place], float(demos.with_temperature(torch.tensor(demos.LOGITS), t)[place])]
+    """Draws of "pizza" in 1000 (exercise 5.1)."""
+    return [demos.draw_counts(float(temperature))[demos.WORDS.index("pizza")]]
+
+
+@measure
+def pizza_probability(_sources: Sources, temperature: str) -> Measured:
+    """The exact probability of "pizza" (exercise 5.1)."""
+    probabilities = demos.with_temperature(torch.tensor(demos.LOGITS), float(temperature))
+    return [float(probabilities[demos.WORDS.index("pizza")])]
 
 
 @measure
