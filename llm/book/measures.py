@@ -27,7 +27,7 @@ from llm.book import attention, basics, demos, text
 from llm.classifier import Classifier
 from llm.errors import DATA, UserError
 from llm.generate import DecodingConfig, generate
-from llm.instructions import InstructionsConfig, read_entries, split_entries
+from llm.instructions import Entry, InstructionDataset, InstructionsConfig, read_entries, split_entries
 from llm.lora import LoraConfig, add_lora
 from llm.model import GPT, Block, count_parameters
 from llm.params import Problem
@@ -137,6 +137,14 @@ class Sources:
             frame = read_messages(path, "book")
         return {"all": frame, **balanced_splits(frame, SPAM, seed=123)}
 
+    @cached_property
+    def entries(self) -> list[Entry]:
+        """The 1,100 instructions."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "instruction-data.json"
+            path.write_bytes(self.file(path.name))
+            return read_entries(path)
+
     @lru_cache(maxsize=1)  # noqa: B019 - one Sources lives for one command
     def untrained(self, context_length: int) -> GPT:
         """GPT-2 124M at seed 123, before training."""
@@ -235,12 +243,12 @@ def encode(sources: Sources, prompt: str) -> Measured:
 
 
 @measure
-def windows(sources: Sources, length: str, stride: str, rows: str) -> Measured:
-    """The first rows of inputs of the unshuffled loader, then the first row of targets."""
+def windows(sources: Sources, length: str, stride: str, rows: str, of: str) -> Measured:
+    """The first rows of the unshuffled loader, one after the other: of inputs, or of inputs and then targets."""
     ids = sources.gpt2.encode(sources.verdict)
     loader = text.window_loader(ids, 1, int(length), int(stride), shuffle=False)
-    batches = [batch for batch, _ in zip(loader, range(int(rows)), strict=False)]
-    return [*(i for inputs, _ in batches for i in inputs[0].tolist()), *batches[0][1][0].tolist()]
+    batches = [dict(zip(("inputs", "targets"), b, strict=True)) for b, _ in zip(loader, range(int(rows)), strict=False)]
+    return [number for part in of.split() for batch in batches for number in batch[part][0].tolist()]
 
 
 # --- chapter 3 ---
@@ -357,9 +365,15 @@ def draws(_sources: Sources, temperature: str) -> Measured:
 
 @measure
 def pizza(_sources: Sources, temperature: str) -> Measured:
-    """Draws of "pizza" in 1000, and its exact probability (exercise 5.1)."""
-    place, t = demos.WORDS.index("pizza"), float(temperature)
-    return [demos.draw_counts(t)[place], float(demos.with_temperature(torch.tensor(demos.LOGITS), t)[place])]
+    """Draws of "pizza" in 1000 (exercise 5.1)."""
+    return [demos.draw_counts(float(temperature))[demos.WORDS.index("pizza")]]
+
+
+@measure
+def pizza_probability(_sources: Sources, temperature: str) -> Measured:
+    """The exact probability of "pizza" (exercise 5.1)."""
+    probabilities = demos.with_temperature(torch.tensor(demos.LOGITS), float(temperature))
+    return [float(probabilities[demos.WORDS.index("pizza")])]
 
 
 @measure
@@ -476,12 +490,29 @@ def spam_before(sources: Sources) -> Measured:
 @measure
 def instruction_counts(sources: Sources) -> Measured:
     """Training, test and validation entries, and how many of all have no input."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "instruction-data.json"
-        path.write_bytes(sources.file(path.name))
-        entries = read_entries(path)
+    entries = sources.entries
     parts = split_entries(entries, INSTRUCTIONS)
     return [*(len(parts[split]) for split in ("train", "test", "validation")), sum(not e["input"] for e in entries)]
+
+
+@measure
+def instruct_before(sources: Sources) -> Measured:
+    """Loss of GPT-2 355M on five training and five validation batches of 8, before training (section 7.6)."""
+    model, parts, losses = sources.model("gpt2-355M"), split_entries(sources.entries, INSTRUCTIONS), []
+    torch.manual_seed(123)
+    for split in ("train", "validation"):
+        data, training = InstructionDataset(parts[split], sources.gpt2, 1024, mask_prompt=False), split == "train"
+        loader: DataLoader[Any] = DataLoader(
+            range(len(data)),  # type: ignore[arg-type]
+            batch_size=8,
+            shuffle=training,
+            drop_last=training,
+            collate_fn=data.batch,
+        )
+        with torch.no_grad():
+            found = [float(_loss(model, b.inputs, b.targets)) for b, _ in zip(loader, range(5), strict=False)]
+        losses.append(sum(found) / len(found))
+    return losses
 
 
 @measure
@@ -532,8 +563,12 @@ def _continue(model: GPT, gpt2: Tokenizer, prompt: str, tokens: int, temperature
 
 @torch.no_grad()
 def _mean_loss(model: GPT, loader: DataLoader[tuple[Tensor, Tensor]]) -> float:
-    losses = [F.cross_entropy(model(x).flatten(0, 1), y.flatten()).item() for x, y in loader]
+    losses = [float(_loss(model, x, y)) for x, y in loader]
     return sum(losses) / len(losses)
+
+
+def _loss(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
 
 
 def _spam_classifier(sources: Sources) -> Classifier:
