@@ -50,9 +50,9 @@ class Damaged(Exception):
 def load_model(folder: Path | str) -> GPT:
     """Read a checkpoint of OpenAI's layout: fp32 on the CPU, with a tied head.
 
-    Every checksum is compared, of the index and of each tensor: the pinned sha256 of a download says nothing of a folder
-    brought by hand. Raises UserError for a file that is missing, damaged or of another model, naming it and what was
-    found in place of what.
+    Every checksum is compared, of the index and of each tensor: the pinned sha256 of a download says nothing of a
+    folder brought by hand. Raises UserError for a file that is missing, damaged or of another model, naming it and
+    what was found in place of what.
     """
     folder = Path(folder)
     config = gpt2.parse_hparams(read_json(folder / HPARAMS), str(folder / HPARAMS))
