@@ -50,8 +50,9 @@ class Damaged(Exception):
 def load_model(folder: Path | str) -> GPT:
     """Read a checkpoint of OpenAI's layout: fp32 on the CPU, with a tied head.
 
-    Every checksum is compared, of the index and of each tensor. Raises UserError for a file that is missing, damaged
-    or of another model, naming it and what was found in place of what.
+    Every checksum is compared, of the index and of each tensor: the pinned sha256 of a download says nothing of a
+    folder brought by hand. Raises UserError for a file that is missing, damaged or of another model, naming it and
+    what was found in place of what.
     """
     folder = Path(folder)
     config = gpt2.parse_hparams(read_json(folder / HPARAMS), str(folder / HPARAMS))
@@ -168,13 +169,17 @@ def _block(data: bytes, handle: tuple[int, int]) -> Iterator[tuple[bytes, bytes]
 def _tile(spans: Iterable[tuple[int, int, str]], size: int) -> None:
     """Raise Damaged unless the spans (offset, size, name), in some order, cover 0..size once and without a gap."""
     end, before = 0, "the start"
-    for offset, length, name in sorted(spans):
+    spans = sorted(spans)
+    for offset, length, name in spans:
+        if offset + length > size:
+            raise Damaged(f"{name} at {offset} takes {length} bytes, past the end at {size}")
+    for offset, length, name in spans:
         if offset != end:
             how = "overlaps" if offset < end else "leaves a gap after"
             raise Damaged(f"{name} at {offset} {how} {before}, which ends at {end}")
         end, before = offset + length, name
     if end != size:
-        raise Damaged(f"it ends at {size}, {before} at {end}")
+        raise Damaged(f"{before} ends at {end}, but the file at {size}")
 
 
 # The values: protobuf messages
