@@ -30,7 +30,7 @@ from sklearn.pipeline import make_pipeline
 
 from llm import checkpoint, files, losses, params, runtime
 from llm.batches import InOrder
-from llm.generate import DecodingConfig, generate
+from llm.generate import generate, greedy
 from llm.instructions import RESPONSE, extract_answer, format_prompt
 from llm.judge_reference import reference_score
 from llm.model import GPT
@@ -167,7 +167,7 @@ def trigram_loss(train: Sequence[int], val: Sequence[int], vocab_size: int) -> f
 def knows(model: GPT, tokenizer: Tokenizer, probe: dict[str, str]) -> bool:
     """Whether the likeliest continuation of the prompt is the answer."""
     prompt, answer = tokenizer.encode(probe["prompt"]), tokenizer.encode(probe["answer"])
-    decoding = DecodingConfig(max_new_tokens=len(answer), temperature=0.0, top_k=None)
+    decoding = greedy(len(answer))
     return generate(model, [prompt], decoding, stop=None)[0] == answer
 
 
@@ -194,7 +194,7 @@ def respond(model: GPT, tokenizer: Tokenizer, entries: Sequence[dict[str, str]])
     """Greedy answers."""
     prompts = tokenizer.encode_all([format_prompt(entry) + RESPONSE for entry in entries])
     room = [min(64, model.config.context_length - len(prompt)) for prompt in prompts]
-    decoding = DecodingConfig(max_new_tokens=64, temperature=0.0, top_k=None)
+    decoding = greedy(64)
     return [
         extract_answer(tokenizer.decode(ids)) for ids in generate(model, prompts, decoding, tokenizer.eot, limits=room)
     ]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from benchmarks import chapter6
 from llm import losses, packing, runtime
 from llm.batches import Batch, Shuffled
-from llm.generate import DecodingConfig, generate
+from llm.generate import generate, greedy
 from llm.model import GPT, ModelConfig
 from llm.optim import TrainConfig
 from llm.runtime import RuntimeConfig, cpu_has_bf16
@@ -52,6 +52,8 @@ class Shape:
             n_head=self.n_head,
             n_embd=self.n_embd,
             dropout=0.0,
+            dropout_embedding=None,
+            dropout_attention=None,
             qkv_bias=True,
             tie_head=True,
             init="gpt2",
@@ -196,7 +198,7 @@ def decode_ours(rows: int) -> float:
     model = packing.for_decoding(GPT(SHAPES["124M"].config()), BF16, rows)
 
     def decode(tokens: int) -> None:
-        config = DecodingConfig(max_new_tokens=tokens, temperature=0.0, top_k=None)
+        config = greedy(tokens)
         generate(model, _prompts(rows).tolist(), config, stop=None)
 
     return _decode(decode, rows, 100)

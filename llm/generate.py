@@ -21,7 +21,7 @@ class DecodingConfig:
     max_new_tokens: int
     temperature: float  # 0: always the likeliest token
     top_k: int | None  # sample from the k likeliest only
-    top_p: float | None = None  # sample from the fewest tokens that together have this probability
+    top_p: float | None  # sample from the fewest tokens that together have this probability
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with these values together."""
@@ -29,6 +29,11 @@ class DecodingConfig:
         if self.top_p is not None and self.top_p > 1:
             yield "top_p", f"{self.top_p} is above 1", "give a probability, such as 0.9"
         yield from at_least_zero(self, "temperature")
+
+
+def greedy(max_new_tokens: int) -> DecodingConfig:
+    """Always the likeliest token."""
+    return DecodingConfig(max_new_tokens, temperature=0.0, top_k=None, top_p=None)
 
 
 @dataclass(frozen=True)

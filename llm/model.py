@@ -32,8 +32,8 @@ class ModelConfig:
     tie_head: bool  # one matrix for the token embedding and the head, as GPT-2; the book trains two
     init: Literal["gpt2", "torch"]  # GPT-2's 0.02 and scaled shortcuts, or PyTorch's defaults, as the book
     attention: Literal["sdpa", "eager"]  # PyTorch's fused attention, or chapter 3 written out
-    dropout_embedding: float | None = None  # null: as dropout, which is that of the shortcuts (exercise 4.3)
-    dropout_attention: float | None = None
+    dropout_embedding: float | None  # null: as dropout, which is that of the shortcuts (exercise 4.3)
+    dropout_attention: float | None
 
     @property
     def embedding_rate(self) -> float:

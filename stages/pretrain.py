@@ -14,7 +14,7 @@ from llm import checkpoint, files, losses, resume, runtime
 from llm.batches import BatchSource, Chain, InOrder, Shuffled, derive, steps_per_epoch
 from llm.book_mode import fit_as_the_book
 from llm.errors import DATA, UserError
-from llm.generate import DecodingConfig, generate
+from llm.generate import generate, greedy
 from llm.model import GPT, ModelConfig, count_parameters
 from llm.runtime import RuntimeConfig
 from llm.tokenizer import Tokenizer, fingerprint
@@ -127,7 +127,7 @@ def batches(train: TokenWindows, params: Params) -> BatchSource:
 
 def continue_text(model: GPT, tokenizer: Tokenizer, config: PretrainConfig) -> str:
     """The sample prompt with its greedy continuation."""
-    decoding = DecodingConfig(max_new_tokens=config.sample_tokens, temperature=0.0, top_k=None)
+    decoding = greedy(config.sample_tokens)
     prompt = tokenizer.encode(config.sample_prompt)
     return tokenizer.decode(prompt + generate(model, [prompt], decoding, tokenizer.eot)[0])
 

@@ -55,6 +55,8 @@ def model_config() -> Callable[..., ModelConfig]:
         "n_head": 2,
         "n_embd": 8,
         "dropout": 0.0,
+        "dropout_embedding": None,
+        "dropout_attention": None,
         "qkv_bias": True,
         "tie_head": True,
         "init": "gpt2",

@@ -31,6 +31,8 @@ def book_gpt(size: str, context_length: int = 1024, qkv_bias: bool = False, tie_
         n_head=n_head,
         n_embd=n_embd,
         dropout=0.1,
+        dropout_embedding=None,
+        dropout_attention=None,
         qkv_bias=qkv_bias,
         tie_head=tie_head,
         init="torch",

@@ -557,7 +557,7 @@ def toy_training(_sources: Sources) -> Measured:
 
 def _continue(model: GPT, gpt2: Tokenizer, prompt: str, tokens: int, temperature: float, top_k: int | None) -> str:
     ids = gpt2.encode(prompt)
-    config = DecodingConfig(max_new_tokens=tokens, temperature=temperature, top_k=top_k)
+    config = DecodingConfig(max_new_tokens=tokens, temperature=temperature, top_k=top_k, top_p=None)
     return gpt2.decode(ids + generate(model, [ids], config, None, [123])[0])
 
 

@@ -18,7 +18,7 @@ from llm.tokenizer import Tokenizer
 FP32 = RuntimeConfig(precision="fp32", device="cpu", threads=1, keep_pages=False)
 ROWS = [[5, 6, 7, 8, 9], [10, 11], [12, 13, 14]]
 PAD = 299
-GPT2_124M = ModelConfig(50257, 1024, 12, 12, 768, 0.0, qkv_bias=True, tie_head=True, init="torch", attention="sdpa")
+GPT2_124M = ModelConfig(50257, 1024, 12, 12, 768, 0.0, True, True, "torch", "sdpa", None, None)
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from llm.errors import USAGE, UserError
-from llm.generate import DecodingConfig, RespondConfig, choose, generate
+from llm.generate import DecodingConfig, RespondConfig, choose, generate, greedy
 from llm.model import GPT, ModelConfig
 
 Make = Callable[..., ModelConfig]
 PROMPTS = [[7, 8, 9], [1], [200, 3, 4, 5, 6, 7, 8, 9], [42, 42], [7, 8, 9]]
-GREEDY = DecodingConfig(max_new_tokens=8, temperature=0.0, top_k=None)
+GREEDY = greedy(8)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def plain(model: GPT, prompt: Sequence[int], new: int, stop: int | None = None) 
 
 
 def sampling(**changes: Any) -> DecodingConfig:
-    return DecodingConfig(**({"max_new_tokens": 8, "temperature": 1.4, "top_k": 25} | changes))
+    return DecodingConfig(**({"max_new_tokens": 8, "temperature": 1.4, "top_k": 25, "top_p": None} | changes))
 
 
 # Greedy

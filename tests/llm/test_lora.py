@@ -64,7 +64,8 @@ def shapes(model: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
 def published(n_embd: int, n_layer: int, n_head: int, tie_head: bool) -> GPT:
     shape: dict[str, Any] = {"n_embd": n_embd, "n_layer": n_layer, "n_head": n_head, "tie_head": tie_head}
     with torch.device("meta"):
-        return GPT(ModelConfig(50257, 1024, dropout=0.0, qkv_bias=True, init="torch", attention="sdpa", **shape))
+        rates = {"dropout": 0.0, "dropout_embedding": None, "dropout_attention": None}
+        return GPT(ModelConfig(50257, 1024, qkv_bias=True, init="torch", attention="sdpa", **rates, **shape))
 
 
 def counts(model: nn.Module) -> tuple[int, int]:

@@ -167,6 +167,15 @@ def count(size: str, **changes: Any) -> int:
     n_embd, n_layer, n_head = SIZES[size]
     shape: dict[str, Any] = {"vocab_size": 50257, "context_length": 1024, "n_embd": n_embd}
     shape |= {"n_layer": n_layer, "n_head": n_head, "dropout": 0.1, "init": "torch", "attention": "sdpa"}
+    shape |= {"dropout_embedding": None, "dropout_attention": None}
+        "n_layer": n_layer,
+        "n_head": n_head,
+        "dropout": 0.1,
+        "dropout_embedding": None,
+        "dropout_attention": None,
+        "init": "torch",
+        "attention": "sdpa",
+    }
     with torch.device("meta"):
         return count_parameters(GPT(ModelConfig(**(shape | changes))))
 
@@ -227,7 +236,7 @@ def test_torch_initialisation_is_left_alone(model_config: Make) -> None:
 def test_untrained_model_says_what_the_books_says() -> None:
     n_embd, n_layer, n_head = SIZES["124M"]
     torch.manual_seed(123)
-    book = ModelConfig(50257, 1024, n_layer, n_head, n_embd, 0.1, False, False, "torch", "eager")
+    book = ModelConfig(50257, 1024, n_layer, n_head, n_embd, 0.1, False, False, "torch", "eager", None, None)
     model, ids = GPT(book).eval(), [15496, 11, 314, 716]  # "Hello, I am"
     for _ in range(6):
         ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))

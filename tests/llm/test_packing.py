@@ -6,14 +6,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from llm import packing
-from llm.generate import DecodingConfig, generate
+from llm.generate import generate, greedy
 from llm.model import GPT
 from llm.packing import PackedLinear, can_pack, for_decoding
 from llm.runtime import RuntimeConfig
 
 BF16 = RuntimeConfig("bf16", "cpu", 1, False)
 FP32 = RuntimeConfig("fp32", "cpu", 1, False)
-GREEDY = DecodingConfig(max_new_tokens=8, temperature=0.0, top_k=None)
+GREEDY = greedy(8)
 PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13]]
 
 needs_onednn = pytest.mark.skipif(not can_pack(), reason="oneDNN has no bf16 on this CPU")

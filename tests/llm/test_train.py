@@ -170,7 +170,7 @@ def test_two_runs_give_the_same_bits(train: Train, dropout: float) -> None:
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_evaluating_and_sampling_do_not_change_the_weights(train: Train, dropout: float) -> None:
     def meddle(model: GPT) -> None:
-        decoding = DecodingConfig(max_new_tokens=4, temperature=1.0, top_k=None)
+        decoding = DecodingConfig(max_new_tokens=4, temperature=1.0, top_k=None, top_p=None)
         generate(model, [[1, 2]], decoding, None)
         torch.rand(3)
 

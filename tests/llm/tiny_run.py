@@ -20,7 +20,7 @@ from llm import files, losses, resume
 from llm.batches import IGNORED, Batch, BatchSource, Chain, InOrder, Shuffled
 from llm.classifier import Classifier, accuracy, freeze, predict
 from llm.errors import error_contract
-from llm.generate import DecodingConfig, generate
+from llm.generate import generate, greedy
 from llm.model import GPT, ModelConfig
 from llm.optim import TrainConfig
 from llm.runtime import RuntimeConfig
@@ -35,6 +35,8 @@ MODEL = ModelConfig(
     n_head=2,
     n_embd=8,
     dropout=0.2,
+    dropout_embedding=None,
+    dropout_attention=None,
     qkv_bias=True,
     tie_head=True,
     init="gpt2",
@@ -106,7 +108,7 @@ def train(task: str, states: States, on_step: OnStep = lambda _step: None) -> tu
         source = Chain(Shuffled(data, 4, 3, 2), Shuffled(data, 6, STEPS - 3, 1))
 
         def note() -> dict[str, Any]:
-            return {"text": str(generate(gpt, [[1, 2]], DecodingConfig(4, 0.0, None), None))}
+            return {"text": str(generate(gpt, [[1, 2]], greedy(4), None))}
     elif task == "spam":
         classifier = Classifier(gpt, 2, "last_token")
         freeze(classifier, "last_block")

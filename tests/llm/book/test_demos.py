@@ -79,6 +79,6 @@ def test_the_core_samples_as_the_book_does():
     torch.manual_seed(123)
     book = [int(torch.multinomial(demos.top_k_logits(logits, 3).div(1.4).softmax(-1), 1)) for _ in range(50)]
     generator = torch.Generator().manual_seed(123)
-    config = DecodingConfig(max_new_tokens=1, temperature=1.4, top_k=3)
+    config = DecodingConfig(max_new_tokens=1, temperature=1.4, top_k=3, top_p=None)
     assert [int(choose(logits[None], config, [generator])) for _ in range(50)] == book
     assert len(set(book)) == 3
