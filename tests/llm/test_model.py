@@ -168,14 +168,6 @@ def count(size: str, **changes: Any) -> int:
     shape: dict[str, Any] = {"vocab_size": 50257, "context_length": 1024, "n_embd": n_embd}
     shape |= {"n_layer": n_layer, "n_head": n_head, "dropout": 0.1, "init": "torch", "attention": "sdpa"}
     shape |= {"dropout_embedding": None, "dropout_attention": None}
-        "n_layer": n_layer,
-        "n_head": n_head,
-        "dropout": 0.1,
-        "dropout_embedding": None,
-        "dropout_attention": None,
-        "init": "torch",
-        "attention": "sdpa",
-    }
     with torch.device("meta"):
         return count_parameters(GPT(ModelConfig(**(shape | changes))))
 
