@@ -18,13 +18,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from benchmarks.work import BATCH, CONTEXT, SHAPES, WORK
 from llm import files
 
 OUT = Path(__file__).parents[1] / "docs"
-UNITS = {"machine": "", "chapter-6": "epochs of training per hour"}
 PEERS = {"book": "the book's package", "transformers": "transformers"}
 Result = dict[str, float]
 Rounds = dict[str, list[Result]]  # by contender
@@ -33,12 +31,19 @@ Rounds = dict[str, list[Result]]  # by contender
 def main() -> None:
     """Measure what was asked for, and write the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.partition("\n")[0])
-    parser.add_argument("work", nargs="*", choices=[*WORK, []], help="(default: all)")
+    parser.add_argument("work", nargs="*", metavar="work", help=f"some of {', '.join(WORK)} (default: all)")
     parser.add_argument("--rounds", type=int, default=5, help="pairs (default: %(default)s)")
     arguments = parser.parse_args()
-    results = {work: measure(work, arguments.rounds) for work in arguments.work or WORK}
-    files.write_text(OUT / "benchmarks.md", "\n".join(page(results, arguments.rounds)) + "\n")
-    files.write_json(OUT / "benchmarks.json", results)
+    unknown = sorted(set(arguments.work) - set(WORK))
+    if unknown:
+        parser.error(f"no such work: {', '.join(unknown)}")
+    kept = OUT / "benchmarks.json"
+    known: dict[str, Rounds] = files.read_json(kept) if kept.is_file() else {}
+    for work in arguments.work or WORK:
+        known[work] = measure(work, arguments.rounds)
+        files.write_json(kept, known)
+    results = {work: known[work] for work in WORK if work in known}  # other works keep what was measured before
+    files.write_text(OUT / "benchmarks.md", "\n".join(page(results)) + "\n")
     draw(results, OUT / "benchmarks.png")
     print((OUT / "benchmarks.md").read_text(encoding="utf-8"))
 
@@ -67,19 +72,21 @@ def ratios(rounds: Rounds, contender: str) -> list[float]:
     return [ours["rate"] / theirs["rate"] for ours, theirs in pairs]
 
 
-def page(results: Mapping[str, Rounds], rounds: int) -> list[str]:
+def page(results: Mapping[str, Rounds]) -> list[str]:
     """The table, with the machine that it holds for."""
     packages = ", ".join(
         f"{name} {version(name)}" for name in ("torch", "transformers", "llms-from-scratch") if has(name)
     )
     lines = ["# Beside the peers", ""]
-    lines += [f"Written by `python -m benchmarks` ({rounds} rounds; medians, and of the ratios the range in brackets)."]
+    lines += ["Written by `python -m benchmarks`: medians of the rounds, and of the ratios the range in brackets."]
     lines += [f"{cpu_name()}, {os.cpu_count()} threads; {platform.system()}; {packages}.", ""]
     if machine := results.get("machine"):
         shown = (f"{name.replace(', ', ': ')} {median(found):.0f}" for name, found in machine.items())
         lines += [f"What the machine does at most: {'; '.join(shown)}.", ""]
-    lines += ["| work | tokens/s: ours | the book | transformers | ours / book | ours / transformers | peak MiB |"]
-    lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
+    lines += [
+        "| work | rounds | tokens/s: ours | the book | transformers | ours / book | ours / transformers | peak MiB |"
+    ]
+    lines += ["| --- | --- | --- | --- | --- | --- | --- | --- |"]
     for work, found in results.items():
         if work != "machine":
             lines.append(row(work, found))
@@ -96,7 +103,7 @@ def row(work: str, found: Rounds) -> str:
         values = ratios(found, name) if name in found else []
         beside.append(f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})" if values else "-")
     peaks = (f"{max(r['peak_mib'] for r in found[name]):.0f}" for name in ("ours", *PEERS) if name in found)
-    return f"| {work} | {' | '.join(rates)} | {' | '.join(beside)} | {' / '.join(peaks)} |"
+    return f"| {work} | {len(found['ours'])} | {' | '.join(rates)} | {' | '.join(beside)} | {' / '.join(peaks)} |"
 
 
 def utilisation(results: Mapping[str, Rounds]) -> list[str]:
@@ -149,9 +156,8 @@ def has(package: str) -> bool:
 
 def cpu_name() -> str:
     """As Linux tells it."""
-    lines: Any = (
-        Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    )
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
 
