@@ -83,9 +83,7 @@ def page(results: Mapping[str, Rounds]) -> list[str]:
     if machine := results.get("machine"):
         shown = (f"{name.replace(', ', ': ')} {median(found):.0f}" for name, found in machine.items())
         lines += [f"What the machine does at most: {'; '.join(shown)}.", ""]
-    lines += [
-        "| work | rounds | tokens/s: ours | the book | transformers | ours / book | ours / transformers | peak MiB |"
-    ]
+    lines += ["| work | rounds | tokens/s: ours | book | transformers | ours / book | ours / transformers | peak MiB |"]
     lines += ["| --- | --- | --- | --- | --- | --- | --- | --- |"]
     for work, found in results.items():
         if work != "machine":
