@@ -23,7 +23,7 @@ from llm.params import load, parse
 from llm.runtime import RuntimeConfig
 from llm.spam import SPLITS, SpamConfig, SpamDataset
 from llm.tokenizer import Tokenizer
-from llm.train import fit, looks
+from llm.train import Silent, fit, looks
 
 EPOCHS, BATCH, WIDTH = 5, 8, 120
 ROOT = Path(__file__).parents[1]
@@ -111,13 +111,3 @@ def book(model: Any) -> float:
         ch06.calc_accuracy_loader(loader, model, "cpu")
     seconds = EPOCHS * epoch + time.perf_counter() - begun
     return EPOCHS * len(loaders["train"]) * BATCH / seconds
-
-
-class Silent:
-    """A Watcher that keeps nothing."""
-
-    def progress(self, *_: object) -> None:
-        """One update is done."""
-
-    def metrics(self, *_: object) -> None:
-        """An evaluation is done."""

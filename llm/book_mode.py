@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from llm.batches import Batch, Dataset, some_steps_per_epoch
 from llm.optim import TrainConfig
 from llm.runtime import RuntimeConfig
-from llm.train import History, Loss, Part, Watcher, fit
+from llm.train import History, Loss, Part, States, Watcher, fit
 
 
 def fit_as_the_book(
@@ -32,8 +32,10 @@ def fit_as_the_book(
     watcher: Watcher,
     sample: Callable[[], str],
     section: str = "train",
+    states: States | None = None,
+    on_end: Callable[[torch.optim.Optimizer], None] = lambda _: None,
 ) -> tuple[History, list[tuple[int, str]]]:
-    """Train a model just initialised after `torch.manual_seed(seed)`; sections 5.1.3 and 5.2, appendix D.
+    """Train a model just initialised, or loaded, after `torch.manual_seed(seed)`; sections 5.1.3 and 5.2, appendix D.
 
     Returns the history and, after each epoch, the step and what `sample` wrote. Steps count as in the book, from 0
     for the first update; the row of step -1 is the untrained model on all batches. Raises UserError as `fit` does.
@@ -54,11 +56,13 @@ def fit_as_the_book(
         seed,
         samples,
         section=section,
+        states=states,
         coupling=AsTheBook(),
         untrained={
             "train": Loaded(shuffled, len(shuffled), seeded),
             "val": Loaded(in_order, len(in_order)),
         },
+        on_end=on_end,
     )
     return history, samples.rows
 

@@ -80,6 +80,9 @@ def parser() -> argparse.ArgumentParser:
 
     verify = command("verify", verify_numbers, "measure the book's printed numbers and compare")
     verify.add_argument("--only", default="*", metavar="PATTERN", help="rows whose id fits, such as 'attention.*'")
+    verify.add_argument(
+        "--run", nargs="+", default=[], dest="runs", metavar="NAME", help="first make these runs, as chapter5: long"
+    )
     verify.add_argument("--write", type=Path, metavar="FILE", help="write the table to this Markdown file as well")
 
     command("fsck", check_outputs, "hash every output again and compare with dvc.lock")
@@ -234,9 +237,12 @@ def run_ablation(arguments: argparse.Namespace) -> None:
 
 def verify_numbers(arguments: argparse.Namespace) -> None:
     """Print every number of the book's ledger beside ours; raises UserError where one is outside."""
-    from llm.book import ledger
+    from llm.book import ledger, runs
 
-    results = list(ledger.verify(ledger.read(), files.project_root(), arguments.only))
+    root, book = files.project_root(), ledger.read()
+    for name, run in [(name, runs.known(name, book.runs)) for name in arguments.runs]:
+        runs.make(name, run, root)
+    results = list(ledger.verify(book, root, arguments.only))
     if not results:
         raise UserError("--only", f"{arguments.only!r} fits no row", "see the ids in llm/book/golden.yaml", USAGE)
     for line in ledger.table(results):

@@ -126,15 +126,49 @@ class SavedStates:
         return sorted(self.folder.glob("step-*"), reverse=True)
 
 
+def save_optimizer(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Write what an optimizer knows of each of the model's parameters: NAME.exp_avg, NAME.exp_avg_sq, NAME.step."""
+    moments = {
+        f"{name}.{key}": tensor
+        for name, parameter in model.named_parameters()
+        for key, tensor in optimizer.state.get(parameter, {}).items()
+    }
+    write_tensors(path, _on_cpu(moments))
+
+
+def load_optimizer(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put what `save_optimizer` wrote into an optimizer of such a model; learning rate and decay stay its own."""
+    of_each: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in read_tensors(path).items():
+        name, _, moment = key.rpartition(".")
+        of_each.setdefault(name, {})[moment] = tensor.clone()  # out of the file, which is removed one day
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups = optimizer.state_dict()["param_groups"]
+    numbers = zip(
+        (number for group in groups for number in group["params"]),
+        (parameter for group in optimizer.param_groups for parameter in group["params"]),
+        strict=True,
+    )
+    state = {number: of_each[names[parameter]] for number, parameter in numbers if names[parameter] in of_each}
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+class GoesOn(NoStates):
+    """The optimizer of an earlier run for a run that begins with that one's weights (exercise 5.4)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> History:
+        """Put the moments into the optimizer; an empty history."""
+        load_optimizer(self.path, model, optimizer)
+        return History()
+
+
 def _write(state: Path, history: History, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     weights = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-    moments = {
-        f"{index}.{name}": tensor
-        for index, of_one in optimizer.state_dict()["state"].items()
-        for name, tensor in of_one.items()
-    }
     write_tensors(state / WEIGHTS, _on_cpu(weights))
-    write_tensors(state / MOMENTS, _on_cpu(moments))
+    save_optimizer(state / MOMENTS, model, optimizer)
     write_text(state / HISTORY, json.dumps(asdict(history), allow_nan=False))  # every digit: write_json rounds
     write_json(state / MANIFEST, _hashes(state))
 
@@ -143,13 +177,8 @@ def _read(state: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Hi
     if read_json(state / MANIFEST) != _hashes(state):
         raise UserError(str(state), "does not fit its manifest", "remove it")
     history = History(**read_json(state / HISTORY))
-    weights, moments = read_tensors(state / WEIGHTS), read_tensors(state / MOMENTS)
-    by_parameter: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in moments.items():
-        index, _, name = key.partition(".")
-        by_parameter.setdefault(int(index), {})[name] = tensor.clone()  # out of the file, which is removed one day
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": by_parameter, "param_groups": groups})
+    weights = read_tensors(state / WEIGHTS)
+    load_optimizer(state / MOMENTS, model, optimizer)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:

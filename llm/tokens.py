@@ -66,6 +66,7 @@ class PretrainConfig(TrainConfig):
     short_windows: ShortWindows | None
     sample_prompt: str  # continued greedily at every evaluation, with mode book after every epoch
     sample_tokens: int
+    save_optimizer: bool  # AdamW's moments beside the model, from which training can go on (exercise 5.4)
     mode: Literal["exact", "book"]  # book: all that is random hangs together as in chapter 5 (book_mode.py)
 
     def problems(self) -> Iterator[Problem]:

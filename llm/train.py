@@ -35,6 +35,16 @@ class Watcher(Protocol):
         """A point of every curve in `values`."""
 
 
+class Silent:
+    """A Watcher that lets it go by."""
+
+    def progress(self, step: int, steps: int, loss: float, tokens_per_second: float) -> None:
+        """One update is done."""
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """A point of every curve in `values`."""
+
+
 @dataclass
 class History:
     """How far a training run has come, and its curve: one row an evaluation, the first before any update."""
@@ -136,12 +146,13 @@ def fit(
     states: States | None = None,
     coupling: Coupling = EXACT,
     untrained: Mapping[str, BatchSource] | None = None,
+    on_end: Callable[[torch.optim.Optimizer], None] = lambda _: None,
 ) -> History:
     """Train `model` on every batch of `train`; evaluate on `evaluations` (keys "train" and "val") along the way.
 
     What `on_evaluation` returns goes into the row of that evaluation. `section` is the one of params.yaml that errors
     point to. A run that goes on from one of `states` ends with the bits of one that was never stopped. `untrained`
-    takes the place of `evaluations` before the first update.
+    takes the place of `evaluations` before the first update; `on_end` is given the optimizer after the last.
 
     Unless `coupling` says otherwise, dropout is seeded from (seed, step, micro-batch) before each forward pass, so
     evaluating, sampling and logging never change the weights. Raises UserError where the loss or a gradient is not
@@ -191,6 +202,7 @@ def fit(
             look(lr, evaluations)
         states.save(history, steps, model, optimizer)
         clock = time.perf_counter()
+    on_end(optimizer)
     return history
 
 

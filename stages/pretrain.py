@@ -23,6 +23,7 @@ from llm.train import COLUMNS, History, evaluate, fit, looks
 from stages import Run, run_stage, stage
 
 CORPUS, TOKENIZER = Path("data/corpus"), Path("data/tokenizer")
+OPTIMIZER = "optimizer.safetensors"
 SAMPLE_COLUMNS = ("step", "text")
 Table = Sequence[Sequence[Any]]
 
@@ -53,8 +54,15 @@ def main(params: Params) -> None:
         def sample() -> str:
             return continue_text(model, tokenizer, config)
 
-        history, samples = (by_the_book if config.mode == "book" else exactly)(model, train, val, params, run, sample)
-        checkpoint.save_model(model, TOKENIZER, run.out("models/pretrain"))
+        out = run.out("models/pretrain")
+
+        def save_optimizer(optimizer: torch.optim.Optimizer) -> None:
+            if config.save_optimizer:
+                resume.save_optimizer(out / OPTIMIZER, model, optimizer)
+
+        train_it = by_the_book if config.mode == "book" else exactly
+        history, samples = train_it(model, train, val, params, run, sample, save_optimizer)
+        checkpoint.save_model(model, TOKENIZER, out)
         files.write_csv(run.out("reports/pretrain/loss.csv"), COLUMNS, history.table())
         files.write_csv(run.out("reports/pretrain/samples.csv"), SAMPLE_COLUMNS, samples)
         whole_val = evaluate(model, losses.next_token, InOrder(val, config.batch_size), params.runtime)
@@ -74,7 +82,13 @@ def main(params: Params) -> None:
 
 
 def exactly(
-    model: GPT, train: TokenWindows, val: TokenWindows, params: Params, run: Run, sample: Callable[[], str]
+    model: GPT,
+    train: TokenWindows,
+    val: TokenWindows,
+    params: Params,
+    run: Run,
+    sample: Callable[[], str],
+    on_end: Callable[[torch.optim.Optimizer], None],
 ) -> tuple[History, Table]:
     """Train so that a run can be stopped and go on; the history, and a sample of every evaluation."""
     config = params.pretrain
@@ -91,17 +105,24 @@ def exactly(
             on_evaluation=lambda: {"text": sample()},
             section="pretrain",
             states=states,
+            on_end=on_end,
         )
     return history, history.table(SAMPLE_COLUMNS)
 
 
 def by_the_book(
-    model: GPT, train: TokenWindows, val: TokenWindows, params: Params, run: Run, sample: Callable[[], str]
+    model: GPT,
+    train: TokenWindows,
+    val: TokenWindows,
+    params: Params,
+    run: Run,
+    sample: Callable[[], str],
+    on_end: Callable[[torch.optim.Optimizer], None],
 ) -> tuple[History, Table]:
     """Train for the book's digits; the history, and a sample of every epoch."""
     run.say("mode book saves no states: a run that was stopped starts at its beginning")
     data = (train, val, params.pretrain, params.runtime, params.seed)
-    return fit_as_the_book(model, losses.next_token, *data, run, sample, section="pretrain")
+    return fit_as_the_book(model, losses.next_token, *data, run, sample, section="pretrain", on_end=on_end)
 
 
 def windows(split: str, params: Params, context: int, stride: int) -> TokenWindows:

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import yaml
 
 from llm import files, params
-from llm.book.measures import MEASURES, Measured, Run, Sources
+from llm.book.measures import MEASURES, Measured, Sources
+from llm.book.runs import Run
 from llm.errors import DATA, UserError
 from llm.params import Problem
 
@@ -191,6 +192,9 @@ def _check(row: Row, sources: Sources) -> Result:
     reasons = [reason for need in row.needs if (reason := sources.missing(need))]
     if reasons:
         return Result(row, "skipped", reason=reasons[0])
+    for need in row.needs:
+        if need.startswith("run "):
+            sources = sources.of_run(need.partition(" ")[2])
     arguments: dict[str, Any] = row.args or {}
     ours = MEASURES[row.measure](sources, **arguments)
     verdict = row.compare(ours)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import hashlib
 import io
@@ -10,7 +11,7 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,22 +25,47 @@ from torch.utils.data import DataLoader
 from llm import checkpoint, files
 from llm.batches import steps_per_epoch
 from llm.book import attention, basics, demos, text
+from llm.book.runs import MADE, Run
+from llm.book_mode import fit_as_the_book
 from llm.classifier import Classifier
 from llm.errors import DATA, UserError
 from llm.generate import DecodingConfig, generate
 from llm.instructions import Entry, InstructionDataset, InstructionsConfig, read_entries, split_entries
 from llm.lora import LoraConfig, add_lora
+from llm.losses import next_token
 from llm.model import GPT, Block, count_parameters
-from llm.params import Problem
+from llm.optim import TrainConfig
+from llm.resume import GoesOn
+from llm.runtime import RuntimeConfig
 from llm.spam import LABELS, SpamConfig, SpamDataset, balanced_splits, read_messages
 from llm.tokenizer import Tokenizer
 from llm.tokens import Pins, TokenWindows, encode_documents, split_documents, write_shards
+from llm.train import Silent
 
 PINS = "configs/book-offline.yaml"  # names, addresses and hashes of the book's files
 FETCH = f"set LLM_MIRROR to a folder with the book's files, or `python -m llm use {PINS} && dvc repro`"
 SPAM = SpamConfig(reading="book", order="shuffled", train_fraction=0.7, validation_fraction=0.1)
 INSTRUCTIONS = InstructionsConfig(train_fraction=0.85, test_fraction=0.1)
 LORA = LoraConfig(rank=16, alpha=16, scaling="alpha/rank")
+
+# Section 5.2's settings, for one epoch.
+ONE_EPOCH = TrainConfig(
+    epochs=1,
+    batch_size=2,
+    micro_batch_size=None,
+    eval_every=5,
+    eval_batches=5,
+    save_every=None,
+    lr=0.0004,
+    schedule="constant",
+    warmup_steps=0,
+    warmup_from=0.0,
+    decay_to=0.0,
+    weight_decay=0.1,
+    weight_decay_on="all",
+    beta2=0.999,
+    clip_norm=None,
+)
 
 Measured = list[float] | str
 MEASURES: dict[str, Callable[..., Measured]] = {}
@@ -51,47 +77,11 @@ def measure(function: Callable[..., Measured]) -> Callable[..., Measured]:
     return function
 
 
-@dataclass(frozen=True)
-class Run:
-    """A finished stage whose report rows read: what dvc.lock must say of it, and how to get it."""
-
-    stage: str
-    params: tuple[str, ...]  # key=value
-    command: str
-
-    def problems(self) -> Iterator[Problem]:
-        """What is wrong with these values."""
-        for word in self.params:
-            if "=" not in word:
-                yield "params", f"{word!r} has no =", "write key=value"
-
-    def missing(self, root: Path) -> str | None:
-        """Why its reports cannot be read, or None; dvc.lock says with which parameters they were made."""
-        path = root / "dvc.lock"
-        stages = yaml.safe_load(files.read_text(path))["stages"] if path.is_file() else {}
-        if self.stage not in stages:
-            return f"dvc.lock has no {self.stage}; {self.command}"
-        entry = stages[self.stage]
-        given = entry.get("params", {}).get("params.yaml", {})
-        for word in self.params:
-            key, _, wanted = word.partition("=")
-            found = _lookup(given, key)
-            if found != yaml.safe_load(wanted):
-                return f"the last {self.stage} had {key} {found}, not {wanted}; {self.command}"
-        for out in entry["outs"]:
-            name = str(out["path"])
-            if name.startswith("reports/") and not (
-                (root / name).is_file() and files.dvc_md5(root / name) == out["md5"]
-            ):
-                return f"{name} is not the one of dvc.lock; `dvc checkout`"
-        return None
-
-
 class Sources:
     """Where measures read: the book's files, finished runs, models, and GPT-2 before training."""
 
     def __init__(self, root: Path, runs: dict[str, Run]) -> None:
-        self.root, self.runs = root, runs
+        self.home, self.root, self.runs = root, root, runs  # root: below which reports and models are read
 
     def missing(self, need: str) -> str | None:
         """Why a row with this need cannot be measured here, and what to do; None where it can."""
@@ -101,12 +91,23 @@ class Sources:
             absent += [f for f in ("SMSSpamCollection", "instruction-data.json") if self._find(f) is None]
             return f"{absent[0]} is not here; {FETCH}" if absent else None
         if kind == "run":
-            return self.runs[name].missing(self.root)
+            reason = self.runs[name].missing(self.root, self.home)
+            made = reason and self.runs[name].missing(self.home / MADE / name, self.home) is None
+            return f"{reason}; `python -m llm verify --run {name}`" if reason and not made else None
         if kind == "model":
             there = (self.root / "models" / name / "model.safetensors").is_file()
             return None if there else f"models/{name} is not here; {_get_model(name)}"
         assert need == "nothing", need
         return None
+
+    def of_run(self, name: str) -> Sources:
+        """The same with the reports and models of a run: the project's own, or those of the copy that made it."""
+        made = self.home / MADE / name
+        if self.runs[name].missing(self.root, self.home) is None or self.runs[name].missing(made, self.home):
+            return self
+        sources = copy.copy(self)
+        sources.root = made
+        return sources
 
     def file(self, name: str) -> bytes:
         """The bytes of one of the book's files, with the pinned hash."""
@@ -167,7 +168,7 @@ class Sources:
 
     def _look_for(self, name: str) -> bytes | None:
         """A file from LLM_MIRROR or data/raw; one with another hash, such as the sample's, is not it."""
-        downloads = yaml.safe_load(files.read_text(self.root / PINS))["download"]
+        downloads = yaml.safe_load(files.read_text(self.home / PINS))["download"]
         item, pin = next((i, f) for i, section in downloads.items() for f in section["files"] if f["name"] == name)
         candidates: list[Path] = [self.root / "data/raw" / item / name]
         if "LLM_MIRROR" in os.environ:
@@ -182,18 +183,6 @@ class Sources:
             if hashlib.sha256(data).hexdigest() == pin["sha256"]:
                 return data
         return None
-
-
-def _lookup(values: Any, key: str) -> Any:
-    """The value of a dotted key, whose sections dvc.lock may have joined with dots; None where it has none."""
-    if not isinstance(values, dict):
-        return None
-    if key in values:
-        return values[key]
-    for name, inner in values.items():
-        if key.startswith(f"{name}."):
-            return _lookup(inner, key[len(name) + 1 :])
-    return None
 
 
 def _get_model(name: str) -> str:
@@ -222,14 +211,8 @@ def verdict_words(sources: Sources) -> Measured:
 @measure
 def verdict_batches(sources: Sources) -> Measured:
     """Tokens in batches of 2 x 256 for training and validation, and how many batches (the core's windows)."""
-    (train,), (val,) = split_documents([sources.verdict], 0.9)
-    windows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for split, part in (("train", train), ("val", val)):
-            ids = encode_documents([part], sources.gpt2)
-            write_shards(Path(folder), split, ids, 0, Pins(50257, "gpt2"), 10**9)
-            windows.append(len(TokenWindows(Path(folder), split, 256, 256, 50257)))
-    batches = [steps_per_epoch(count, 2) for count in windows]
+    with _verdict_windows(sources) as windows:
+        batches = [steps_per_epoch(len(windows[split]), 2) for split in ("train", "val")]
     return [*(512 * count for count in batches), *batches]
 
 
@@ -355,6 +338,22 @@ def verdict_losses(sources: Sources, model: str) -> Measured:
         ids = sources.gpt2.encode(part)
         losses.append(_mean_loss(gpt, text.window_loader(ids, 2, 256, 256, shuffle=training, drop_last=training)))
     return losses
+
+
+@measure
+def another_epoch(sources: Sources) -> Measured:
+    """Losses of an epoch after those of chapter 5, from model and optimizer as they were saved (exercise 5.4)."""
+    folder = sources.root / "models/pretrain"
+    model = demos.book_gpt("124M", 256)
+    model.load_state_dict(checkpoint.load_model(folder).state_dict())
+    with _verdict_windows(sources) as windows:
+        torch.manual_seed(123)
+        runtime = RuntimeConfig("fp32", "cpu", threads=torch.get_num_threads(), keep_pages=False)
+        data = (windows["train"], windows["val"], ONE_EPOCH, runtime, 123, Silent())
+        start = GoesOn(folder / "optimizer.safetensors")
+        history, _ = fit_as_the_book(model, next_token, *data, sample=str, states=start)
+    rows = {row["step"]: row for row in history.rows}
+    return [rows[step][column] for step in (0, 5) for column in ("train_loss", "val_loss")]
 
 
 @measure
@@ -569,6 +568,17 @@ def _mean_loss(model: GPT, loader: DataLoader[tuple[Tensor, Tensor]]) -> float:
 
 def _loss(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+
+
+@contextmanager
+def _verdict_windows(sources: Sources) -> Iterator[dict[str, TokenWindows]]:
+    """The windows of 256 tokens that chapter 5 trains and validates on."""
+    (train,), (val,) = split_documents([sources.verdict], 0.9)
+    with tempfile.TemporaryDirectory() as folder:
+        for split, part in (("train", train), ("val", val)):
+            ids = encode_documents([part], sources.gpt2)
+            write_shards(Path(folder), split, ids, 0, Pins(50257, "gpt2"), 10**9)
+        yield {split: TokenWindows(Path(folder), split, 256, 256, 50257) for split in ("train", "val")}
 
 
 def _spam_classifier(sources: Sources) -> Classifier:

@@ -58,7 +58,7 @@ LEVELS = [
         "tracking",
     },
     {"checkpoint", "judge", "prefix", "tf_checkpoint", "train", "ui"},
-    {"book_mode", "resume", "book.attention", "book.basics", "book.demos", "book.text"},
+    {"book_mode", "resume", "book.attention", "book.basics", "book.demos", "book.runs", "book.text"},
     {"book.measures"},
     {"book.ledger"},
     {"cli"},

@@ -24,7 +24,7 @@ from llm.lora import LoraConfig, LoraLinear, add_lora, merge_lora
 from llm.model import GPT, ModelConfig, count_parameters
 from llm.params import load, parse
 from llm.runtime import RuntimeConfig, autocast
-from llm.train import fit
+from llm.train import Silent, fit
 
 Make = Callable[..., ModelConfig]
 SMALL = LoraConfig(rank=4, alpha=8.0, scaling="alpha/rank")
@@ -220,12 +220,6 @@ class Counting:
     def batch(self, indices: Any) -> Batch:
         rows = list(indices)
         return Batch(self.ids[rows, :-1], self.ids[rows, 1:])
-
-
-class Silent:
-    def progress(self, *_: Any) -> None: ...
-
-    def metrics(self, *_: Any) -> None: ...
 
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["paths train", "nothing reaches the loss"])

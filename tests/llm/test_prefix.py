@@ -15,18 +15,11 @@ from llm.prefix import Tail, block_at, compute, frozen_blocks
 from llm.runtime import RuntimeConfig
 from llm.spam import SpamDataset
 from llm.tokenizer import Tokenizer
-from llm.train import fit, looks
+from llm.train import Silent, fit, looks
 
 FP32 = RuntimeConfig(precision="fp32", device="cpu", threads=1, keep_pages=False)
 TEXTS = ["win", "the quick brown fox", "Every effort moves you", "jump over", "naïve café", "lazy dogs, 12", "", "fox"]
 TRAINED = {"head": 0, "last_block": 1, "last_two_blocks": 2}
-
-
-class Silent:
-    """A Watcher."""
-
-    def progress(self, *_: object) -> None: ...
-    def metrics(self, *_: object) -> None: ...
 
 
 @pytest.fixture
