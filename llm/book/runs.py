@@ -88,7 +88,7 @@ def make(name: str, run: Run, root: Path) -> None:
         if source.is_dir():
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
+        elif source.exists():
             files.write_bytes(target, files.read_bytes(source))
     cache = subprocess.run(
         [sys.executable, "-m", "dvc", "cache", "dir"], cwd=root, capture_output=True, text=True, check=True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import re
@@ -15,12 +16,15 @@ import pytest
 import torch
 from torch import nn
 
+from llm import losses
+from llm.batches import Chain, InOrder
 from llm.files import sha256
+from llm.model import GPT
 from llm.optim import adamw
-from llm.resume import HISTORY, MANIFEST, MOMENTS, WEIGHTS, SavedStates, fingerprint
-from llm.train import History, NoStates, States
+from llm.resume import HISTORY, MANIFEST, MOMENTS, WEIGHTS, GoesOn, SavedStates, fingerprint, save_optimizer
+from llm.train import History, NoStates, Silent, States, fit
 from tests.killing import CHANGES, RENAMES, Forks
-from tests.llm.tiny_run import MODEL, STEPS, TRAIN, bytes_of, states, train
+from tests.llm.tiny_run import FP32, MODEL, STEPS, TRAIN, Rows, bytes_of, states, train
 
 TASKS = ("pretrain", "spam", "instruct")
 RUN = "tests.llm.tiny_run"
@@ -382,3 +386,32 @@ def test_null_saves_nothing(tmp_path):
         model, _ = train("spam", saved)
     assert not (tmp_path / "states").exists()
     assert saved.load(model, adamw(model, TRAIN)).rows == []
+
+
+# Going on after the end
+
+
+def test_a_run_goes_on_from_a_saved_model_and_optimizer(tmp_path):
+    """Two passes in one run, and one pass twice with the optimizer saved between: the same bits; without it, others."""
+    data = InOrder(Rows("pretrain"), 6)
+    config = replace(TRAIN, schedule="constant", warmup_steps=0)
+    shape = replace(MODEL, dropout=0.0)
+    torch.manual_seed(5)
+    begun = GPT(shape)
+    looks = {"train": data, "val": data}
+
+    def passes(model: GPT, count: int, states: States | None) -> torch.optim.Optimizer:
+        kept = []
+        source = Chain(*[data] * count)
+        loss, silent = losses.next_token, Silent()
+        fit(model, loss, source, looks, config, FP32, 3, silent, states=states, on_end=kept.append)
+        return kept[0]
+
+    whole, first = copy.deepcopy(begun), copy.deepcopy(begun)
+    passes(whole, 2, None)
+    save_optimizer(tmp_path / "optimizer.safetensors", first, passes(first, 1, None))
+    with_it, without = copy.deepcopy(first), copy.deepcopy(first)
+    passes(with_it, 1, GoesOn(tmp_path / "optimizer.safetensors"))
+    passes(without, 1, None)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), with_it.parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(whole.parameters(), without.parameters(), strict=True))

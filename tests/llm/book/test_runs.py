@@ -1,0 +1,68 @@
+"""Runs for the ledger: made by the pipeline in a copy of the project, and known by dvc.lock."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llm import files, params
+from llm.book import ledger
+from llm.book.runs import MADE, Run, lookup, make
+from llm.errors import UserError
+from stages.check import AllParams
+from tests.stages.project import ROOT, Project
+
+SMOKE = Run(
+    stage="tokenize@corpus",
+    params=("tokenizer.vocab_size=512", "tokenize.corpus.train_fraction=0.75"),
+    use=("configs/smoke.yaml",),
+    set=("tokenize.corpus.train_fraction=0.75", "tracking.enabled=false"),
+)
+
+
+def test_settings_are_sections():
+    run = Run("pretrain", (), (), ("seed=1", "model.init=torch", "finetune_spam.lora={rank: 2, alpha: 4.0}"))
+    assert run.settings == {"seed": 1, "model": {"init": "torch"}, "finetune_spam": {"lora": {"rank": 2, "alpha": 4.0}}}
+    assert [name for name, _, _ in Run("pretrain", ("a",), (), ("b", "c=1")).problems()] == ["params", "set"]
+
+
+def test_a_run_is_made_in_a_copy_and_known_again(tmp_path, monkeypatch):
+    project = Project.create(tmp_path / "project")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    before = project.bytes()
+    copy = project.folder / MADE / "small"
+    assert SMOKE.missing(copy, project.folder) == "dvc.lock has no tokenize@corpus"
+    make("small", SMOKE, project.folder)
+    assert {name: data for name, data in project.bytes().items() if not name.startswith(".dvc")} == {
+        name: data for name, data in before.items() if not name.startswith(".dvc")
+    }
+    assert SMOKE.missing(copy, project.folder) is None
+    assert (copy / "reports/tokenize/corpus.json").is_file()
+    assert "dvc.lock has no" in (SMOKE.missing(project.folder, project.folder) or "")
+
+    lock = (copy / "dvc.lock").read_bytes()
+    make("small", SMOKE, project.folder)
+    assert (copy / "dvc.lock").read_bytes() == lock
+
+    tokens = project.folder / "llm/tokens.py"
+    files.write_text(tokens, tokens.read_text("utf-8") + "# another\n")
+    assert SMOKE.missing(copy, project.folder) == "the last tokenize@corpus ran with another llm/tokens.py"
+    with pytest.raises(UserError, match=r"`llm use configs/absent\.yaml` ended with 2"):
+        make("small", Run("tokenize@corpus", (), ("configs/absent.yaml",)), project.folder)
+
+
+def test_every_profile_of_a_run_is_there_and_brings_its_parameters_about(tmp_path, monkeypatch):
+    """Each run's profiles and settings, put over params.yaml, give what the run demands of dvc.lock."""
+    monkeypatch.chdir(ROOT)
+    for name, run in ledger.read().runs.items():
+        path = tmp_path / f"{name}.yaml"
+        path.write_bytes(Path("params.yaml").read_bytes())
+        for profile in run.use:
+            params.overlay(Path(profile), AllParams, path)
+        params.apply([run.settings], AllParams, path)
+        given = params.load(path)
+        for word in run.params:
+            key, _, wanted = word.partition("=")
+            assert lookup(given, key) == yaml.safe_load(wanted), (name, key)
