@@ -79,6 +79,10 @@ class PretrainConfig(TrainConfig):
         if self.mode == "book" and self.save_every is not None:
             what = f"{self.save_every}, but with mode book a run that was stopped cannot go on from a state"
             yield "save_every", what, "set it to null"
+        if self.mode == "book" and (self.keep, self.patience) != ("last", None):
+            name = "patience" if self.keep == "last" else "keep"
+            what = f"{getattr(self, name)!r}, but mode book first looks at other batches: its losses do not compare"
+            yield name, what, "set keep to last and patience to null"
 
 
 def read_documents(folder: Path, separator: str | None) -> list[str]:

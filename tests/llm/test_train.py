@@ -60,7 +60,7 @@ def config(**changes: Any) -> TrainConfig:
     values: dict[str, Any] = {"epochs": 2, "batch_size": 6, "micro_batch_size": None, "eval_every": 3}
     values |= {"eval_batches": None, "save_every": None, "lr": 0.01, "schedule": "cosine", "warmup_steps": 2}
     values |= {"warmup_from": 0.0, "decay_to": 0.1, "weight_decay": 0.1, "beta2": 0.95, "clip_norm": 1.0}
-    values |= {"weight_decay_on": "matrices"}
+    values |= {"weight_decay_on": "matrices", "keep": "last", "patience": None}
     return TrainConfig(**(values | changes))
 
 
