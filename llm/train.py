@@ -78,6 +78,12 @@ class History:
             found["stopped_early"] = self.step < self.planned
         return found
 
+    def ending(self, config: TrainConfig) -> str:
+        """Where the run ended, in words."""
+        why = "" if self.step == self.planned else f": no lower validation loss in {config.patience} evaluations"
+        weights = f"; the weights are those of step {self.best['step']}" if config.keep == "best" else ""
+        return f"ended after {self.step} of {self.planned} updates{why}{weights}"
+
     def table(self, columns: Sequence[str] = COLUMNS) -> list[list[Any]]:
         """These columns of the rows."""
         return [[row[name] for name in columns] for row in self.rows]

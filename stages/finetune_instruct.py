@@ -61,6 +61,7 @@ def main(params: Params) -> None:
                 section="finetune_instruct",
                 states=states,
             )
+        run.say(history.ending(config))
         adapter = lora.merge_lora(model)
         checkpoint.save_model(model, init_from, folder := run.out("models/instruct"), config.prompt)
         if config.lora:

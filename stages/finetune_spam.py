@@ -63,6 +63,7 @@ def main(params: Params) -> None:
                 section="finetune_spam",
                 states=states,
             )
+        run.say(history.ending(config))
         adapter = lora.merge_lora(model)
         metrics, predictions = judge_splits(trained, seen, config, params.runtime)
         metrics |= unleaked(predictions)

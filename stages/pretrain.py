@@ -54,6 +54,7 @@ def main(params: Params) -> None:
             return continue_text(model, tokenizer, config)
 
         history, samples = (by_the_book if config.mode == "book" else exactly)(model, train, val, params, run, sample)
+        run.say(history.ending(config))
         checkpoint.save_model(model, TOKENIZER, run.out("models/pretrain"))
         files.write_csv(run.out("reports/pretrain/loss.csv"), COLUMNS, history.table())
         files.write_csv(run.out("reports/pretrain/samples.csv"), SAMPLE_COLUMNS, samples)

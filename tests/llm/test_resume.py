@@ -99,9 +99,15 @@ def test_killed_at_any_rename_with_the_best_weights_kept(task, forks, fresh):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", [*TASKS, *KEPT])
+@pytest.mark.parametrize("task", TASKS)
 def test_killed_at_any_change_of_a_folder(task, forks, fresh):
     assert survived_kills(forks, fresh, task, CHANGES) > 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", KEPT)
+def test_killed_at_any_change_of_a_folder_with_the_best_weights_kept(task, forks, fresh):
+    assert survived_kills(forks, fresh, task, CHANGES) > 30  # one state less
 
 
 @pytest.mark.slow

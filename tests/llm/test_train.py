@@ -333,6 +333,16 @@ def test_what_is_reported_belongs_to_the_weights(
     assert history.kept(settings)["val_loss"] == reported["val_loss"]
 
 
+def test_the_ending_is_told_in_words() -> None:
+    def told(steps: int, **changes: Any) -> str:
+        return follow([5, 3, 4, 4], steps, **changes)[2].ending(config(**changes))
+
+    early = "ended after 3 of 9 updates: no lower validation loss in 2 evaluations"
+    assert told(3) == told(3, patience=2) == "ended after 3 of 3 updates"
+    assert told(9, patience=2) == early
+    assert told(9, patience=2, keep="best") == f"{early}; the weights are those of step 1"
+
+
 def test_the_schedule_goes_on_as_planned_until_the_run_ends_early() -> None:
     _, _, whole = follow([5, 4, 3, 3, 3, 3, 3], 6)
     _, _, early = follow([5, 4, 3, 3, 3], 6, patience=2)
