@@ -1,9 +1,9 @@
 """States of a training run on disk, so that a run that was killed goes on where it was.
 
 A state is a folder `step-N` with the trainable weights, the optimizer's moments and the history, and with keep best the
-best weights so far; what is frozen comes from the starting point again, and batch order, dropout and learning rate are
-functions of the step; when patience runs out is one of the history. The manifest,
-renamed into place last, makes a state whole. No pickle: nothing in a state can run code.
+best weights so far; what is frozen comes from the starting point again, batch order, dropout and learning rate are
+functions of the step, and whether patience has run out is one of the history. The manifest, renamed into place last,
+makes a state whole. No pickle: nothing in a state can run code.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _write(state: Path, history: History, model: nn.Module, optimizer: torch.opt
     write_tensors(state / WEIGHTS, _on_cpu(weights))
     write_tensors(state / MOMENTS, _on_cpu(moments))
     if history.best_weights:
-        write_tensors(state / BEST, history.best_weights)
+        write_tensors(state / BEST, _on_cpu(history.best_weights))
     curve = {"step": history.step, "tokens_seen": history.tokens_seen, "rows": history.rows}
     write_text(state / HISTORY, json.dumps(curve, allow_nan=False))  # every digit: write_json rounds
     write_json(state / MANIFEST, _hashes(state))

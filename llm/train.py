@@ -184,7 +184,7 @@ def fit(
     """
     device = next(model.parameters()).device
     optimizer = adamw(model, config)
-    trainable = [p for p in model.parameters() if p.requires_grad]
+    trainable = list(trained(model).values())
     states = states or NoStates()
     history = states.load(model, optimizer)
     history.planned = steps = len(train)
