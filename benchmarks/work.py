@@ -134,6 +134,8 @@ def train_ours(size: str) -> float:
         eval_every=10**9,
         eval_batches=None,
         save_every=None,
+        keep="last",
+        patience=None,
         lr=1e-4,
         schedule="constant",
         warmup_steps=0,

@@ -23,6 +23,8 @@ class TrainConfig:
     eval_every: int  # steps between two evaluations
     eval_batches: int | None  # batches of each split to evaluate on; null: all
     save_every: int | None  # steps between two saved states, which a run that was stopped goes on from; null: never
+    keep: Literal["last", "best"]  # the weights to end with; best: those of the lowest validation loss
+    patience: int | None  # evaluations in a row without a lower one until the run ends; null: it runs to its end
 
     lr: float
     schedule: Literal["constant", "cosine"]  # after the warm-up
@@ -37,7 +39,7 @@ class TrainConfig:
     def problems(self) -> Iterator[Problem]:
         """What is wrong with these values together."""
         yield from positive(self, "epochs", "batch_size", "micro_batch_size", "eval_every", "eval_batches")
-        yield from positive(self, "save_every", "lr", "clip_norm")
+        yield from positive(self, "save_every", "patience", "lr", "clip_norm")
         yield from at_least_zero(self, "warmup_steps", "warmup_from", "decay_to", "weight_decay")
         yield from fraction(self, "beta2")
         for name in ("warmup_from", "decay_to"):
@@ -49,7 +51,10 @@ class TrainConfig:
 
 
 def lr_at(step: int, steps: int, config: TrainConfig) -> float:
-    """The learning rate of one of `steps` steps: linear warm-up, then constant or cosine."""
+    """The learning rate of one of `steps` steps: linear warm-up, then constant or cosine.
+
+    `steps` are those planned: a run that `patience` ends early has gone through the first part of its schedule.
+    """
     if step < config.warmup_steps:
         return config.lr * (config.warmup_from + (1 - config.warmup_from) * step / config.warmup_steps)
     if config.schedule == "constant":

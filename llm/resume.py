@@ -1,8 +1,9 @@
 """States of a training run on disk, so that a run that was killed goes on where it was.
 
-A state is a folder `step-N` with the trainable weights, the optimizer's moments and the history; what is frozen comes
-from the starting point again, and batch order, dropout and learning rate are functions of the step. The manifest,
-renamed into place last, makes a state whole. No pickle: nothing in a state can run code.
+A state is a folder `step-N` with the trainable weights, the optimizer's moments and the history, and with keep best the
+best weights so far; what is frozen comes from the starting point again, batch order, dropout and learning rate are
+functions of the step, and whether patience has run out is one of the history. The manifest, renamed into place last,
+makes a state whole. No pickle: nothing in a state can run code.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,9 +27,10 @@ from llm import params
 from llm.checkpoint import read_tensors, write_tensors
 from llm.errors import Terminated, UserError
 from llm.files import dvc_md5, read_json, sha256, write_json, write_text
-from llm.train import History, NoStates, States
+from llm.train import History, NoStates, States, put, trained
 
 WEIGHTS, MOMENTS, HISTORY, MANIFEST = "weights.safetensors", "moments.safetensors", "history.json", "manifest.json"
+BEST = "best.safetensors"  # with keep best only
 KEPT = 2  # states; a damaged one is skipped for the one before
 CODE = ("llm", "stages")  # our packages
 
@@ -95,9 +96,9 @@ class SavedStates:
             return history
         return History()
 
-    def save(self, history: History, steps: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def save(self, history: History, over: bool, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Save a state if it is due, and stop the run where a signal asked for it."""
-        if history.step % self.every == 0 or history.step == steps or self.stopping:
+        if history.step % self.every == 0 or over or self.stopping:
             state = self.folder / f"step-{history.step:09d}"
             _write(state, history, model, optimizer)
             self._saved = history.step
@@ -166,10 +167,13 @@ class GoesOn(NoStates):
 
 
 def _write(state: Path, history: History, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    weights = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    weights = {name: p.detach() for name, p in trained(model).items()}
     write_tensors(state / WEIGHTS, _on_cpu(weights))
     save_optimizer(state / MOMENTS, model, optimizer)
-    write_text(state / HISTORY, json.dumps(asdict(history), allow_nan=False))  # every digit: write_json rounds
+    if history.best_weights:
+        write_tensors(state / BEST, _on_cpu(history.best_weights))
+    curve = {"step": history.step, "tokens_seen": history.tokens_seen, "rows": history.rows}
+    write_text(state / HISTORY, json.dumps(curve, allow_nan=False))  # every digit: write_json rounds
     write_json(state / MANIFEST, _hashes(state))
 
 
@@ -179,10 +183,9 @@ def _read(state: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Hi
     history = History(**read_json(state / HISTORY))
     weights = read_tensors(state / WEIGHTS)
     load_optimizer(state / MOMENTS, model, optimizer)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                parameter.copy_(weights[name])
+    if (state / BEST).exists():
+        history.best_weights = {name: tensor.clone() for name, tensor in read_tensors(state / BEST).items()}
+    put(weights, model)
     return history
 
 
@@ -191,7 +194,8 @@ def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _hashes(state: Path) -> dict[str, str]:
-    return {name: sha256(state / name) for name in (WEIGHTS, MOMENTS, HISTORY)}
+    best = [BEST] if (state / BEST).exists() else []  # the manifest says whether there should be one
+    return {name: sha256(state / name) for name in (WEIGHTS, MOMENTS, HISTORY, *best)}
 
 
 def _code() -> dict[str, str]:

@@ -75,11 +75,17 @@ class PretrainConfig(TrainConfig):
         yield from positive(self, "context", "stride", "sample_tokens")
         if not self.sample_prompt:
             yield "sample_prompt", "is empty", "write a few words"
+        if self.save_optimizer and self.keep == "best":
+            yield "save_optimizer", "is true, but goes with the last weights, and keep is best", "keep the last"
         if self.mode == "book" and self.short_windows is not None:
             yield "short_windows", "are there, but mode book knows one size of window", "set it to null"
         if self.mode == "book" and self.save_every is not None:
             what = f"{self.save_every}, but with mode book a run that was stopped cannot go on from a state"
             yield "save_every", what, "set it to null"
+        if self.mode == "book" and (self.keep, self.patience) != ("last", None):
+            name = "patience" if self.keep == "last" else "keep"
+            what = f"{getattr(self, name)!r}, but mode book first looks at other batches: its losses do not compare"
+            yield name, what, "set keep to last and patience to null"
 
 
 def read_documents(folder: Path, separator: str | None) -> list[str]:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from llm.batches import Batch, BatchSource, Dataset, InOrder, derive
 from llm.errors import DIVERGED, RESOURCES, UserError
@@ -52,6 +52,8 @@ class History:
     step: int = 0  # updates done
     tokens_seen: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
+    best_weights: dict[str, Tensor] = field(default_factory=dict)  # with keep best: what trains, at the row `best`
+    planned: int = 0  # updates
 
     @property
     def last(self) -> dict[str, Any]:
@@ -59,9 +61,38 @@ class History:
         return self.rows[-1]
 
     @property
+    def best(self) -> dict[str, Any]:
+        """The row with the lowest validation loss, the earliest of equal ones; it may be that before any update."""
+        return min(self.rows, key=lambda row: float(row["val_loss"]))
+
+    @property
     def best_val_loss(self) -> float:
         """The lowest validation loss of the curve."""
-        return min(float(row["val_loss"]) for row in self.rows)
+        return float(self.best["val_loss"])
+
+    def kept(self, config: TrainConfig) -> dict[str, Any]:
+        """The row of the weights that the run ended with."""
+        return self.best if config.keep == "best" else self.last
+
+    def ran_out(self, config: TrainConfig) -> bool:
+        """Whether the last `patience` evaluations found no lower validation loss."""
+        return config.patience is not None and len(self.rows) - 1 - self.rows.index(self.best) >= config.patience
+
+    def losses(self, config: TrainConfig) -> dict[str, Any]:
+        """What a stage reports: the losses of the weights it ends with, and which these are where that is open."""
+        kept = self.kept(config)
+        found = {"train_loss": kept["train_loss"], "val_loss": kept["val_loss"], "best_val_loss": self.best_val_loss}
+        if config.keep == "best":
+            found["kept_step"] = kept["step"]
+        if config.patience is not None:
+            found["stopped_early"] = self.step < self.planned
+        return found
+
+    def ending(self, config: TrainConfig) -> str:
+        """Where the run ended, in words."""
+        why = "" if self.step == self.planned else f": no lower validation loss in {config.patience} evaluations"
+        weights = f"; the weights are those of step {self.best['step']}" if config.keep == "best" else ""
+        return f"ended after {self.step} of {self.planned} updates{why}{weights}"
 
     def table(self, columns: Sequence[str] = COLUMNS) -> list[list[Any]]:
         """These columns of the rows."""
@@ -74,8 +105,8 @@ class States(Protocol):
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> History:
         """Put the newest state into model and optimizer, if there is one; return its history."""
 
-    def save(self, history: History, steps: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """A step is done, and its evaluation: save that if it is due."""
+    def save(self, history: History, over: bool, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """A step is done, and its evaluation: save that if it is due, as it is where the run is `over`."""
 
 
 class NoStates:
@@ -85,7 +116,7 @@ class NoStates:
         """An empty history."""
         return History()
 
-    def save(self, history: History, steps: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def save(self, history: History, over: bool, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Nothing."""
 
 
@@ -150,6 +181,10 @@ def fit(
 ) -> History:
     """Train `model` on every batch of `train`; evaluate on `evaluations` (keys "train" and "val") along the way.
 
+    With `config.patience` the run ends after so many evaluations in a row without a lower validation loss; the
+    learning rate goes as planned for all of `train` until then. With `config.keep` "best" the model ends with the
+    weights of the row `history.best`; the history goes on to the last update all the same.
+
     What `on_evaluation` returns goes into the row of that evaluation. `section` is the one of params.yaml that errors
     point to. A run that goes on from one of `states` ends with the bits of one that was never stopped. `untrained`
     takes the place of `evaluations` before the first update; `on_end` is given the optimizer after the last.
@@ -160,10 +195,13 @@ def fit(
     """
     device = next(model.parameters()).device
     optimizer = adamw(model, config)
-    trainable = [p for p in model.parameters() if p.requires_grad]
+    trainable = list(trained(model).values())
     states = states or NoStates()
     history = states.load(model, optimizer)
-    steps = len(train)
+    history.planned = steps = len(train)
+
+    def over() -> bool:
+        return history.step == steps or history.ran_out(config)
 
     def look(lr: float, sources: Mapping[str, BatchSource]) -> None:
         step = coupling.step_after(history.step)
@@ -174,6 +212,8 @@ def fit(
                 raise _diverged(section, history.step, lr, f"{name} loss {means['loss']}", history)
             row |= {f"{name}_{measure}": mean for measure, mean in means.items()}
         history.rows.append({**row, **on_evaluation()})
+        if config.keep == "best" and history.best is history.last:
+            history.best_weights = {name: p.detach().to("cpu", copy=True) for name, p in trained(model).items()}
         watcher.metrics(_curves(history.last), step)
 
     for row in history.rows:
@@ -181,7 +221,8 @@ def fit(
     if not history.rows:
         look(lr_at(0, steps, config), untrained or evaluations)
     clock = time.perf_counter()
-    for step in range(history.step, steps):
+    while not over():
+        step = history.step
         model.train()
         lr = lr_at(step, steps, config)
         for group in optimizer.param_groups:
@@ -200,10 +241,24 @@ def fit(
         watcher.progress(step + 1, steps, batch_loss, batch.tokens / (now - clock))
         if coupling.step_after(step + 1) % config.eval_every == 0 or step + 1 == steps:
             look(lr, evaluations)
-        states.save(history, steps, model, optimizer)
+        states.save(history, over(), model, optimizer)
         clock = time.perf_counter()
     on_end(optimizer)
+    if config.keep == "best":
+        put(history.best_weights, model)
     return history
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What trains, by name; what is shared stands there once."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+@torch.no_grad()
+def put(weights: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Copy weights into what trains of the model, wherever that lies."""
+    for name, parameter in trained(model).items():
+        parameter.copy_(weights[name])
 
 
 def looks(train: Dataset, val: Dataset, config: TrainConfig) -> dict[str, InOrder]:

@@ -61,6 +61,7 @@ def main(params: Params) -> None:
                 section="finetune_instruct",
                 states=states,
             )
+        run.say(history.ending(config))
         adapter = lora.merge_lora(model)
         checkpoint.save_model(model, init_from, folder := run.out("models/instruct"), config.prompt)
         if config.lora:
@@ -68,10 +69,8 @@ def main(params: Params) -> None:
         files.write_csv(run.out("reports/finetune_instruct/loss.csv"), COLUMNS, history.table())
         run.write_metrics(
             {
-                "train_loss": history.last["train_loss"],
-                "val_loss": history.last["val_loss"],
-                "best_val_loss": history.best_val_loss,
-                "tokens_seen": history.last["tokens_seen"],
+                **history.losses(config),
+                "tokens_seen": history.kept(config)["tokens_seen"],
                 "trainable_parameters": trainable,
             },
             headline=["val_loss"],

@@ -63,6 +63,7 @@ def main(params: Params) -> None:
                 section="finetune_spam",
                 states=states,
             )
+        run.say(history.ending(config))
         adapter = lora.merge_lora(model)
         metrics, predictions = judge_splits(trained, seen, config, params.runtime)
         metrics |= unleaked(predictions)
@@ -75,9 +76,7 @@ def main(params: Params) -> None:
         header = ["split", "row", "actual", "predicted", "spam_probability"]
         files.write_csv(run.out("reports/finetune_spam/predictions.csv"), header, predictions)
         metrics |= {
-            "train_loss": history.last["train_loss"],
-            "val_loss": history.last["val_loss"],
-            "best_val_loss": history.best_val_loss,
+            **history.losses(config),
             "trainable_parameters": trainable,
         }
         run.write_metrics(metrics, headline=["test_accuracy"])

@@ -62,20 +62,19 @@ def main(params: Params) -> None:
 
         train_it = by_the_book if config.mode == "book" else exactly
         history, samples = train_it(model, train, val, params, run, sample, save_optimizer)
+        run.say(history.ending(config))
         checkpoint.save_model(model, TOKENIZER, out)
         files.write_csv(run.out("reports/pretrain/loss.csv"), COLUMNS, history.table())
         files.write_csv(run.out("reports/pretrain/samples.csv"), SAMPLE_COLUMNS, samples)
         whole_val = evaluate(model, losses.next_token, InOrder(val, config.batch_size), params.runtime)
         run.write_metrics(
             {
-                "train_loss": history.last["train_loss"],
-                "val_loss": history.last["val_loss"],
-                "best_val_loss": history.best_val_loss,
+                **history.losses(config),
                 "val_bits_per_byte": whole_val["loss"] / math.log(2) * val.tokens / val.text_bytes,
                 "parameters": count_parameters(model),
                 "train_batches": steps_per_epoch(len(train), config.batch_size),
                 "val_batches": len(InOrder(val, config.batch_size)),
-                "tokens_seen": history.last["tokens_seen"],
+                "tokens_seen": history.kept(config)["tokens_seen"],
             },
             headline=["train_loss", "val_loss"],
         )

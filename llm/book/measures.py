@@ -65,6 +65,8 @@ ONE_EPOCH = TrainConfig(
     weight_decay_on="all",
     beta2=0.999,
     clip_norm=None,
+    keep="last",
+    patience=None,
 )
 
 Measured = list[float] | str

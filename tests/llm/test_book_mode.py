@@ -48,6 +48,8 @@ TRAIN = TrainConfig(
     eval_every=4,
     eval_batches=3,
     save_every=None,
+    keep="last",
+    patience=None,
     lr=0.01,
     schedule="cosine",
     warmup_steps=6,
@@ -311,7 +313,9 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> AllParams:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("short_windows", tokens.ShortWindows(1, 8, 1)), ("save_every", 5)], ids=str
+    ("key", "value"),
+    [("short_windows", tokens.ShortWindows(1, 8, 1)), ("save_every", 5), ("keep", "best"), ("patience", 2)],
+    ids=str,
 )
 def test_what_mode_book_cannot_do_is_refused(digits: AllParams, key: str, value: Any) -> None:
     wrong = replace(digits.pretrain, **{key: value})

@@ -24,7 +24,7 @@ from llm.lora import LoraConfig, LoraLinear, add_lora, merge_lora
 from llm.model import GPT, ModelConfig, count_parameters
 from llm.params import load, parse
 from llm.runtime import RuntimeConfig, autocast
-from llm.train import Silent, fit
+from llm.train import Silent, evaluate, fit
 
 Make = Callable[..., ModelConfig]
 SMALL = LoraConfig(rank=4, alpha=8.0, scaling="alpha/rank")
@@ -233,6 +233,23 @@ def test_a_short_training_lowers_the_loss_and_leaves_the_base_alone(frozen: bool
     looks = {"train": InOrder(data, 8), "val": InOrder(data, 8)}
     curve = fit(model, losses.next_token, Shuffled(data, 8, 15, 1, "x"), looks, config, fp32, 1, Silent()).rows
     assert (curve[-1]["train_loss"] < curve[0]["train_loss"] - 0.3) is not frozen
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in base.items())
+
+
+def test_the_best_paths_are_kept_and_the_base_stays_alone(model_config: Make) -> None:
+    section = load(Path(__file__).parents[2] / "params.yaml")["finetune_instruct"]
+    jumpy = {"lr": 0.4, "schedule": "constant", "warmup_steps": 0, "eval_every": 1, "keep": "best", "patience": 3}
+    config = parse(FinetuneInstructConfig, section | jumpy)
+    model = gpt(model_config(n_embd=16, init="torch"))
+    add_lora(model, SMALL, seed=1)
+    base = {name: tensor.clone() for name, tensor in model.state_dict().items() if "lora" not in name}
+    data, fp32 = Counting(), RuntimeConfig("fp32", "cpu", 1, False)
+    looks = {"train": InOrder(data, 8), "val": InOrder(data, 8)}
+    history = fit(model, losses.next_token, Shuffled(data, 8, 15, 1, "x"), looks, config, fp32, 1, Silent())
+    assert 0 < history.best["step"] == history.step - 3 < history.planned - 3
+    assert evaluate(model, losses.next_token, looks["val"], fp32)["loss"] == history.best_val_loss
+    assert history.last["val_loss"] > history.best_val_loss
+    assert all("lora" in name for name in history.best_weights)
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in base.items())
 
 

@@ -72,7 +72,11 @@ def test_padding_to_the_batch_gives_the_same(position, padding, classifier, mess
     torch.testing.assert_close(predict(Tail(model, 2), InOrder(states, 3), FP32), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_training_ends_with_the_weights_of_the_whole_models(config, classifier, messages, tmp_path):
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_training_ends_with_the_weights_of_the_whole_models(keep, config, classifier, messages, tmp_path):
+    if keep == "best":
+        config = replace(config, keep=keep, patience=1, eval_every=1, schedule="constant")
+
     def train(model, trained, data):
         steps = 2 * config.epochs
         batches = Shuffled(data, 3, steps, 0)
@@ -91,6 +95,7 @@ def test_training_ends_with_the_weights_of_the_whole_models(config, classifier, 
     assert [row["tokens_seen"] for row in found.rows] == [row["tokens_seen"] for row in expected.rows]
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert {name.split(".")[1] for name in moved} == {"h", "ln_f", "weight", "bias"}
+    assert keep == "last" or 0 < found.best["step"] < found.step, "nothing to put back"
     assert not any(name.startswith(("transformer.h.0", "transformer.h.1")) for name in moved)
 
 

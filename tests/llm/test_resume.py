@@ -21,12 +21,13 @@ from llm.batches import Chain, InOrder
 from llm.files import sha256
 from llm.model import GPT
 from llm.optim import adamw
-from llm.resume import HISTORY, MANIFEST, MOMENTS, WEIGHTS, GoesOn, SavedStates, fingerprint, save_optimizer
-from llm.train import History, NoStates, Silent, States, fit
+from llm.resume import BEST, HISTORY, MANIFEST, MOMENTS, WEIGHTS, GoesOn, SavedStates, fingerprint, save_optimizer
+from llm.train import History, NoStates, Silent, States, fit, trained
 from tests.killing import CHANGES, RENAMES, Forks
 from tests.llm.tiny_run import FP32, MODEL, STEPS, TRAIN, Rows, bytes_of, states, train
 
 TASKS = ("pretrain", "spam", "instruct")
+KEPT = {"pretrain-best": (1, 3), "spam-best": (2, 4), "instruct-best": (1, 3)}  # the kept step and the last
 RUN = "tests.llm.tiny_run"
 
 
@@ -95,10 +96,22 @@ def test_killed_at_any_rename(task, forks, fresh):
     assert survived_kills(forks, fresh, task, RENAMES) == 3 * 4 + 3
 
 
+@pytest.mark.parametrize("task", KEPT)
+def test_killed_at_any_rename_with_the_best_weights_kept(task, forks, fresh):
+    # two states of five files; the report as it is written and both outputs
+    assert survived_kills(forks, fresh, task, RENAMES) == 2 * 5 + 3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_killed_at_any_change_of_a_folder(task, forks, fresh):
     assert survived_kills(forks, fresh, task, CHANGES) > 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", KEPT)
+def test_killed_at_any_change_of_a_folder_with_the_best_weights_kept(task, forks, fresh):
+    assert survived_kills(forks, fresh, task, CHANGES) > 30  # one state less
 
 
 @pytest.mark.slow
@@ -275,6 +288,93 @@ def test_a_watcher_hears_of_earlier_rows_again(fresh, monkeypatch):
     monkeypatch.setattr("tests.llm.tiny_run.Steps.metrics", lambda self, values, step: heard.append(step))
     finish("pretrain", folder)
     assert heard == [0, 3, 5]
+
+
+# The best weights, and a run that ends early
+
+
+@pytest.mark.parametrize("task", KEPT)
+def test_the_runs_here_end_early_with_weights_from_before_their_end(task):
+    model, history = train(task, NoStates())
+    kept, end = KEPT[task]
+    assert (history.best["step"], history.step, history.planned) == (kept, end, STEPS)
+    at_the_kept_step: list[Any] = []
+
+    def on_step(step: int) -> None:
+        if step == kept + 1:  # the evaluation of the kept step is over: stop before the next
+            raise Stopped
+
+    class Watched(NoStates):
+        def save(self, history: History, over: bool, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+            if history.step == kept:
+                at_the_kept_step.append({name: p.detach().clone() for name, p in trained(model).items()})
+
+    with pytest.raises(Stopped):
+        train(task, Watched(), on_step)
+    assert same(at_the_kept_step[0], trained(model))
+
+
+def same(some: dict[str, torch.Tensor], others: dict[str, Any]) -> bool:
+    return some.keys() == others.keys() and all(torch.equal(some[name], others[name]) for name in some)
+
+
+class Forgetful:
+    """States that do not give the best weights back: those of the resumed step take their place."""
+
+    def __init__(self, saved: States) -> None:
+        self.saved = saved
+
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> History:
+        history = self.saved.load(model, optimizer)
+        history.best_weights = {name: p.detach().clone() for name, p in trained(model).items()}
+        return history
+
+    def save(self, *args: Any) -> None:
+        self.saved.save(*args)
+
+
+@pytest.mark.parametrize("task", KEPT)
+@pytest.mark.parametrize(("wrap", "right"), [(lambda saved: saved, True), (Forgetful, False)])
+def test_a_resumed_run_needs_the_best_weights(task, wrap, right, fresh):
+    reference = finish(task, fresh())
+    resumed = finish(task, finished(task, fresh()), wrap)
+    assert (resumed["model.safetensors"] == reference["model.safetensors"]) == right
+    assert resumed["history.json"] == reference["history.json"]
+
+
+@pytest.mark.parametrize("task", KEPT)
+def test_a_run_that_has_ended_early_trains_no_further(task, fresh):
+    folder, done, said = finished(task, fresh()), [], []
+    with states(folder, say=said.append) as saved:
+        _, history = train(task, saved, done.append)
+    kept, end = KEPT[task]
+    assert said == [f"resuming after step {end}"]
+    assert done == []
+    assert (history.best["step"], history.step) == (kept, end)
+
+
+@pytest.mark.parametrize("damage", ["a bit", "gone"])
+def test_a_state_with_damaged_best_weights_is_skipped(damage, fresh):
+    folder, said = finished("spam-best", fresh()), []
+    (best,) = (folder / "states").glob(f"*/step-000000004/{BEST}")
+    data = bytearray(best.read_bytes())
+    data[-1] ^= 1
+    best.write_bytes(data) if damage == "a bit" else best.unlink()
+    with states(folder, say=said.append) as saved:
+        resumed = bytes_of(*train("spam-best", saved), folder / "out")
+    assert [line.rpartition("/")[2] for line in said] == [
+        "step-000000004 is not whole: skipped",
+        "resuming after step 2",
+    ]
+    assert resumed == finish("spam-best", fresh())
+
+
+def test_of_the_best_weights_too_only_what_trains_is_saved(fresh):
+    from llm.checkpoint import read_tensors
+
+    (state,) = (stopped_after(2, "spam-best", fresh()) / "states").glob("*/*")
+    assert set(read_tensors(state / BEST)) == set(read_tensors(state / WEIGHTS))
+    assert not any("wte" in name or "h.0." in name for name in read_tensors(state / BEST))
 
 
 # States on disk

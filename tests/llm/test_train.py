@@ -60,7 +60,7 @@ def config(**changes: Any) -> TrainConfig:
     values: dict[str, Any] = {"epochs": 2, "batch_size": 6, "micro_batch_size": None, "eval_every": 3}
     values |= {"eval_batches": None, "save_every": None, "lr": 0.01, "schedule": "cosine", "warmup_steps": 2}
     values |= {"warmup_from": 0.0, "decay_to": 0.1, "weight_decay": 0.1, "beta2": 0.95, "clip_norm": 1.0}
-    values |= {"weight_decay_on": "matrices"}
+    values |= {"weight_decay_on": "matrices", "keep": "last", "patience": None}
     return TrainConfig(**(values | changes))
 
 
@@ -261,6 +261,126 @@ def test_table_has_the_columns_in_order(train: Train) -> None:
     _, history, _ = train()
     assert history.table() == [[row[name] for name in COLUMNS] for row in history.rows]
     assert history.best_val_loss == min(row["val_loss"] for row in history.rows)
+
+
+# The best weights, and a run that ends early
+
+
+def follow(values: Sequence[float], steps: int, **changes: Any) -> tuple[float, list[float], History]:
+    """Train one number while the validation losses are these: its value in the end, at each evaluation, the history."""
+    model, found, seen = nn.Linear(1, 1, bias=False), iter(values), list[float]()
+    nn.init.ones_(model.weight)
+
+    def loss(m: nn.Module, batch: Batch) -> losses.Sums:
+        return {"loss": (m.weight.sum() if m.training else torch.tensor(next(found))) * batch.count}  # type: ignore[operator]
+
+    def look() -> dict[str, Any]:
+        seen.append(model.weight.item())
+        return {"train_loss": -float(len(seen))}
+
+    settings = config(**{"eval_every": 1, "warmup_steps": 0} | changes)
+    source, val = Shuffled(Sentences(), 6, steps, 0), {"val": InOrder(Sentences(7), 7)}
+    history = fit(model, loss, source, val, settings, FP32, 0, Recorder(), look)
+    assert len(set(seen)) == len(seen) == len(history.rows)
+    assert next(found, None) is None, "evaluations are missing"
+    return model.weight.item(), seen, history
+
+
+CURVES = [
+    pytest.param([5, 4, 3, 2, 1], None, 4, id="the last is the best"),
+    pytest.param([5, 3, 4, 2, 3], None, 3, id="one within is the best"),
+    pytest.param([5, 3, 4, 3, 3], None, 1, id="of equal ones the earliest"),
+    pytest.param([1, 2, 3, 4, 5], None, 0, id="nothing beats the start"),
+    pytest.param([5, 3, 4, 2, 3], 2, 3, id="each wait is shorter than the patience"),
+    pytest.param([5, 3, 4], 1, 1, id="patience of one"),
+    pytest.param([5, 3, 3], 1, 1, id="an equal one is not lower"),
+    pytest.param([5, 3, 4, 3.5], 2, 1, id="lower than the one before is not lower"),
+    pytest.param([1, 2, 3], 2, 0, id="patience runs out at the start"),
+]
+
+
+@pytest.mark.parametrize(("values", "patience", "best"), CURVES)
+def test_keep_and_patience_follow_the_validation_losses(values: list[float], patience: int | None, best: int) -> None:
+    end = len(values) - 1
+    kept, seen, history = follow(values, 4, keep="best", patience=patience)
+    last, same_seen, same_history = follow(values, 4, patience=patience)
+    assert (kept, last) == (seen[best], seen[end])
+    assert (seen, history.rows) == (same_seen, same_history.rows)
+    assert (history.step, history.best["step"], history.last["step"]) == (end, best, end)
+    assert not same_history.best_weights
+
+
+@pytest.mark.parametrize(
+    ("values", "steps", "changes", "told"),
+    [
+        ([5, 3, 4, 4], 3, {}, (-4.0, 4, 3, "absent", "absent")),
+        ([5, 3, 4, 4], 3, {"keep": "best"}, (-2.0, 3, 3, 1, "absent")),
+        ([5, 3, 4, 4], 9, {"patience": 2}, (-4.0, 4, 3, "absent", True)),
+        ([5, 3, 4, 4], 9, {"keep": "best", "patience": 2}, (-2.0, 3, 3, 1, True)),
+        ([5, 3, 4, 4], 3, {"keep": "best", "patience": 2}, (-2.0, 3, 3, 1, False)),  # with its last step
+        ([5, 3, 4, 4], 3, {"keep": "best", "patience": 3}, (-2.0, 3, 3, 1, False)),
+    ],
+)
+def test_what_is_reported_belongs_to_the_weights(
+    values: list[float], steps: int, changes: dict[str, Any], told: tuple[Any, ...]
+) -> None:
+    settings = config(**changes)
+    _, _, history = follow(values, steps, **changes)
+    names = ("train_loss", "val_loss", "best_val_loss", "kept_step", "stopped_early")
+    reported = history.losses(settings)
+    assert tuple(reported.get(name, "absent") for name in names) == told
+    assert set(reported) <= set(names)
+    assert history.kept(settings)["val_loss"] == reported["val_loss"]
+
+
+def test_the_ending_is_told_in_words() -> None:
+    def told(steps: int, **changes: Any) -> str:
+        return follow([5, 3, 4, 4], steps, **changes)[2].ending(config(**changes))
+
+    early = "ended after 3 of 9 updates: no lower validation loss in 2 evaluations"
+    assert told(3) == told(3, patience=2) == "ended after 3 of 3 updates"
+    assert told(9, patience=2) == early
+    assert told(9, patience=2, keep="best") == f"{early}; the weights are those of step 1"
+
+
+def test_the_schedule_goes_on_as_planned_until_the_run_ends_early() -> None:
+    _, _, whole = follow([5, 4, 3, 3, 3, 3, 3], 6)
+    _, _, early = follow([5, 4, 3, 3, 3], 6, patience=2)
+    assert early.table() == whole.table()[:5]
+    assert early.last["lr"] > whole.last["lr"]
+
+
+def test_patience_counts_evaluations_not_updates() -> None:
+    _, _, history = follow([5, 6, 7], 20, eval_every=3, patience=2)
+    assert [row["step"] for row in history.rows] == [0, 3, 6]
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_the_model_ends_as_its_losses_say(train: Train, keep: str) -> None:
+    model, history, _ = train(steps=12, lr=0.3, warmup_steps=0, eval_every=1, schedule="constant", keep=keep)
+    reported = history.losses(config(keep=keep))
+    data = {"train": Sentences(), "val": Sentences(7, seed=9)}
+    found = {f"{name}_loss": evaluate(model, losses.next_token, InOrder(data[name], 5), FP32)["loss"] for name in data}
+    assert found == {name: reported[name] for name in found}
+    assert history.best is not history.last
+    assert (reported["val_loss"] == history.best_val_loss) == (keep == "best")
+
+
+def test_only_what_trains_is_kept_and_put_back() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    model[0].requires_grad_(False)
+
+    def loss(m: nn.Module, batch: Batch) -> losses.Sums:
+        return {"loss": (m(torch.ones(1, 2)) ** 2).sum() * batch.count}
+
+    untrained = {name: p.clone() for name, p in model.named_parameters()}
+    data = {name: InOrder(Sentences(7), 7) for name in ("train", "val")}
+    settings = config(keep="best", patience=1, eval_every=1, lr=10.0, warmup_steps=0)
+    history = fit(model, loss, Shuffled(Sentences(), 6, 3, 0), data, settings, FP32, 0, Recorder())
+    assert (history.step, history.best["step"]) == (1, 0)
+    assert set(history.best_weights) == {"1.weight", "1.bias"}
+    assert all(torch.equal(p, untrained[name]) for name, p in model.named_parameters())
 
 
 # Evaluation

@@ -1,4 +1,7 @@
-"""A tiny training run of one of three kinds, with states and outputs, in the working directory: TASK [SIGNAL@STEP]."""
+"""A tiny training run of one of three kinds, with states and outputs, in the working directory: TASK [SIGNAL@STEP].
+
+TASK-best ends early and keeps the weights of an evaluation before the last.
+"""
 
 from __future__ import annotations
 
@@ -49,6 +52,8 @@ TRAIN = TrainConfig(
     eval_every=3,
     eval_batches=None,
     save_every=2,
+    keep="last",
+    patience=None,
     lr=0.01,
     schedule="cosine",
     warmup_steps=2,
@@ -59,6 +64,12 @@ TRAIN = TrainConfig(
     beta2=0.95,
     clip_norm=1.0,
 )
+JUMPY = replace(TRAIN, keep="best", patience=2, eval_every=1, schedule="constant", warmup_steps=0)
+BEST = {  # where the rate is too high to get far
+    "pretrain": replace(JUMPY, lr=0.03),  # kept step 1, ends after step 3
+    "spam": replace(JUMPY, lr=0.1),  # kept step 2, ends after step 4
+    "instruct": replace(JUMPY, lr=0.1),  # kept step 1, ends after step 3
+}
 Save = Callable[[], States]
 OnStep = Callable[[int], None]
 
@@ -97,9 +108,10 @@ class Steps:
 
 
 def train(task: str, states: States, on_step: OnStep = lambda _step: None) -> tuple[nn.Module, History]:
-    """The model after 5 steps, and its curve with what is noted along it."""
+    """The model after 5 steps, or that of the best, and its curve with what is noted along it."""
     torch.manual_seed(5)
-    data, gpt, config, loss = Rows(task), GPT(MODEL), TRAIN, losses.next_token
+    task, _, best = task.partition("-")
+    data, gpt, config, loss = Rows(task), GPT(MODEL), BEST[task] if best else TRAIN, losses.next_token
     model: nn.Module = gpt
     source: BatchSource = Shuffled(data, 6, STEPS, 1)
     look = InOrder(data, 5, 2)
@@ -118,7 +130,7 @@ def train(task: str, states: States, on_step: OnStep = lambda _step: None) -> tu
             actual = torch.cat([look[index].targets for index in range(len(look))]).tolist()
             return {"train_accuracy": accuracy(predict(classifier, look, FP32).argmax(dim=-1).tolist(), actual)}
     else:
-        config = replace(TRAIN, micro_batch_size=2)
+        config = replace(config, micro_batch_size=2)
     looks = {"train": look, "val": InOrder(data, 7)}
     history = fit(model, loss, source, looks, config, FP32, 3, Steps(on_step), note, states=states)
     return model, history

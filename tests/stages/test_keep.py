@@ -1,0 +1,112 @@
+"""The three training stages with keep best and patience: what they report and publish, and one that was killed."""
+
+from __future__ import annotations
+
+import csv
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llm import files, params
+from stages.check import AllParams
+from tests.killing import Ended, Forks
+from tests.stages.project import ROOT, Project
+
+STAGES = ("pretrain", "finetune_spam", "finetune_instruct")
+BEFORE = ["check", *(f"{name} {item}" for name in ("download", "tokenize") for item in ("spam", "instructions"))]
+BEFORE = ["download corpus", "tokenizer", "tokenize corpus", *BEFORE]
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with Forks() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Project:
+    """The smoke project on a part of the sample; learning rates that are too high end each training early."""
+    made = Project.create(tmp_path_factory.mktemp("keep") / "project")
+    params.overlay(ROOT / "configs" / "smoke.yaml", AllParams, made.folder / "params.yaml")
+    jumpy = {"keep": "best", "patience": 1, "schedule": "constant", "warmup_steps": 0, "eval_every": 4, "epochs": 4}
+    tuned = {**jumpy, "eval_batches": None, "save_every": 3, "init_from": "models/pretrain"}
+    made.set(
+        tracking={"enabled": False},
+        runtime={"threads": 1},
+        pretrain={**jumpy, "lr": 0.1},
+        finetune_spam={**tuned, "lr": 0.02},
+        finetune_instruct={**tuned, "lr": 0.03},
+    )
+    corpus, instructions = (made.folder / "data/sample" / name for name in ("corpus.txt", "instructions.json"))
+    corpus.write_bytes(corpus.read_bytes()[:100_000])
+    files.write_json(instructions, files.read_json(instructions)[:200])
+    for stage in [*BEFORE, *STAGES]:
+        ended = run(made, forks, stage)
+        assert ended.code == 0, ended.err
+    return made
+
+
+def run(project: Project, forks: Forks, stage: str, kill_at: int | None = None) -> Ended:
+    module, *item = stage.split()
+    ended = forks.run(project.folder, f"stages.{module}", *item, kill_at=kill_at)
+    (project.folder / "stdout").unlink()
+    (project.folder / "stderr").unlink()
+    return ended
+
+
+def rows(project: Project, report: str) -> list[dict[str, float]]:
+    with (project.folder / "reports" / report).open(newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_report_is_that_of_the_best_evaluation_of_a_run_that_ended_early(stage: str, built: Project) -> None:
+    curve, told = rows(built, f"{stage}/loss.csv"), built.metrics(stage)
+    best = min(curve, key=lambda row: row["val_loss"])
+    assert 0 < best["step"] == curve[-2]["step"], "one evaluation later the run ends"
+    assert told["stopped_early"] is True
+    assert told["kept_step"] == best["step"]
+    assert told["val_loss"] == told["best_val_loss"] == best["val_loss"] < curve[-1]["val_loss"]
+    assert told["train_loss"] == best["train_loss"]
+    assert told.get("tokens_seen", best["tokens_seen"]) == best["tokens_seen"]
+
+
+def test_the_predictions_are_those_of_the_kept_weights(built: Project) -> None:
+    with (built.folder / "reports/finetune_spam/predictions.csv").open(newline="") as file:
+        found = [row for row in csv.DictReader(file) if row["split"] == "validation"]
+    spam = [(float(row["spam_probability"]), row["actual"] == "spam") for row in found]
+    loss = -sum(math.log(p if is_spam else 1 - p) for p, is_spam in spam) / len(spam)
+    assert loss == pytest.approx(built.metrics("finetune_spam")["val_loss"], rel=1e-4)
+    assert loss < 0.99 * rows(built, "finetune_spam/loss.csv")[-1]["val_loss"]
+
+
+def test_defaults_report_neither(built: Project, forks: Forks, tmp_path: Path) -> None:
+    project = built.copy(tmp_path / "project")
+    project.set(finetune_instruct={"keep": "last", "patience": None, "epochs": 1})
+    assert run(project, forks, "finetune_instruct").code == 0
+    told, curve = project.metrics("finetune_instruct"), rows(project, "finetune_instruct/loss.csv")
+    assert not {"kept_step", "stopped_early"} & set(told)
+    assert told["val_loss"] == curve[-1]["val_loss"]
+    assert math.isclose(told["best_val_loss"], min(row["val_loss"] for row in curve))
+
+
+def test_killed_after_any_of_its_states_it_ends_with_the_same_bytes(
+    built: Project, forks: Forks, tmp_path: Path
+) -> None:
+    project, good = built.copy(tmp_path / "project"), built.bytes()
+    curve = rows(built, "finetune_instruct/loss.csv")
+    end, kills = f"resuming after step {curve[-1]['step']:.0f}", 0
+    while True:  # a state further each time, until the last is whole
+        for name in (".work", "models/instruct", "reports/finetune_instruct"):
+            shutil.rmtree(project.folder / name, ignore_errors=True)
+        (project.folder / ".work").mkdir()
+        kills += 5
+        assert run(project, forks, "finetune_instruct", kill_at=kills).killed
+        again = run(project, forks, "finetune_instruct").err
+        assert project.bytes() == good, kills
+        if end in again:
+            break
+    assert kills > 10
