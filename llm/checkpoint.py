@@ -39,7 +39,7 @@ def load_model(folder: Path | str) -> GPT:
 
     Raises UserError for a missing, damaged or foreign file; nothing in it can run code.
     """
-    return _load(Path(folder), _config(Path(folder)))
+    return _load(Path(folder), read_config(Path(folder)))
 
 
 def starting_point(folder: Path, weights: str, dropout: float, seed: int) -> GPT:
@@ -47,7 +47,7 @@ def starting_point(folder: Path, weights: str, dropout: float, seed: int) -> GPT
 
     `dropout` is its rate everywhere, whatever the folder's were.
     """
-    config = replace(_config(folder), dropout=dropout, dropout_embedding=None, dropout_attention=None)
+    config = replace(read_config(folder), dropout=dropout, dropout_embedding=None, dropout_attention=None)
     if weights == "random":
         torch.manual_seed(derive(seed, "init"))
         return GPT(config)
@@ -102,7 +102,8 @@ def load_classifier(folder: Path | str) -> tuple[Classifier, list[str]]:
     return model, labels
 
 
-def _config(folder: Path) -> ModelConfig:
+def read_config(folder: Path) -> ModelConfig:
+    """The shape of the model in a folder."""
     return gpt2.parse_config(read_json(folder / CONFIG), str(folder / CONFIG))
 
 

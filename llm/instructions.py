@@ -148,6 +148,11 @@ class InstructionDataset:
         """How many entries there are."""
         return len(self.ids)
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the widest row there can be."""
+        return min(max(map(len, self.ids), default=0), self.limit)
+
     def batch(self, indices: Sequence[int]) -> Batch:
         """The entries of these numbers as (B, T) inputs and targets."""
         width = max(len(self.ids[i]) for i in indices) + 1

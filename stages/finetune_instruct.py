@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llm import checkpoint, files, gpt2, lora, losses, resume, runtime
+from llm import checkpoint, files, gpt2, lora, losses, preflight, resume, runtime
 from llm.batches import Shuffled, derive, steps_per_epoch
 from llm.instructions import FinetuneInstructConfig, InstructionDataset, read_entries
 from llm.model import count_parameters
@@ -32,22 +32,30 @@ def main(params: Params) -> None:
         device = runtime.setup(params.runtime)
         run.reads(INSTRUCTIONS)
         init_from = Path(config.init_from)
-        model = checkpoint.starting_point(init_from, config.weights, config.dropout, params.seed)
-        if config.lora:
-            model = gpt2.untie_head(model)  # the head's path is not the embedding's
-            lora.add_lora(model, config.lora, derive(params.seed, "lora"))
-        model.to(device)
-        trainable = count_parameters(model, trainable_only=True)
+        shape = checkpoint.read_config(init_from)
         tokenizer = checkpoint.load_tokenizer(init_from)
-        limit, mask_prompt = model.config.context_length, config.mask_prompt
+        limit, mask_prompt = shape.context_length, config.mask_prompt
         train, val = (
             InstructionDataset(
                 read_entries(INSTRUCTIONS / f"{split}.json"), tokenizer, limit, mask_prompt, config.prompt
             )
             for split in ("train", "validation")
         )
-        run.say(f"{trainable:,} of {count_parameters(model):,} parameters train, {len(train)} entries on {device}")
         steps = config.epochs * steps_per_epoch(len(train), config.batch_size)
+        rows = config.micro_batch_size or config.batch_size
+        shape = replace(
+            shape, dropout=config.dropout, dropout_attention=None, tie_head=shape.tie_head and not config.lora
+        )
+        size = (shape, params.runtime, rows, max(train.longest, val.longest), config.batch_size > rows)
+        training = preflight.Training(*size, lora=config.lora)
+        preflight.check_training("finetune_instruct", training, run.work, steps, config.save_every)
+        model = checkpoint.starting_point(init_from, config.weights, config.dropout, params.seed)
+        if config.lora:
+            model = gpt2.untie_head(model)  # the head's path is not the embedding's
+            lora.add_lora(model, config.lora, derive(params.seed, "lora"))
+        model.to(device)
+        trainable = count_parameters(model, trainable_only=True)
+        run.say(f"{trainable:,} of {count_parameters(model):,} parameters train, {len(train)} entries on {device}")
         with resume.states(run.states, params, [init_from, INSTRUCTIONS], config.save_every, run.say) as states:
             history = fit(
                 model,

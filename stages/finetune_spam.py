@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from llm import checkpoint, classifier, files, leakage, lora, losses, prefix, resume, runtime, stats
+from llm import checkpoint, classifier, files, leakage, lora, losses, prefix, preflight, resume, runtime, stats
 from llm.batches import InOrder, Shuffled, derive, steps_per_epoch
 from llm.classifier import Classifier, FinetuneSpamConfig
-from llm.model import GPT, count_parameters
+from llm.model import ModelConfig, count_parameters
 from llm.prefix import FrozenStates
 from llm.runtime import RuntimeConfig
 from llm.spam import LABELS, SPLITS, SpamDataset, read_split
@@ -39,8 +39,11 @@ def main(params: Params) -> None:
         device = runtime.setup(params.runtime)
         run.reads(SPAM)
         init_from = Path(config.init_from)
+        shape = replace(checkpoint.read_config(init_from), dropout=config.dropout, dropout_attention=None)
+        data = read_datasets(shape.context_length, init_from, config)
+        steps = config.epochs * steps_per_epoch(len(data["train"]), config.batch_size)
+        check_room(shape, data, params, steps, run)
         gpt = checkpoint.starting_point(init_from, config.weights, config.dropout, params.seed)
-        data = read_datasets(gpt, init_from, config)
         torch.manual_seed(derive(params.seed, "head"))
         model = Classifier(gpt, len(LABELS), config.position, data["train"].width, config.causal).to(device)
         classifier.freeze(model, config.trainable)
@@ -49,7 +52,6 @@ def main(params: Params) -> None:
         trainable = count_parameters(model, trainable_only=True)
         run.say(f"{trainable:,} of {count_parameters(model):,} parameters train")
         trained, seen = above_frozen_blocks(model, data, config, params.runtime, run)
-        steps = config.epochs * steps_per_epoch(len(data["train"]), config.batch_size)
         with resume.states(run.states, params, [init_from, SPAM], config.save_every, run.say) as states:
             history = fit(
                 trained,
@@ -82,10 +84,24 @@ def main(params: Params) -> None:
         run.write_metrics(metrics, headline=["test_accuracy"])
 
 
-def read_datasets(gpt: GPT, init_from: Path, config: FinetuneSpamConfig) -> dict[str, SpamDataset]:
+def check_room(shape: ModelConfig, data: Mapping[str, SpamDataset], params: Params, steps: int, run: Run) -> None:
+    """Refuse what does not fit into memory or on the disk, where the states of frozen blocks go too."""
+    config = params.finetune_spam
+    rows = config.micro_batch_size or config.batch_size
+    longest = max(part.width or min(part.longest, shape.context_length) for part in data.values())
+    blocks = {"head": 0, "last_block": 1, "last_two_blocks": 2}.get(config.trainable)
+    size = (shape, params.runtime, rows, longest, config.batch_size > rows, config.batch_size)
+    training = preflight.Training(*size, blocks, config.lora, len(LABELS))
+    cached = 0
+    if prefix.frozen_blocks(config, shape.n_layer):
+        tokens = sum(min(len(ids), longest) for part in data.values() for ids in part.ids)
+        cached = 4 * tokens * shape.n_embd
+    preflight.check_training("finetune_spam", training, run.work, steps, config.save_every, cached)
+
+
+def read_datasets(limit: int, init_from: Path, config: FinetuneSpamConfig) -> dict[str, SpamDataset]:
     """The three splits as token ids, padded as `padding` says."""
     tokenizer = checkpoint.load_tokenizer(init_from)
-    limit = gpt.config.context_length
     data = {split: SpamDataset(*read_split(SPAM / f"{split}.csv"), tokenizer, limit) for split in SPLITS}
     width = {"longest": data["train"].longest, "context": limit, "batch": None}[config.padding]
     for dataset in data.values():

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm import checkpoint, gpt2, tf_checkpoint
+from llm import checkpoint, gpt2, preflight, tf_checkpoint
 from llm.errors import DATA, UserError
 from llm.gpt2 import ImportSource
 from llm.model import GPT, count_parameters
@@ -26,6 +26,11 @@ def main(params: Params, item: str) -> None:
     """Import `item`, named on the command line by dvc.yaml."""
     source = item_of(params.import_gpt2, item, "import_gpt2")
     with stage(f"import_gpt2@{item}", source) as run:
+        weights = sum(path.stat().st_size for path in Path(source.source).glob("*") if path.is_file())
+        where = f"params.yaml: import_gpt2.{item}.source"
+        size = weights + weights // 2  # the tensors, and part of their copies for the file
+        preflight.check_memory(where, "the import", size, "cpu", "import a smaller model, or free some memory")
+        preflight.check_disk(run.work, weights)
         model = load(Path(source.source))
         if source.untie_head:
             model = gpt2.untie_head(model)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from llm import checkpoint, files, losses, resume, runtime
+from llm import checkpoint, files, losses, preflight, resume, runtime
 from llm.batches import BatchSource, Chain, InOrder, Shuffled, derive, steps_per_epoch
 from llm.book_mode import fit_as_the_book
 from llm.errors import DATA, UserError
@@ -47,6 +47,7 @@ def main(params: Params) -> None:
         tokenizer = Tokenizer.load(TOKENIZER)
         train = windows("train", params, config.context, config.stride)
         val = windows("val", params, config.context, config.stride)
+        check_room(params, len(batches(train, params)), run)
         torch.manual_seed(params.seed if config.mode == "book" else derive(params.seed, "init"))
         model = GPT(params.model).to(device)
         run.say(f"{count_parameters(model):,} parameters, {train.tokens:,} training tokens on {device}")
@@ -78,6 +79,19 @@ def main(params: Params) -> None:
             },
             headline=["train_loss", "val_loss"],
         )
+
+
+def check_room(params: Params, steps: int, run: Run) -> None:
+    """Refuse what does not fit into memory or on the disk, by the widest of the windows."""
+    config, short = params.pretrain, params.pretrain.short_windows
+    sizes = [(config.batch_size, config.context)] + ([(short.batch_size, short.context)] if short else [])
+    trainings = []
+    for batch, context in sizes:
+        rows = min(batch, config.micro_batch_size or batch)
+        shape = (params.model, params.runtime, rows, context, batch > rows, config.batch_size)
+        trainings.append(preflight.Training(*shape))
+    save_every = None if config.mode == "book" else config.save_every
+    preflight.check_training("pretrain", max(trainings, key=lambda t: t.memory), run.work, steps, save_every)
 
 
 def exactly(

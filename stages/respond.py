@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm import checkpoint, files, packing, runtime
+from llm import checkpoint, files, packing, preflight, runtime
 from llm.batches import derive
 from llm.generate import RespondConfig, generate
 from llm.instructions import HEADERS, extract_answer, format_prompt, prompt_form, read_entries
@@ -28,14 +28,20 @@ def main(params: Params) -> None:
     """Decode in batches; keep the raw texts, and the answers in the book's entry form."""
     with stage("respond", params) as run:
         config = params.respond
-        model = checkpoint.load_model(MODEL).to(runtime.setup(params.runtime))
-        model = packing.for_decoding(model, params.runtime, config.batch_size)
+        device = runtime.setup(params.runtime)
+        shape = checkpoint.read_config(MODEL)
         tokenizer = checkpoint.load_tokenizer(MODEL)
         entries = read_entries(TEST)
         form = prompt_form(MODEL)
         header = HEADERS[form] if config.response_header == "given" else ""
         prompts = tokenizer.encode_all([format_prompt(entry, form) + header for entry in entries])
         wanted = config.decoding.max_new_tokens
+        longest = min(max(map(len, prompts), default=0), shape.context_length)
+        size = preflight.decoding(shape, params.runtime, min(config.batch_size, len(prompts)), longest, wanted)
+        where = "params.yaml: respond.batch_size"
+        preflight.check_memory(where, "decoding", size, params.runtime.device, "lower it, or take a smaller model")
+        model = checkpoint.load_model(MODEL).to(device)
+        model = packing.for_decoding(model, params.runtime, config.batch_size)
         limits = [max(0, min(wanted, model.config.context_length - len(prompt))) for prompt in prompts]
         seeds = [derive(params.seed, "respond", number) for number in range(len(prompts))]
         raw = []

@@ -51,6 +51,7 @@ LEVELS = [
         "judge_backends",
         "losses",
         "packing",
+        "preflight",
         "recorder",
         "report",
         "spam",

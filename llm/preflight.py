@@ -1,0 +1,220 @@
+"""Before a heavy stage starts: will it fit into memory, and on the disk? Estimates from the parameters alone.
+
+A false refusal is worse than none. The memory estimate is within 0.6 to 1.15 times the measured peak (tested), so the
+peak is at least 0.87 of it; a stage is refused only where even 0.7 of the estimate exceeds what is available. Between
+that and the whole estimate there is a warning. What this system does not tell is not checked.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from llm.errors import RESOURCES, UserError
+from llm.lora import LoraConfig
+from llm.model import ModelConfig
+from llm.runtime import RuntimeConfig
+
+SURE = 0.7  # of an estimate: what is needed even where it is too high
+FP32 = 4  # bytes
+STARTED = 90 << 20  # what torch loads and allocates with its first training step
+STATES = 3  # of a training on disk: two kept, one being written
+PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Training:
+    """What of a training takes memory; `length` is that of the longest row."""
+
+    model: ModelConfig
+    runtime: RuntimeConfig
+    rows: int  # computed at once
+    length: int  # tokens in a row
+    accumulates: bool = False  # gradients of one micro-batch are there while the next one is computed
+    evaluated_rows: int = 0  # at once, where they are more
+    trained_blocks: int | None = None  # at the upper end; None: all of the model trains
+    lora: LoraConfig | None = None
+    classes: int | None = None  # of a classifier's head; None: the head is over the vocabulary
+
+    @property
+    def parameters(self) -> int:
+        """All of them, without LoRA's."""
+        if self.classes is None:
+            return parameters(self.model)
+        return parameters(replace(self.model, tie_head=True)) + (self.model.n_embd + 1) * self.classes
+
+    @property
+    def trainable(self) -> int:
+        """Those that have gradients and moments."""
+        C, V = self.model.n_embd, self.model.vocab_size
+        if self.lora:  # A is (in, rank) for each of c_attn's three parts, B (rank, out)
+            return self.lora.rank * (self.model.n_layer * 18 * C + C + (self.classes or V))
+        if self.trained_blocks is None:
+            return self.parameters
+        return self.trained_blocks * block_parameters(self.model) + 2 * C + (C + 1) * (self.classes or V)
+
+    @property
+    def state_bytes(self) -> int:
+        """One saved state: trainable weights and two moments each."""
+        return 3 * FP32 * self.trainable
+
+    @property
+    def memory(self) -> int:
+        """Bytes at the peak, beyond those of the process that has loaded torch and no model yet."""
+        held = FP32 * (self.parameters + 2 * self.trainable)  # weights and AdamW's moments
+        gradients = FP32 * self.trainable
+        logits = _logits(self, self.rows)
+        step = _activations(self) + max(logits + gradients * self.accumulates, gradients)
+        evaluation = _logits(self, max(self.rows, self.evaluated_rows)) + _passing(self)
+        return STARTED + held + max(step, evaluation)
+
+
+def parameters(config: ModelConfig) -> int:
+    """Parameters of a GPT of this shape, a tied head counted once."""
+    C, V = config.n_embd, config.vocab_size
+    heads = 1 if config.tie_head else 2
+    return heads * V * C + config.context_length * C + config.n_layer * block_parameters(config) + 2 * C
+
+
+def block_parameters(config: ModelConfig) -> int:
+    """Parameters of one block."""
+    C = config.n_embd
+    return 12 * C * C + 10 * C + 3 * C * config.qkv_bias
+
+
+def _logits(training: Training, rows: int) -> int:
+    """Logits, log-probabilities and the gradients of both, in fp32 for each word of each token."""
+    tokens = training.length if training.classes is None else 1
+    return 4 * FP32 * rows * tokens * (training.classes or training.model.vocab_size)
+
+
+def _activations(training: Training) -> int:
+    """What the blocks that train keep for the way back, and the copies of their matrices in bf16."""
+    config, half = training.model, training.runtime.precision == "bf16"
+    B, T, C, H = training.rows, training.length, config.n_embd, config.n_head
+    blocks = config.n_layer if training.trained_blocks is None else training.trained_blocks
+    # by token: inputs of both norms in fp32; their outputs, q, k, v, y, and the MLP's 4 C twice as computed
+    size = 2 if half else FP32
+    block = B * T * C * (2 * FP32 + 14 * size)
+    if config.dropout > 0:
+        block += B * T * C * 2 * size
+    if config.attention == "eager" or config.attention_rate > 0:  # SDPA with dropout is written out too
+        block += B * T * C * 3 * size  # q, k, v once more, in the order of the product
+        block += B * H * T * T * ((FP32 + 2 if half else 2 * FP32) + (2 * FP32 if config.attention_rate > 0 else 0))
+    matrices = 2 * blocks * 12 * C * C if half else 0
+    if half and training.classes is None:
+        matrices += 2 * C * config.vocab_size
+    return blocks * block + matrices + 2 * FP32 * B * T * C
+
+
+def _passing(training: Training) -> int:
+    """What a block needs while it computes, whether or not it trains."""
+    config = training.model
+    B, T, C, H = max(training.rows, training.evaluated_rows), training.length, config.n_embd, config.n_head
+    scores = 3 * B * H * T * T if config.attention == "eager" else 0
+    return FP32 * (B * T * C * 10 + scores)
+
+
+def decoding(config: ModelConfig, runtime: RuntimeConfig, rows: int, prompt: int, new: int) -> int:
+    """Bytes to answer `rows` prompts of at most so many tokens at once: weights, the cache, and the first pass."""
+    C, slots = config.n_embd, prompt + new
+    weights = parameters(config) * (FP32 + (2 if runtime.precision == "bf16" else 0))
+    cache = 2 * FP32 * config.n_layer * rows * slots * C
+    first = FP32 * rows * (prompt * C * 10 + 2 * config.vocab_size)
+    if config.attention == "eager":
+        first += FP32 * 3 * rows * config.n_head * prompt * prompt
+    return weights + cache + first
+
+
+def check_memory(where: str, what: str, needed: int, device: str, fix: str) -> None:
+    """Refuse what surely does not fit into memory, warn of what may not.
+
+    Raises UserError (code RESOURCES) that points to `where`.
+    """
+    free = available(device)
+    if free is None or needed <= free:
+        return
+    said = f"{what} needs about {gigabytes(needed)} of memory, {gigabytes(free)} are free"
+    if SURE * needed > free:
+        raise UserError(where, said, fix, RESOURCES)
+    print(f"warning: {where}: {said}", file=sys.stderr)
+
+
+def check_disk(folder: Path, size: int) -> None:
+    """Raise UserError (code RESOURCES) where the disk of `folder`, which need not exist yet, has no room for `size`."""
+    there = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
+    free = shutil.disk_usage(there).free
+    if size > free:
+        what = f"about {gigabytes(size)} will be written, {gigabytes(free)} are free"
+        raise UserError(str(folder), what, "free some space and run it again", RESOURCES)
+
+
+def check_training(
+    section: str, training: Training, work: Path, steps: int, save_every: int | None, cached: int = 0
+) -> None:
+    """Refuse a training that does not fit into memory, or whose outputs and states the disk of `work` cannot hold.
+
+    `cached` bytes are written there besides. States of a run that was stopped lie there already, and count.
+    """
+    fix = "lower it, or the length of the rows, or take a smaller model"
+    where = f"params.yaml: {section}.micro_batch_size"
+    check_memory(where, "training", training.memory, training.runtime.device, fix)
+    states = 0 if save_every is None else min(STATES, -(-steps // save_every)) * training.state_bytes
+    there = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
+    check_disk(work, max(0, FP32 * training.parameters + cached + states - there))
+
+
+def available(device: str) -> int | None:
+    """Bytes that this process can still have on `device`; None where the system does not say."""
+    if device == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
+    if device != "cpu":
+        return None
+    try:
+        lines = (PROC / "meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    free += cgroup_rooms()
+    return min(free) if free else None
+
+
+def cgroup_rooms() -> list[int]:
+    """What each memory limit above this process leaves, in bytes; file pages that can be dropped count as free."""
+    try:
+        lines = (PROC / "self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    rooms = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            root, names = CGROUPS, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            root, names = CGROUPS / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        group = Path(os.path.normpath(root / path.lstrip("/")))
+        for folder in [group, *group.parents]:
+            if folder == root or root in folder.parents:
+                rooms += _room(folder, *names)
+    return rooms
+
+
+def _room(folder: Path, limit: str, used: str, droppable: str) -> list[int]:
+    try:
+        most, now = (folder / limit).read_text().strip(), int((folder / used).read_text())
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return []
+    return [] if most == "max" else [max(0, int(most) - now + int(stat.get(droppable, 0)))]
+
+
+def gigabytes(size: int) -> str:
+    """A size as it is written for people: 5.2 GB."""
+    return f"{size / 1e9:,.1f} GB"

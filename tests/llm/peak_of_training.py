@@ -1,0 +1,77 @@
+"""The peak of a training's memory in a process of its own: bytes before the model, at the peak, and as estimated."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+import stages
+from llm import lora, losses, runtime
+from llm.batches import Batch, Shuffled
+from llm.classifier import Classifier, freeze
+from llm.lora import LoraConfig
+from llm.model import GPT
+from llm.preflight import Training
+from llm.runtime import RuntimeConfig
+from llm.train import fit
+from tests.llm.tiny_run import MODEL, TRAIN, Steps
+
+
+class Random:
+    def __init__(self, rows: int, length: int, words: int, classes: int | None) -> None:
+        self.ids, self.classes = torch.randint(words, (rows, length + 1)), classes
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def batch(self, indices) -> Batch:
+        ids = self.ids[list(indices)]
+        if self.classes:
+            return Batch(ids[:, :-1], ids[:, 0] % self.classes, torch.full((len(ids),), ids.shape[1] - 1))
+        return Batch(ids[:, :-1], ids[:, 1:])
+
+
+def rss() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
+
+
+def main(case: dict) -> dict:
+    config = replace(MODEL, dropout=0.0, **case["model"])
+    settings = RuntimeConfig(case["precision"], "cpu", 2, True)
+    rows, length, batch = case["rows"], case["length"], case.get("batch", case["rows"])
+    adapter = LoraConfig(**case["lora"]) if "lora" in case else None
+    classes, blocks = case.get("classes"), case.get("trained_blocks")
+    runtime.setup(settings)
+    before = rss()
+    model: torch.nn.Module = GPT(config)
+    if classes:
+        model = Classifier(model, classes, "last_token")
+        freeze(model, "all" if blocks is None else "last_block")
+    if adapter:
+        lora.add_lora(model, adapter, 1)
+    data = Random(2 * batch, length, config.vocab_size, classes)
+    train = replace(TRAIN, batch_size=batch, micro_batch_size=rows)
+    fit(
+        model,
+        losses.classification if classes else losses.next_token,
+        Shuffled(data, batch, 3, 1),
+        {"train": Shuffled(data, batch, 1, 1), "val": Shuffled(data, batch, 1, 2)},
+        train,
+        settings,
+        1,
+        Steps(lambda _: None),
+    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    training = Training(config, settings, rows, length, batch > rows, rows, blocks, adapter, classes)
+    return {"before": before, "peak": peak, "work": training.memory}
+
+
+if __name__ == "__main__":
+    assert stages  # its import, before torch starts threads, is the start of every stage
+    print(json.dumps(main(json.loads(sys.argv[1]))))

@@ -1,0 +1,150 @@
+"""What a stage will need, against what it needed; and what is said where there is less."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from llm import lora, preflight
+from llm.classifier import Classifier, freeze
+from llm.errors import RESOURCES, UserError
+from llm.gpt2 import untie_head
+from llm.lora import LoraConfig
+from llm.model import GPT, count_parameters
+from llm.preflight import Training
+from tests.llm.tiny_run import FP32, MODEL
+
+ROOT = Path(__file__).parents[2]
+LORA = LoraConfig(4, 8.0, "alpha/rank")
+SMALL = {"vocab_size": 2048, "context_length": 512, "n_layer": 4, "n_head": 6, "n_embd": 192, "attention": "sdpa"}
+WIDE = SMALL | {"n_embd": 768, "n_head": 12}
+CASES = {
+    "small": {"model": SMALL, "precision": "fp32", "rows": 8, "length": 256},
+    "words": {"model": SMALL | {"vocab_size": 50257}, "precision": "bf16", "rows": 4, "length": 256},
+    "eager": {"model": SMALL | {"attention": "eager"}, "precision": "fp32", "rows": 8, "length": 512},
+    "micro": {"model": WIDE, "precision": "bf16", "rows": 2, "length": 128, "batch": 4},
+    "lora": {"model": WIDE, "precision": "fp32", "rows": 4, "length": 128, "lora": vars(LORA)},
+    "last_block": {"model": WIDE, "precision": "fp32", "rows": 8, "length": 128, "classes": 2, "trained_blocks": 1},
+}
+TRAINING = Training(MODEL, FP32, 4, 8)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
+@pytest.mark.parametrize("case", CASES)
+def test_the_estimate_is_near_the_measured_peak(case):
+    words = [sys.executable, "-m", "tests.llm.peak_of_training", json.dumps(CASES[case])]
+    seen = json.loads(subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+    ratio = (seen["before"] + seen["work"]) / seen["peak"]
+    print(case, f"{ratio:.2f}")
+    assert 0.6 <= ratio <= 1.15
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_parameters_are_those_of_the_model(tied, bias):
+    config = replace(MODEL, tie_head=tied, qkv_bias=bias)
+    assert preflight.parameters(config) == count_parameters(GPT(config))
+
+
+def test_trainable_parameters_are_those_of_the_model():
+    whole = untie_head(GPT(MODEL))
+    lora.add_lora(whole, LORA, 1)
+    untied = replace(MODEL, tie_head=False)
+    assert replace(TRAINING, model=untied, lora=LORA).trainable == count_parameters(whole, trainable_only=True)
+    classifier = Classifier(GPT(MODEL), 2, "last_token")
+    freeze(classifier, "last_block")
+    spam = replace(TRAINING, classes=2, trained_blocks=1)
+    assert spam.trainable == count_parameters(classifier, trainable_only=True)
+    assert spam.parameters == count_parameters(classifier)
+
+
+def check(work: Path) -> None:
+    preflight.check_training("pretrain", TRAINING, work, 10, 2)
+
+
+def test_too_little_memory_is_refused_and_names_the_knob(monkeypatch, tmp_path):
+    needed = TRAINING.memory
+    monkeypatch.setattr(preflight, "available", lambda _device: int(0.69 * needed))
+    with pytest.raises(UserError, match=r"params.yaml: pretrain.micro_batch_size: training needs about") as error:
+        check(tmp_path)
+    assert error.value.code == RESOURCES
+
+
+@pytest.mark.parametrize(("share", "warns"), [(0.71, True), (0.99, True), (1.01, False), (None, False)])
+def test_what_may_fit_is_not_refused(monkeypatch, tmp_path, capsys, share, warns):
+    monkeypatch.setattr(preflight, "available", lambda _device: share and int(share * TRAINING.memory))
+    check(tmp_path)
+    assert capsys.readouterr().err.startswith("warning: params.yaml: pretrain") == warns
+
+
+def test_a_full_disk_is_refused_and_states_that_lie_there_count(monkeypatch, tmp_path):
+    needed = 4 * TRAINING.parameters + 3 * TRAINING.state_bytes
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _path: SimpleNamespace(free=needed - 1))
+    with pytest.raises(UserError, match="GB will be written") as error:
+        check(tmp_path / "not-there-yet")
+    assert error.value.code == RESOURCES
+    assert error.value.where == str(tmp_path / "not-there-yet")
+    (tmp_path / "state").write_bytes(b"1")
+    check(tmp_path)
+
+
+def cgroup(root: Path, line: str, files: dict[str, str]) -> None:
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(line)
+    (root / "proc/meminfo").write_text("MemTotal: 9000 kB\nMemAvailable: 8000 kB\n")
+    for name, text in files.items():
+        path = root / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+V2 = {
+    "a/memory.max": "5000000\n",
+    "a/memory.current": "4000000\n",
+    "a/memory.stat": "anon 1\ninactive_file 500000\n",
+    "a/b/memory.max": "max\n",
+    "a/b/memory.current": "1\n",
+    "a/b/memory.stat": "inactive_file 0\n",
+}
+V1 = {
+    "memory/a/memory.limit_in_bytes": "3000000\n",
+    "memory/a/memory.usage_in_bytes": "1000000\n",
+    "memory/a/memory.stat": "total_inactive_file 7\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("line", "files", "free"),
+    [
+        ("0::/a/b\n", V2, 1_500_000),  # the limit is that of the group above
+        ("0::/a/b\n", V2 | {"a/memory.max": "max\n"}, 8_192_000),
+        ("0::/\n", {}, 8_192_000),
+        ("5:cpu:/x\n4:memory:/a\n0::/\n", V1, 2_000_007),
+        ("4:memory:/a\n", V1 | {"memory/a/memory.limit_in_bytes": "9223372036854771712\n"}, 8_192_000),
+    ],
+)
+def test_available_is_the_least_of_machine_and_cgroups(monkeypatch, tmp_path, line, files, free):
+    cgroup(tmp_path, line, files)
+    monkeypatch.setattr(preflight, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(preflight, "CGROUPS", tmp_path / "cgroup")
+    assert preflight.available("cpu") == free
+
+
+def test_unknown_systems_are_not_checked(monkeypatch, tmp_path):
+    monkeypatch.setattr(preflight, "PROC", tmp_path)
+    assert preflight.available("cpu") is None
+    assert preflight.available("mps") is None
+
+
+def test_it_costs_little(tmp_path):
+    start = time.perf_counter()
+    for _ in range(10):
+        check(tmp_path)
+    assert (time.perf_counter() - start) / 10 < 0.02
