@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -127,7 +128,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         try:
             save_file(dict(tensors), temporary, metadata={"format": "pt"})
         except SafetensorError as error:  # a full disk, which it does not report as an OSError
-            raise UserError(str(path), f"cannot be written: {error}", "free some disk space", RESOURCES) from None
+            needed, free = sum(t.nbytes for t in tensors.values()), shutil.disk_usage(path.parent).free
+            what = f"cannot be written: {error}: {needed:,} bytes are needed, the disk has {free:,} free"
+            raise UserError(str(path), what, "free some disk space", RESOURCES) from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -14,10 +14,10 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ from llm.train import History, NoStates, States, put, trained
 
 WEIGHTS, MOMENTS, HISTORY, MANIFEST = "weights.safetensors", "moments.safetensors", "history.json", "manifest.json"
 BEST = "best.safetensors"  # with keep best only
+RUN = "run"  # the key of the history under which all stands that decides its run
 KEPT = 2  # states; a damaged one is skipped for the one before
 CODE = ("llm", "stages")  # our packages
 
@@ -47,38 +48,62 @@ def states(
     if save_every is None:
         yield NoStates()
         return
-    mine = folder / fingerprint(config, inputs)
+    decides = what_decides(config, inputs)
+    mine = folder / _name(decides)
     others = [path for path in folder.glob("*") if path != mine]
     if others:
-        say("other parameters, data or code than those of the run that was stopped: starting anew")
+        differing = _differing(others, decides)
+        say(f"other parameters, data or code than those of the run that was stopped{differing}: starting anew")
         for path in others:
             shutil.rmtree(path)
-    saved = SavedStates(mine, save_every, say)
+    saved = SavedStates(mine, save_every, say, decides)
     with _signals_to(saved):
         yield saved
         saved.stop_if_asked()
 
 
 def fingerprint(config: Any, inputs: Sequence[Path]) -> str:
-    """Names a run: its parameters, its input files, our code as far as it is loaded, and torch.
+    """Names a run by all that decides its result."""
+    return _name(what_decides(config, inputs))
+
+
+def what_decides(config: Any, inputs: Sequence[Path]) -> dict[str, str]:
+    """The parameters of a run, its input files, our code as far as it is loaded, and torch.
 
     `save_every` is left out: it changes no result.
     """
     values = {key: value for key, value in params.flat(config).items() if key.rpartition(".")[2] != "save_every"}
-    known = {
-        "params": {key: repr(value) for key, value in values.items()},
-        "inputs": {path.as_posix(): dvc_md5(path) for path in inputs},
-        "code": _code(),
-        "torch": torch.__version__,
-    }
-    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+    return (
+        {key: repr(value) for key, value in values.items()}
+        | {path.as_posix(): dvc_md5(path) for path in inputs}
+        | _code()
+        | {"torch": torch.__version__}
+    )
+
+
+def _name(decides: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def _differing(others: Sequence[Path], decides: Mapping[str, str]) -> str:
+    """What differs from the newest of other runs, in brackets; nothing where that cannot be told."""
+    for path in sorted((path for run in others for path in run.glob(f"*/{HISTORY}")), reverse=True):
+        try:
+            theirs = read_json(path)[RUN]
+            names = sorted(name for name in {*theirs, *decides} if theirs.get(name) != decides.get(name))
+        except (UserError, OSError, KeyError, TypeError, AttributeError):  # damaged: it goes anyway
+            continue
+        return f" ({', '.join(names)})"
+    return ""
 
 
 class SavedStates:
     """The states of one run, one folder each; the two newest are kept."""
 
-    def __init__(self, folder: Path, every: int, say: Callable[[str], None]) -> None:
-        self.folder, self.every, self._say = folder, every, say
+    def __init__(
+        self, folder: Path, every: int, say: Callable[[str], None], decides: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        self.folder, self.every, self._say, self._decides = folder, every, say, dict(decides)
         self._saved: int | None = None  # the step of the newest state
         self._stop: int | None = None  # the signal that asks the run to stop
 
@@ -100,7 +125,7 @@ class SavedStates:
         """Save a state if it is due, and stop the run where a signal asked for it."""
         if history.step % self.every == 0 or over or self.stopping:
             state = self.folder / f"step-{history.step:09d}"
-            _write(state, history, model, optimizer)
+            _write(state, history, model, optimizer, self._decides)
             self._saved = history.step
             for old in self._newest_first()[KEPT:]:
                 shutil.rmtree(old)
@@ -166,13 +191,15 @@ class GoesOn(NoStates):
         return History()
 
 
-def _write(state: Path, history: History, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def _write(
+    state: Path, history: History, model: nn.Module, optimizer: torch.optim.Optimizer, decides: dict[str, str]
+) -> None:
     weights = {name: p.detach() for name, p in trained(model).items()}
     write_tensors(state / WEIGHTS, _on_cpu(weights))
     save_optimizer(state / MOMENTS, model, optimizer)
     if history.best_weights:
         write_tensors(state / BEST, _on_cpu(history.best_weights))
-    curve = {"step": history.step, "tokens_seen": history.tokens_seen, "rows": history.rows}
+    curve = {"step": history.step, "tokens_seen": history.tokens_seen, "rows": history.rows, RUN: decides}
     write_text(state / HISTORY, json.dumps(curve, allow_nan=False))  # every digit: write_json rounds
     write_json(state / MANIFEST, _hashes(state))
 
@@ -180,7 +207,7 @@ def _write(state: Path, history: History, model: nn.Module, optimizer: torch.opt
 def _read(state: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> History:
     if read_json(state / MANIFEST) != _hashes(state):
         raise UserError(str(state), "does not fit its manifest", "remove it")
-    history = History(**read_json(state / HISTORY))
+    history = History(**{name: value for name, value in read_json(state / HISTORY).items() if name != RUN})
     weights = read_tensors(state / WEIGHTS)
     load_optimizer(state / MOMENTS, model, optimizer)
     if (state / BEST).exists():

@@ -40,6 +40,7 @@ def run_stage(main: Callable[..., None], schema: type[P], read: Callable[[type[P
     """The `if __name__ == "__main__"` of a stage: params in, `main(params, *words)`, exit code out."""
     with error_contract():
         _end_with_dvc()
+        _one_process()
         files.project_root()
         words = sys.argv[1:]
         takes = list(inspect.signature(main).parameters)[1:]
@@ -53,6 +54,14 @@ def _end_with_dvc() -> None:
     """Have the kernel send SIGTERM when dvc, our parent, is killed (Linux): no stage runs on unseen."""
     if "DVC_STAGE" in os.environ and sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _one_process() -> None:
+    """Refuse to be one of several ranks: each would train the whole model, and all would write the same outputs."""
+    ranks = os.environ.get("WORLD_SIZE", "1")  # as torchrun and its like set it
+    if ranks != "1":
+        what = f"{ranks} processes were asked for, but a stage is one process"
+        raise UserError("WORLD_SIZE", what, "start it without torchrun, or unset WORLD_SIZE", USAGE)
 
 
 def item_of(section: Mapping[str, T], item: str, name: str) -> T:

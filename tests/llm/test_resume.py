@@ -432,10 +432,37 @@ def test_other_parameters_start_anew_and_remove_the_old_states(fresh):
     folder, said = stopped_after(4, "spam", fresh()), []
     (old,) = (folder / "states").iterdir()
     with states(folder, replace(TRAIN, lr=0.02), said.append) as saved:
-        assert said == ["other parameters, data or code than those of the run that was stopped: starting anew"]
+        assert said == ["other parameters, data or code than those of the run that was stopped (lr): starting anew"]
         assert not old.exists()
         train("spam", saved)
     assert len(said) == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        (TRAIN, ["data"]),
+        (replace(TRAIN, batch_size=3, clip_norm=None), ["batch_size", "clip_norm", "data"]),
+    ],
+    ids=["data", "data and parameters"],
+)
+def test_all_that_differs_from_the_run_that_was_stopped_is_named(config, named, fresh):
+    folder, said = stopped_after(4, "spam", fresh()), []
+    (folder / "data").write_text("other rows")
+    with states(folder, config, said.append):
+        pass
+    (line,) = said
+    names = re.search(r"\((.*)\): starting anew", line)[1].replace((folder / "data").as_posix(), "data")
+    assert sorted(names.split(", ")) == named
+
+
+def test_a_damaged_state_of_another_run_names_nothing_and_goes(fresh):
+    folder, said = stopped_after(4, "spam", fresh()), []
+    for history in (folder / "states").rglob(HISTORY):
+        history.write_text("[]")
+    with states(folder, replace(TRAIN, lr=0.02), said.append):
+        pass
+    assert said == ["other parameters, data or code than those of the run that was stopped: starting anew"]
 
 
 def test_the_fingerprint_knows_parameters_data_and_code(tmp_path, monkeypatch):

@@ -103,6 +103,11 @@ def small_disk(project: Project, stage: str) -> Done:
     return run(project, stage, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)))
 
 
+def two_ranks(project: Project, stage: str) -> Done:
+    """As torchrun starts the first of two."""
+    return run(project, stage, env={"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"})
+
+
 def stopped_by(number: signal.Signals) -> Callable[[Project, str], Done]:
     """A signal in the middle of the training."""
 
@@ -121,6 +126,7 @@ def stopped_by(number: signal.Signals) -> Callable[[Project, str], Done]:
 SHARD, WEIGHTS = "data/corpus/train-00000.bin", "models/pretrain/model.safetensors"
 LONG = change(finetune_instruct={"epochs": 100})  # the signal comes in the middle
 STATE = r"\.work/finetune_instruct/states/[0-9a-f]{64}/step-\d+"
+ROOM = r".*: [\d,]+ bytes are needed, the disk has [\d,]+ free"
 ME = rf"held by pid {os.getpid()}, started \d{{4}}-"
 
 FAULTS = {
@@ -129,6 +135,7 @@ FAULTS = {
         "download spam", 2, "command line: 'spma' is not in download", run=lambda p, _: run(p, "download spma")
     ),
     "item left out": Fault("download spam", 2, "command line: 0 words, not 1", run=lambda p, _: run(p, "download")),
+    "two ranks": Fault("finetune_instruct", 2, "WORLD_SIZE: 2 processes", run=two_ranks),
     "missing tab": Fault(
         "tokenize spam",
         3,
@@ -148,11 +155,11 @@ FAULTS = {
     "running already": Fault("download spam", 7, ME, run=locked),
     "SIGINT": Fault("finetune_instruct", 130, "interrupted: by SIGINT", LONG, stopped_by(signal.SIGINT)),
     "SIGTERM": Fault("finetune_instruct", 143, "terminated: by SIGTERM", LONG, stopped_by(signal.SIGTERM)),
-    "disk full while saving": Fault("finetune_instruct", 6, rf"{STATE}/\w+\.safetensors: ", run=small_disk),
+    "disk full while saving": Fault("finetune_instruct", 6, rf"{STATE}/\w+\.safetensors: {ROOM}", run=small_disk),
     "disk full at the end": Fault(
         "finetune_instruct",
         6,
-        r"models/instruct/model\.safetensors: ",
+        rf"models/instruct/model\.safetensors: {ROOM}",
         change(finetune_instruct={"save_every": None}),
         small_disk,
     ),

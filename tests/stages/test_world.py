@@ -1,0 +1,151 @@
+"""What surrounds a stage: dvc above it, other ranks beside it, and a machine that is another one each time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from llm import tokens
+from llm.errors import DATA, USAGE, UserError
+from llm.tokenizer import fingerprint
+from stages import _one_process, pretrain
+
+ROOT = Path(__file__).parents[2]
+
+# Ranks
+
+
+@pytest.mark.parametrize("ranks", ["2", "8", "0", "many"])
+def test_one_of_several_ranks_is_refused(ranks, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", ranks)
+    with pytest.raises(UserError, match=f"WORLD_SIZE: {ranks} processes were asked for, but a stage is one") as caught:
+        _one_process()
+    assert caught.value.code == USAGE
+
+
+def test_the_only_rank_and_no_rank_are_accepted(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    _one_process()
+    monkeypatch.delenv("WORLD_SIZE")
+    _one_process()
+
+
+# dvc is killed
+
+# A run of five steps that kills its parent in the third.
+CHILD = """
+import os, signal, time
+from stages import _end_with_dvc
+from tests.llm import tiny_run
+
+kill = os.kill
+def kill_parent(_pid, number):
+    kill(os.getppid(), number)
+    time.sleep(1)
+
+_end_with_dvc()
+os.kill = kill_parent
+tiny_run.main("spam", "SIGKILL@3")
+"""
+PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+
+
+def with_a_parent_that_is_killed(folder: Path, **environment: str) -> str:
+    """Run CHILD in `folder` below another process; what it said until it ended too."""
+    folder.mkdir()
+    (folder / "data").write_text("rows")
+    inherited = {key: value for key, value in os.environ.items() if key != "DVC_STAGE"}
+    with (folder / "stderr").open("w") as err:
+        done = subprocess.run(
+            [sys.executable, "-c", PARENT, CHILD],
+            cwd=folder,
+            env=inherited | {"PYTHONPATH": str(ROOT)} | environment,
+            stdout=subprocess.PIPE,  # which the child holds open until it ends
+            stderr=err,
+            check=False,
+            timeout=120,
+        )
+    assert done.returncode == -9
+    return (folder / "stderr").read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
+def test_a_stage_saves_and_ends_with_its_dvc(tmp_path):
+    said = with_a_parent_that_is_killed(tmp_path / "stage", DVC_STAGE="pretrain")
+    assert "error: terminated: by SIGTERM; step 3 is saved, nothing was published" in said
+    assert not (tmp_path / "stage/published").exists()
+    assert "terminated" not in with_a_parent_that_is_killed(tmp_path / "by hand")  # the control: it goes on to its end
+    assert (tmp_path / "by hand/published/report.json").exists()
+
+
+# Another machine
+
+# What of the machine may not reach the outputs; the clock and the host's name are replaced in the process.
+WORLD = """
+import json, locale, os, socket, sys, time
+from tests.llm import tiny_run
+
+shift, host = float(sys.argv[1]), sys.argv[2]
+now, now_ns = time.time, time.time_ns
+time.time, time.time_ns = lambda: now() + shift, lambda: now_ns() + int(shift * 1e9)
+socket.gethostname = lambda: host
+mask = os.umask(0)
+os.umask(mask)
+locale.setlocale(locale.LC_ALL, "")
+names = locale.setlocale(locale.LC_ALL)
+print(json.dumps([time.gmtime(time.time()).tm_year, time.tzname[0], names, host, os.getcwd(), mask, hash("a")]))
+tiny_run.main(sys.argv[3])
+"""
+
+
+def in_world(folder: Path, task: str, shift: float, host: str, mask: int, **environment: str) -> tuple[list, dict]:
+    """Facts of a world, and the bytes that a run leaves in it."""
+    folder.mkdir()
+    (folder / "data").write_text("rows")
+    done = subprocess.run(
+        [sys.executable, "-c", WORLD, str(shift), host, task],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        umask=mask,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    published = folder / "published"
+    found = {str(p.relative_to(published)): p.read_bytes() for p in published.rglob("*") if p.is_file()}
+    return json.loads(done.stdout), found
+
+
+def test_nothing_of_the_machine_reaches_the_outputs(tmp_path):
+    one = {"TZ": "UTC", "LC_ALL": "C", "PYTHONHASHSEED": "1"}
+    two = {"TZ": "Asia/Tokyo", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "2"}
+    here, expected = in_world(tmp_path / "one", "spam", 0, "here", 0o022, **one)
+    there, found = in_world(tmp_path / "the ötherwise", "spam", 1e9, "there", 0o077, **two)
+    assert all(a != b for a, b in zip(here, there, strict=True)), (here, there)  # the worlds do differ
+    assert len(expected) == 3
+    assert found == expected
+    _, other = in_world(tmp_path / "other", "instruct", 0, "here", 0o022, **one)
+    assert other != expected  # the control: another run leaves other bytes
+
+
+# Tokens of another tokenizer
+
+
+def test_tokens_of_another_tokenizer_are_refused(vocabulary, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain, "CORPUS", tmp_path)
+    monkeypatch.setattr(pretrain, "TOKENIZER", vocabulary)
+    params = SimpleNamespace(model=SimpleNamespace(vocab_size=300))
+    ids = np.arange(50, dtype=np.uint32)
+    tokens.write_shards(tmp_path, "train", ids, 50, tokens.Pins(300, "0" * 64), 1000)
+    with pytest.raises(UserError, match=f"{tmp_path}: was not cut with ") as caught:
+        pretrain.windows("train", params, 8, 8)
+    assert caught.value.code == DATA
+    tokens.write_shards(tmp_path, "train", ids, 50, tokens.Pins(300, fingerprint(vocabulary)), 1000)
+    assert len(pretrain.windows("train", params, 8, 8)) > 0
