@@ -8,10 +8,12 @@ import json
 import math
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -93,20 +95,28 @@ def stable(value: Json, where: str = "value") -> Json:
 
 
 def read_text(path: Path | str) -> str:
-    """Read UTF-8 text; a byte-order mark is dropped and CRLF becomes LF.
+    """Read UTF-8 text; a byte-order mark is dropped and CRLF becomes LF, which is said once for each file.
 
     Raises UserError naming file, line and offset for a byte that is not UTF-8, and for an empty file.
     """
     data = read_bytes(path)
     try:
-        text = data.decode("utf-8").removeprefix("\ufeff")
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         what = f"byte 0x{data[error.start]:02x} at offset {error.start} is not UTF-8"
         raise UserError(f"{path}:{line}", what, "save the file as UTF-8", DATA) from None
-    if not text.strip():
+    if not text.removeprefix("\ufeff").strip():
         raise UserError(str(path), f"the file is empty ({len(data)} bytes)", "put some text into it", DATA)
-    return text.replace("\r\n", "\n")
+    found = {"a byte-order mark is left out": text.startswith("\ufeff"), "CRLF is read as LF": "\r\n" in text}
+    if any(found.values()):
+        _say_once(f"{path}: {', '.join(what for what, there in found.items() if there)}")
+    return text.removeprefix("\ufeff").replace("\r\n", "\n")
+
+
+@cache
+def _say_once(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def read_bytes(path: Path | str) -> bytes:

@@ -159,6 +159,15 @@ def test_reports_are_metrics_or_plots_outside_the_cache(stage):
             assert not out.use_cache, out.def_path
 
 
+def waits_for_check(stage) -> bool:
+    """Whether it cannot start, and so DVC cannot remove its outputs, before params.yaml has been checked."""
+    return ".check/ok" in {dep.def_path for dep in stage.deps}
+
+
+def test_every_stage_waits_for_check():
+    assert [stage.name for stage in STAGES if not waits_for_check(stage)] == ["check"]  # which shows the rule can fail
+
+
 def module_name(path: Path) -> str:
     return ".".join(path.relative_to("llm").with_suffix("").parts)
 

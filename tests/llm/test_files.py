@@ -139,6 +139,24 @@ def test_csv_reads_back_as_it_was(tmp_path_factory, rows):
 # --- reading ---
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\xef\xbb\xbfone\n", ["a byte-order mark is left out"]),
+        (b"one\r\n", ["CRLF is read as LF"]),
+        (b"\xef\xbb\xbfone\r\n", ["a byte-order mark is left out, CRLF is read as LF"]),
+        (b"one\n", []),
+        (b"one\rtwo", []),
+    ],
+)
+def test_what_is_normalised_is_said_once(content, said, tmp_path, capsys):
+    path = tmp_path / "a.txt"
+    path.write_bytes(content)
+    texts = {files.read_text(path) for _ in range(2)}
+    assert capsys.readouterr().err.splitlines() == [f"{path}: {what}" for what in said]
+    assert texts == {content.decode("utf-8-sig").replace("\r\n", "\n")}
+
+
 def test_a_byte_order_mark_and_crlf_are_normalised(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\n\xef\xbb\xbf")
     assert files.read_text(tmp_path / "a.txt") == "one\ntwo\n\ufeff"

@@ -485,6 +485,26 @@ def test_what_contradicts_another_section_is_refused_and_its_limit_is_not(key, t
         parse(AllParams, load(write(tmp_path, REAL.replace(old, good))))
 
 
+BAD = {
+    "pretrain": [("lr", value) for value in ("0", "-0.001", ".nan", ".inf")]
+    + [("stride", "0"), ("stride", "-1"), ("context", "0"), ("epochs", "0"), ("batch_size", "0"), ("lr", "fast")],
+    "model": [("dropout", "1.5"), ("dropout", "-0.1"), ("n_head", "5"), ("n_layer", "true"), ("n_layer", "0")],
+}
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"), [(section, key, value) for section, bad in BAD.items() for key, value in bad]
+)
+def test_an_impossible_value_in_the_real_file_is_refused_at_its_key(section, key, value, tmp_path):
+    """As `check` reads it: before DVC removes an output."""
+    start = REAL.index(f"\n{section}:")
+    changed = REAL[:start] + re.sub(rf"\n  {key}: [^ \n]+", f"\n  {key}: {value}", REAL[start:], count=1)
+    assert changed != REAL
+    named = "n_embd" if key == "n_head" else key  # the width is named that the heads do not divide
+    messages = refused(params.read_all, AllParams, write(tmp_path, changed))
+    assert [message.split(": ")[1] for message in messages] == [f"{section}.{named}"]
+
+
 def test_several_contradictions_are_told_at_once(tmp_path):
     text = REAL.replace("seed: 123 # of", "seed: -1 # of").replace("  context: 96", "  context: 257")
     keys = [message.split(": ")[1] for message in refused(read, AllParams, write(tmp_path, text))]

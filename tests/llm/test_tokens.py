@@ -218,6 +218,30 @@ def test_folder_without_text_is_refused(tmp_path: Path) -> None:
         tokens.read_documents(tmp_path, None)
 
 
+@pytest.mark.parametrize("content", [b"", b"\n\n \n\n", b"\xef\xbb\xbf"], ids=["no byte", "line ends", "a mark"])
+@pytest.mark.parametrize("separator", [None, "\n\n"])
+def test_empty_text_file_is_refused(tmp_path: Path, content: bytes, separator: str | None) -> None:
+    (tmp_path / "a.txt").write_text("one")
+    assert tokens.read_documents(tmp_path, separator) == ["one"]
+    (tmp_path / "b.txt").write_bytes(content)
+    with pytest.raises(UserError, match=rf"b\.txt: the file is empty \({len(content)} bytes\)") as caught:
+        tokens.read_documents(tmp_path, separator)
+    assert caught.value.code == DATA
+
+
+@pytest.mark.parametrize("text", ["a\u2028b", "a\x85b", "a\x0cb"], ids=ascii)
+def test_foreign_line_end_stays_in_the_corpus(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    assert tokens.read_documents(tmp_path, "\n\n") == [text]
+
+
+def test_special_token_in_the_corpus_is_ordinary_text(vocabulary: Path) -> None:
+    ours = Tokenizer.load(vocabulary)
+    ids = encode_documents(["a<|endoftext|>b", "c"], ours).tolist()
+    assert ids.count(ours.eot) == 1  # the one between the two
+    assert ours.decode(ids[: ids.index(ours.eot)]) == "a<|endoftext|>b"
+
+
 def test_one_document_is_cut_at_a_fraction_of_its_characters() -> None:
     assert tokens.split_documents(["0123456789"], 0.9) == (["012345678"], ["9"])
 

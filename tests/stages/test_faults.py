@@ -150,7 +150,7 @@ FAULTS = {
     ),
     "damaged tokens": Fault("pretrain", 3, rf"{SHARD}: sha256 ", write(SHARD, flip_last_byte)),
     "truncated weights": Fault("finetune_instruct", 3, rf"{WEIGHTS}: ", write(WEIGHTS, lambda data: data[:-1000])),
-    "divergence": Fault("finetune_instruct", 5, "", change(finetune_instruct={"lr": 1e30})),
+    "divergence": Fault("finetune_instruct", 5, "`dvc checkout` brings", change(finetune_instruct={"lr": 1e30})),
     "judge down": Fault("evaluate_with_judge", 4, r"judge\.url \(http://127\.0\.0\.1:\d+\): ", no_server),
     "running already": Fault("download spam", 7, ME, run=locked),
     "SIGINT": Fault("finetune_instruct", 130, "interrupted: by SIGINT", LONG, stopped_by(signal.SIGINT)),

@@ -48,3 +48,26 @@ def test_the_prompt_is_in_the_models_form(form, header, prompt, tmp_path, vocabu
     (response,) = files.read_json(Path("reports/respond/responses.json"))
     assert response["model_response"] == ("Red." if form == "phi3" else "<|assistant|>:\nRed.")
     assert _book_prompt(response, format_prompt(response), 0).startswith("Given the input `Below is an instruction")
+
+
+@pytest.mark.parametrize("wanted", [1, 256])
+def test_new_tokens_are_capped_at_what_the_context_leaves_and_counted(
+    wanted, tmp_path, vocabulary, model_config, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copyfile(ROOT / "params.yaml", "params.yaml")
+    shutil.copyfile(ROOT / "dvc.yaml", "dvc.yaml")
+    changes = {"respond": {"decoding": {"max_new_tokens": wanted}}, "tracking": {"enabled": False}}
+    params.apply([changes | {"runtime": {"threads": 1, "keep_pages": False}}], AllParams)
+    checkpoint.save_model(GPT(model_config(context_length=256)), vocabulary, Path("models/instruct"))
+    files.write_json(Path("data/instructions/test.json"), [ENTRY, ENTRY])
+    given = []
+
+    def answer(model, prompts, config, stop, seeds, limits):
+        given.extend((len(prompt), limit) for prompt, limit in zip(prompts, limits, strict=True))
+        return [[] for _ in prompts]
+
+    monkeypatch.setattr(respond, "generate", answer)
+    respond.main(params.read(respond.Params))
+    assert given == [(length, min(wanted, 256 - length)) for length, _ in given]
+    assert files.read_json(Path("reports/respond/metrics.json"))["n_capped"] == (0 if wanted == 1 else 2)

@@ -1,0 +1,213 @@
+"""DVC around our stages: failing, killed, doubled, with a damaged cache and every type of link; the same bytes after.
+
+The stage is a download from a server of ours, which keeps its answer back until a test lets it go.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from llm import files
+from llm.errors import UserError
+from tests.stages.project import ROOT, Project
+
+pytestmark = pytest.mark.slow
+
+STAGE, OUT = "download@spam", "data/raw/spam"
+BODY = b"ham\tsee you at noon\nspam\twin a prize now\n"
+
+
+class Server:
+    """Answers with `body` once it may; knows when it has been asked."""
+
+    def __init__(self) -> None:
+        self.asked, self.may = threading.Event(), threading.Event()
+        self.may.set()
+        self.body = BODY
+        owner = self
+
+        class Exchange(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                owner.asked.set()
+                owner.may.wait(60)
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(owner.body)))
+                self.end_headers()
+                self.wfile.write(owner.body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Exchange)
+        self.http.daemon_threads = True
+        self.http.block_on_close = False
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http.server_port}/spam.tsv"
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    one = Server()
+    yield one
+    one.may.set()
+    one.http.shutdown()
+    one.http.server_close()
+
+
+@pytest.fixture
+def project(server: Server, tmp_path: Path) -> Project:
+    made = Project.create(tmp_path / "project")
+    shutil.copytree(ROOT / "data/web", made.folder / "data/web")
+    made.set(tracking={"enabled": False}, download={"spam": source(server, BODY)})
+    return made
+
+
+def source(server: Server, body: bytes) -> dict[str, object]:
+    pin = {"sha256": hashlib.sha256(body).hexdigest(), "size": len(body)}
+    return {"source": "data/web", "files": [{"name": "spam.tsv", "url": server.url, **pin}]}
+
+
+def cached(project: Project) -> dict[str, bytes]:
+    """Every object of the cache; beside them it records runs, of `check` too."""
+    return project.bytes(".dvc/cache/files")
+
+
+def out(project: Project) -> bytes:
+    return (project.folder / OUT / "spam.tsv").read_bytes()
+
+
+def stage_ended(project: Project) -> bool:
+    """Whether the stage has given its lock back within ten seconds."""
+    for _ in range(100):
+        try:
+            with files.lock(project.folder / ".work" / STAGE / "lock"):
+                return True
+        except UserError:
+            time.sleep(0.1)
+    return False
+
+
+def test_a_failed_stage_that_is_committed_by_force_leaves_nothing_wrong(project, server):
+    project.repro(STAGE)
+    lock, objects = (project.folder / "dvc.lock").read_bytes(), cached(project)
+    project.set(download={"spam": source(server, BODY + b"ham\tone more\n")})  # not what the server sends
+    assert project.run("dvc", "repro", STAGE, ok=False).returncode != 0
+
+    project.run("dvc", "commit", "-f", STAGE, ok=False)
+
+    assert set(cached(project)) <= set(objects)  # nothing half-done is kept
+    server.body = BODY + b"ham\tone more\n"
+    project.repro(STAGE)
+    assert out(project) == server.body
+    server.body = BODY
+    project.set(download={"spam": source(server, BODY)})
+    project.repro(STAGE)
+    assert out(project) == BODY
+    assert (project.folder / "dvc.lock").read_bytes() == lock
+
+
+def test_after_a_failed_stage_the_old_output_is_one_checkout_away(project, server):
+    project.repro(STAGE)
+    lock = (project.folder / "dvc.lock").read_bytes()
+    server.body = BODY.swapcase()
+    project.set(download={"spam": source(server, BODY + b"ham\tone more\n")})
+    assert project.run("dvc", "repro", STAGE, ok=False).returncode != 0
+    project.run("dvc", "checkout", STAGE)
+    assert out(project) == BODY
+    entry = lock[lock.index(STAGE.encode()) :]
+    assert (project.folder / "dvc.lock").read_bytes().endswith(entry)
+
+
+def test_a_second_repro_beside_a_running_one_changes_nothing(project, server):
+    server.may.clear()
+    with project.start("dvc", "repro", STAGE) as first:
+        assert server.asked.wait(60)
+        before = project.bytes("data", "reports")
+        second = project.run("dvc", "repro", STAGE, ok=False)
+        assert project.bytes("data", "reports") == before
+        server.may.set()
+        _, err = first.communicate()
+    assert second.returncode != 0, second.stdout
+    assert first.returncode == 0, err
+    assert out(project) == BODY
+    assert project.repro(STAGE) == []
+
+
+def test_a_stage_ends_with_the_dvc_that_started_it(project, server):
+    server.may.clear()
+    with project.start("dvc", "repro", STAGE) as process:
+        assert server.asked.wait(60)
+        process.send_signal(signal.SIGKILL)
+        ended = stage_ended(project)  # its output pipes stay open until then
+        process.communicate()
+    assert ended
+    assert not (project.folder / OUT / "spam.tsv").exists()
+    server.may.set()
+    assert STAGE in project.repro(STAGE)
+    assert out(project) == BODY
+
+
+def test_a_stage_on_its_own_goes_on_when_its_parent_is_killed(project, server):
+    """Control of the one above: without DVC nothing ends it."""
+    server.may.clear()
+    project.run("stages.check")
+    with project.start("stages.download", "spam") as process:
+        assert server.asked.wait(60)
+        assert process.poll() is None
+        with pytest.raises(UserError), files.lock(project.folder / ".work" / STAGE / "lock"):
+            pass
+        server.may.set()
+        process.communicate()
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("kind", ["copy", "hardlink", "symlink"])
+def test_every_type_of_link_to_the_cache_gives_the_same(kind, project, server):
+    (project.folder / ".dvc/config.local").write_text(f"[core]\n    no_scm = true\n[cache]\n    type = {kind}\n")
+    project.repro(STAGE)
+    first = cached(project)
+    path = project.folder / OUT / "spam.tsv"
+    linked = {"copy": False, "hardlink": path.stat().st_nlink > 1, "symlink": path.is_symlink()}
+    assert linked[kind] == (kind != "copy")
+    server.body = BODY + b"ham\tone more\n"
+    project.set(download={"spam": source(server, server.body)})
+    project.repro(STAGE)
+    assert out(project) == server.body
+    assert {name: cached(project)[name] for name in first} == first  # not written through the link
+    project.set(download={"spam": source(server, BODY)})
+    project.repro(STAGE)
+    assert out(project) == BODY
+
+
+def test_a_damaged_object_of_the_cache_is_found(project, server):
+    project.repro(STAGE)
+    assert project.run("llm", "fsck").stdout.endswith("outputs are as dvc.lock says\n")
+    md5 = hashlib.md5(BODY).hexdigest()
+    (name,) = [name for name in cached(project) if name.endswith(f"{md5[:2]}/{md5[2:]}")]
+    path = project.folder / name
+    path.chmod(0o644)
+    path.write_bytes(BODY.swapcase())
+    path.chmod(0o444)
+    shutil.rmtree(project.folder / OUT)
+    project.run("dvc", "checkout", STAGE, ok=False)
+
+    done = project.run("llm", "fsck", ok=False)
+
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[-1].startswith(f"error: {OUT}: ")
+    shutil.rmtree(project.folder / ".dvc/cache")
+    shutil.rmtree(project.folder / OUT, ignore_errors=True)
+    project.repro(STAGE)
+    assert out(project) == BODY
