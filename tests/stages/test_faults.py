@@ -155,6 +155,12 @@ FAULTS = {
     "running already": Fault("download spam", 7, ME, run=locked),
     "SIGINT": Fault("finetune_instruct", 130, "interrupted: by SIGINT", LONG, stopped_by(signal.SIGINT)),
     "SIGTERM": Fault("finetune_instruct", 143, "terminated: by SIGTERM", LONG, stopped_by(signal.SIGTERM)),
+    "too large a model": Fault(
+        "pretrain",
+        6,
+        r"params\.yaml: pretrain\.micro_batch_size: training needs about .* GB of memory",
+        change(model={"n_embd": 600_000, "n_head": 6}),
+    ),
     "disk full while saving": Fault("finetune_instruct", 6, rf"{STATE}/\w+\.safetensors: {ROOM}", run=small_disk),
     "disk full at the end": Fault(
         "finetune_instruct",
