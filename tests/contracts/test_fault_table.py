@@ -15,7 +15,7 @@ LEAST = {
     "download": 44,
     "data": 34,
     "parameters": 32,
-    "dvc": 11,
+    "pipeline": 11,
 }
 GOOD = "tests/contracts/test_fault_table.py::test_the_page_is_what_would_be_rendered"
 ENTRY = "- {{fault: a, expect: b, tests: [{}], control: null}}\n"
