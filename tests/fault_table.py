@@ -29,7 +29,7 @@ SECTIONS = {
     "parameters": "Parameters",
     "tokens": "Tokens and checkpoints",
     "training": "Training",
-    "pipeline": "DVC",
+    "pipeline": "DVC",  # a file dvc.yaml would be DVC's
     "judge": "Judge",
     "tracking": "Tracking and ranks",
 }
