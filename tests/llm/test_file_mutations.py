@@ -258,9 +258,8 @@ def test_the_oracle_sees_a_token_file_read_wrongly(tmp_path):
         data = path.read_bytes()
         return np.frombuffer(data[512:], np.uint16).tolist(), 77, "t"
 
-    given = {answer(lax, path, mutate_shard(raw, random.Random(seed)), shard) for seed in range(100)}
-    assert any("accepted, but" in text for text in given)
-    assert any("read as" in text for text in given)
+    assert "changed" in answer(lax, path, raw[:-2] + b"\1\0", shard)
+    assert "read as" in answer(lax, path, raw.replace(b"77", b"78"), shard)
 
 
 # Model folders
