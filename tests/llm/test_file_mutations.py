@@ -259,7 +259,7 @@ def test_the_oracle_sees_a_token_file_read_wrongly(tmp_path):
         return np.frombuffer(data[512:], np.uint16).tolist(), 77, "t"
 
     assert "changed" in answer(lax, path, raw[:-2] + b"\1\0", shard)
-    assert "read as" in answer(lax, path, raw.replace(b"77", b"78"), shard)
+    assert "read as" in answer(lax, path, raw.replace(b": 77", b": 78"), shard)
 
 
 # Model folders
