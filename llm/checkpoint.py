@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -91,6 +91,7 @@ def load_classifier(folder: Path | str) -> tuple[Classifier, list[str]]:
     if published.get("architectures") != ["Classifier"] or not labels or position not in get_args(Position):
         what = f"describes {published.get('architectures')}, not a classifier with its labels and position"
         raise UserError(where, what, "name a folder that finetune_spam wrote, such as models/spam", DATA)
+    _check_reading(labels, pad_to, causal, where)
     tensors = read_tensors(folder / WEIGHTS)
     score = {name.removeprefix(SCORE): tensors.pop(name) for name in list(tensors) if name.startswith(SCORE)}
     gpt = gpt2.load_published(config, tensors, str(folder / WEIGHTS))
@@ -101,6 +102,18 @@ def load_classifier(folder: Path | str) -> tuple[Classifier, list[str]]:
         raise UserError(str(folder / WEIGHTS), what, "run `dvc checkout`", DATA)
     model.score.load_state_dict(score)
     return model, labels
+
+
+def _check_reading(labels: Any, pad_to: Any, causal: Any, where: str) -> None:
+    different = isinstance(labels, list) and all(type(one) is str for one in labels) and len(set(labels)) == len(labels)
+    width = pad_to is None or (type(pad_to) is int and pad_to > 0)
+    for key, value, fine, kind in [
+        ("labels", labels, different, "a list of different texts"),
+        ("pad_to", pad_to, width, "null or a whole number above 0"),
+        ("causal", causal, type(causal) is bool, "true or false"),
+    ]:
+        if not fine:
+            raise UserError(where, f"{key} is {value!r}, not {kind}", "run `dvc checkout`", DATA)
 
 
 def read_config(folder: Path) -> ModelConfig:

@@ -8,7 +8,7 @@ OpenAI's own layout is read only: `hparams.json`, and TensorFlow's names, the fo
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -102,6 +102,7 @@ def parse_config(published: Any, where: str) -> ModelConfig:
     def rate(key: str, default: Any) -> Any:
         return read(key, default, "a number", lambda value: type(value) in (int, float))
 
+    init = read("init", "gpt2", "gpt2 or torch", lambda value: value in ("gpt2", "torch"))
     shortcut = rate("resid_pdrop", 0.0)
     embedding, attention = (rate(key, shortcut) for key in ("embd_pdrop", "attn_pdrop"))
     config = ModelConfig(
@@ -115,7 +116,7 @@ def parse_config(published: Any, where: str) -> ModelConfig:
         dropout_attention=None if attention == shortcut else attention,
         qkv_bias=flag("qkv_bias"),
         tie_head=flag("tie_word_embeddings"),
-        init="torch" if published.get("init") == "torch" else "gpt2",
+        init=init,
         attention="sdpa",
     )
     raise_all(problems)
@@ -156,6 +157,7 @@ def load_published(config: ModelConfig, tensors: Mapping[str, Tensor], where: st
     Names may come with or without `transformer.`. Raises UserError listing every missing, extra or misshaped
     tensor, every tensor that is not floating point, and every one that holds NaN or infinity.
     """
+    raise_all(list(_out_of_proportion(config, tensors, where)))
     with torch.device("meta"):
         model = GPT(config)
     found = _checked(tensors, _published_shapes(config), where)
@@ -214,6 +216,17 @@ def _published_shapes(config: ModelConfig) -> dict[str, torch.Size]:
     with torch.device("meta"):
         stored = GPT(replace(config, qkv_bias=True))
     return {name: tensor.shape for name, tensor in _published_tensors(stored).items()}
+
+
+def _out_of_proportion(config: ModelConfig, tensors: Mapping[str, Tensor], where: str) -> Iterator[UserError]:
+    """Sizes that no such file can have, before a model of millions of layers is made to compare it with."""
+    most = max((tensor.numel() for tensor in tensors.values()), default=0)
+    for name, limit in [
+        ("n_layer", len(tensors)),
+        *dict.fromkeys(("vocab_size", "context_length", "n_embd"), most).items(),
+    ]:
+        if (value := getattr(config, name)) > limit:
+            yield UserError(where, f"is too small for config.json, whose {name} is {value}", FIX, DATA)
 
 
 def _checked(tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], where: str) -> dict[str, Tensor]:

@@ -142,8 +142,7 @@ def write_shards(
             "tokenizer": pins.tokenizer,
             "sha256": hashlib.sha256(body).hexdigest(),
         }
-        line = json.dumps(header).encode()
-        write_bytes(folder / f"{split}-{number:05d}.bin", line.ljust(HEADER_BYTES - 1) + b"\n" + body)
+        write_bytes(folder / f"{split}-{number:05d}.bin", _header_line(header) + body)
 
 
 class TokenWindows:
@@ -195,8 +194,9 @@ def read_shard(path: Path, vocab_size: int) -> tuple[NDArray[Any], dict[str, Any
     try:
         header = json.loads(start)
         kind = np.dtype({"uint16": np.uint16, "uint32": np.uint32}[header["dtype"]])
-        if header["magic"] != MAGIC or not header.keys() >= HEADER_KEYS:
-            raise KeyError
+        whole = all(type(header[key]) is int and header[key] >= 0 for key in ("count", "text_bytes", "vocab_size"))
+        if header["magic"] != MAGIC or not header.keys() >= HEADER_KEYS or not whole or start != _header_line(header):
+            raise KeyError  # the last also where a key stands twice
     except (ValueError, KeyError, TypeError):
         raise UserError(str(path), f"not a token shard: begins with {start[:20]!r}", again, DATA) from None
     if header["vocab_size"] != vocab_size:
@@ -215,6 +215,10 @@ def read_shard(path: Path, vocab_size: int) -> tuple[NDArray[Any], dict[str, Any
     if int(ids.max()) >= vocab_size:
         raise UserError(str(path), f"token id {int(ids.max())} is not below vocab_size ({vocab_size})", again, DATA)
     return ids, header
+
+
+def _header_line(header: dict[str, Any]) -> bytes:
+    return json.dumps(header).encode().ljust(HEADER_BYTES - 1) + b"\n"
 
 
 def _shards(folder: Path, split: str) -> list[Path]:

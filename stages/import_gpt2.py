@@ -26,7 +26,7 @@ def main(params: Params, item: str) -> None:
     """Import `item`, named on the command line by dvc.yaml."""
     source = item_of(params.import_gpt2, item, "import_gpt2")
     with stage(f"import_gpt2@{item}", source) as run:
-        weights = sum(path.stat().st_size for path in Path(source.source).glob("*") if path.is_file())
+        weights = max((path.stat().st_size for path in Path(source.source).glob("*") if path.is_file()), default=0)
         where = f"params.yaml: import_gpt2.{item}.source"
         size = weights + weights // 2  # the tensors, and part of their copies for the file
         preflight.check_memory(where, "the import", size, "cpu", "import a smaller model, or free some memory")

@@ -16,6 +16,10 @@ LEAST = {
     "data": 34,
     "parameters": 32,
     "pipeline": 11,
+    "tokens": 45,
+    "training": 34,
+    "judge": 54,
+    "tracking": 15,
 }
 GOOD = "tests/contracts/test_fault_table.py::test_the_page_is_what_would_be_rendered"
 ENTRY = "- {{fault: a, expect: b, tests: [{}], control: null}}\n"

@@ -7,7 +7,7 @@ a copy means.
 import copy
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,55 +16,9 @@ import pytest
 from llm.errors import USAGE, UserError
 from llm.params import flat, load, read_all
 from stages.check import AllParams
+from tests.mutations import mutate_document, text_of
 
 ROOT = Path(__file__).parents[2]
-VALUES = [0, -1, 1, 10, 2**31, 2**53 + 1, 10**30, 0.0, -0.5, 1.5, 5e-324, 1e308, 5e-05, True, False, None]
-VALUES += [
-    "",
-    "5e-05",
-    "010",
-    "yes",
-    "null",
-    "\u2028",
-    "é\u0000",
-    "x" * 10_000,
-    [],
-    [1],
-    [[]],
-    {},
-    {"a": 1},
-    {"": None},
-]
-
-
-def sections(value: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(value, dict):
-        yield value
-        for item in value.values():
-            yield from sections(item)
-
-
-def mutate(document: dict[str, Any], chance: random.Random) -> None:
-    """Delete, double, rename or retype one key, or take its number to an extreme."""
-    section = chance.choice([one for one in sections(document) if one])
-    key = chance.choice(sorted(section))
-    kind = chance.choice(["delete", "double", "rename", "retype", "value", "value", "move"])
-    if kind == "delete":
-        del section[key]
-    elif kind == "double":
-        section[key + "\0"] = section[key]  # `text_of` writes it without the mark
-    elif kind == "rename":
-        section[chance.choice([key + "s", key[:-1], key.upper(), " " + key, "é"])] = section.pop(key)
-    elif kind == "retype":
-        section[key] = chance.choice([str, lambda v: [v], lambda v: {"value": v}, bool])(section[key])
-    elif kind == "value":
-        section[key] = copy.deepcopy(chance.choice(VALUES))
-    else:
-        chance.choice(list(sections(document)))[key] = copy.deepcopy(section[key])
-
-
-def text_of(value: dict[str, Any]) -> str:
-    return json.dumps(value, indent=1).replace('\\u0000":', '":')
 
 
 def meaning(text: str) -> tuple[dict[str, Any], bool]:
@@ -118,7 +72,7 @@ def test_no_mutation_is_misread(tmp_path):
     for seed in range(1000):
         chance, document = random.Random(seed), copy.deepcopy(good)
         for _ in range(chance.choice([1, 1, 2, 4])):
-            mutate(document, chance)
+            mutate_document(document, chance)
         assert wrong(read, tmp_path / "params.yaml", text_of(document)) is None, seed
     assert 500 < len(refused) < 1000  # most copies are broken, some are another valid file
 

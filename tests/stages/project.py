@@ -44,7 +44,7 @@ class Project:
         environment.pop("MLFLOW_TRACKING_URI", None)
         piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(
-            [sys.executable, "-m", module, *words], cwd=self.folder, env=environment, **piped, **options
+            [sys.executable, "-m", module, *words], cwd=self.folder, env=environment, **{**piped, **options}
         )
 
     def run(self, module: str, *words: str, ok: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
