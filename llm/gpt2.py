@@ -220,11 +220,9 @@ def _published_shapes(config: ModelConfig) -> dict[str, torch.Size]:
 
 def _out_of_proportion(config: ModelConfig, tensors: Mapping[str, Tensor], where: str) -> Iterator[UserError]:
     """Sizes that no such file can have, before a model of millions of layers is made to compare it with."""
-    most = max((tensor.numel() for tensor in tensors.values()), default=0)
-    for name, limit in [
-        ("n_layer", len(tensors)),
-        *dict.fromkeys(("vocab_size", "context_length", "n_embd"), most).items(),
-    ]:
+    most = max([10**6, *(tensor.numel() for tensor in tensors.values())])  # below that, `_misfits` names each tensor
+    limits = dict.fromkeys(("vocab_size", "context_length", "n_embd"), most) | {"n_layer": max(1000, len(tensors))}
+    for name, limit in limits.items():
         if (value := getattr(config, name)) > limit:
             yield UserError(where, f"is too small for config.json, whose {name} is {value}", FIX, DATA)
 
