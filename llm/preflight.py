@@ -1,9 +1,9 @@
 """Before a heavy stage starts: will it fit into memory, and on the disk? Estimates from the parameters alone.
 
 A false refusal is worse than none. The estimate of training is within 0.6 to 1.15 times the measured peak (tested), so
-the peak is at least 0.87 of it; a stage is refused only where even 0.7 of an estimate exceeds what is available. Between
-that and the whole estimate there is a warning. Decoding and importing count tensors only. What this system does not
-tell is not checked.
+the peak is at least 0.87 of it; a stage is refused only where even 0.7 of an estimate exceeds what is available.
+Between that and the whole estimate there is a warning. Decoding and importing count tensors only. What this system
+does not tell is not checked.
 """
 
 from __future__ import annotations

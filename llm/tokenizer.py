@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import tiktoken
@@ -95,7 +96,9 @@ def adopt(source: Path, folder: Path) -> None:
     Tokenizer.load(source)
     vocab = read_json(source / "vocab.json")
     vocab.pop(END_OF_TEXT, None)
-    _write(vocab, _merges(source / "merges.txt"), folder)
+    merges = _merges(source / "merges.txt")
+    _check_pairs(merges, source / "merges.txt")
+    _write(vocab, merges, folder)
 
 
 def copy(source: Path, folder: Path) -> None:
@@ -150,6 +153,28 @@ def _ranks(vocab_file: Path, merges_file: Path) -> dict[bytes, int]:
         raise UserError(str(vocab_file), what, "take both files from the same tokenizer", DATA)
     to_byte = {letter: byte for byte, letter in enumerate(letters)}
     return {bytes(to_byte[letter] for letter in token): rank for token, rank in vocab.items()}
+
+
+def _check_pairs(merges: list[str], path: Path) -> None:
+    """Raise UserError for a merge of other parts than those that the merges before it make of its token.
+
+    Encoders that follow ranks, as tiktoken, and ones that follow pairs, as transformers, would disagree on it.
+    """
+    ranks: dict[tuple[str, str], int] = {}
+    for number, merge in enumerate(merges):
+        first, second = merge.split(" ")
+        parts = list(first + second)
+        while len(parts) > 1:
+            pairs = [ranks.get(pair, number) for pair in pairwise(parts)]
+            best = min(pairs)
+            if best == number:
+                break
+            at = pairs.index(best)
+            parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        if parts != [first, second]:
+            what = f"merge {number} joins {first!r} and {second!r}, but those before it make {parts} of that"
+            raise UserError(str(path), what, "take the merges in the order in which they were learned", DATA)
+        ranks[first, second] = number
 
 
 def _merges(path: Path) -> list[str]:

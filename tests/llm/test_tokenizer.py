@@ -15,7 +15,8 @@ from tokenizers import Tokenizer as HuggingFace
 
 from llm import tokenizer
 from llm.errors import DATA, UserError
-from llm.tokenizer import END_OF_TEXT, FILES, Tokenizer, TokenizerConfig
+from llm.files import read_json, write_json, write_text
+from llm.tokenizer import END_OF_TEXT, FILES, Tokenizer, TokenizerConfig, adopt
 
 # Two implementations may know different editions of Unicode, so unassigned characters are left out.
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs", "Cn"]), max_size=60)
@@ -115,6 +116,25 @@ def test_training_twice_writes_the_same_bytes(vocabulary: Path, tmp_path: Path) 
 def test_adopting_a_vocabulary_keeps_its_bytes(vocabulary: Path, tmp_path: Path) -> None:
     tokenizer.adopt(vocabulary, tmp_path)
     assert [(tmp_path / name).read_bytes() for name in FILES] == [(vocabulary / name).read_bytes() for name in FILES]
+
+
+def test_merges_that_encoders_would_read_differently_are_refused(vocabulary: Path, tmp_path: Path) -> None:
+    """`t he` after `t h`: by ranks "the" is th+e, by pairs t+he; the same tokens, the same ids, other encodings."""
+    letters = {token: rank for token, rank in read_json(vocabulary / "vocab.json").items() if rank < 256}
+
+    def folder(name: str, merges: list[str]) -> Path:
+        words = [merge.replace(" ", "") for merge in merges]
+        vocab = letters | {word: 256 + number for number, word in enumerate(words)}
+        write_json(tmp_path / name / "vocab.json", vocab | {END_OF_TEXT: len(vocab)})
+        write_text(tmp_path / name / "merges.txt", "\n".join(["#version: 0.2", *merges]) + "\n")
+        return tmp_path / name
+
+    adopt(folder("sound", ["t h", "h e", "th e"]), tmp_path / "adopted")
+    with pytest.raises(
+        UserError, match=r"merges\.txt: merge 2 joins 't' and 'he', but those before it make \['th', 'e'"
+    ):
+        adopt(folder("foreign", ["t h", "h e", "t he"]), tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
 
 
 def test_corpus_too_small_for_the_vocabulary_names_the_largest_size(tmp_path: Path) -> None:

@@ -1,0 +1,172 @@
+"""`dvc repro` of the whole pipeline under random kills and random damage: it ends with the bytes of a quiet rebuild."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import signal
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llm import files, params
+from stages.check import AllParams
+from tests.mutations import mutate_bytes
+from tests.stages.project import ROOT, Project
+
+pytestmark = pytest.mark.slow
+
+KILLS = 30
+BROKEN_LOCK = "Unable to read RWLock-file"
+TRAINING = ("pretrain", "finetune_spam", "finetune_instruct")
+RAN, FAILED = re.compile("Running stage '([^']+)'"), re.compile("failed to reproduce '([^']+)'")
+RESULTS = ("dvc.lock", "data", "models", "reports", ".check")
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The smoke profile on a part of the sample, nothing of it built; training long enough to be hit."""
+    made = Project.create(tmp_path_factory.mktemp("kills") / "plain")
+    params.overlay(ROOT / "configs" / "smoke.yaml", AllParams, made.folder / "params.yaml")
+    made.set(
+        tracking={"enabled": False},
+        runtime={"threads": 1},
+        pretrain={"save_every": 10, "epochs": 3},
+        finetune_spam={"save_every": 5, "epochs": 4},
+        finetune_instruct={"save_every": 5, "epochs": 8},
+    )
+    corpus, instructions = (made.folder / "data/sample" / name for name in ("corpus.txt", "instructions.json"))
+    corpus.write_bytes(corpus.read_bytes()[:100_000])
+    files.write_json(instructions, files.read_json(instructions)[:200])
+    return made
+
+
+@pytest.fixture(scope="module")
+def built(plain: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = plain.copy(tmp_path_factory.mktemp("kills") / "built")
+    project.repro()
+    return project
+
+
+@dataclass(frozen=True)
+class Running:
+    """A process of the group of a `dvc repro`."""
+
+    pid: int
+    words: list[str]
+
+    @property
+    def stage(self) -> str | None:
+        """The stage that the process runs, if it is one."""
+        at = self.words.index("-m") + 1 if "-m" in self.words[:3] else 0
+        name = self.words[at] if at else ""
+        return name.removeprefix("stages.") if name.startswith("stages.") else None
+
+
+def running(group: int) -> list[Running]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            pid = int(folder.name)
+            if os.getpgid(pid) == group and (folder / "stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                found.append(Running(pid, (folder / "cmdline").read_text().split("\0")))
+        except (ProcessLookupError, FileNotFoundError, PermissionError):
+            continue
+    return found
+
+
+def disturb(project: Project, after: float, chance: random.Random) -> tuple[str, str | None, str]:
+    """Start `dvc repro`, strike `after` seconds; how (`none`: it was done), in which stage, and what it said."""
+    log = project.folder / ".work-log"
+    with log.open("w+") as out:
+        process = project.start("dvc", "repro", start_new_session=True, stdout=out, stderr=out)
+        how, end = chance.choice(["stage", "dvc", "group", "SIGTERM", "SIGINT"]), time.monotonic() + after
+        while process.poll() is None and time.monotonic() < end:
+            time.sleep(0.02)
+        there = running(process.pid)
+        stage = next((one.stage for one in there if one.stage), None)
+        if process.poll() is None:
+            if how == "stage" and stage:
+                os.kill(next(one.pid for one in there if one.stage), signal.SIGKILL)
+            elif how in ("stage", "dvc"):
+                os.kill(process.pid, signal.SIGKILL)
+            else:
+                os.killpg(process.pid, signal.SIGKILL if how == "group" else signal.Signals[how])
+        else:
+            how = "none"
+        process.wait()
+        patience = time.monotonic() + 60
+        while running(process.pid):  # a stage whose dvc is gone saves and ends
+            assert time.monotonic() < patience, [one.words for one in running(process.pid)]
+            time.sleep(0.05)
+        text = log.read_text()
+        if how == "none" and BROKEN_LOCK in text:  # DVC was killed as it wrote its lock: what its message asks for
+            (project.folder / ".dvc/tmp/rwlock").unlink()
+            how = "rwlock"
+        assert how != "none" or process.returncode == 0, text
+    log.unlink()
+    return how, stage, text
+
+
+def results(project: Project) -> dict[str, bytes]:
+    found = project.bytes(*RESULTS)
+    return {name: data for name, data in found.items() if not name.startswith("data/sample/")}
+
+
+def test_killed_anywhere_a_repro_ends_with_the_same_bytes(plain, built, tmp_path):
+    good, chance = results(built), random.Random(5)
+    struck: Counter[str] = Counter()
+    hit: Counter[str | None] = Counter()
+    resumed = 0
+    number = 0
+    while struck.total() < KILLS:
+        project = plain.copy(tmp_path / str(number))
+        number += 1
+        how = ""
+        while how != "none":
+            after = chance.uniform(2, 9) if struck.total() < KILLS else 600  # enough: let it end
+            how, stage, said = disturb(project, after, chance)
+            resumed += "resuming after step" in said
+            if how not in ("none", "rwlock"):
+                struck[how] += 1
+                hit[stage] += 1
+        assert results(project) == good, (number, struck)
+        shutil.rmtree(project.folder)
+    print(dict(struck), dict(hit), f"{number} rebuilds, resumed {resumed} times")
+    assert all(struck[how] for how in ("stage", "dvc", "group", "SIGTERM", "SIGINT"))
+    assert sum(hit[stage] for stage in TRAINING) >= 5
+    assert resumed >= 3
+
+
+def test_damaged_inputs_cost_no_good_output(built, tmp_path):
+    """Twenty mutations of params.yaml and the data, one after the other: refused, and what was built is still there."""
+    project = built.copy(tmp_path / "project")
+    good, refused = results(project), 0
+    lock = yaml.safe_load((project.folder / "dvc.lock").read_text())["stages"]
+    pieces = [b"", b"\n", b"\t", b"{", b"]", b": ", b"\xff", b"null", b"-1"]
+    inputs = ("params.yaml", "data/sample/spam.tsv", "data/sample/instructions.json", "data/sample/corpus.txt")
+    for seed in range(20):
+        chance = random.Random(seed)
+        path = project.folder / inputs[seed % len(inputs)]
+        sound = path.read_bytes()
+        path.write_bytes(mutate_bytes(sound, chance, pieces))
+        done = project.run("dvc", "repro", "tokenize", ok=False)  # `check` and the readers of all data
+        if done.returncode:
+            refused += 1
+            lines = [line for line in done.stderr.splitlines() if line.startswith(("error: ", "ERROR: "))]
+            assert lines, done.stderr
+            assert "Traceback" not in done.stderr
+            fine = set(RAN.findall(done.stdout)) - set(FAILED.findall(done.stderr))
+            new = tuple(out["path"] for stage in fine for out in lock[stage]["outs"])
+            left = {k: v for k, v in results(project).items() if k != "dvc.lock" and not k.startswith(new)}
+            assert left.items() <= good.items(), done.stderr  # all else is as it was, or absent
+        path.write_bytes(sound)
+        project.repro("tokenize")
+        assert results(project) == good, seed
+    assert 8 <= refused <= 19
