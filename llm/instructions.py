@@ -34,6 +34,7 @@ class InstructionsConfig:
 
     train_fraction: float
     test_fraction: float  # the rest is the validation split
+    empty: Literal["refuse", "skip"]  # entries without an instruction or an output: an error, or left out and counted
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with these values together."""
@@ -62,19 +63,29 @@ class FinetuneInstructConfig(TrainConfig):
         yield from check_together(self.trainable, self.lora)
 
 
-def read_entries(path: Path) -> list[Entry]:
+def read_entries(path: Path, skip_empty: bool = False) -> list[Entry]:
     """Entries of a JSON list of objects with texts under `instruction`, `input`, `output`.
 
-    Raises UserError naming the entry: not a list, a missing or foreign key, a value that is no text, an empty
-    instruction or output.
+    Raises UserError naming the entry: not a list, a missing or foreign key, a value that is no text, and an empty
+    instruction or output unless `skip_empty` leaves such entries out.
     """
     entries = read_json(path)
     if not isinstance(entries, list) or not entries:
         what = "is an empty list" if entries == [] else f"holds {type(entries).__name__}, not a list of entries"
         raise UserError(str(path), what, "write [{...}, ...]", DATA)
+    kept = []
     for number, entry in enumerate(entries):
-        _check_entry(entry, f"{path}: entry {number}")
-    return entries
+        where = f"{path}: entry {number}"
+        _check_entry(entry, where)
+        empty = [key for key in ("instruction", "output") if not entry[key].strip()]
+        if empty and not skip_empty:
+            fix = "write it, remove the entry, or set tokenize.instructions.empty to skip"
+            raise UserError(where, f"{empty[0]} is empty", fix, DATA)
+        if not empty:
+            kept.append(entry)
+    if not kept:
+        raise UserError(str(path), f"all {len(entries)} entries are empty", "bring some that are not", DATA)
+    return kept
 
 
 def split_entries(entries: Sequence[Entry], config: InstructionsConfig) -> dict[str, list[Entry]]:
@@ -181,6 +192,3 @@ def _check_entry(entry: Any, where: str) -> None:
     foreign = sorted(set(entry) - set(KEYS))
     if foreign:
         raise UserError(where, f"unknown key {foreign[0]!r}", fix, DATA)
-    for key in ("instruction", "output"):
-        if not entry[key].strip():
-            raise UserError(where, f"{key} is empty", "write it, or remove the entry", DATA)

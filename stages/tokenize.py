@@ -95,10 +95,13 @@ def cut_spam(params: Params, vocabulary: Tokenizer, folder: Path) -> dict[str, A
 
 def cut_instructions(params: Params, vocabulary: Tokenizer, folder: Path) -> dict[str, Any]:
     """JSON files of the three splits, in the form of the file itself."""
-    entries = instructions.read_entries(_only_file("instructions"))
+    config, path = params.tokenize.instructions, _only_file("instructions")
+    entries = instructions.read_entries(path, skip_empty=config.empty == "skip")
     counts: dict[str, Any] = {"entries": len(entries), "empty_input": sum(not entry["input"] for entry in entries)}
+    if config.empty == "skip":
+        counts["skipped"] = len(files.read_json(path)) - len(entries)
     questions: dict[str, list[str]] = {}
-    for split, part in instructions.split_entries(entries, params.tokenize.instructions).items():
+    for split, part in instructions.split_entries(entries, config).items():
         files.write_json(folder / f"{split}.json", part)
         counts[split] = len(part)
         texts = [instructions.format_prompt(entry) + instructions.RESPONSE + entry["output"] for entry in part]

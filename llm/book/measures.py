@@ -45,7 +45,7 @@ from llm.train import Silent
 PINS = "configs/book-offline.yaml"  # names, addresses and hashes of the book's files
 FETCH = f"set LLM_MIRROR to a folder with the book's files, or `python -m llm use {PINS} && dvc repro`"
 SPAM = SpamConfig(reading="book", order="shuffled", train_fraction=0.7, validation_fraction=0.1)
-INSTRUCTIONS = InstructionsConfig(train_fraction=0.85, test_fraction=0.1)
+INSTRUCTIONS = InstructionsConfig(train_fraction=0.85, test_fraction=0.1, empty="refuse")
 LORA = LoraConfig(rank=16, alpha=16, scaling="alpha/rank")
 
 # Section 5.2's settings, for one epoch.

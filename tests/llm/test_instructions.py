@@ -22,7 +22,7 @@ from llm.instructions import (
 )
 from llm.tokenizer import Tokenizer
 
-BOOK = InstructionsConfig(train_fraction=0.85, test_fraction=0.1)
+BOOK = InstructionsConfig(train_fraction=0.85, test_fraction=0.1, empty="refuse")
 ENTRY = {"instruction": "Name a colour.", "input": "", "output": "Red."}
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=12)
 ENTRIES = st.lists(
@@ -51,6 +51,20 @@ def refused(do, *arguments) -> str:
 
 
 # --- the prompt ---
+
+
+def test_empty_entries_are_left_out_where_that_is_asked_for(tmp_path):
+    path = tmp_path / "entries.json"
+    path.write_text(json.dumps([ENTRY, ENTRY | {"output": " "}, ENTRY | {"instruction": ""}, ENTRY | {"input": ""}]))
+    assert read_entries(path, skip_empty=True) == [ENTRY, ENTRY | {"input": ""}]
+    with pytest.raises(UserError, match=r"entry 1: output is empty .* set tokenize\.instructions\.empty to skip"):
+        read_entries(path)
+    path.write_text(json.dumps([ENTRY | {"output": ""}]))
+    with pytest.raises(UserError, match="all 1 entries are empty"):
+        read_entries(path, skip_empty=True)
+    path.write_text(json.dumps([ENTRY, ENTRY | {"output": 5}]))
+    with pytest.raises(UserError, match="entry 1: output is 5, not a text"):
+        read_entries(path, skip_empty=True)
 
 
 def test_the_prompt_is_the_books_to_the_character():
@@ -194,7 +208,7 @@ def test_an_empty_part_is_refused():
 
 @pytest.mark.parametrize(("train", "test", "wrong"), [(0.9, 0.1, 1), (0.0, 0.1, 1), (0.5, 1.0, 2), (0.85, 0.1, 0)])
 def test_fractions_leave_something_for_every_part(train, test, wrong):
-    assert len(list(InstructionsConfig(train, test).problems())) == wrong
+    assert len(list(InstructionsConfig(train, test, "refuse").problems())) == wrong
 
 
 # --- batches ---

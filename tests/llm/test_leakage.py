@@ -91,7 +91,7 @@ def test_37_of_the_books_300_test_messages_stand_in_its_training_part(mirror, tm
 
 
 def test_2_of_the_books_110_test_prompts_stand_in_its_training_part(mirror):
-    splits = split_entries(read_entries(mirror / "instruction-data.json"), InstructionsConfig(0.85, 0.1))
+    splits = split_entries(read_entries(mirror / "instruction-data.json"), InstructionsConfig(0.85, 0.1, "refuse"))
     found = counts({split: [question(entry) for entry in part] for split, part in splits.items()})
     assert found["test_exact_in_train"] == 2
     assert found["test_near_in_train"] == 6
