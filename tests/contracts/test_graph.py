@@ -141,7 +141,7 @@ def test_an_item_of_tokenize_reads_the_sections_it_names(item):
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 def test_a_stage_runs_its_own_module_without_shell_syntax(stage):
     words = stage.cmd.split()
-    assert words[:3] == ["python", "-m", f"stages.{code(stage).stem}"]
+    assert words[:4] == ["exec", "python", "-m", f"stages.{code(stage).stem}"]
     assert not set(stage.cmd) & set("|;&<>$`\"'")
 
 

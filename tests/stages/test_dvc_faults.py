@@ -145,9 +145,10 @@ def test_a_second_repro_beside_a_running_one_changes_nothing(project, server):
     assert project.repro(STAGE) == []
 
 
-def test_a_stage_ends_with_the_dvc_that_started_it(project, server):
+@pytest.mark.parametrize("shell", ["", "/bin/sh", "/bin/bash"])  # dvc runs its commands in this one
+def test_a_stage_ends_with_the_dvc_that_started_it(shell, project, server):
     server.may.clear()
-    with project.start("dvc", "repro", STAGE) as process:
+    with project.start("dvc", "repro", STAGE, env={"SHELL": shell}) as process:
         assert server.asked.wait(60)
         process.send_signal(signal.SIGKILL)
         ended = stage_ended(project)  # its output pipes stay open until then
