@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -39,10 +40,11 @@ class Server:
             def do_GET(self) -> None:
                 owner.asked.set()
                 owner.may.wait(60)
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(owner.body)))
-                self.end_headers()
-                self.wfile.write(owner.body)
+                with suppress(ConnectionError):  # who asked has been killed
+                    self.send_response(200)
+                    self.send_header("Content-Length", str(len(owner.body)))
+                    self.end_headers()
+                    self.wfile.write(owner.body)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -89,8 +91,8 @@ def out(project: Project) -> bytes:
 
 
 def stage_ended(project: Project) -> bool:
-    """Whether the stage has given its lock back within ten seconds."""
-    for _ in range(100):
+    """Whether the stage has given its lock back within half a minute."""
+    for _ in range(300):
         try:
             with files.lock(project.folder / ".work" / STAGE / "lock"):
                 return True
