@@ -29,6 +29,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $(INSTALLED)
 
 repro: install scm ## install, run the pipeline, show the results
+	@python -m llm repair
 	@python -m dvc repro
 	@echo && python -m llm report
 

@@ -85,6 +85,7 @@ def parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("--write", type=Path, metavar="FILE", help="write the table to this Markdown file as well")
 
+    command("repair", repair_project, "take away what a dvc that was killed left in the way of the next")
     command("fsck", check_outputs, "hash every output again and compare with dvc.lock")
 
     ui = command("ui", serve_ui, "the MLflow UI, on this machine only")
@@ -256,6 +257,14 @@ def verify_numbers(arguments: argparse.Namespace) -> None:
         if result.verdict == "outside"
     ]
     raise_all(problems)
+
+
+def repair_project(_arguments: argparse.Namespace) -> None:
+    """Say what had to be repaired; nothing where nothing had."""
+    from llm.repair import repair
+
+    for line in repair(files.project_root()):
+        print(line)
 
 
 def check_outputs(_arguments: argparse.Namespace) -> None:

@@ -34,6 +34,7 @@ LEVELS = [
         "model",
         "optim",
         "progress",
+        "repair",
         "runtime",
         "stats",
         "tokenizer",

@@ -214,3 +214,53 @@ def test_a_damaged_object_of_the_cache_is_found(project, server):
     shutil.rmtree(project.folder / OUT, ignore_errors=True)
     project.repro(STAGE)
     assert out(project) == BODY
+
+
+def cut_lock(project: Project) -> None:
+    lock = project.folder / "dvc.lock"
+    lock.write_bytes(lock.read_bytes()[:-40] + b"\n  - path: '")
+
+
+def cut_rwlock(project: Project) -> None:
+    (project.folder / ".dvc/tmp/rwlock").write_text('{"data/raw')
+
+
+def empty_run(project: Project) -> None:
+    """As a dvc that was killed between making the folder of a run and moving the run there."""
+    (folder,) = (path for path in (project.folder / ".dvc/cache/runs").glob("*/*") if mentions(path, STAGE))
+    for path in folder.iterdir():
+        path.unlink()
+    lock = project.folder / "dvc.lock"
+    shutil.rmtree(project.folder / OUT)
+    lock.write_text(lock.read_text().partition(f"  {STAGE}:")[0])
+
+
+def mentions(folder: Path, stage: str) -> bool:
+    return any(stage.replace("@", " ") in path.read_text() for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("leave", [cut_lock, cut_rwlock, empty_run], ids=["lock", "rwlock", "run"])
+def test_what_a_killed_dvc_leaves_is_repaired(leave, project, server):
+    project.repro(STAGE)
+    assert project.run("llm", "repair").stdout == ""
+    lock = (project.folder / "dvc.lock").read_bytes()
+    leave(project)
+    assert project.run("dvc", "repro", STAGE, ok=False).returncode != 0  # without repair
+
+    said = project.run("llm", "repair").stdout
+
+    assert len(said.splitlines()) == 1
+    project.repro(STAGE)
+    assert out(project) == BODY
+    assert (project.folder / "dvc.lock").read_bytes() == lock
+    assert project.run("llm", "repair").stdout == ""
+
+
+def test_nothing_is_repaired_beside_a_dvc_at_work(project, server):
+    project.repro(STAGE)
+    cut_rwlock(project)
+    with files.lock(project.folder / ".dvc/tmp/lock"):
+        done = project.run("llm", "repair", ok=False)
+    assert done.returncode == 7
+    assert "a dvc is at work" in done.stderr
+    assert (project.folder / ".dvc/tmp/rwlock").read_text() == '{"data/raw'

@@ -1,0 +1,46 @@
+"""What a dvc that is killed as it writes its own files can leave, and the next one fails on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from llm import params
+from llm.errors import RUNNING, UserError
+
+
+def repair(root: Path) -> Iterator[str]:
+    """Take it out of the way, and say of each thing what was done; nothing where all is well.
+
+    Raises UserError (code RUNNING) while a dvc is at work on the project.
+    """
+    from dvc.lock import LockError
+    from dvc.repo import Repo
+
+    with Repo(str(root)) as repo:
+        temporary = Path(str(repo.tmp_dir))
+        try:
+            with repo.lock:
+                for path in (root / "dvc.lock", temporary / "rwlock"):
+                    yield from _unreadable(path, temporary / f"{path.name}.broken")
+                yield from _empty(Path(repo.cache.legacy.path) / "runs")
+        except LockError:
+            raise UserError(str(root), "a dvc is at work here", "wait for it, or end it", RUNNING) from None
+
+
+def _unreadable(path: Path, aside: Path) -> Iterator[str]:
+    """A file that was cut off as it was written: DVC can do without either, for its cache knows the runs."""
+    try:
+        if path.is_file():
+            params.load(path)  # JSON is YAML
+    except UserError:
+        path.replace(aside)
+        yield f"{path.name} cannot be read: it is {aside} now"
+
+
+def _empty(runs: Path) -> Iterator[str]:
+    """A folder of the run cache that was made for a run which was never written: DVC fails on it, and on no other."""
+    for folder in runs.glob("*/*"):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+            yield f"{folder} is empty: removed"
