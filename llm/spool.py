@@ -57,6 +57,14 @@ def born(pid: int) -> str:
         return f"{psutil.Process(pid).create_time():.2f}" if psutil.pid_exists(pid) else ""
 
 
+def age() -> float:
+    """Seconds since this process was started."""
+    start = float(born(os.getpid()))
+    if hasattr(time, "CLOCK_BOOTTIME"):  # Linux: `born` counts ticks since the machine started
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - start / os.sysconf("SC_CLK_TCK")
+    return time.time() - start
+
+
 def read(path: Path) -> str:
     """What the file holds; nothing where there is none."""
     try:

@@ -9,15 +9,16 @@ import shutil
 import signal
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from tqdm import tqdm
 
-from llm import files, params, tracking
+from llm import files, params, spool, tracking
 from llm.errors import USAGE, UserError, error_contract
 from llm.progress import Bars
 
@@ -71,6 +72,24 @@ def item_of(section: Mapping[str, T], item: str, name: str) -> T:
     return section[item]
 
 
+Part = Literal["start_up", "data", "compute", "save"]
+
+
+class Stopwatch:
+    """What the time of a stage went into: starting the process, reading the data, computing, writing."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[Part, float] = {"start_up": spool.age(), "data": 0.0, "compute": 0.0, "save": 0.0}
+        self._part: Part = "data"
+        self._since = time.monotonic()
+
+    def turn_to(self, part: Part) -> None:
+        """What follows counts for `part`."""
+        now = time.monotonic()
+        self.seconds[self._part] += now - self._since
+        self._part, self._since = part, now
+
+
 class Run:
     """One run of a stage: where it builds its outputs, and whom it tells about progress."""
 
@@ -84,6 +103,8 @@ class Run:
         self._bars = Bars()
         self.received = self._bars.received  # of a download
         self._speeds: list[float] = []
+        self._stopwatch = Stopwatch()
+        self.turn_to = self._stopwatch.turn_to
 
     def reads(self, path: Path | str) -> None:
         """Name a data set that this stage learns from; MLflow gets the md5 that DVC knows it by."""
@@ -127,6 +148,7 @@ class Run:
 
     def publish(self) -> None:
         """Move the outputs into place, reports last, and show them in MLflow."""
+        self.turn_to("save")
         for path in sorted(self._outputs, key=lambda path: path.parts[0] == "reports"):
             files.publish(self._build / path, path)
         for path in self._outputs:
@@ -136,6 +158,8 @@ class Run:
                     self._tracker.table(f"{path.stem}_table", list(rows[0]), [list(row.values()) for row in rows])
             elif path.parts[0] == "models":
                 self._tracker.model(path.name, path, files.dvc_md5(path))
+        self.turn_to("save")
+        self._tracker.metrics({f"seconds/{part}": spent for part, spent in self._stopwatch.seconds.items()}, 0)
 
     def close(self) -> None:
         """Finish the progress bars, and drop what was built and not published."""

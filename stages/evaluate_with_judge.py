@@ -31,7 +31,9 @@ def main(params: Params) -> None:
     """Ask the judge about every answer, and account for each of them."""
     with stage("evaluate_with_judge", params) as run:
         responses = read_responses(RESPONSES)
+        run.turn_to("compute")
         verdicts = judge(responses, params.judge, format_prompt, JOURNAL, run.each)
+        run.turn_to("save")
         summary = summarize(verdicts)
         require_coverage(summary, params.judge, JOURNAL)
         records = [asdict(verdict) for verdict in verdicts]

@@ -56,6 +56,7 @@ def main(params: Params) -> None:
         model.to(device)
         trainable = count_parameters(model, trainable_only=True)
         run.say(f"{trainable:,} of {count_parameters(model):,} parameters train, {len(train)} entries on {device}")
+        run.turn_to("compute")
         with resume.states(run.states, params, [init_from, INSTRUCTIONS], config.save_every, run.say) as states:
             history = fit(
                 model,
@@ -70,6 +71,7 @@ def main(params: Params) -> None:
                 states=states,
             )
         run.say(history.ending(config))
+        run.turn_to("save")
         adapter = lora.merge_lora(model)
         checkpoint.save_model(model, init_from, folder := run.out("models/instruct"), config.prompt)
         if config.lora:

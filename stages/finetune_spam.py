@@ -51,6 +51,7 @@ def main(params: Params) -> None:
             lora.add_lora(model, config.lora, derive(params.seed, "lora"))
         trainable = count_parameters(model, trainable_only=True)
         run.say(f"{trainable:,} of {count_parameters(model):,} parameters train")
+        run.turn_to("compute")
         trained, seen = above_frozen_blocks(model, data, config, params.runtime, run)
         with resume.states(run.states, params, [init_from, SPAM], config.save_every, run.say) as states:
             history = fit(
@@ -68,6 +69,7 @@ def main(params: Params) -> None:
         run.say(history.ending(config))
         adapter = lora.merge_lora(model)
         metrics, predictions = judge_splits(trained, seen, config, params.runtime)
+        run.turn_to("save")
         metrics |= unleaked(predictions)
         checkpoint.save_classifier(model, LABELS, init_from, folder := run.out("models/spam"))
         if config.lora:

@@ -62,12 +62,14 @@ def main(params: Params) -> None:
                 resume.save_optimizer(out / OPTIMIZER, model, optimizer)
 
         train_it = by_the_book if config.mode == "book" else exactly
+        run.turn_to("compute")
         history, samples = train_it(model, train, val, params, run, sample, save_optimizer)
         run.say(history.ending(config))
+        whole_val = evaluate(model, losses.next_token, InOrder(val, config.batch_size), params.runtime)
+        run.turn_to("save")
         checkpoint.save_model(model, TOKENIZER, out)
         files.write_csv(run.out("reports/pretrain/loss.csv"), COLUMNS, history.table())
         files.write_csv(run.out("reports/pretrain/samples.csv"), SAMPLE_COLUMNS, samples)
-        whole_val = evaluate(model, losses.next_token, InOrder(val, config.batch_size), params.runtime)
         run.write_metrics(
             {
                 **history.losses(config),

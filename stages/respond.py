@@ -45,11 +45,13 @@ def main(params: Params) -> None:
         limits = [max(0, min(wanted, model.config.context_length - len(prompt))) for prompt in prompts]
         seeds = [derive(params.seed, "respond", number) for number in range(len(prompts))]
         raw = []
+        run.turn_to("compute")
         for start in range(0, len(prompts), config.batch_size):
             rows = slice(start, start + config.batch_size)
             ids = generate(model, prompts[rows], config.decoding, tokenizer.eot, seeds[rows], limits[rows])
             raw += [tokenizer.decode(row) for row in ids]
             run.say(f"{len(raw)} of {len(prompts)} answered")
+        run.turn_to("save")
         answers = [extract_answer(text, form) for text in raw]
         responses = [entry | {"model_response": answer} for entry, answer in zip(entries, answers, strict=True)]
         files.write_json(run.out("data/responses") / "raw.json", raw)

@@ -10,6 +10,7 @@ from llm import params
 from stages.check import AllParams
 from tests.stages.project import ROOT, Project
 
+SECONDS = {f"seconds/{part}" for part in ("start_up", "data", "compute", "save")}
 BUILT = ("data", "models", "reports")
 STAGES = [
     "check",
@@ -48,6 +49,26 @@ def test_every_stage_runs(built):
 
 def test_a_second_repro_runs_nothing(project):
     assert project.repro() == []
+
+
+def test_mlflow_tells_what_the_time_of_a_stage_went_into(project):
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
+    (experiment,) = (found for found in client.search_experiments() if found.name != "Default")
+    stages = [run for run in client.search_runs([experiment.experiment_id]) if "mlflow.parentRunId" in run.data.tags]
+    spent = {run.info.run_name: {k: v for k, v in run.data.metrics.items() if k in SECONDS} for run in stages}
+    assert {name.replace("@", ".") for name in spent} == {name.replace("@", ".") for name in STAGES}
+    for run in stages:
+        parts = spent[run.info.run_name]
+        assert parts.keys() == SECONDS
+        assert min(parts.values()) >= 0
+        ran = (run.info.end_time - run.info.start_time) / 1000
+        assert sum(parts.values()) - parts["seconds/start_up"] <= ran + 0.5
+        assert 0.05 < parts["seconds/start_up"] < 60
+    computing = {name for name, parts in spent.items() if parts["seconds/compute"] > 0}
+    assert computing == {"pretrain", "finetune_spam", "finetune_instruct", "respond", "evaluate_with_judge"}
+    assert not any(b"seconds/" in data for data in project.bytes("reports").values())
 
 
 def test_an_edit_of_the_judge_reruns_only_the_judge(project):
