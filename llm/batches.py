@@ -73,14 +73,32 @@ class BatchSource(Protocol):
         """The batch of one step."""
 
 
+@dataclass(frozen=True)
+class Buckets:
+    """What brings examples of like lengths into one batch."""
+
+    lengths: Sequence[int]  # of every example
+    batches: int  # so many batches' worth of examples at a time are sorted by length
+
+
 class Shuffled:
     """`steps` batches, every epoch in an order of its own; the ragged rest of an epoch is left out of it.
 
-    Raises UserError, at the key `where` of params.yaml, where the examples do not fill a batch.
+    With `buckets` it has the same examples, and those of a batch are about as long as each other. Raises UserError, at
+    the key `where` of params.yaml, where the examples do not fill a batch.
     """
 
-    def __init__(self, dataset: Dataset, batch_size: int, steps: int, seed: int, where: str = "batch_size") -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        steps: int,
+        seed: int,
+        where: str = "batch_size",
+        buckets: Buckets | None = None,
+    ) -> None:
         self.dataset, self.batch_size, self.steps, self.seed = dataset, batch_size, steps, seed
+        self.buckets = buckets
         self.steps_per_epoch = some_steps_per_epoch(len(dataset), batch_size, where)
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
 
@@ -92,9 +110,13 @@ class Shuffled:
         """The batch of one step."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, order(len(self.dataset), self.seed, epoch)
+            self._epoch, self._order = epoch, self._order_of(epoch)
         start = position * self.batch_size
         return self.dataset.batch(self._order[start : start + self.batch_size].tolist())
+
+    def _order_of(self, epoch: int) -> Tensor:
+        used = order(len(self.dataset), self.seed, epoch)[: self.steps_per_epoch * self.batch_size]
+        return bucketed(used, self.batch_size, self.buckets, self.seed, epoch) if self.buckets else used
 
 
 class InOrder:
@@ -152,6 +174,22 @@ def order(n: int, seed: int, epoch: int) -> Tensor:
     """The permutation of n examples in one epoch."""
     generator = torch.Generator().manual_seed(derive(seed, "order", epoch))
     return torch.randperm(n, generator=generator)
+
+
+def bucketed(order: Tensor, batch_size: int, buckets: Buckets, seed: int, epoch: int) -> Tensor:
+    """The examples of `order`, full batches of them, with like lengths together.
+
+    Each run of `buckets.batches` batches is sorted by length, equal lengths as they came, cut into batches again, and
+    these are put into an order drawn for this epoch.
+    """
+    generator = torch.Generator().manual_seed(derive(seed, "buckets", epoch))
+    lengths, runs = torch.tensor(buckets.lengths), []
+    size = min(buckets.batches * batch_size, len(order))  # of a run, in examples
+    for start in range(0, len(order), size):
+        run = order[start : start + size]
+        batches = run[lengths[run].argsort(stable=True)].view(-1, batch_size)
+        runs.append(batches[torch.randperm(len(batches), generator=generator)].flatten())
+    return torch.cat(runs)
 
 
 def derive(seed: int, *labels: object) -> int:

@@ -14,7 +14,7 @@ from llm.errors import DATA, UserError
 from llm.files import read_json
 from llm.lora import LoraConfig, check_together
 from llm.optim import TrainConfig
-from llm.params import Problem, fraction
+from llm.params import Problem, fraction, positive
 from llm.tokenizer import Tokenizer
 
 KEYS = ("instruction", "input", "output")
@@ -54,11 +54,13 @@ class FinetuneInstructConfig(TrainConfig):
     lora: LoraConfig | None  # with trainable lora
     prompt: PromptForm
     mask_prompt: bool  # train on the answers alone (exercise 7.2)
+    bucket_batches: int | None  # so many batches' examples at a time are sorted by length; null: none are
     dropout: float
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with these values together."""
         yield from super().problems()
+        yield from positive(self, "bucket_batches")
         yield from fraction(self, "dropout")
         yield from check_together(self.trainable, self.lora)
 
@@ -160,9 +162,14 @@ class InstructionDataset:
         return len(self.ids)
 
     @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row without padding: a batch is as wide as the longest of its own."""
+        return [min(len(ids), self.limit) for ids in self.ids]
+
+    @property
     def longest(self) -> int:
         """Tokens of the widest row there can be."""
-        return min(max(map(len, self.ids), default=0), self.limit)
+        return max(self.lengths, default=0)
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """The entries of these numbers as (B, T) inputs and targets."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llm import checkpoint, files, gpt2, lora, losses, preflight, resume, runtime
-from llm.batches import Shuffled, derive, steps_per_epoch
+from llm.batches import Buckets, Shuffled, derive, steps_per_epoch
 from llm.instructions import FinetuneInstructConfig, InstructionDataset, read_entries
 from llm.model import count_parameters
 from llm.runtime import RuntimeConfig
@@ -49,6 +49,7 @@ def main(params: Params) -> None:
         size = (shape, params.runtime, rows, max(train.longest, val.longest), config.batch_size > rows)
         training = preflight.Training(*size, lora=config.lora)
         preflight.check_training("finetune_instruct", training, run.work, steps, config.save_every)
+        buckets = Buckets(train.lengths, config.bucket_batches) if config.bucket_batches else None
         model = checkpoint.starting_point(init_from, config.weights, config.dropout, params.seed)
         if config.lora:
             model = gpt2.untie_head(model)  # the head's path is not the embedding's
@@ -61,7 +62,7 @@ def main(params: Params) -> None:
             history = fit(
                 model,
                 losses.next_token,
-                Shuffled(train, config.batch_size, steps, params.seed, "finetune_instruct.batch_size"),
+                Shuffled(train, config.batch_size, steps, params.seed, "finetune_instruct.batch_size", buckets),
                 looks(train, val, config),
                 config,
                 params.runtime,

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from llm.batches import IGNORED, Batch, Chain, InOrder, Shuffled, derive, order, steps_per_epoch
+from llm.batches import IGNORED, Batch, Buckets, Chain, InOrder, Shuffled, bucketed, derive, order, steps_per_epoch
 from llm.errors import USAGE, UserError
 
 
@@ -77,6 +79,100 @@ def test_batch_above_the_number_of_examples_is_refused() -> None:
 def test_length_is_the_number_of_steps() -> None:
     assert len(Shuffled(Numbers(10), 3, 7, seed=1)) == 7
     assert steps_per_epoch(10, 3) == 3
+
+
+# Shuffled with buckets
+
+
+MIXED = [1 + 7 * n % 13 for n in range(40)]
+
+
+def bucketed_numbers(lengths: list[int], batch_size: int, batches: int, seed: int = 1) -> Shuffled:
+    steps = 3 * (len(lengths) // batch_size)
+    return Shuffled(Numbers(len(lengths)), batch_size, steps, seed, buckets=Buckets(lengths, batches))
+
+
+def epoch_of(source: Shuffled, epoch: int) -> list[list[int]]:
+    per_epoch = source.steps_per_epoch
+    return [rows(source[epoch * per_epoch + position]) for position in range(per_epoch)]
+
+
+def tokens_in(batches: list[list[int]], lengths: list[int]) -> int:
+    """With padding: rows times the longest of them."""
+    return sum(len(batch) * max(lengths[n] for n in batch) for batch in batches)
+
+
+@settings(deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=40),
+    batch_size=st.integers(1, 9),
+    batches=st.integers(1, 12) | st.just(2**70),
+    seed=st.integers(0, 99),
+)
+def test_buckets_keep_the_examples_of_every_run_and_so_of_an_epoch(
+    lengths: list[int], batch_size: int, batches: int, seed: int
+) -> None:
+    batch_size = min(batch_size, len(lengths))
+    plain = Shuffled(Numbers(len(lengths)), batch_size, 1, seed)
+    for epoch in (0, 1):
+        before, after = epoch_of(plain, epoch), epoch_of(bucketed_numbers(lengths, batch_size, batches, seed), epoch)
+        assert {len(batch) for batch in after} == {batch_size}
+        assert len(after) == len(before)
+        for start in range(0, len(before), batches):
+            run = [n for batch in before[start : start + batches] for n in batch]
+            run.sort(key=lambda n: lengths[n])  # stable: equal lengths as the order has them
+            cut = [run[i : i + batch_size] for i in range(0, len(run), batch_size)]
+            assert sorted(after[start : start + batches]) == sorted(cut)
+
+
+def test_without_buckets_an_epoch_is_the_random_order_cut() -> None:
+    cut = [order(11, 1, epoch).tolist()[start : start + 3] for epoch in (0, 1) for start in (0, 3, 6)]
+    source = Shuffled(Numbers(11), 3, 6, 1, buckets=None)
+    assert [rows(source[step]) for step in range(6)] == cut
+
+
+@pytest.mark.parametrize("batches", [2, 3, 10, 100])
+@pytest.mark.parametrize(("lengths", "saves"), [(MIXED, True), ([5] * 40, False)], ids=["mixed", "all of one length"])
+def test_buckets_save_padding_where_lengths_differ(lengths: list[int], saves: bool, batches: int) -> None:
+    plain = Shuffled(Numbers(40), 4, 30, seed=1)
+    for epoch in (0, 1, 2):
+        cut, sorted_ = epoch_of(plain, epoch), epoch_of(bucketed_numbers(lengths, 4, batches), epoch)
+        assert (tokens_in(sorted_, lengths) < tokens_in(cut, lengths)) is saves
+        assert tokens_in(sorted_, lengths) <= tokens_in(cut, lengths)
+
+
+def test_a_larger_bucket_saves_more() -> None:
+    tokens = [tokens_in(epoch_of(bucketed_numbers(MIXED, 4, batches), 0), MIXED) for batches in (1, 2, 5, 10)]
+    assert tokens == sorted(set(tokens), reverse=True)
+
+
+def test_batches_of_a_bucket_do_not_come_by_length() -> None:
+    """Or every epoch would begin with the short rows."""
+    found = [[max(MIXED[n] for n in batch) for batch in epoch_of(bucketed_numbers(MIXED, 4, 10), e)] for e in (0, 1)]
+    assert all(longest not in (sorted(longest), sorted(longest, reverse=True)) for longest in found)
+    assert found[0] != found[1]
+
+
+def test_buckets_differ_between_epochs_and_seeds() -> None:
+    orders = [epoch_of(bucketed_numbers(MIXED, 4, 5, seed), epoch) for seed in (1, 2) for epoch in (0, 1, 2)]
+    assert len({str(one) for one in orders}) == 6
+    assert len({str(sorted(map(sorted, one))) for one in orders}) == 6  # other batches, not only in another order
+
+
+def test_the_order_of_a_buckets_batches_has_a_seed_of_its_own() -> None:
+    same, lengths = torch.arange(12), Buckets([1] * 12, 6)
+    drawn = {tuple(bucketed(same, 2, lengths, seed, epoch).tolist()) for seed in (1, 2) for epoch in (0, 1, 2)}
+    assert len(drawn) == 6
+
+
+def test_bucketed_batches_do_not_depend_on_the_order_of_access_nor_on_the_global_generator() -> None:
+    torch.manual_seed(1)
+    forwards = [rows(bucketed_numbers(MIXED, 4, 3)[step]) for step in range(30)]
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    source = bucketed_numbers(MIXED, 4, 3)
+    assert [rows(source[step]) for step in reversed(range(30))] == forwards[::-1]
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 # InOrder

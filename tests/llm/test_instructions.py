@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.batches import IGNORED
+from llm import losses
+from llm.batches import IGNORED, Buckets, Shuffled
 from llm.errors import DATA, UserError
 from llm.instructions import (
     RESPONSE,
@@ -20,6 +21,7 @@ from llm.instructions import (
     read_entries,
     split_entries,
 )
+from llm.model import GPT
 from llm.tokenizer import Tokenizer
 
 BOOK = InstructionsConfig(train_fraction=0.85, test_fraction=0.1, empty="refuse")
@@ -284,3 +286,53 @@ def test_end_of_text_in_an_entry_is_ordinary_text(tokenizer):
     assert tokenizer.eot not in data.ids[0]
     assert tokenizer.decode(data.ids[0]).count("<|endoftext|>") == 3
     assert (data.batch([0]).targets == tokenizer.eot).sum() == 1
+
+
+# --- buckets ---
+
+MIXED = [ENTRY | {"output": "Red and blue, " * (5 * n % 7) + "green."} for n in range(11)]
+
+
+def epoch_of(data, batch_size, batches):
+    buckets = Buckets(data.lengths, batches) if batches else None
+    source = Shuffled(data, batch_size, len(data) // batch_size, 1, buckets=buckets)
+    return [source[step] for step in range(len(source))]
+
+
+def mean_and_gradients(model, batches):
+    """Of the loss over all targets that count."""
+    count = sum(batch.count for batch in batches)
+    model.zero_grad()
+    total = sum(losses.next_token(model, batch)["loss"] / count for batch in batches)
+    total.backward()
+    return [total.detach(), *(p.grad.clone() for p in model.parameters())]
+
+
+@settings(deadline=None)
+@given(entries=ENTRIES, room=st.integers(1, 60))
+def test_lengths_are_the_widths_of_the_rows_alone(entries, room, tokenizer):
+    limit = max(len(tokenizer.encode(format_prompt(entry) + RESPONSE)) for entry in entries) + room - 1
+    data = InstructionDataset(entries, tokenizer, limit, mask_prompt=False)
+    assert data.lengths == [data.batch([n]).inputs.shape[1] for n in range(len(data))]
+    assert data.longest == data.batch(range(len(data))).inputs.shape[1]
+
+
+@pytest.mark.parametrize("mask_prompt", [False, True])
+@pytest.mark.parametrize(("batch_size", "batches"), [(11, 1), (11, 4), (2, 1), (2, 3), (3, 100)])
+def test_buckets_leave_the_mean_loss_and_its_gradients_as_they_were(
+    mask_prompt, batch_size, batches, tokenizer, model_config
+):
+    """One batch of all, and the batches of an epoch with what is left out of it."""
+    data = InstructionDataset(MIXED, tokenizer, 200, mask_prompt)
+    torch.manual_seed(1)
+    model = GPT(model_config(context_length=200)).double()
+    plain, bucketed = (epoch_of(data, batch_size, n) for n in (None, batches))
+    torch.testing.assert_close(mean_and_gradients(model, plain), mean_and_gradients(model, bucketed))
+    assert sum(batch.count for batch in plain) == sum(batch.count for batch in bucketed)
+
+
+def test_buckets_save_padding(tokenizer):
+    mixed, even = (InstructionDataset(some, tokenizer, 200, mask_prompt=True) for some in (MIXED, [ENTRY] * 11))
+    tokens = [[sum(batch.tokens for batch in epoch_of(data, 2, n)) for n in (None, 5)] for data in (mixed, even)]
+    assert tokens[0][1] < tokens[0][0]
+    assert tokens[1][1] == tokens[1][0]

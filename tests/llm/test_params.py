@@ -488,6 +488,7 @@ def test_what_contradicts_another_section_is_refused_and_its_limit_is_not(key, t
 BAD = {
     "pretrain": [("lr", value) for value in ("0", "-0.001", ".nan", ".inf")]
     + [("stride", "0"), ("stride", "-1"), ("context", "0"), ("epochs", "0"), ("batch_size", "0"), ("lr", "fast")],
+    "finetune_instruct": [("bucket_batches", value) for value in ("0", "-1", "2.5", "true")],
     "model": [("dropout", "1.5"), ("dropout", "-0.1"), ("n_head", "5"), ("n_layer", "true"), ("n_layer", "0")],
 }
 

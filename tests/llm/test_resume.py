@@ -26,7 +26,7 @@ from llm.train import History, NoStates, Silent, States, fit, trained
 from tests.killing import CHANGES, RENAMES, Forks
 from tests.llm.tiny_run import FP32, MODEL, STEPS, TRAIN, Rows, bytes_of, states, train
 
-TASKS = ("pretrain", "spam", "instruct")
+TASKS = ("pretrain", "spam", "instruct", "buckets")
 KEPT = {"pretrain-best": (1, 3), "spam-best": (2, 4), "instruct-best": (1, 3)}  # the kept step and the last
 RUN = "tests.llm.tiny_run"
 

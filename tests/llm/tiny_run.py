@@ -1,4 +1,4 @@
-"""A tiny training run of one of three kinds, with states and outputs, in the working directory: TASK [SIGNAL@STEP].
+"""A tiny training run of one of four kinds, with states and outputs, in the working directory: TASK [SIGNAL@STEP].
 
 TASK-best ends early and keeps the weights of an evaluation before the last.
 """
@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from llm import files, losses, resume
-from llm.batches import IGNORED, Batch, BatchSource, Chain, InOrder, Shuffled
+from llm.batches import IGNORED, Batch, BatchSource, Buckets, Chain, InOrder, Shuffled
 from llm.classifier import Classifier, accuracy, freeze, predict
 from llm.errors import error_contract
 from llm.generate import generate, greedy
@@ -75,11 +75,12 @@ OnStep = Callable[[int], None]
 
 
 class Rows:
-    """Next-token rows, the first targets of which do not count where `masked`; or rows with a class."""
+    """Next-token rows, with a mask at the beginning for instructions and padding for buckets; or rows with a class."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.ids = torch.randint(20, (24, 9), generator=torch.Generator().manual_seed(1))
+        self.lengths = [5 + 3 * n % 4 if kind == "buckets" else 8 for n in range(24)]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -89,9 +90,12 @@ class Rows:
         if self.kind == "spam":
             return Batch(ids[:, :-1], ids[:, 0] % 2, torch.full((len(ids),), 8))
         targets = ids[:, 1:].clone()
-        if self.kind == "instruct":
+        if self.kind in ("instruct", "buckets"):
             targets[:, :4] = IGNORED
-        return Batch(ids[:, :-1], targets)
+        for row, i in enumerate(indices):
+            targets[row, self.lengths[i] :] = IGNORED
+        width = max(self.lengths[i] for i in indices)
+        return Batch(ids[:, :width], targets[:, :width])
 
 
 @dataclass
@@ -131,6 +135,8 @@ def train(task: str, states: States, on_step: OnStep = lambda _step: None) -> tu
             return {"train_accuracy": accuracy(predict(classifier, look, FP32).argmax(dim=-1).tolist(), actual)}
     else:
         config = replace(config, micro_batch_size=2)
+        if task == "buckets":
+            source = Shuffled(data, 6, STEPS, 1, buckets=Buckets(data.lengths, 2))
     looks = {"train": look, "val": InOrder(data, 7)}
     history = fit(model, loss, source, looks, config, FP32, 3, Steps(on_step), note, states=states)
     return model, history

@@ -46,7 +46,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Project:
         model={"dropout": 0.1},
         pretrain={"eval_every": 4, "save_every": 3, "short_windows": {"steps": 4, "context": 48, "batch_size": 16}},
         finetune_spam=often,
-        finetune_instruct={**often, "batch_size": 16},
+        finetune_instruct={**often, "batch_size": 16, "bucket_batches": 4},
     )
     corpus, instructions = (made.folder / "data/sample" / name for name in ("corpus.txt", "instructions.json"))
     corpus.write_bytes(corpus.read_bytes()[:100_000])

@@ -1,0 +1,40 @@
+"""`finetune_instruct.bucket_batches` as its stage reads it: as many updates, on less padding, to another model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llm import files, params
+from stages.check import AllParams
+from tests.killing import Forks
+from tests.stages.project import ROOT, Project
+
+BEFORE = ["check", *(f"download {item}" for item in ("corpus", "instructions"))]
+BEFORE += ["tokenizer", *(f"tokenize {item}" for item in ("corpus", "instructions")), "pretrain"]
+
+
+@pytest.mark.slow
+def test_buckets_pad_less_and_null_is_none(tmp_path: Path) -> None:
+    project = Project.create(tmp_path / "project")
+    params.overlay(ROOT / "configs" / "smoke.yaml", AllParams, project.folder / "params.yaml")
+    project.set(tracking={"enabled": False}, runtime={"threads": 1}, finetune_instruct={"init_from": "models/pretrain"})
+    corpus, instructions = (project.folder / "data/sample" / name for name in ("corpus.txt", "instructions.json"))
+    corpus.write_bytes(corpus.read_bytes()[:100_000])
+    files.write_json(instructions, files.read_json(instructions)[:200])
+    seen, curves, weights = {}, {}, {}
+    with Forks() as forks:
+        for stage in BEFORE:
+            module, *item = stage.split()
+            assert forks.run(project.folder, f"stages.{module}", *item).code == 0
+        for batches in (None, 1, 5, 10**30):
+            project.set(finetune_instruct={"bucket_batches": batches})
+            ended = forks.run(project.folder, "stages.finetune_instruct")
+            assert ended.code == 0, ended.err
+            seen[batches] = project.metrics("finetune_instruct")["tokens_seen"]
+            curves[batches] = (project.folder / "reports/finetune_instruct/loss.csv").read_text().splitlines()
+            weights[batches] = (project.folder / "models/instruct/model.safetensors").read_bytes()
+    assert seen[None] == seen[1] > seen[5] > seen[10**30]  # a batch is as wide as its longest row, in whatever order
+    assert {line.partition(",")[0] for line in curves[None]} == {line.partition(",")[0] for line in curves[5]}
+    assert weights[None] != weights[5]
