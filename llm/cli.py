@@ -102,10 +102,15 @@ def use_profile(arguments: argparse.Namespace) -> None:
     if arguments.profile == "auto":
         from llm import runtime
 
-        found = asdict(runtime.detect())
-        params.apply([{"runtime": found}], AllParams, origin="this machine")
-        shown = ", ".join(f"{key} {value}" for key, value in found.items())
-        print(f"params.yaml: runtime is now {shown}")
+        found = runtime.detect()
+        current = params.read_all(AllParams)
+        attention = current.model.attention
+        if current.pretrain.mode == "exact":
+            attention = runtime.fastest_attention(found, current.pretrain.context)
+        changes = {"runtime": asdict(found), "model": {"attention": attention}}
+        params.apply([changes], AllParams, origin="this machine")
+        shown = ", ".join(f"{key} {value}" for key, value in asdict(found).items())
+        print(f"params.yaml: runtime is now {shown}; model.attention {attention}")
     else:
         params.overlay(Path(arguments.profile), AllParams)
         print(f"params.yaml: {arguments.profile} applied; `dvc repro` runs what depends on it")

@@ -67,6 +67,7 @@ class PretrainConfig(TrainConfig):
     sample_prompt: str  # continued greedily at every evaluation, with mode book after every epoch
     sample_tokens: int
     save_optimizer: bool  # AdamW's moments beside the model, from which training can go on (exercise 5.4)
+    compile: bool  # the training passes by PyTorch's compiler (compiled.py)
     mode: Literal["exact", "book"]  # book: all that is random hangs together as in chapter 5 (book_mode.py)
 
     def problems(self) -> Iterator[Problem]:
@@ -82,6 +83,8 @@ class PretrainConfig(TrainConfig):
         if self.mode == "book" and self.save_every is not None:
             what = f"{self.save_every}, but with mode book a run that was stopped cannot go on from a state"
             yield "save_every", what, "set it to null"
+        if self.mode == "book" and self.compile:
+            yield "compile", "is true, but the digits of mode book are those of uncompiled steps", "set it to false"
         if self.mode == "book" and (self.keep, self.patience) != ("last", None):
             name = "patience" if self.keep == "last" else "keep"
             what = f"{getattr(self, name)!r}, but mode book first looks at other batches: its losses do not compare"

@@ -13,6 +13,7 @@ import torch
 from llm import checkpoint, files, losses, preflight, resume, runtime
 from llm.batches import BatchSource, Chain, InOrder, Shuffled, derive, steps_per_epoch
 from llm.book_mode import fit_as_the_book
+from llm.compiled import CompiledNextToken
 from llm.errors import DATA, UserError
 from llm.generate import generate, greedy
 from llm.model import GPT, ModelConfig, count_parameters
@@ -107,10 +108,11 @@ def exactly(
 ) -> tuple[History, Table]:
     """Train so that a run can be stopped and go on; the history, and a sample of every evaluation."""
     config = params.pretrain
+    loss = CompiledNextToken(model) if config.compile else losses.next_token
     with resume.states(run.states, params, [CORPUS, TOKENIZER], config.save_every, run.say) as states:
         history = fit(
             model,
-            losses.next_token,
+            loss,
             batches(train, params),
             looks(train, val, config),
             config,

@@ -59,7 +59,7 @@ LEVELS = [
         "tokens",
         "tracking",
     },
-    {"checkpoint", "judge", "prefix", "tf_checkpoint", "train", "ui"},
+    {"checkpoint", "compiled", "judge", "prefix", "tf_checkpoint", "train", "ui"},
     {"book_mode", "resume", "book.attention", "book.basics", "book.demos", "book.runs", "book.text"},
     {"book.measures"},
     {"book.ledger"},

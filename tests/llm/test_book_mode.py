@@ -314,7 +314,13 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> AllParams:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("short_windows", tokens.ShortWindows(1, 8, 1)), ("save_every", 5), ("keep", "best"), ("patience", 2)],
+    [
+        ("short_windows", tokens.ShortWindows(1, 8, 1)),
+        ("save_every", 5),
+        ("keep", "best"),
+        ("patience", 2),
+        ("compile", True),
+    ],
     ids=str,
 )
 def test_what_mode_book_cannot_do_is_refused(digits: AllParams, key: str, value: Any) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llm import checkpoint, cli, files, params
+from llm import checkpoint, cli, files, params, runtime
 from llm.classifier import Classifier
 from llm.model import GPT
 from stages.check import AllParams
@@ -81,7 +81,16 @@ def test_use_refuses_an_unknown_key_and_writes_nothing(project, capsys):
 
 def test_use_auto_writes_what_this_machine_has(project, capsys):
     cli.main(["use", "auto"])
-    assert params.read(AllParams).runtime.threads >= 1
+    written = params.read(AllParams)
+    assert written.runtime == runtime.detect()
+    assert written.model.attention == runtime.fastest_attention(written.runtime, written.pretrain.context)
+    assert f"model.attention {written.model.attention}" in capsys.readouterr().out
+
+
+def test_use_auto_leaves_the_attention_of_mode_book_alone(project, capsys):
+    cli.main(["use", str(ROOT / "configs/book-digits.yaml")])
+    cli.main(["use", "auto"])
+    assert params.read(AllParams).model.attention == "eager"
 
 
 def test_pin_has_nothing_to_do_on_the_sample(project, capsys):

@@ -13,7 +13,7 @@ import torch
 
 from llm import runtime
 from llm.errors import RESOURCES, UserError
-from llm.runtime import RuntimeConfig, autocast, detect, setup
+from llm.runtime import RuntimeConfig, autocast, detect, fastest_attention, setup
 
 GLIBC = platform.system() == "Linux" and platform.libc_ver()[0] == "glibc"
 
@@ -89,3 +89,16 @@ def test_detected_precision_follows_the_cpu(monkeypatch: pytest.MonkeyPatch, has
 
 def test_no_thread_is_a_problem() -> None:
     assert [name for name, *_ in RuntimeConfig("fp32", "cpu", 0, False).problems()] == ["threads"]
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "context", "expected"),
+    [
+        ("cpu", "bf16", 256, "eager"),
+        ("cpu", "bf16", 257, "sdpa"),
+        ("cpu", "fp32", 64, "sdpa"),
+        ("cuda", "bf16", 64, "sdpa"),
+    ],
+)
+def test_only_short_windows_in_bf16_on_a_cpu_are_attended_to_step_by_step(device, precision, context, expected):
+    assert fastest_attention(RuntimeConfig(precision, device, 1, False), context) == expected

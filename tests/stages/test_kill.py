@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from llm import files, params
+from llm.compiled import COMPILERS
 from stages.check import AllParams
 from tests.killing import Forks
 from tests.stages.project import ROOT, Project
@@ -114,9 +115,9 @@ def test_a_signal_saves_and_the_next_run_resumes(number, code, built, tmp_path):
     assert project.bytes() == good
 
 
-def stopped(project: Project, number: signal.Signals, code: int) -> list[str]:
+def stopped(project: Project, number: signal.Signals, code: int, stage: str = "finetune_instruct") -> list[str]:
     """Send the signal after the first evaluation; what the stage says."""
-    with project.start("stages.finetune_instruct") as process:
+    with project.start(f"stages.{stage}") as process:
         begun = ""
         while "step 4: " not in begun and (line := process.stderr.readline()):
             begun += line
@@ -124,6 +125,21 @@ def stopped(project: Project, number: signal.Signals, code: int) -> list[str]:
         _, err = process.communicate()
     assert process.returncode == code, begun + err
     return err.splitlines()
+
+
+@pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C++ compiler here")
+def test_compiled_passes_are_as_good_and_resume(built, tmp_path):
+    project = built.copy(tmp_path / "project")
+    plain = project.metrics("pretrain")
+    project.set(pretrain={"compile": True})
+    project.run("stages.pretrain")
+    good, metrics = project.bytes(), project.metrics("pretrain")
+    assert metrics["val_loss"] == pytest.approx(plain["val_loss"], abs=0.05)  # other numbers for dropout
+    shutil.rmtree(project.folder / "models/pretrain")
+    stopped(project, signal.SIGTERM, 143, "pretrain")
+    assert "resuming after step" in project.run("stages.pretrain").stderr
+    assert project.bytes() == good
+    assert good["models/pretrain/model.safetensors"] != built.bytes()["models/pretrain/model.safetensors"]
 
 
 def test_other_parameters_start_anew(built, tmp_path):

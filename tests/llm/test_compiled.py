@@ -1,0 +1,77 @@
+"""Compiled training passes: the loss and gradients of plain ones, evaluations untouched, the same bits twice."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from llm import losses
+from llm.batches import Batch
+from llm.compiled import COMPILERS, CompiledNextToken
+from llm.errors import RESOURCES, UserError
+from llm.model import GPT
+from tests.llm.tiny_run import MODEL
+
+needs_compiler = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C++ compiler here")
+IDS = torch.randint(MODEL.vocab_size, (3, 8), generator=torch.Generator().manual_seed(0))
+BATCH = Batch(IDS[:, :-1], IDS[:, 1:])
+
+
+def model(dropout: float = 0.0, attention: str = "sdpa") -> GPT:
+    torch.manual_seed(1)
+    return GPT(replace(MODEL, dropout=dropout, attention=attention))
+
+
+def step(gpt: GPT, loss: object) -> tuple[float, dict[str, torch.Tensor]]:
+    """The loss of a training pass, and all gradients."""
+    gpt.train()
+    gpt.zero_grad()
+    torch.manual_seed(2)
+    total = loss(gpt, BATCH)["loss"]
+    total.backward()
+    return total.item(), {name: p.grad.clone() for name, p in gpt.named_parameters()}
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_compiled_pass_gives_the_loss_and_gradients_of_a_plain_one(attention):
+    gpt = model(attention=attention)
+    plain, gradients = step(gpt, losses.next_token)
+    compiled, others = step(gpt, CompiledNextToken(gpt))
+    assert compiled == pytest.approx(plain, rel=1e-6)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(others[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+    gpt.transformer.h[0].mlp.c_proj.weight.data *= 5
+    changed, _ = step(gpt, CompiledNextToken(gpt))
+    assert changed != pytest.approx(plain, rel=1e-6)  # it reads the weights as they are
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_dropout_of_compiled_passes_hangs_on_the_seed():
+    gpt = model(dropout=0.5)
+    first, gradients = step(gpt, CompiledNextToken(gpt))
+    again, others = step(gpt, CompiledNextToken(gpt))
+    assert again == first != step(model(), losses.next_token)[0]
+    assert all(torch.equal(others[name], gradient) for name, gradient in gradients.items())
+
+
+@needs_compiler
+def test_evaluations_and_the_model_are_left_alone():
+    gpt = model()
+    names = list(gpt.state_dict())
+    loss = CompiledNextToken(gpt)
+    gpt.eval()
+    assert torch.equal(loss(gpt, BATCH)["loss"], losses.next_token(gpt, BATCH)["loss"])
+    assert list(gpt.state_dict()) == names
+    assert type(gpt.transformer.h[0]).__name__ == "Block"
+
+
+def test_no_compiler_is_one_clear_line(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(UserError, match=r"pretrain\.compile: needs a C\+\+ compiler") as caught:
+        CompiledNextToken(model())
+    assert caught.value.code == RESOURCES
