@@ -26,7 +26,7 @@ from llm.classifier import Classifier
 from llm.files import write_json
 from llm.model import GPT
 from llm.spam import read_messages
-from llm.tokenizer import Tokenizer
+from llm.tokenizer import Tokenizer, adopt, train
 from llm.tokens import Pins, TokenWindows, encode_documents, read_documents, write_shards
 from tests.mutations import answer, answers, mutate_bytes, mutate_json, once
 
@@ -243,8 +243,30 @@ def test_the_oracle_sees_merges_read_wrongly(raw_tokenizer, tmp_path):
     good = tokenizer_read(path)
     given = {answer(lambda _: good, path, mutate_merges(raw, random.Random(seed)), meaning) for seed in range(100)}
     assert any("do not fit" in text for text in given)  # a reader of vocab.json alone
-    words = good[0], [ids[::-1] for ids in good[1]]
-    assert "read as" in answer(lambda _: words, path, raw, meaning)
+
+
+def test_merges_of_other_parts_are_not_taken_over(tmp_path):
+    """The same tokens and ids, but by ranks and by pairs other encodings: the door for foreign files refuses them."""
+    path = tmp_path / "source" / "merges.txt"
+    train([(SAMPLE / "corpus.txt").read_text()[:50_000]], 600, path.parent)
+    raw = {name: (path.parent / name).read_bytes() for name in PARTS}
+    meaning, vocab, rows = meaning_beside(raw, path.name), json.loads(raw["vocab.json"]), raw[path.name].split(b"\n")
+    other = []
+    for at, row in enumerate(rows[1:-1], start=1):
+        token = row.decode().replace(" ", "")
+        pairs = [
+            f"{token[:cut]} {token[cut:]}" for cut in range(1, len(token)) if {token[:cut], token[cut:]} <= vocab.keys()
+        ]
+        other += [b"\n".join([*rows[:at], pair.encode(), *rows[at + 1 :]]) for pair in pairs if pair.encode() != row]
+
+    def taken_over(path: Path) -> Any:
+        adopt(path.parent, tmp_path / "adopted")
+        return tokenizer_read(tmp_path / "adopted" / path.name)
+
+    assert len(other) > 20
+    assert answer(taken_over, path, raw[path.name], meaning) == "accepted"
+    assert {answer(taken_over, path, changed, meaning) for changed in other} == {"refused"}
+    assert all("read as" in answer(tokenizer_read, path, changed, meaning) for changed in other[:5])  # the control
 
 
 # Token files
