@@ -470,6 +470,10 @@ def test_a_stalled_body_ends_at_the_stall_limit(web: Web, user: User) -> None:
     user.patience = Patience(stall_seconds=0.2, grace_seconds=5, attempts=1)
     stalled = drip(b"HTTP/1.1 200 OK\r\nContent-Length: 22800\r\n\r\nI had", b"xx", pause=1)
     assert "timed out" in user.refused(text(web.serve("/a", stalled)), code=SERVICE)
+    short = text(web.serve("/b", drip(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", b"xx", pause=0.4)), b"xx")
+    assert "timed out" in user.refused(short, code=SERVICE)
+    user.patience = replace(user.patience, stall_seconds=5)  # control: the limit is what ended it
+    user.fetch(short)
 
 
 # Resuming
@@ -723,11 +727,18 @@ def test_one_member_is_taken_and_nothing_else_is_written(web: Web, user: User, t
         ("/tmp/evil-absolute", b"2"),
         (link("evil-link"), b"/etc/passwd"),
     ]
-    records = user.fetch(spam(web.serve("/sms.zip", send(archive(*evil, ("SMS", BODY))))))
+    data = archive(*evil, ("SMS", BODY))
+
+    def written() -> bool:
+        return any("evil" in path.name for path in [*tmp_path.rglob("*"), *Path("/tmp").iterdir()])
+
+    records = user.fetch(spam(web.serve("/sms.zip", send(data))))
     assert records == [{"name": "SMSSpamCollection", "sha256": digest(BODY), "bytes": len(BODY)}]
     assert (user.folder / "SMSSpamCollection").read_bytes() == BODY
-    assert not any("evil" in path.name for path in [*tmp_path.rglob("*"), *Path("/tmp").iterdir()])
+    assert not written()
     assert [path.name for path in user.blobs.iterdir() if path.suffix not in (".lock",)] == [digest(BODY)]
+    zipfile.ZipFile(io.BytesIO(data)).extractall(tmp_path / "wholesale")
+    assert written()  # the control
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import json
 import random
 import re
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from llm.classifier import Classifier
 from llm.files import write_json
 from llm.model import GPT
 from llm.spam import read_messages
-from llm.tokenizer import Tokenizer
+from llm.tokenizer import Tokenizer, adopt, train
 from llm.tokens import Pins, TokenWindows, encode_documents, read_documents, write_shards
 from tests.mutations import answer, answers, mutate_bytes, mutate_json, once
 
@@ -165,44 +166,107 @@ def merged(word: str, order: dict[tuple[str, ...], int]) -> list[str]:
     return parts
 
 
-@pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
-def test_no_mutation_of_a_tokenizer_is_misread(name, vocabulary, tmp_path):
-    raw = {file: (vocabulary / file).read_bytes() for file in ("vocab.json", "merges.txt")}
-    for file, data in raw.items():
-        (tmp_path / file).write_bytes(data)
+PARTS = ("vocab.json", "merges.txt")
 
-    def meaning(changed: bytes) -> Any:
-        return byte_pairs(**{f"{Path(file).stem}_raw": data for file, data in (raw | {name: changed}).items()})
 
-    def read(path: Path) -> Any:
-        tokenizer = Tokenizer.load(path.parent)
-        letter = {bytes([i]): chr(i) if 33 <= i <= 126 or (161 <= i <= 255 and i != 173) else "" for i in range(256)}
-        free = iter(range(256, 400))
-        letter = {byte: char or chr(next(free)) for byte, char in letter.items()}
-        tokens_of = [tokenizer._encoding.decode_single_token_bytes(i) for i in range(tokenizer.eot)]
-        vocab = {"".join(letter[bytes([b])] for b in token): i for i, token in enumerate(tokens_of)}
-        words = [*tokens_of[256:], *(word.encode() for word in re.findall(r" ?[A-Za-z]+", TEXT))]
-        return vocab, [tokenizer._encoding._encode_single_piece(word) for word in words]
+@pytest.fixture
+def raw_tokenizer(vocabulary, tmp_path) -> dict[str, bytes]:
+    """The bytes of both files of a tokenizer, which stand in `tmp_path` too."""
+    raw = {name: (vocabulary / name).read_bytes() for name in PARTS}
+    for name, data in raw.items():
+        (tmp_path / name).write_bytes(data)
+    return raw
 
-    def mutate(data: bytes, chance: random.Random) -> bytes:
-        if name == "vocab.json":
-            return mutate_json(data, chance)
-        rows, kind = data.decode().split("\n"), chance.randrange(5)
-        at = chance.randrange(1, len(rows) - 1)
-        if kind == 0:  # the same token, of other parts
-            whole = rows[at].replace(" ", "")
-            cut = chance.randrange(1, len(whole))
-            rows[at] = f"{whole[:cut]} {whole[cut:]}"
-        elif kind == 1:
-            other = chance.randrange(1, len(rows) - 1)
-            rows[at], rows[other] = rows[other], rows[at]
-        elif kind == 2:  # means nothing
-            rows.insert(at, chance.choice(["", "#version: 9"]))
-        else:
-            return mutate_bytes(data, chance, MERGE_PIECES)
-        return "\n".join(rows).encode()
 
-    check(answers(read, tmp_path / name, raw[name], meaning, mutate), accepted=20, refused=500)
+def meaning_beside(raw: dict[str, bytes], name: str) -> Callable[[bytes], Any]:
+    """What the two files mean with other bytes in the one of this name."""
+    return lambda changed: byte_pairs(
+        **{f"{Path(file).stem}_raw": raw[file] for file in raw} | {f"{Path(name).stem}_raw": changed}
+    )
+
+
+def tokenizer_read(path: Path) -> Any:
+    tokenizer = Tokenizer.load(path.parent)
+    letter = {bytes([i]): chr(i) if 33 <= i <= 126 or (161 <= i <= 255 and i != 173) else "" for i in range(256)}
+    free = iter(range(256, 400))
+    letter = {byte: char or chr(next(free)) for byte, char in letter.items()}
+    tokens_of = [tokenizer._encoding.decode_single_token_bytes(i) for i in range(tokenizer.eot)]
+    vocab = {"".join(letter[bytes([b])] for b in token): i for i, token in enumerate(tokens_of)}
+    words = [*tokens_of[256:], *(word.encode() for word in re.findall(r" ?[A-Za-z]+", TEXT))]
+    return vocab, [tokenizer._encoding._encode_single_piece(word) for word in words]
+
+
+def mutate_merges(data: bytes, chance: random.Random) -> bytes:
+    rows, kind = data.decode().split("\n"), chance.randrange(5)
+    at = chance.randrange(1, len(rows) - 1)
+    if kind == 0:  # the same token, of other parts
+        whole = rows[at].replace(" ", "")
+        cut = chance.randrange(1, len(whole))
+        rows[at] = f"{whole[:cut]} {whole[cut:]}"
+    elif kind == 1:
+        other = chance.randrange(1, len(rows) - 1)
+        rows[at], rows[other] = rows[other], rows[at]
+    elif kind == 2:  # means nothing
+        rows.insert(at, chance.choice(["", "#version: 9"]))
+    else:
+        return mutate_bytes(data, chance, MERGE_PIECES)
+    return "\n".join(rows).encode()
+
+
+@pytest.mark.parametrize(("name", "mutate"), zip(PARTS, (mutate_json, mutate_merges), strict=True))
+def test_no_mutation_of_a_tokenizer_is_misread(name, mutate, raw_tokenizer, tmp_path):
+    meaning = meaning_beside(raw_tokenizer, name)
+    check(answers(tokenizer_read, tmp_path / name, raw_tokenizer[name], meaning, mutate), accepted=20, refused=500)
+
+
+def test_the_oracle_sees_a_vocabulary_read_wrongly(raw_tokenizer, tmp_path):
+    path, raw, meaning = (
+        tmp_path / "vocab.json",
+        raw_tokenizer["vocab.json"],
+        meaning_beside(raw_tokenizer, "vocab.json"),
+    )
+    good = tokenizer_read(path)
+    vocab = json.loads(raw)
+    swapped = json.dumps(vocab | {"a": vocab["b"], "b": vocab["a"]}).encode()
+    assert answer(tokenizer_read, path, swapped, meaning) == "accepted"  # another vocabulary, but a sound one
+    assert "read as" in answer(lambda _: good, path, swapped, meaning)
+    assert "stands twice" in answer(lambda _: good, path, raw.replace(b"{", b'{"a": 0, ', 1), meaning)
+    assert "do not fit" in answer(lambda _: good, path, json.dumps(vocab | {"a": vocab["b"]}).encode(), meaning)
+
+
+def test_the_oracle_sees_merges_read_wrongly(raw_tokenizer, tmp_path):
+    path, raw, meaning = (
+        tmp_path / "merges.txt",
+        raw_tokenizer["merges.txt"],
+        meaning_beside(raw_tokenizer, "merges.txt"),
+    )
+    good = tokenizer_read(path)
+    given = {answer(lambda _: good, path, mutate_merges(raw, random.Random(seed)), meaning) for seed in range(100)}
+    assert any("do not fit" in text for text in given)  # a reader of vocab.json alone
+
+
+def test_merges_of_other_parts_are_not_taken_over(tmp_path):
+    """The same tokens and ids, but by ranks and by pairs other encodings: the door for foreign files refuses them."""
+    path = tmp_path / "source" / "merges.txt"
+    train([(SAMPLE / "corpus.txt").read_text()[:50_000]], 600, path.parent)
+    raw = {name: (path.parent / name).read_bytes() for name in PARTS}
+    meaning, vocab, rows = meaning_beside(raw, path.name), json.loads(raw["vocab.json"]), raw[path.name].split(b"\n")
+    other = []
+    for at, row in enumerate(rows[1:-1], start=1):
+        token = row.decode().replace(" ", "")
+        pairs = [
+            f"{token[:cut]} {token[cut:]}" for cut in range(1, len(token)) if {token[:cut], token[cut:]} <= vocab.keys()
+        ]
+        other += [b"\n".join([*rows[:at], pair.encode(), *rows[at + 1 :]]) for pair in pairs if pair.encode() != row]
+
+    def taken_over(path: Path) -> Any:
+        adopt(path.parent, tmp_path / "adopted")
+        return tokenizer_read(tmp_path / "adopted" / path.name)
+
+    assert len(other) > 20
+    assert answer(taken_over, path, raw[path.name], meaning) == "accepted"
+    assert {answer(taken_over, path, changed, meaning) for changed in other} == {"refused"}
+    assert all("read as" in answer(tokenizer_read, path, changed, meaning) for changed in other[:5])  # the control
 
 
 # Token files
@@ -329,32 +393,54 @@ def test_the_oracle_sees_a_config_read_wrongly(model):
     )
 
 
-def test_no_mutation_of_a_classifiers_config_is_misread(model, vocabulary, model_config):
+@pytest.fixture
+def spam(model, vocabulary, model_config) -> Path:
+    """The config of a classifier's folder."""
     torch.manual_seed(0)
-    gpt = GPT(model_config(n_layer=1, n_embd=4))
-    classifier = Classifier(gpt, 2, "last_token", None, True)
+    classifier = Classifier(GPT(model_config(n_layer=1, n_embd=4)), 2, "last_token", None, True)
     save_classifier(classifier, ["ham", "spam"], vocabulary, model / "spam")
+    return model / "spam" / "config.json"
 
-    def read(path: Path) -> Any:
-        found, labels = load_classifier(path.parent)
-        return labels, found.position, found.pad_to, found.causal
 
-    def meaning(raw: bytes) -> Any:
-        shape(raw)
-        found = json.loads(raw)
-        labels, pad_to, causal = found["labels"], found.get("pad_to"), found.get("causal", True)
-        if not isinstance(labels, list) or [type(label) for label in labels] != [str, str] or len(set(labels)) < 2:
-            raise ValueError("not two labels")
-        if found["architectures"] != ["Classifier"] or type(causal) is not bool:
-            raise ValueError("not a classifier")
-        if found["position"] not in ("first", "last", "last_token", "mean", "mean_all", "last_token_and_mean"):
-            raise ValueError("not a position")
-        if pad_to is not None and (type(pad_to) is not int or pad_to < 1):
-            raise ValueError("not a width")
-        return labels, found["position"], pad_to, causal
+def reading(path: Path) -> Any:
+    found, labels = load_classifier(path.parent)
+    return labels, found.position, found.pad_to, found.causal
 
-    path = model / "spam" / "config.json"
-    check(answers(read, path, path.read_bytes(), meaning, mutate_json), accepted=100, refused=300)
+
+def reading_meant(raw: bytes) -> Any:
+    """How the json module says that a classifier reads its messages."""
+    shape(raw)
+    found = json.loads(raw)
+    labels, pad_to, causal = found["labels"], found.get("pad_to"), found.get("causal", True)
+    if not isinstance(labels, list) or [type(label) for label in labels] != [str, str] or len(set(labels)) < 2:
+        raise ValueError("not two labels")
+    if found["architectures"] != ["Classifier"] or type(causal) is not bool:
+        raise ValueError("not a classifier")
+    if found["position"] not in ("first", "last", "last_token", "mean", "mean_all", "last_token_and_mean"):
+        raise ValueError("not a position")
+    if pad_to is not None and (type(pad_to) is not int or pad_to < 1):
+        raise ValueError("not a width")
+    return labels, found["position"], pad_to, causal
+
+
+def test_no_mutation_of_a_classifiers_config_is_misread(spam):
+    check(answers(reading, spam, spam.read_bytes(), reading_meant, mutate_json), accepted=100, refused=300)
+
+
+def test_the_oracle_sees_a_classifiers_config_read_wrongly(spam):
+    raw, good = spam.read_bytes(), reading(spam)
+
+    def given(**changes: Any) -> str:
+        return answer(lambda _: good, spam, json.dumps(json.loads(raw) | changes).encode(), reading_meant)
+
+    assert given() == "accepted"
+    for changes in ({"labels": ["spam", "ham"]}, {"position": "first"}, {"pad_to": 4}, {"causal": False}):
+        assert "read as" in given(**changes), changes
+    assert "not two labels" in given(labels=["ham", "ham"])
+    assert "not a position" in given(position="middle")
+    assert "not a width" in given(pad_to=True)
+    assert "not a classifier" in given(causal=0)
+    assert "not a GPT-2" in given(activation_function="relu")
 
 
 # Weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 LORA = LoraConfig(4, 8.0, "alpha/rank")
 SMALL = {"vocab_size": 2048, "context_length": 512, "n_layer": 4, "n_head": 6, "n_embd": 192, "attention": "sdpa"}
 WIDE = SMALL | {"n_embd": 768, "n_head": 12}
+READ = SMALL | {"n_layer": 6, "n_head": 16, "n_embd": 1024}
 CASES = {
     "small": {"model": SMALL, "precision": "fp32", "rows": 8, "length": 256},
     "words": {"model": SMALL | {"vocab_size": 50257}, "precision": "bf16", "rows": 4, "length": 256},
@@ -36,14 +38,43 @@ CASES = {
 TRAINING = Training(MODEL, FP32, 4, 8)
 
 
+def measured(folder: Path, module: str, *words: object) -> dict[str, int]:
+    """What a module of ours prints, run in `folder`."""
+    command = [
+        sys.executable,
+        "-m",
+        f"tests.llm.{module}",
+        *(w if isinstance(w, str) else json.dumps(w) for w in words),
+    ]
+    inherited = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=folder, env=inherited, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
 @pytest.mark.parametrize("case", CASES)
 def test_the_estimate_is_near_the_measured_peak(case):
-    words = [sys.executable, "-m", "tests.llm.peak_of_training", json.dumps(CASES[case])]
-    seen = json.loads(subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+    seen = measured(ROOT, "peak_of_training", CASES[case])
     ratio = (seen["before"] + seen["work"]) / seen["peak"]
     print(case, f"{ratio:.2f}")
     assert 0.6 <= ratio <= 1.15
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_estimates_of_stages_that_only_read_a_model_are_near_their_peaks(precision, tmp_path):
+    settings = {
+        "runtime": {"precision": precision, "threads": 2},
+        "respond": {"batch_size": 32, "decoding": {"max_new_tokens": 8}},
+        "import_gpt2": {"gpt2-sample": {"source": "models/instruct", "untie_head": True}},
+    }
+    measured(tmp_path, "peak_of_reading", "make", READ, settings, 32)
+    for stage in ("respond", "import_gpt2"):
+        seen = measured(tmp_path, "peak_of_reading", stage)
+        ratio = (seen["before"] + seen["work"]) / seen["peak"]
+        print(stage, precision, f"{ratio:.2f}")
+        assert 0.6 <= ratio <= 1.15
 
 
 @pytest.mark.parametrize("tied", [True, False])

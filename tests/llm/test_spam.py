@@ -129,6 +129,16 @@ def test_a_word_or_a_foreign_line_end_stays_text(text, reading, tmp_path):
     assert frame["Text"].tolist() == [text, text]
 
 
+@pytest.mark.parametrize("text", ["NA", "null", "nan", "None", "12", "1e5", "True", "#N/A", "a\u2028b", "a\x85b"])
+def test_a_careless_reader_makes_something_else_of_such_a_text(text, tmp_path):
+    """The control of the one above: pandas by its own rules, and lines as Python counts them."""
+    path = write(tmp_path, f"ham\t{text}\nspam\t{text}\n")
+    by_pandas = pd.read_csv(path, sep="\t", names=["Label", "Text"])["Text"].tolist()
+    by_lines = [line.partition("\t")[2] for line in path.read_text("utf-8").splitlines()]
+    assert [text, text] in (by_pandas, by_lines)
+    assert by_pandas != by_lines
+
+
 @pytest.mark.parametrize("reading", ["strict", "book"])
 def test_a_byte_order_mark_crlf_and_a_missing_last_line_end_are_normalised(reading, tmp_path):
     frame = read_messages(write(tmp_path, b"\xef\xbb\xbfham\ta\r\nspam\tb"), reading)

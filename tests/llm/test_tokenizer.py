@@ -168,6 +168,7 @@ def test_special_token_in_text_is_ordinary_text(vocabulary: Path) -> None:
     assert ours.eot not in ids
     assert ours.decode(ids) == f"a{END_OF_TEXT}b"
     assert ours.decode([ours.eot]) == END_OF_TEXT
+    assert ours.eot in ours._encoding.encode(f"a{END_OF_TEXT}b", allowed_special="all")  # the control
 
 
 def test_lone_surrogate_is_encoded_as_the_replacement_character(vocabulary: Path) -> None:

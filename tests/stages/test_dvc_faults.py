@@ -113,6 +113,7 @@ def test_a_failed_stage_that_is_committed_by_force_leaves_nothing_wrong(project,
     server.body = BODY + b"ham\tone more\n"
     project.repro(STAGE)
     assert out(project) == server.body
+    assert not set(cached(project)) <= set(objects)  # the control: what is done is kept
     server.body = BODY
     project.set(download={"spam": source(server, BODY)})
     project.repro(STAGE)
@@ -126,6 +127,7 @@ def test_after_a_failed_stage_the_old_output_is_one_checkout_away(project, serve
     server.body = BODY.swapcase()
     project.set(download={"spam": source(server, BODY + b"ham\tone more\n")})
     assert project.run("dvc", "repro", STAGE, ok=False).returncode != 0
+    assert not (project.folder / OUT / "spam.tsv").exists()  # the control: there is something to bring back
     project.run("dvc", "checkout", STAGE)
     assert out(project) == BODY
     entry = lock[lock.index(STAGE.encode()) :]
@@ -144,7 +146,7 @@ def test_a_second_repro_beside_a_running_one_changes_nothing(project, server):
     assert second.returncode != 0, second.stdout
     assert first.returncode == 0, err
     assert out(project) == BODY
-    assert project.repro(STAGE) == []
+    assert project.repro(STAGE) == []  # the control: alone it may
 
 
 @pytest.mark.parametrize("shell", ["", "/bin/sh", "/bin/bash"])  # dvc runs its commands in this one
@@ -192,6 +194,10 @@ def test_every_type_of_link_to_the_cache_gives_the_same(kind, project, server):
     project.set(download={"spam": source(server, BODY)})
     project.repro(STAGE)
     assert out(project) == BODY
+    objects = cached(project)
+    path.chmod(0o644)
+    path.write_bytes(b"by hand")
+    assert (cached(project) == objects) == (kind == "copy")  # the control: a link can be written through
 
 
 def test_a_damaged_object_of_the_cache_is_found(project, server):

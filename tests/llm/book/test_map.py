@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/book.md").read_text("utf-8")
 POINTERS = sorted(set(re.findall(r"`([^`\n]+)`", PAGE)))
 IDS = {row.id for row in ledger.read().rows} | {"ID"}  # `ledger:ID` explains the form
+EXERCISES = {2: 2, 3: 3, 4: 3, 5: 6, 6: 3, 7: 4, "A": 4}
 SECTIONS = {2: 8, 3: 6, 4: 7, 5: 5, 6: 8, 7: 9, "A": 9, "D": 4, "E": 4}
 
 
@@ -104,11 +105,23 @@ def test_a_dead_pointer_is_found(pointer, tmp_path):
     assert dead(pointer, tmp_path) is not None
 
 
+def missing(page: str, chapter: int | str, count: int) -> list[str]:
+    labels = " ".join(line.split("|")[1] for line in page.split("\n") if line.startswith("| "))
+    return [f"{chapter}.{n}" for n in range(1, count + 1) if not re.search(rf"\b{chapter}\.{n}\b", labels)]
+
+
 @pytest.mark.parametrize(("chapter", "count"), SECTIONS.items())
 def test_every_section_has_a_line(chapter, count):
-    labels = " ".join(line.split("|")[1] for line in PAGE.split("\n") if line.startswith("| "))
-    missing = [f"{chapter}.{n}" for n in range(1, count + 1) if not re.search(rf"\b{chapter}\.{n}\b", labels)]
-    assert missing == []
+    exercises = PAGE.index("## Appendix C")
+    page = PAGE[:exercises] + PAGE[PAGE.index("\n## ", exercises) :]
+    assert missing(page, chapter, count) == []
+
+
+@pytest.mark.parametrize(("chapter", "count"), EXERCISES.items())
+def test_every_exercise_has_a_line(chapter, count):
+    page = PAGE[PAGE.index("## Appendix C") :].partition("\n## ")[0]
+    assert missing(page, chapter, count) == []
+    assert missing(page, chapter, count + 1) == [f"{chapter}.{count + 1}"]  # the control
 
 
 def test_every_row_that_the_page_can_name_belongs_to_a_section_of_it():
