@@ -19,6 +19,7 @@ from llm.runtime import RuntimeConfig, autocast
 
 Position = Literal["first", "last", "last_token", "mean", "mean_all", "last_token_and_mean"]
 Trainable = Literal["head", "last_block", "last_two_blocks", "all", "lora"]
+UPPER_BLOCKS: dict[Trainable, int] = {"head": 0, "last_block": 1, "last_two_blocks": 2}  # that train; others: all of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +130,7 @@ def freeze(model: Classifier, trainable: Trainable) -> None:
     """
     model.requires_grad_(trainable == "all")
     model.score.requires_grad_(trainable != "lora")
-    blocks = {"last_block": 1, "last_two_blocks": 2}.get(trainable, 0)
+    blocks = UPPER_BLOCKS.get(trainable, 0)
     if blocks:
         model.transformer.ln_f.requires_grad_(True)
         for block in list(model.transformer.h)[-blocks:]:
@@ -137,16 +138,17 @@ def freeze(model: Classifier, trainable: Trainable) -> None:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, data: BatchSource, runtime: RuntimeConfig) -> Tensor:
+def predict(model: nn.Module, data: BatchSource, runtime: RuntimeConfig, micro_batch_size: int | None = None) -> Tensor:
     """Class logits (N, classes) of every example of `data`, in order, fp32 on the CPU."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     parts = []
     for index in range(len(data)):
-        batch = data[index].to(device)
-        with autocast(runtime):
-            parts.append(model(batch.inputs, batch.lengths).float().cpu())
+        for micro in data[index].split(micro_batch_size):
+            batch = micro.to(device)
+            with autocast(runtime):
+                parts.append(model(batch.inputs, batch.lengths).float().cpu())
     model.train(was_training)
     return torch.cat(parts)
 

@@ -180,9 +180,12 @@ def classify_texts(arguments: argparse.Namespace) -> None:
     import torch
 
     from llm import checkpoint
-    from llm.spam import LABELS, pad_right
+    from llm.spam import pad_right
 
     model, labels = checkpoint.load_classifier(arguments.model)
+    if "spam" not in labels:
+        what = f"its classes are {', '.join(labels)}, not spam"
+        raise UserError(arguments.model, what, "take a folder of finetune_spam", DATA)
     tokenizer = checkpoint.load_tokenizer(arguments.model)
     limit = model.pad_to or model.gpt_config.context_length
     model.eval()
@@ -192,7 +195,7 @@ def classify_texts(arguments: argparse.Namespace) -> None:
         batch = pad_right([tokenizer.encode(message)[:limit] or [tokenizer.eot]], tokenizer.eot, model.pad_to, [0])
         with torch.no_grad():
             probabilities = model(batch.inputs, batch.lengths).softmax(dim=-1)[0]
-        spam = float(probabilities[LABELS.index("spam")])
+        spam = float(probabilities[labels.index("spam")])
         print(f"{labels[int(probabilities.argmax())]}\t{spam:.4f}\t{message}", flush=True)
 
 

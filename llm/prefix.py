@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm.batches import Batch
-from llm.classifier import PLACE, READ, Classifier, FinetuneSpamConfig
+from llm.classifier import PLACE, READ, UPPER_BLOCKS, Classifier, FinetuneSpamConfig
 from llm.model import Block
 from llm.runtime import RuntimeConfig, autocast
 from llm.spam import SpamDataset
@@ -29,7 +29,7 @@ def frozen_blocks(config: FinetuneSpamConfig, n_layer: int) -> int:
     """How many blocks give the same states in every epoch; 0 where the whole model has to run each time."""
     if not config.frozen_prefix or config.dropout > 0 or not config.causal:
         return 0
-    return max(0, n_layer - {"head": 0, "last_block": 1, "last_two_blocks": 2}.get(config.trainable, n_layer))
+    return max(0, n_layer - UPPER_BLOCKS.get(config.trainable, n_layer))
 
 
 class Tail(nn.Module):

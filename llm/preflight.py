@@ -1,9 +1,8 @@
 """Before a heavy stage starts: will it fit into memory, and on the disk? Estimates from the parameters alone.
 
-A false refusal is worse than none. The estimate of training is within 0.6 to 1.15 times the measured peak (tested), so
-the peak is at least 0.87 of it; a stage is refused only where even 0.7 of an estimate exceeds what is available.
-Between that and the whole estimate there is a warning. Decoding and importing count tensors only. What this system
-does not tell is not checked.
+A false refusal is worse than none. The estimates are within 0.6 to 1.15 times the measured peaks (tested), so a peak is
+at least 0.87 of its estimate; a stage is refused only where even 0.7 of it exceeds what is available. Between that and
+the whole estimate there is a warning. What this system does not tell is not checked.
 """
 
 from __future__ import annotations
@@ -37,10 +36,10 @@ class Training:
     rows: int  # computed at once
     length: int  # tokens in a row
     accumulates: bool = False  # gradients of one micro-batch are there while the next one is computed
-    evaluated_rows: int = 0  # at once, where they are more
     trained_blocks: int | None = None  # at the upper end; None: all of the model trains
     lora: LoraConfig | None = None
     classes: int | None = None  # of a classifier's head; None: the head is over the vocabulary
+    keeps_best: bool = False  # the trainable weights of the best evaluation, beside those of the last
 
     @property
     def parameters(self) -> int:
@@ -61,17 +60,17 @@ class Training:
 
     @property
     def state_bytes(self) -> int:
-        """One saved state: trainable weights and two moments each."""
-        return 3 * FP32 * self.trainable
+        """One saved state: trainable weights and two moments each, and the best weights where they are kept."""
+        return (3 + self.keeps_best) * FP32 * self.trainable
 
     @property
     def memory(self) -> int:
         """Bytes at the peak, beyond those of the process that has loaded torch and no model yet."""
-        held = FP32 * (self.parameters + 2 * self.trainable)  # weights and AdamW's moments
+        held = FP32 * (self.parameters + (2 + self.keeps_best) * self.trainable)  # weights and AdamW's moments
         gradients = FP32 * self.trainable
         logits = _logits(self, self.rows)
         step = _activations(self) + max(logits + gradients * self.accumulates, gradients)
-        evaluation = _logits(self, max(self.rows, self.evaluated_rows)) + _passing(self)
+        evaluation = _logits(self, self.rows) + _passing(self)
         return STARTED + held + max(step, evaluation)
 
 
@@ -116,7 +115,7 @@ def _activations(training: Training) -> int:
 def _passing(training: Training) -> int:
     """What a block needs while it computes, whether or not it trains."""
     config = training.model
-    B, T, C, H = max(training.rows, training.evaluated_rows), training.length, config.n_embd, config.n_head
+    B, T, C, H = training.rows, training.length, config.n_embd, config.n_head
     scores = 3 * B * H * T * T if config.attention == "eager" else 0
     return FP32 * (B * T * C * 10 + scores)
 
@@ -156,18 +155,18 @@ def check_disk(folder: Path, size: int) -> None:
 
 
 def check_training(
-    section: str, training: Training, work: Path, steps: int, save_every: int | None, cached: int = 0
+    section: str, training: Training, work: Path, steps: int, save_every: int | None, besides: int = 0
 ) -> None:
     """Refuse a training that does not fit into memory, or whose outputs and states the disk of `work` cannot hold.
 
-    `cached` bytes are written there besides. States of a run that was stopped lie there already, and count.
+    `besides` bytes are written there too. States of a run that was stopped lie there already, and count.
     """
     fix = "lower it, or the length of the rows, or take a smaller model"
     where = f"params.yaml: {section}.micro_batch_size"
     check_memory(where, "training", training.memory, training.runtime.device, fix)
     states = 0 if save_every is None else min(STATES, -(-steps // save_every)) * training.state_bytes
     there = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
-    check_disk(work, max(0, FP32 * training.parameters + cached + states - there))
+    check_disk(work, max(0, FP32 * training.parameters + besides + states - there))
 
 
 def available(device: str) -> int | None:

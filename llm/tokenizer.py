@@ -96,9 +96,7 @@ def adopt(source: Path, folder: Path) -> None:
     Tokenizer.load(source)
     vocab = read_json(source / "vocab.json")
     vocab.pop(END_OF_TEXT, None)
-    merges = _merges(source / "merges.txt")
-    _check_pairs(merges, source / "merges.txt")
-    _write(vocab, merges, folder)
+    _write(vocab, _merges(source / "merges.txt"), folder)
 
 
 def copy(source: Path, folder: Path) -> None:
@@ -145,12 +143,14 @@ def _ranks(vocab_file: Path, merges_file: Path) -> dict[bytes, int]:
     if set(by_id[:BYTES]) != set(letters):
         what = f"its first {BYTES} tokens are not the {BYTES} bytes of a byte-level BPE"
         raise UserError(str(vocab_file), what, "take GPT-2's vocab.json", DATA)
-    merges = [merge.split(" ") for merge in _merges(merges_file)]
+    lines = _merges(merges_file)
+    merges = [merge.split(" ") for merge in lines]
     pairs_of_tokens = all(len(pair) == 2 and pair[0] in vocab and pair[1] in vocab for pair in merges)
     follow = by_id[BYTES:] == ["".join(pair) for pair in merges]
     if not (pairs_of_tokens and follow and end == len(vocab) and sorted(vocab.values()) == list(range(len(vocab)))):
         what = f"{len(vocab)} tokens do not follow from the {len(merges)} merges in {merges_file.name}"
         raise UserError(str(vocab_file), what, "take both files from the same tokenizer", DATA)
+    _check_pairs(lines, merges_file)
     to_byte = {letter: byte for byte, letter in enumerate(letters)}
     return {bytes(to_byte[letter] for letter in token): rank for token, rank in vocab.items()}
 

@@ -159,7 +159,7 @@ class Tracker:
 
 
 class NullTracker(Tracker):
-    """Records nothing: tracking is off, or this is not the main rank."""
+    """Records nothing: tracking is off, or failed at the start."""
 
     def __init__(self) -> None:
         self._file = None

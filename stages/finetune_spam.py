@@ -91,9 +91,9 @@ def check_room(shape: ModelConfig, data: Mapping[str, SpamDataset], params: Para
     config = params.finetune_spam
     rows = config.micro_batch_size or config.batch_size
     longest = max(part.width or min(part.longest, shape.context_length) for part in data.values())
-    blocks = {"head": 0, "last_block": 1, "last_two_blocks": 2}.get(config.trainable)
-    size = (shape, params.runtime, rows, longest, config.batch_size > rows, config.batch_size)
-    training = preflight.Training(*size, blocks, config.lora, len(LABELS))
+    blocks = classifier.UPPER_BLOCKS.get(config.trainable)
+    size = (shape, params.runtime, rows, longest, config.batch_size > rows)
+    training = preflight.Training(*size, blocks, config.lora, len(LABELS), config.keep == "best")
     cached = 0
     if prefix.frozen_blocks(config, shape.n_layer):
         tokens = sum(min(len(ids), longest) for part in data.values() for ids in part.ids)
@@ -133,7 +133,8 @@ def judge_splits(
     metrics: dict[str, float | int | None] = {}
     rows: list[list[object]] = []
     for split, dataset in data.items():
-        probabilities = classifier.predict(model, InOrder(dataset, config.batch_size), precision).softmax(dim=-1)
+        batches = InOrder(dataset, config.batch_size)
+        probabilities = classifier.predict(model, batches, precision, config.micro_batch_size).softmax(dim=-1)
         predicted = probabilities.argmax(dim=-1).tolist()
         right = [p == a for p, a in zip(predicted, dataset.labels, strict=True)]
         metrics |= stats.share(f"{split}_accuracy", right)

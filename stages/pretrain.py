@@ -66,7 +66,8 @@ def main(params: Params) -> None:
         run.turn_to("compute")
         history, samples = train_it(model, train, val, params, run, sample, save_optimizer)
         run.say(history.ending(config))
-        whole_val = evaluate(model, losses.next_token, InOrder(val, config.batch_size), params.runtime)
+        every_window = InOrder(val, config.batch_size)
+        whole_val = evaluate(model, losses.next_token, every_window, params.runtime, config.micro_batch_size)
         run.turn_to("save")
         checkpoint.save_model(model, TOKENIZER, out)
         files.write_csv(run.out("reports/pretrain/loss.csv"), COLUMNS, history.table())
@@ -77,7 +78,7 @@ def main(params: Params) -> None:
                 "val_bits_per_byte": whole_val["loss"] / math.log(2) * val.tokens / val.text_bytes,
                 "parameters": count_parameters(model),
                 "train_batches": steps_per_epoch(len(train), config.batch_size),
-                "val_batches": len(InOrder(val, config.batch_size)),
+                "val_batches": len(every_window),
                 "tokens_seen": history.kept(config)["tokens_seen"],
             },
             headline=["train_loss", "val_loss"],
@@ -91,10 +92,11 @@ def check_room(params: Params, steps: int, run: Run) -> None:
     trainings = []
     for batch, context in sizes:
         rows = min(batch, config.micro_batch_size or batch)
-        shape = (params.model, params.runtime, rows, context, batch > rows, config.batch_size)
-        trainings.append(preflight.Training(*shape))
-    save_every = None if config.mode == "book" else config.save_every
-    preflight.check_training("pretrain", max(trainings, key=lambda t: t.memory), run.work, steps, save_every)
+        shape = (params.model, params.runtime, rows, context, batch > rows)
+        trainings.append(preflight.Training(*shape, keeps_best=config.keep == "best"))
+    widest = max(trainings, key=lambda t: t.memory)
+    moments = 2 * preflight.FP32 * widest.trainable if config.save_optimizer else 0
+    preflight.check_training("pretrain", widest, run.work, steps, config.save_every, moments)
 
 
 def exactly(

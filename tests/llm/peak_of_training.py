@@ -56,7 +56,8 @@ def main(case: dict) -> dict:
     if adapter:
         lora.add_lora(model, adapter, 1)
     data = Random(2 * batch, length, config.vocab_size, classes)
-    train = replace(TRAIN, batch_size=batch, micro_batch_size=rows)
+    keep = case.get("keep", "last")
+    train = replace(TRAIN, batch_size=batch, micro_batch_size=rows, keep=keep)
     fit(
         model,
         losses.classification if classes else losses.next_token,
@@ -68,7 +69,7 @@ def main(case: dict) -> dict:
         Steps(lambda _: None),
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    training = Training(config, settings, rows, length, batch > rows, rows, blocks, adapter, classes)
+    training = Training(config, settings, rows, length, batch > rows, blocks, adapter, classes, keep == "best")
     return {"before": before, "peak": peak, "work": training.memory}
 
 

@@ -167,11 +167,13 @@ def messages(vocabulary) -> SpamDataset:
     )
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 5])
-def test_predictions_come_in_the_order_of_the_messages(batch_size, gpt, messages):
+@pytest.mark.parametrize(("batch_size", "micro_batch_size"), [(1, None), (2, None), (5, None), (5, 2), (2, 1)])
+def test_predictions_come_in_the_order_of_the_messages(batch_size, micro_batch_size, gpt, messages):
     model = Classifier(gpt, 2, "last_token")
     one_by_one = torch.cat([model(torch.tensor([ids])) for ids in messages.ids])
-    torch.testing.assert_close(predict(model, InOrder(messages, batch_size), FP32), one_by_one.detach())
+    torch.testing.assert_close(
+        predict(model, InOrder(messages, batch_size), FP32, micro_batch_size), one_by_one.detach()
+    )
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -136,6 +136,24 @@ def test_classify_says_one_line_a_message(project, vocabulary, model_config, cap
     assert all(line.split("\t")[0] in ("ham", "spam") for line in given.splitlines())
 
 
+@pytest.mark.parametrize("labels", [["spam", "ham"], ["ham", "spam", "other"]])
+def test_classify_reads_the_labels_of_the_folder(labels, project, vocabulary, model_config, capsys):
+    torch.manual_seed(0)
+    spam = Classifier(GPT(model_config()), len(labels), "last_token").eval()
+    spam.score.bias.data[labels.index("spam")] += 20
+    checkpoint.save_classifier(spam, labels, vocabulary, project / "models/spam")
+    cli.main(["classify", "win now"])
+    label, probability, _ = capsys.readouterr().out.split("\t")
+    assert (label, probability) == ("spam", "1.0000")
+
+
+def test_classify_refuses_classes_without_spam(project, vocabulary, model_config, capsys):
+    checkpoint.save_classifier(
+        Classifier(GPT(model_config()), 2, "last_token"), ["good", "bad"], vocabulary, project / "models/spam"
+    )
+    assert "its classes are good, bad, not spam" in refused(capsys, "classify", "win now", code=3)
+
+
 def test_classify_refuses_a_folder_without_a_classifier(model, capsys):
     line = refused(capsys, "classify", "hello", "--model", model, code=3)
     assert "name a folder that finetune_spam wrote" in line

@@ -20,13 +20,13 @@ import numpy as np
 import pytest
 import torch
 
-from llm import gpt2
+from llm import gpt2, tokenizer
 from llm.checkpoint import load_classifier, load_model, save_classifier, write_tensors
 from llm.classifier import Classifier
 from llm.files import write_json
 from llm.model import GPT
 from llm.spam import read_messages
-from llm.tokenizer import Tokenizer, adopt, train
+from llm.tokenizer import Tokenizer, train
 from llm.tokens import Pins, TokenWindows, encode_documents, read_documents, write_shards
 from tests.mutations import answer, answers, mutate_bytes, mutate_json, once
 
@@ -245,8 +245,8 @@ def test_the_oracle_sees_merges_read_wrongly(raw_tokenizer, tmp_path):
     assert any("do not fit" in text for text in given)  # a reader of vocab.json alone
 
 
-def test_merges_of_other_parts_are_not_taken_over(tmp_path):
-    """The same tokens and ids, but by ranks and by pairs other encodings: the door for foreign files refuses them."""
+def test_merges_of_other_parts_are_refused(tmp_path, monkeypatch):
+    """The same tokens and ids, but by ranks and by pairs other encodings."""
     path = tmp_path / "source" / "merges.txt"
     train([(SAMPLE / "corpus.txt").read_text()[:50_000]], 600, path.parent)
     raw = {name: (path.parent / name).read_bytes() for name in PARTS}
@@ -259,13 +259,10 @@ def test_merges_of_other_parts_are_not_taken_over(tmp_path):
         ]
         other += [b"\n".join([*rows[:at], pair.encode(), *rows[at + 1 :]]) for pair in pairs if pair.encode() != row]
 
-    def taken_over(path: Path) -> Any:
-        adopt(path.parent, tmp_path / "adopted")
-        return tokenizer_read(tmp_path / "adopted" / path.name)
-
     assert len(other) > 20
-    assert answer(taken_over, path, raw[path.name], meaning) == "accepted"
-    assert {answer(taken_over, path, changed, meaning) for changed in other} == {"refused"}
+    assert answer(tokenizer_read, path, raw[path.name], meaning) == "accepted"
+    assert {answer(tokenizer_read, path, changed, meaning) for changed in other} == {"refused"}
+    monkeypatch.setattr(tokenizer, "_check_pairs", lambda *_: None)
     assert all("read as" in answer(tokenizer_read, path, changed, meaning) for changed in other[:5])  # the control
 
 

@@ -32,6 +32,7 @@ CASES = {
     "words": {"model": SMALL | {"vocab_size": 50257}, "precision": "bf16", "rows": 4, "length": 256},
     "eager": {"model": SMALL | {"attention": "eager"}, "precision": "fp32", "rows": 8, "length": 512},
     "micro": {"model": WIDE, "precision": "bf16", "rows": 2, "length": 128, "batch": 4},
+    "best": {"model": WIDE, "precision": "fp32", "rows": 2, "length": 128, "keep": "best"},
     "lora": {"model": WIDE, "precision": "fp32", "rows": 4, "length": 128, "lora": vars(LORA)},
     "last_block": {"model": WIDE, "precision": "fp32", "rows": 8, "length": 128, "classes": 2, "trained_blocks": 1},
 }
