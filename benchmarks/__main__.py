@@ -15,16 +15,24 @@ import statistics
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from benchmarks.work import BATCH, CONTEXT, SHAPES, WORK
 from llm import files
 
 OUT = Path(__file__).parents[1] / "docs"
 PEERS = {"book": "the book's package", "transformers": "transformers"}
-Result = dict[str, float]
+ONCE = ("chapter-5", "chapter-6", "pipeline")  # minutes each: one round unless --rounds says otherwise
+TOLD_APART = ("machine", "pipeline")  # not lines of the table
+HEAD = """\
+What is counted are tokens; for chapter 6 (random weights, last block, 5 epochs) training messages, over the time from
+tokenized messages to the accuracies of all splits; for chapter 5 over the whole stage. The book's one epoch there is
+scaled. Training is with `python -m llm use auto` and `pretrain.compile: true`, after the first two steps.
+""".split("\n")
+Result = dict[str, Any]
 Rounds = dict[str, list[Result]]  # by contender
 
 
@@ -32,7 +40,7 @@ def main() -> None:
     """Measure what was asked for, and write the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.partition("\n")[0])
     parser.add_argument("work", nargs="*", metavar="work", help=f"some of {', '.join(WORK)} (default: all)")
-    parser.add_argument("--rounds", type=int, default=5, help="pairs (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, help=f"pairs (default: 5; of {', '.join(ONCE)}: 1)")
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.work) - set(WORK))
     if unknown:
@@ -40,7 +48,7 @@ def main() -> None:
     kept = OUT / "benchmarks.json"
     known: dict[str, Rounds] = files.read_json(kept) if kept.is_file() else {}
     for work in arguments.work or WORK:
-        known[work] = measure(work, arguments.rounds)
+        known[work] = measure(work, arguments.rounds or (1 if work in ONCE else 5))
         files.write_json(kept, known)
     results = {work: known[work] for work in WORK if work in known}  # other works keep what was measured before
     files.write_text(OUT / "benchmarks.md", "\n".join(page(results)) + "\n")
@@ -73,19 +81,13 @@ def ratios(rounds: Rounds, contender: str) -> list[float]:
 
 
 def page(results: Mapping[str, Rounds]) -> list[str]:
-    """The table, with the machine that it holds for."""
+    """The table, with the machine that it holds for, and what follows from it."""
     packages = ", ".join(
         f"{name} {version(name)}" for name in ("torch", "transformers", "llms-from-scratch") if has(name)
     )
     lines = ["# Beside the peers", ""]
     lines += ["Written by `python -m benchmarks`: medians of the rounds, and of the ratios the range in brackets."]
-    lines += [
-        "What is counted are tokens; for chapter 6 (random weights, last block, 5 epochs) training messages, over the"
-    ]
-    lines += [
-        "time from tokenized messages to the accuracies of all splits. The book's one epoch there is scaled to five.",
-        "",
-    ]
+    lines += HEAD
     lines += [f"{cpu_name()}, {os.cpu_count()} threads; {platform.system()}; {packages}.", ""]
     if machine := results.get("machine"):
         shown = (f"{name.replace(', ', ': ')} {median(found):.0f}" for name, found in machine.items())
@@ -95,10 +97,11 @@ def page(results: Mapping[str, Rounds]) -> list[str]:
     ]
     lines += ["| --- | --- | --- | --- | --- | --- | --- | --- |"]
     for work, found in results.items():
-        if work != "machine":
+        if work not in TOLD_APART:
             lines.append(row(work, found))
-    if "machine" in results:
-        lines += ["", *utilisation(results)]
+    for about in (utilisation, compiling, chapter_5, chapter_6, sample):
+        if said := list(about(results)):
+            lines += ["", *said]
     return lines
 
 
@@ -113,16 +116,50 @@ def row(work: str, found: Rounds) -> str:
     return f"| {work} | {len(found['ours'])} | {' | '.join(rates)} | {' | '.join(beside)} | {' / '.join(peaks)} |"
 
 
-def utilisation(results: Mapping[str, Rounds]) -> list[str]:
+def utilisation(results: Mapping[str, Rounds]) -> Iterator[str]:
     """The share of the machine's matrix-product rate that training reaches."""
-    limit = median(results["machine"]["bf16 matrix product, GFLOP/s"])
-    lines = []
-    for work in (work for work in results if work.startswith("train-")):
+    for work in (work for work in results if work.startswith("train-") and "machine" in results):
+        limit = median(results["machine"]["bf16 matrix product, GFLOP/s"])
         size = work.removeprefix("train-")
         flops = SHAPES[size].flops_per_token(CONTEXT) * median(results[work]["ours"]) / 1e9
         what = f"{work} (batch {BATCH[size]} x {CONTEXT}): ours computes {flops:.0f} GFLOP/s"
-        lines.append(f"{what}, {flops / limit:.2f} of the bf16 rate.")
-    return lines
+        yield f"{what}, {flops / limit:.2f} of the bf16 rate."
+
+
+def compiling(results: Mapping[str, Rounds]) -> Iterator[str]:
+    """What `pretrain.compile` costs, and from how many steps on it pays."""
+    for work in (work for work in results if "uncompiled" in results[work]):
+        size, rounds = work.removeprefix("train-"), results[work]
+        with_it, without = median(rounds["ours"]), median(rounds["uncompiled"])
+        cost = statistics.median(r["first_step"] for r in rounds["ours"])
+        said = f"{work} without `pretrain.compile`: {without:.1f} tokens per second; compiling takes {cost:.0f} s"
+        saved = BATCH[size] * CONTEXT * (1 / without - 1 / with_it)  # seconds a step
+        yield f"{said}, made up for after {cost / saved:.0f} steps." if saved > 0 else f"{said} for nothing."
+
+
+def chapter_5(results: Mapping[str, Rounds]) -> Iterator[str]:
+    """What the faster run of chapter 5 reaches."""
+    for found in results.get("chapter-5", {}).get("ours", [])[:1]:
+        yield f"chapter-5: {found['seconds']:.0f} s, lowest validation loss {found['best_val_loss']:.3f}."
+
+
+def chapter_6(results: Mapping[str, Rounds]) -> Iterator[str]:
+    """Whether the frozen prefix changes what is said."""
+    found = results.get("chapter-6", {})
+    for with_it, without in zip(found.get("ours", []), found.get("whole", []), strict=False):
+        pairs = list(zip(with_it["said"], without["said"], strict=True))
+        differ = sum(a != b for a, b in pairs)
+        rate = f"{without['rate']:.1f} messages per second"
+        yield f"chapter-6 without the frozen prefix: {rate}; {differ} of {len(pairs)} test predictions differ."
+
+
+def sample(results: Mapping[str, Rounds]) -> Iterator[str]:
+    """The sample's `dvc repro`, and one with nothing to do."""
+    for found in results.get("pipeline", {}).get("ours", [])[:1]:
+        share = 1 - found["compute"] / found["seconds"]
+        yield f"The sample's `dvc repro` with `use auto`: {found['seconds']:.0f} s, {share:.0%} of it not computing."
+        beside = f"{found['no_op_ratio']:.2f} times one of as many empty stages with as many dependencies"
+        yield f"A `dvc repro` with nothing to do: {found['no_op']:.2f} s, {beside}."
 
 
 def draw(results: Mapping[str, Rounds], path: Path) -> None:
@@ -132,7 +169,7 @@ def draw(results: Mapping[str, Rounds], path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    shown = [(work, name) for work in results for name in PEERS if work != "machine" and name in results[work]]
+    shown = [(work, name) for work in results for name in PEERS if name in results[work]]
     values = [statistics.median(ratios(results[work], name)) for work, name in shown]
     figure, axes = plt.subplots(figsize=(8, 0.5 * len(shown) + 1.2))
     colours = ["tab:blue" if name == "book" else "tab:orange" for _, name in shown]

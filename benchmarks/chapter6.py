@@ -29,14 +29,23 @@ EPOCHS, BATCH, WIDTH = 5, 8, 120
 ROOT = Path(__file__).parents[1]
 
 
+def mirror() -> Path:
+    """The folder of the book's data and GPT-2's vocabulary."""
+    if "LLM_MIRROR" not in os.environ:
+        raise SystemExit("LLM_MIRROR is not set: a folder with the book's data and GPT-2's vocabulary")
+    return Path(os.environ["LLM_MIRROR"])
+
+
+def write_vocabulary(folder: Path) -> None:
+    """GPT-2's two files, under the names that our tokenizer knows."""
+    for theirs, ours in (("vocab.bpe", "merges.txt"), ("encoder.json", "vocab.json")):
+        (folder / ours).write_bytes((mirror() / theirs).read_bytes())
+
+
 def data(folder: Path) -> dict[str, SpamDataset]:
     """The book's three splits, padded to the longest training message."""
-    if "LLM_MIRROR" not in os.environ:
-        raise SystemExit("LLM_MIRROR is not set: a folder with the book's messages and GPT-2's vocabulary")
-    mirror = Path(os.environ["LLM_MIRROR"])
-    for name, ours in (("vocab.bpe", "merges.txt"), ("encoder.json", "vocab.json")):
-        (folder / ours).write_bytes((mirror / name).read_bytes())
-    with zipfile.ZipFile(mirror / "sms+spam+collection.zip") as archive:
+    write_vocabulary(folder)
+    with zipfile.ZipFile(mirror() / "sms+spam+collection.zip") as archive:
         (folder / "messages").write_bytes(archive.read("SMSSpamCollection"))
     parts = spam.balanced_splits(
         spam.read_messages(folder / "messages", "book"), SpamConfig("book", "shuffled", 0.7, 0.1), 123
@@ -57,8 +66,8 @@ def config(frozen_prefix: bool) -> FinetuneSpamConfig:
     return replace(sample, **known, weights="random", frozen_prefix=frozen_prefix, dropout=0.0)
 
 
-def ours(shape: ModelConfig, precision: RuntimeConfig, frozen_prefix: bool = True) -> tuple[float, list[int]]:
-    """Messages per second, and what is said of the test messages."""
+def ours(shape: ModelConfig, precision: RuntimeConfig, frozen_prefix: bool = True) -> dict[str, Any]:
+    """Messages per second, and what is said of the test messages, a digit each."""
     runtime.setup(precision)
     settings = config(frozen_prefix)
     torch.manual_seed(0)
@@ -79,7 +88,7 @@ def ours(shape: ModelConfig, precision: RuntimeConfig, frozen_prefix: bool = Tru
         fit(trained, losses.classification, batches, seen, settings, precision, 123, Silent())
         said = {split: classifier.predict(trained, InOrder(part, BATCH), precision) for split, part in messages.items()}
         seconds = time.perf_counter() - begun
-    return steps * BATCH / seconds, said["test"].argmax(dim=-1).tolist()
+    return {"rate": steps * BATCH / seconds, "said": "".join(map(str, said["test"].argmax(dim=-1).tolist()))}
 
 
 def book(model: Any) -> float:

@@ -7,25 +7,30 @@ setting is one for the whole process and the peak of memory is one for its whole
 from __future__ import annotations
 
 import json
+import os
 import resource
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks import chapter6
+from benchmarks import chapter5, chapter6, pipeline
 from llm import losses, packing, runtime
 from llm.batches import Batch, Shuffled
+from llm.compiled import CompiledNextToken
 from llm.generate import generate, greedy
 from llm.model import GPT, ModelConfig
 from llm.optim import TrainConfig
 from llm.runtime import RuntimeConfig, cpu_has_bf16
+from llm.tokenizer import Tokenizer
 from llm.train import fit
 
 VOCABULARY = 50_257
@@ -42,6 +47,8 @@ class Shape:
     n_embd: int
     n_head: int
     context_length: int = 1024
+    dropout: float = 0.0
+    qkv_bias: bool = True
 
     def config(self) -> ModelConfig:
         """As the pipeline builds it."""
@@ -51,10 +58,10 @@ class Shape:
             n_layer=self.n_layer,
             n_head=self.n_head,
             n_embd=self.n_embd,
-            dropout=0.0,
+            dropout=self.dropout,
             dropout_embedding=None,
             dropout_attention=None,
-            qkv_bias=True,
+            qkv_bias=self.qkv_bias,
             tie_head=True,
             init="gpt2",
             attention="sdpa",
@@ -66,7 +73,8 @@ class Shape:
 
         torch.manual_seed(0)
         config = {"vocab_size": VOCABULARY, "context_length": self.context_length, "emb_dim": self.n_embd}
-        config |= {"n_heads": self.n_head, "n_layers": self.n_layer, "drop_rate": 0.0, "qkv_bias": True}
+        config |= {"n_heads": self.n_head, "n_layers": self.n_layer}
+        config |= {"drop_rate": self.dropout, "qkv_bias": self.qkv_bias}
         model: nn.Module = GPTModel(config)
         return model
 
@@ -86,9 +94,12 @@ class Shape:
 
 
 SHAPES = {"124M": Shape(12, 768, 12), "13M": Shape(6, 192, 6)}
+CHAPTER_5 = Shape(12, 768, 12, context_length=256, dropout=0.1, qkv_bias=False)
 CONTEXT = 256
 BATCH = {"124M": 4, "13M": 8}
 STEPS = {"124M": 6, "13M": 16}  # the first two are not counted
+TEXT = Path(__file__).parents[1] / "data/sample/corpus.txt"
+Result = dict[str, Any]
 
 
 class RandomTokens:
@@ -121,11 +132,13 @@ class Clock:
         """Nothing is kept."""
 
 
-def train_ours(size: str) -> float:
-    """Tokens per second of the pipeline's own loop."""
+def train_ours(size: str, compiled: bool) -> Result:
+    """Tokens per second of the pipeline's own loop, and the seconds that its first step took longer than the others."""
+    os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # as on a machine that has compiled nothing before
     runtime.setup(BF16)
     torch.manual_seed(0)
-    model = GPT(SHAPES[size].config())
+    model = GPT(replace(SHAPES[size].config(), attention=runtime.fastest_attention(BF16, CONTEXT)))
+    loss = CompiledNextToken(model) if compiled else losses.next_token
     steps, clock = STEPS[size], Clock()
     config = TrainConfig(
         epochs=1,
@@ -147,8 +160,9 @@ def train_ours(size: str) -> float:
         clip_norm=1.0,
     )
     source = Shuffled(RandomTokens(BATCH[size] * steps), BATCH[size], steps, 0)
-    fit(model, losses.next_token, source, {}, config, BF16, 0, clock)
-    return statistics.median(clock.rates[2:])
+    fit(model, loss, source, {}, config, BF16, 0, clock)
+    rate, tokens = statistics.median(clock.rates[2:]), BATCH[size] * CONTEXT
+    return {"rate": rate, "first_step": tokens / clock.rates[0] - tokens / rate}
 
 
 def train_book(size: str) -> float:
@@ -263,14 +277,40 @@ def _median_seconds(action: Callable[[], Any]) -> float:
     return statistics.median(seconds)
 
 
-WORK: dict[str, dict[str, Callable[[], float]]] = {
+def tokenize_ours(folder: Path) -> Callable[[list[str]], int]:
+    """The pipeline's encoder, on all cores."""
+    tokenizer = Tokenizer.load(folder)
+    return lambda texts: sum(map(len, tokenizer.encode_all(texts)))
+
+
+def tokenize_transformers(folder: Path) -> Callable[[list[str]], int]:
+    """The same vocabulary in transformers' fast encoder, on all cores."""
+    from transformers import GPT2TokenizerFast
+
+    tokenizer = GPT2TokenizerFast(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    return lambda texts: sum(map(len, tokenizer(texts)["input_ids"]))
+
+
+def tokenize(encoder: Callable[[Path], Callable[[list[str]], int]]) -> float:
+    """Tokens per second on the documents of the sample's corpus, with GPT-2's vocabulary from LLM_MIRROR."""
+    with tempfile.TemporaryDirectory() as name:
+        chapter6.write_vocabulary(Path(name))
+        encode = encoder(Path(name))
+    texts = TEXT.read_text(encoding="utf-8").split("\n\n")
+    count = encode(texts)
+    return count / _median_seconds(lambda: encode(texts))
+
+
+WORK: dict[str, dict[str, Callable[[], float | Result]]] = {
     "train-124M": {
-        "ours": lambda: train_ours("124M"),
+        "ours": lambda: train_ours("124M", compiled=True),
+        "uncompiled": lambda: train_ours("124M", compiled=False),
         "book": lambda: train_book("124M"),
         "transformers": lambda: train_transformers("124M"),
     },
     "train-13M": {
-        "ours": lambda: train_ours("13M"),
+        "ours": lambda: train_ours("13M", compiled=True),
+        "uncompiled": lambda: train_ours("13M", compiled=False),
         "book": lambda: train_book("13M"),
         "transformers": lambda: train_transformers("13M"),
     },
@@ -280,10 +320,17 @@ WORK: dict[str, dict[str, Callable[[], float]]] = {
         "transformers": lambda: decode_transformers(1),
     },
     "decode-16": {"ours": lambda: decode_ours(16), "transformers": lambda: decode_transformers(16)},
+    "tokenize": {
+        "ours": lambda: tokenize(tokenize_ours),
+        "transformers": lambda: tokenize(tokenize_transformers),
+    },
+    "chapter-5": {"ours": chapter5.ours, "book": lambda: chapter5.book(CHAPTER_5.book())},
     "chapter-6": {
-        "ours": lambda: chapter6.ours(SHAPES["124M"].config(), BF16)[0],
+        "ours": lambda: chapter6.ours(SHAPES["124M"].config(), BF16),
+        "whole": lambda: chapter6.ours(SHAPES["124M"].config(), BF16, frozen_prefix=False),
         "book": lambda: chapter6.book(SHAPES["124M"].book()),
     },
+    "pipeline": {"ours": pipeline.ours},
     "machine": {
         "bf16 matrix product, GFLOP/s": lambda: matmul("bf16"),
         "fp32 matrix product, GFLOP/s": lambda: matmul("fp32"),
@@ -295,9 +342,10 @@ WORK: dict[str, dict[str, Callable[[], float]]] = {
 def main() -> None:
     """Do the work named on the command line."""
     with redirect_stdout(sys.stderr):  # the book's functions print
-        rate = WORK[sys.argv[1]][sys.argv[2]]()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    print(json.dumps({"rate": rate, "peak_mib": peak}))
+        found = WORK[sys.argv[1]][sys.argv[2]]()
+    result = found if isinstance(found, dict) else {"rate": found}
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 2**10
+    print(json.dumps(result | {"peak_mib": peak}))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.__main__ import page, ratios, utilisation
+from benchmarks import pipeline
+from benchmarks.__main__ import TOLD_APART, page, ratios, utilisation
 from benchmarks.work import SHAPES, WORK
+from llm import files, params
 
 
 def rounds(*rates: float) -> list[dict[str, float]]:
@@ -36,7 +38,38 @@ def test_utilisation_is_the_share_of_the_measured_rate():
     assert line.endswith(f"{flops:.0f} GFLOP/s, {flops / 500:.2f} of the bf16 rate.")
 
 
-@pytest.mark.parametrize("work", [work for work in WORK if work != "machine"])
+@pytest.mark.parametrize("work", [work for work in WORK if work not in TOLD_APART])
 def test_every_work_has_ours_and_a_peer(work):
     assert "ours" in WORK[work]
     assert len(WORK[work]) > 1
+
+
+def test_compiling_pays_after_its_cost_over_what_a_step_saves():
+    compiled = [{"rate": 2048.0, "peak_mib": 1.0, "first_step": 10.0}]  # 8 x 256 tokens a step: 1 s, and 2 s without
+    text = "\n".join(page({"train-13M": {"ours": compiled, "uncompiled": rounds(1024), "book": rounds(512)}}))
+    assert "without `pretrain.compile`: 1024.0 tokens per second" in text
+    assert "compiling takes 10 s, made up for after 10 steps." in text
+    slower = "\n".join(page({"train-13M": {"ours": compiled, "uncompiled": rounds(4096), "book": rounds(512)}}))
+    assert "compiling takes 10 s for nothing." in slower
+
+
+def test_predictions_with_and_without_the_prefix_are_counted():
+    ours, whole = ({"rate": 10.0, "peak_mib": 1.0, "said": said} for said in ("0110", "0010"))
+    text = "\n".join(page({"chapter-6": {"ours": [ours], "whole": [whole], "book": rounds(1)}}))
+    assert "without the frozen prefix: 10.0 messages per second; 1 of 4 test predictions differ." in text
+
+
+def test_the_pipeline_is_told_below_the_table():
+    found = {"rate": 0.01, "peak_mib": 1.0, "seconds": 100.0, "compute": 80.0, "no_op": 0.9, "no_op_ratio": 1.25}
+    text = "\n".join(page({"pipeline": {"ours": [found]}}))
+    assert "100 s, 20% of it not computing." in text
+    assert "nothing to do: 0.90 s, 1.25 times one of as many empty stages" in text
+    assert "| pipeline" not in text
+
+
+def test_the_empty_pipeline_has_the_stages_and_dependencies_asked_for(tmp_path):
+    pipeline.write_empty(tmp_path, [1, 3, 2])
+    files.write_text(tmp_path / ".dvc/config.local", "[core]\n    no_scm = true\n")
+    pipeline.run(tmp_path, "dvc", "repro")
+    stages = params.load(tmp_path / "dvc.lock")["stages"].values()
+    assert [len(stage["deps"]) for stage in stages] == [1, 3, 2]

@@ -1,0 +1,85 @@
+"""`dvc repro` of the sample with this machine's fastest settings: the whole of it, and once more with nothing to do.
+
+Beside it a pipeline of as many empty stages with as many dependencies: what DVC itself takes.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from llm import files, params
+from llm.book.runs import COPIED
+
+ROOT = Path(__file__).parents[1]
+PAIRS = 5
+
+
+def ours() -> dict[str, float]:
+    """Seconds of the rebuild and of what its stages computed; of a `dvc repro` without work, and of an empty one."""
+    with tempfile.TemporaryDirectory() as name:
+        project, empty = Path(name) / "project", Path(name) / "empty"
+        for part in COPIED:
+            copy(ROOT / part, project / part)
+        for folder in (project, empty):
+            files.write_text(folder / ".dvc/config.local", "[core]\n    no_scm = true\n")
+        run(project, "llm", "use", "auto")
+        seconds = run(project, "dvc", "repro")
+        lock = params.load(project / "dvc.lock")["stages"]
+        write_empty(empty, [len(stage.get("deps", [])) for stage in lock.values()])
+        run(empty, "dvc", "repro")
+        pairs = [(run(project, "dvc", "repro"), run(empty, "dvc", "repro")) for _ in range(PAIRS)]
+        return {
+            "rate": 1 / seconds,
+            "seconds": seconds,
+            "compute": computed(project),
+            "no_op": statistics.median(ours for ours, _ in pairs),
+            "no_op_ratio": statistics.median(ours / theirs for ours, theirs in pairs),
+        }
+
+
+def copy(source: Path, target: Path) -> None:
+    """A file or a folder."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        shutil.copyfile(source, target)
+
+
+def run(folder: Path, *words: str) -> float:
+    """Seconds of `python -m WORDS` there."""
+    begun = time.perf_counter()
+    subprocess.run([sys.executable, "-m", *words], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - begun
+
+
+def write_empty(folder: Path, deps: Sequence[int]) -> None:
+    """A chain of stages that do nothing, one for each number of dependencies."""
+    stages = {}
+    for number, count in enumerate(deps):
+        names = [f"in/{at}" for at in range(count - 1)] + [f"out/{number - 1}" if number else "in/first"]
+        for name in names:
+            if name.startswith("in/"):
+                files.write_text(folder / name, name)
+        stages[f"stage{number}"] = {"cmd": f"echo > out/{number}", "deps": names, "outs": [f"out/{number}"]}
+    (folder / "out").mkdir()
+    files.write_text(folder / "dvc.yaml", yaml.safe_dump({"stages": stages}))
+    files.write_text(folder / ".dvc/config", "")
+
+
+def computed(project: Path) -> float:
+    """Seconds that went into tensors and the judge, as the runs in MLflow tell."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{project}/mlflow.db")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return float(sum(run.data.metrics.get("seconds/compute", 0.0) for run in client.search_runs(experiments)))
