@@ -5,7 +5,6 @@ The text and GPT-2's vocabulary come from the folder LLM_MIRROR. Rates are train
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,6 @@ import torch
 from benchmarks.chapter6 import mirror, write_vocabulary
 from llm import files
 from llm.book.runs import MADE, Run, make
-from llm.compiled import COMPILERS
 from llm.tokenizer import Tokenizer
 
 EPOCHS, BATCH, CONTEXT = 10, 2, 256
@@ -28,8 +26,7 @@ COPY = "benchmark-chapter5"
 
 def ours() -> dict[str, float]:
     """The stage pretrain with the book's settings and this machine's fastest, from start to published model."""
-    settings = (f"pretrain.compile={str(any(map(shutil.which, COMPILERS))).lower()}", "pretrain.save_every=null")
-    make(COPY, Run("tokenize@corpus", (), ("configs/book-offline.yaml", "auto"), settings), ROOT)
+    make(COPY, Run("tokenize@corpus", (), ("configs/book-offline.yaml", "auto")), ROOT)
     folder = ROOT / MADE / COPY
     begun = time.perf_counter()
     subprocess.run([sys.executable, "-m", "stages.pretrain"], cwd=folder, check=True)
