@@ -6,26 +6,28 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llm import params
-from llm.errors import RUNNING, UserError
+from llm.errors import RUNNING, USAGE, UserError
 
 
 def repair(root: Path) -> Iterator[str]:
     """Take it out of the way, and say of each thing what was done; nothing where all is well.
 
-    Raises UserError (code RUNNING) while a dvc is at work on the project.
+    Raises UserError: code RUNNING while a dvc is at work on the project, USAGE where none can work.
     """
+    from dvc.exceptions import DvcException
     from dvc.lock import LockError
     from dvc.repo import Repo
 
-    with Repo(str(root)) as repo:
-        temporary = Path(str(repo.tmp_dir))
-        try:
-            with repo.lock:
-                for path in (root / "dvc.lock", temporary / "rwlock"):
-                    yield from _unreadable(path, temporary / f"{path.name}.broken")
-                yield from _empty(Path(repo.cache.legacy.path) / "runs")
-        except LockError:
-            raise UserError(str(root), "a dvc is at work here", "wait for it, or end it", RUNNING) from None
+    try:
+        with Repo(str(root)) as repo, repo.lock:
+            temporary = Path(str(repo.tmp_dir))
+            for path in (root / "dvc.lock", temporary / "rwlock"):
+                yield from _unreadable(path, temporary / f"{path.name}.broken")
+            yield from _empty(Path(repo.cache.legacy.path) / "runs")
+    except LockError:
+        raise UserError(str(root), "a dvc is at work here", "wait for it, or end it", RUNNING) from None
+    except DvcException as error:
+        raise UserError(str(root), str(error), "run it where `dvc repro` runs", USAGE) from None
 
 
 def _unreadable(path: Path, aside: Path) -> Iterator[str]:

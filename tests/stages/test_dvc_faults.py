@@ -270,3 +270,10 @@ def test_nothing_is_repaired_beside_a_dvc_at_work(project, server):
     assert done.returncode == 7
     assert "a dvc is at work" in done.stderr
     assert (project.folder / ".dvc/tmp/rwlock").read_text() == '{"data/raw'
+
+
+def test_where_no_dvc_can_work_there_is_nothing_to_repair(tmp_path):
+    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
+    done = Project(tmp_path).run("llm", "repair", ok=False, env={"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {tmp_path}: you are not inside of a DVC repository")
