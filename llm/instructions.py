@@ -68,15 +68,15 @@ class FinetuneInstructConfig(TrainConfig):
 def read_entries(path: Path, skip_empty: bool = False) -> list[Entry]:
     """Entries of a JSON list of objects with texts under `instruction`, `input`, `output`.
 
-    Raises UserError naming the entry: not a list, a missing or foreign key, a value that is no text, and an empty
-    instruction or output unless `skip_empty` leaves such entries out.
+    Raises UserError naming the entry, counted from 1: not a list, a missing or foreign key, a value that is no text,
+    and an empty instruction or output unless `skip_empty` leaves such entries out.
     """
     entries = read_json(path)
     if not isinstance(entries, list) or not entries:
         what = "is an empty list" if entries == [] else f"holds {type(entries).__name__}, not a list of entries"
         raise UserError(str(path), what, "write [{...}, ...]", DATA)
     kept = []
-    for number, entry in enumerate(entries):
+    for number, entry in enumerate(entries, start=1):
         where = f"{path}: entry {number}"
         _check_entry(entry, where)
         empty = [key for key in ("instruction", "output") if not entry[key].strip()]
@@ -135,7 +135,7 @@ class InstructionDataset:
 
     An answer ends with <|endoftext|>; rows of a batch are padded with it to the longest. Padding does not count,
     nor does the prompt where `mask_prompt` is set (exercise 7.2). Rows are cut at `limit` tokens; raises
-    UserError where that leaves nothing of an answer.
+    UserError, naming the entry of `name`, where that leaves nothing of an answer.
     """
 
     def __init__(
@@ -145,6 +145,7 @@ class InstructionDataset:
         limit: int,
         mask_prompt: bool,
         form: PromptForm = "alpaca",
+        name: str = "instructions",
     ) -> None:
         self.pad, self.limit = tokenizer.eot, limit
         prompts = [format_prompt(entry, form) + HEADERS[form] for entry in entries]
@@ -154,7 +155,8 @@ class InstructionDataset:
             if start > limit:
                 text = entries[number]["instruction"]
                 what = f"its prompt alone takes {start} tokens of a context of {limit}: {text!r:.60}"
-                raise UserError(f"entry {number}", what, "shorten it, or take a model with a longer context", DATA)
+                where = f"{name}: entry {number + 1}"
+                raise UserError(where, what, "shorten it, or take a model with a longer context", DATA)
         self.masked = [start - 1 if mask_prompt else 0 for start in starts]  # targets are one token on
 
     def __len__(self) -> int:

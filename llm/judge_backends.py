@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import requests
 import urllib3
 
 from llm.errors import SERVICE, USAGE, UserError
 from llm.judge_config import KEY_VARIABLE, Address, JudgeConfig
+from llm.web import Session, within
 
 READY_SECONDS = 4.0  # a server that is down is reported within 5
 MAX_REPLY_BYTES = 1 << 20
 BACKOFF_SECONDS = 0.5  # doubles with each attempt
 MAX_WAIT_SECONDS = 30.0  # whatever Retry-After says
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Server:
         self.base = self.address.base
         self.key = _key() if self.protocol.keyed else ""
         try:
-            _within(READY_SECONDS, self._look)
+            within(READY_SECONDS, self._look)
         except (_Failure, TimeoutError) as failure:
             reason = str(failure) or f"no answer within {READY_SECONDS:g} s"
             what = f"no judge answers there: {reason}"
@@ -79,14 +77,14 @@ class Server:
     def _exchange(self, method: str, url: str, payload: Any) -> tuple[int, Mapping[str, str], bytes]:
         seconds = self.config.timeout_seconds
         try:
-            return _within(seconds, lambda: self._request(method, url, payload, seconds))
+            return within(seconds, lambda: self._request(method, url, payload, seconds))
         except TimeoutError:
             raise _Failure(f"no whole reply within {seconds:g} s") from None
 
     def _request(self, method: str, url: str, payload: Any, seconds: float) -> tuple[int, Mapping[str, str], bytes]:
         end = time.monotonic() + seconds
         try:
-            with _Session() as session:
+            with Session() as session:
                 session.trust_env = not self.address.loopback  # no proxy stands between this machine and itself
                 session.auth = self._authorize  # also keeps requests from looking for a password in ~/.netrc
                 plain = {"Accept-Encoding": "identity"}  # what is not packed cannot burst
@@ -237,31 +235,7 @@ def _short(value: Any) -> str:
     return repr(text if len(text) <= 80 else text[:77] + "...")
 
 
-# HTTP with a deadline, a size limit and no detours -------------------------------------------------------------------
-
-
-class _Session(requests.Session):
-    """Never looks where a redirect points: even unfollowed, requests would read its whole body to prepare for it."""
-
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        return None
-
-
-def _within(seconds: float, work: Callable[[], T]) -> T:
-    """Run `work` in a thread and wait so long for it, no longer; TimeoutError then.
-
-    A socket's own timeout starts again with every byte, also in the headers: a server that drips would hold us.
-    """
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future.result(timeout=seconds)
+# HTTP with a size limit ----------------------------------------------------------------------------------------------
 
 
 def _body(response: requests.Response, end: float) -> bytes:

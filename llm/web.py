@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import email.utils
 import ipaddress
-import queue
 import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -28,6 +30,7 @@ DISGUISES = {
     b"version https://git-lfs.github.com/spec/": "a Git-LFS pointer",
 }
 
+T = TypeVar("T")
 Received = Callable[[int, int | None], None]  # told of the bytes so far, and of the bytes in all where known
 
 
@@ -174,33 +177,42 @@ def _redirected(url: str, location: str) -> str:
     raise Failure(f"refused the redirect to {location.partition('?')[0]!r}")
 
 
-class _Session(requests.Session):
+class Session(requests.Session):
+    """Never looks where a redirect points: even unfollowed, requests would read its whole body to prepare for it."""
+
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """Leave redirects to `_open`: even with allow_redirects=False, requests would read the body of one whole."""
+        """Nowhere."""
+
+
+def within(seconds: float, work: Callable[[], T]) -> T:
+    """Run `work` in a thread and wait so long for it, no longer; TimeoutError then.
+
+    A socket's own timeout starts again with every byte, also in the headers: a server that drips would hold us.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future.result(timeout=seconds)
 
 
 def _get(url: str, headers: Mapping[str, str], patience: Patience) -> requests.Response:
-    """One GET, without its body, in a thread: each byte of a header renews a socket's timeout, not this deadline."""
-    answers: queue.SimpleQueue[requests.Response | Exception] = queue.SimpleQueue()
-
-    def get() -> None:
-        session = _Session()
-        session.trust_env = not _is_loopback(url)  # no proxy to oneself
-        try:
-            seconds = patience.stall_seconds
-            answers.put(session.get(url, headers=headers, stream=True, timeout=seconds))
-        except Exception as error:
-            answers.put(error)
-
-    threading.Thread(target=get, daemon=True).start()
+    """One GET, without its body."""
+    session = Session()
+    session.trust_env = not _is_loopback(url)  # no proxy to oneself
+    ask = partial(session.get, url, headers=headers, stream=True, timeout=patience.stall_seconds)
     try:
-        answer = answers.get(timeout=patience.grace_seconds)
-    except queue.Empty:
+        return within(patience.grace_seconds, ask)
+    except TimeoutError:
         raise Failure(f"no answer within {patience.grace_seconds:.0f} seconds", wait=0) from None
-    if isinstance(answer, Exception):
-        again = isinstance(answer, requests.ConnectionError | requests.Timeout)
-        raise Failure(f"no answer: {_reason(answer)}", wait=0 if again else None)
-    return answer
+    except Exception as error:
+        again = isinstance(error, requests.ConnectionError | requests.Timeout)
+        raise Failure(f"no answer: {_reason(error)}", wait=0 if again else None) from None
 
 
 def _declared(headers: Mapping[str, str], before: Declared) -> Declared:

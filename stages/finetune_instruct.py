@@ -36,10 +36,8 @@ def main(params: Params) -> None:
         tokenizer = checkpoint.load_tokenizer(init_from)
         limit, mask_prompt = shape.context_length, config.mask_prompt
         train, val = (
-            InstructionDataset(
-                read_entries(INSTRUCTIONS / f"{split}.json"), tokenizer, limit, mask_prompt, config.prompt
-            )
-            for split in ("train", "validation")
+            InstructionDataset(read_entries(path), tokenizer, limit, mask_prompt, config.prompt, str(path))
+            for path in (INSTRUCTIONS / "train.json", INSTRUCTIONS / "validation.json")
         )
         steps = config.epochs * steps_per_epoch(len(train), config.batch_size)
         rows = config.micro_batch_size or config.batch_size

@@ -1,4 +1,4 @@
-"""Appendix A: a gradient by hand and by autograd, a small network, data loaders, a training loop."""
+"""Appendix A: tensors, a gradient by hand and by autograd, a small network, data loaders, a training loop."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ from torch.utils.data import DataLoader, Dataset
 TRAIN_X = ((-1.2, 3.1), (-0.9, 2.9), (-0.5, 2.6), (2.3, -1.1), (2.7, -1.5))
 TRAIN_Y = (0, 0, 0, 1, 1)
 TEST_X, TEST_Y = ((-0.8, 2.8), (2.6, -1.6)), (0, 1)
+
+
+def tensor_steps() -> dict[str, Tensor]:
+    """A matrix of Python's numbers, in another shape, turned over, and times what it is turned over (section A.2)."""
+    matrix = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    return {"matrix": matrix, "reshaped": matrix.reshape(3, 2), "turned": matrix.T, "product": matrix @ matrix.T}
 
 
 def logistic_example() -> tuple[float, float, float]:

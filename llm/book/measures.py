@@ -524,6 +524,12 @@ def schedule(sources: Sources) -> Measured:
 
 
 @measure
+def tensor_product(_sources: Sources) -> Measured:
+    """The matrix of A.2 times itself turned over, row by row."""
+    return [float(value) for value in basics.tensor_steps()["product"].flatten()]
+
+
+@measure
 def logistic(_sources: Sources) -> Measured:
     """Loss, gradient of the weight, gradient of the bias."""
     return list(basics.logistic_example())

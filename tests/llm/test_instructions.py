@@ -59,13 +59,13 @@ def test_empty_entries_are_left_out_where_that_is_asked_for(tmp_path):
     path = tmp_path / "entries.json"
     path.write_text(json.dumps([ENTRY, ENTRY | {"output": " "}, ENTRY | {"instruction": ""}, ENTRY | {"input": ""}]))
     assert read_entries(path, skip_empty=True) == [ENTRY, ENTRY | {"input": ""}]
-    with pytest.raises(UserError, match=r"entry 1: output is empty .* set tokenize\.instructions\.empty to skip"):
+    with pytest.raises(UserError, match=r"entry 2: output is empty .* set tokenize\.instructions\.empty to skip"):
         read_entries(path)
     path.write_text(json.dumps([ENTRY | {"output": ""}]))
     with pytest.raises(UserError, match="all 1 entries are empty"):
         read_entries(path, skip_empty=True)
     path.write_text(json.dumps([ENTRY, ENTRY | {"output": 5}]))
-    with pytest.raises(UserError, match="entry 1: output is 5, not a text"):
+    with pytest.raises(UserError, match="entry 2: output is 5, not a text"):
         read_entries(path, skip_empty=True)
 
 
@@ -168,7 +168,7 @@ def test_good_entries_are_taken_as_they_are(tmp_path):
 def test_a_fault_is_named_by_the_number_of_its_entry(entry, said, tmp_path):
     path = write(tmp_path, [ENTRY, ENTRY, entry, ENTRY])
     message = refused(read_entries, path)
-    assert message.startswith(f"{path}: entry 2: ")
+    assert message.startswith(f"{path}: entry 3: ")
     assert said in message
 
 
@@ -277,7 +277,9 @@ def test_rows_are_cut_at_the_limit_and_one_token_of_every_answer_must_be_left(ma
     assert batch.inputs.shape == (1, needed)
     assert batch.targets[0, -1] == tokenizer.encode("R")[0]
     message = refused(InstructionDataset, [short, long], tokenizer, needed - 1, mask_prompt)
-    assert message.startswith(f"entry 1: its prompt alone takes {needed} tokens of a context of {needed - 1}: 'Name a")
+    assert message.startswith(
+        f"instructions: entry 2: its prompt alone takes {needed} tokens of a context of {needed - 1}: 'Name a"
+    )
 
 
 def test_end_of_text_in_an_entry_is_ordinary_text(tokenizer):

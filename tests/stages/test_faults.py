@@ -145,7 +145,7 @@ FAULTS = {
     "bad entry": Fault(
         "tokenize instructions",
         3,
-        r"data/raw/instructions/instructions\.json: entry 7: .*output",
+        r"data/raw/instructions/instructions\.json: entry 8: .*output",
         write("data/raw/instructions/instructions.json", without_output),
     ),
     "damaged tokens": Fault("pretrain", 3, rf"{SHARD}: sha256 ", write(SHARD, flip_last_byte)),

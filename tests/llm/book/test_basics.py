@@ -5,8 +5,15 @@ import math
 import pytest
 import torch
 
-from llm.book.basics import NeuralNetwork, accuracy, logistic_example, toy_loaders, train
+from llm.book.basics import NeuralNetwork, accuracy, logistic_example, tensor_steps, toy_loaders, train
 from llm.model import count_parameters
+
+
+def test_tensor_steps_as_printed():
+    steps = {name: tensor.tolist() for name, tensor in tensor_steps().items()}
+    assert steps["reshaped"] == [[1, 2], [3, 4], [5, 6]]
+    assert steps["turned"] == [[1, 4], [2, 5], [3, 6]]
+    assert steps["product"] == [[1 + 4 + 9, 4 + 10 + 18], [4 + 10 + 18, 16 + 25 + 36]]
 
 
 def test_logistic_example_by_hand():
