@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -36,9 +35,10 @@ class Random:
         return Batch(ids[:, :-1], ids[:, 1:])
 
 
-def rss() -> int:
+def memory(kind: str) -> int:
+    """Bytes that this process has (VmRSS) or had at most (VmHWM; ru_maxrss counts the process it was forked from)."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(kind))
 
 
 def main(case: dict) -> dict:
@@ -48,7 +48,7 @@ def main(case: dict) -> dict:
     adapter = LoraConfig(**case["lora"]) if "lora" in case else None
     classes, blocks = case.get("classes"), case.get("trained_blocks")
     runtime.setup(settings)
-    before = rss()
+    before = memory("VmRSS")
     model: torch.nn.Module = GPT(config)
     if classes:
         model = Classifier(model, classes, "last_token")
@@ -68,7 +68,7 @@ def main(case: dict) -> dict:
         1,
         Steps(lambda _: None),
     )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = memory("VmHWM")
     training = Training(config, settings, rows, length, batch > rows, blocks, adapter, classes, keep == "best")
     return {"before": before, "peak": peak, "work": training.memory}
 
