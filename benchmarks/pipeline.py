@@ -5,7 +5,6 @@ Beside it a pipeline of as many empty stages with as many dependencies: what DVC
 
 from __future__ import annotations
 
-import shutil
 import statistics
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 import yaml
 
 from llm import files, params
-from llm.book.runs import COPIED
+from llm.book.runs import copy_project
 
 ROOT = Path(__file__).parents[1]
 PAIRS = 5
@@ -27,8 +26,7 @@ def ours() -> dict[str, float]:
     """Seconds of the rebuild and of what its stages computed; of a `dvc repro` without work, and of an empty one."""
     with tempfile.TemporaryDirectory() as name:
         project, empty = Path(name) / "project", Path(name) / "empty"
-        for part in COPIED:
-            copy(ROOT / part, project / part)
+        copy_project(ROOT, project)
         for folder in (project, empty):
             files.write_text(folder / ".dvc/config.local", "[core]\n    no_scm = true\n")
         run(project, "llm", "use", "auto")
@@ -44,15 +42,6 @@ def ours() -> dict[str, float]:
             "no_op": statistics.median(ours for ours, _ in pairs),
             "no_op_ratio": statistics.median(ours / theirs for ours, theirs in pairs),
         }
-
-
-def copy(source: Path, target: Path) -> None:
-    """A file or a folder."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-    else:
-        shutil.copyfile(source, target)
 
 
 def run(folder: Path, *words: str) -> float:

@@ -83,13 +83,7 @@ def make(name: str, run: Run, root: Path) -> None:
     What was made before comes from the cache, which the copies share. Raises UserError where a command fails.
     """
     copy = root / MADE / name
-    for part in COPIED:
-        source, target = root / part, copy / part
-        if source.is_dir():
-            shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-        elif source.exists():
-            files.write_bytes(target, files.read_bytes(source))
+    copy_project(root, copy)
     cache = subprocess.run(
         [sys.executable, "-m", "dvc", "cache", "dir"], cwd=root, capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -102,6 +96,17 @@ def make(name: str, run: Run, root: Path) -> None:
         if done.returncode:
             what = f"`{' '.join(words)}` ended with {done.returncode}"
             raise UserError(f"{MADE / name}", what, "see the error above", DATA)
+
+
+def copy_project(root: Path, copy: Path) -> None:
+    """Bring what the pipeline needs to run into another folder; what is there besides stays."""
+    for part in COPIED:
+        source, target = root / part, copy / part
+        if source.is_dir():
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        elif source.exists():
+            files.write_bytes(target, files.read_bytes(source))
 
 
 def lookup(values: Any, key: str) -> Any:

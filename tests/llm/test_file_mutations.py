@@ -213,18 +213,19 @@ def mutate_merges(data: bytes, chance: random.Random) -> bytes:
     return "\n".join(rows).encode()
 
 
+def part_of(raw: dict[str, bytes], name: str, folder: Path) -> tuple[Path, bytes, Callable[[bytes], Any]]:
+    """Where a file of the tokenizer is, its bytes, and what it means beside the others."""
+    return folder / name, raw[name], meaning_beside(raw, name)
+
+
 @pytest.mark.parametrize(("name", "mutate"), zip(PARTS, (mutate_json, mutate_merges), strict=True))
 def test_no_mutation_of_a_tokenizer_is_misread(name, mutate, raw_tokenizer, tmp_path):
-    meaning = meaning_beside(raw_tokenizer, name)
-    check(answers(tokenizer_read, tmp_path / name, raw_tokenizer[name], meaning, mutate), accepted=20, refused=500)
+    path, raw, meaning = part_of(raw_tokenizer, name, tmp_path)
+    check(answers(tokenizer_read, path, raw, meaning, mutate), accepted=20, refused=500)
 
 
 def test_the_oracle_sees_a_vocabulary_read_wrongly(raw_tokenizer, tmp_path):
-    path, raw, meaning = (
-        tmp_path / "vocab.json",
-        raw_tokenizer["vocab.json"],
-        meaning_beside(raw_tokenizer, "vocab.json"),
-    )
+    path, raw, meaning = part_of(raw_tokenizer, "vocab.json", tmp_path)
     good = tokenizer_read(path)
     vocab = json.loads(raw)
     swapped = json.dumps(vocab | {"a": vocab["b"], "b": vocab["a"]}).encode()
@@ -235,11 +236,7 @@ def test_the_oracle_sees_a_vocabulary_read_wrongly(raw_tokenizer, tmp_path):
 
 
 def test_the_oracle_sees_merges_read_wrongly(raw_tokenizer, tmp_path):
-    path, raw, meaning = (
-        tmp_path / "merges.txt",
-        raw_tokenizer["merges.txt"],
-        meaning_beside(raw_tokenizer, "merges.txt"),
-    )
+    path, raw, meaning = part_of(raw_tokenizer, "merges.txt", tmp_path)
     good = tokenizer_read(path)
     given = {answer(lambda _: good, path, mutate_merges(raw, random.Random(seed)), meaning) for seed in range(100)}
     assert any("do not fit" in text for text in given)  # a reader of vocab.json alone
