@@ -176,6 +176,14 @@ def test_predictions_come_in_the_order_of_the_messages(batch_size, micro_batch_s
     )
 
 
+@pytest.mark.parametrize(("micro_batch_size", "rows"), [(None, [5]), (2, [2, 2, 1])])
+def test_predicting_computes_no_more_rows_at_once_than_asked(micro_batch_size, rows, gpt, messages):
+    model, seen = Classifier(gpt, 2, "last_token"), []
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    predict(model, InOrder(messages, 5), FP32, micro_batch_size)
+    assert seen == rows
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_predicting_switches_dropout_off_and_then_leaves_the_model_as_it_was(training, model_config, messages):
     model = Classifier(GPT(model_config(dropout=0.5)), 2, "mean").train(training)

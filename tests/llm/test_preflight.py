@@ -97,6 +97,11 @@ def test_trainable_parameters_are_those_of_the_model():
     assert spam.parameters == count_parameters(classifier)
 
 
+def test_the_best_weights_count_in_memory_and_in_every_state():
+    best = replace(TRAINING, keeps_best=True)
+    assert best.memory - TRAINING.memory == best.state_bytes - TRAINING.state_bytes == 4 * TRAINING.trainable
+
+
 def check(work: Path) -> None:
     preflight.check_training("pretrain", TRAINING, work, 10, 2)
 
