@@ -12,7 +12,8 @@ from typing import Any, Literal
 import yaml
 
 from llm import files, params
-from llm.book.measures import MEASURES, Measured, Sources
+from llm.book.measures.common import MEASURES, Measured
+from llm.book.measures.sources import Sources
 from llm.book.runs import Run
 from llm.errors import DATA, UserError
 from llm.params import Problem
@@ -62,7 +63,7 @@ class Row:
         if bool(self.open) == bool(self.measure):
             yield "measure", "stands beside open, or neither is there", "give one of the two"
         if self.measure and self.measure not in MEASURES:
-            yield "measure", f"{self.measure!r} is no measure", "see llm/book/measures.py"
+            yield "measure", f"{self.measure!r} is no measure", "see llm/book/measures/"
         if (self.low is None) != (self.high is None) or (self.low is not None and self.within is not None):
             yield "low", "goes with high, and without within", "give low and high, or within alone"
         if (self.kind == "band") != (self.low is not None) and self.kind != "weights" and not self.open:

@@ -167,7 +167,9 @@ def test_chat_answers_a_line_each(model, capsys, monkeypatch):
 
 def test_chat_asks_in_the_form_that_the_model_was_taught(model, capsys, monkeypatch):
     asked = []
-    monkeypatch.setattr("llm.cli._Loaded.answer", lambda _self, prompt, capped: asked.append(prompt) or "hi")
+    monkeypatch.setattr(
+        "llm.commands_models._Loaded.answer", lambda _self, prompt, capped: asked.append(prompt) or "hi"
+    )
     config = Path(model) / "config.json"
     for form in ({}, {"prompt": "phi3"}):
         config.write_text(json.dumps(json.loads(config.read_text()) | form))

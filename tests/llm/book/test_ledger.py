@@ -11,7 +11,8 @@ import yaml
 from llm import cli, files
 from llm.book import ledger
 from llm.book.ledger import Result, Row
-from llm.book.measures import MEASURES, Sources
+from llm.book.measures.common import MEASURES
+from llm.book.measures.sources import Sources
 from llm.book.runs import Run, lookup
 from llm.errors import UserError
 from llm.model import GPT

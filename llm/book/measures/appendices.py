@@ -1,0 +1,76 @@
+"""Appendices: PyTorch's first steps (A), the schedule's updates (D), LoRA's parameters (E)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from llm.book import basics, demos
+from llm.book.measures.chapter5 import verdict_batches
+from llm.book.measures.common import Measured, measure
+from llm.book.measures.sources import Sources
+from llm.classifier import Classifier
+from llm.lora import LoraConfig, add_lora
+from llm.model import count_parameters
+
+LORA = LoraConfig(rank=16, alpha=16, scaling="alpha/rank")
+
+
+@measure
+def tensor_product(_sources: Sources) -> Measured:
+    """The matrix of A.2 times itself turned over, row by row."""
+    return [float(value) for value in basics.tensor_steps()["product"].flatten()]
+
+
+@measure
+def logistic(_sources: Sources) -> Measured:
+    """Loss, gradient of the weight, gradient of the bias."""
+    return list(basics.logistic_example())
+
+
+@measure
+def network_parameters(_sources: Sources, inputs: str, outputs: str) -> Measured:
+    """Parameters of the network with hidden layers of 30 and 20."""
+    return [count_parameters(basics.NeuralNetwork(int(inputs), int(outputs)))]
+
+
+@measure
+def network_outputs(_sources: Sources) -> Measured:
+    """Logits, then probabilities, of one random row."""
+    torch.manual_seed(123)
+    model = basics.NeuralNetwork(50, 3)
+    torch.manual_seed(123)
+    with torch.no_grad():
+        out = model(torch.rand(1, 50))[0]
+    return [*out.tolist(), *out.softmax(dim=-1).tolist()]
+
+
+@measure
+def toy_training(_sources: Sources) -> Measured:
+    """Losses of six batches, then accuracy on both loaders."""
+    torch.manual_seed(123)
+    loader, held_out = basics.toy_loaders()
+    model = basics.NeuralNetwork(2, 2)
+    losses = basics.train(model, loader, epochs=3, lr=0.5)
+    return [*losses, basics.accuracy(model, loader), basics.accuracy(model, held_out)]
+
+
+@measure
+def schedule(sources: Sources) -> Measured:
+    """Updates of 15 epochs over The Verdict, and a fifth of them for the warm-up."""
+    steps = 15 * int(verdict_batches(sources)[2])
+    return [steps, int(0.2 * steps)]
+
+
+@measure
+def lora_counts(_sources: Sources, of: str) -> Measured:
+    """Trainable parameters before, when frozen, and with LoRA: of the spam classifier on 124M, or of 355M untied."""
+    with torch.device("meta"):
+        if of == "spam":
+            model: nn.Module = Classifier(demos.book_gpt("124M", qkv_bias=True, tie_head=True), 2, "last")
+        else:
+            model = demos.book_gpt("355M", qkv_bias=True)
+    before = count_parameters(model, trainable_only=True)
+    frozen = count_parameters(model.requires_grad_(False), trainable_only=True)
+    add_lora(model, LORA, seed=123)
+    return [before, frozen, count_parameters(model, trainable_only=True)]

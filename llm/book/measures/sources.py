@@ -1,0 +1,143 @@
+"""Where measures read: the book's files, finished runs, model folders, GPT-2 before training."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import os
+import tempfile
+import zipfile
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from llm import checkpoint, files
+from llm.book import demos
+from llm.book.runs import MADE, Run
+from llm.errors import DATA, UserError
+from llm.instructions import Entry, read_entries
+from llm.model import GPT
+from llm.spam import SpamConfig, balanced_splits, read_messages
+from llm.tokenizer import Tokenizer
+
+PINS = "configs/book-offline.yaml"  # names, addresses and hashes of the book's files
+FETCH = f"set LLM_MIRROR to a folder with the book's files, or `python -m llm use {PINS} && dvc repro`"
+SPAM = SpamConfig(reading="book", order="shuffled", train_fraction=0.7, validation_fraction=0.1)
+
+
+class Sources:
+    """Where measures read: the book's files, finished runs, models, and GPT-2 before training."""
+
+    def __init__(self, root: Path, runs: dict[str, Run]) -> None:
+        self.home, self.root, self.runs = root, root, runs  # root: below which reports and models are read
+
+    def missing(self, need: str) -> str | None:
+        """Why a row with this need cannot be measured here, and what to do; None where it can."""
+        kind, _, name = need.partition(" ")
+        if kind == "mirror":
+            absent = [file for file in ("the-verdict.txt", "vocab.json", "merges.txt") if self._find(file) is None]
+            absent += [f for f in ("SMSSpamCollection", "instruction-data.json") if self._find(f) is None]
+            return f"{absent[0]} is not here; {FETCH}" if absent else None
+        if kind == "run":
+            reason = self.runs[name].missing(self.root, self.home)
+            made = reason and self.runs[name].missing(self.home / MADE / name, self.home) is None
+            return f"{reason}; `python -m llm verify --run {name}`" if reason and not made else None
+        if kind == "model":
+            there = (self.root / "models" / name / "model.safetensors").is_file()
+            return None if there else f"models/{name} is not here; {_get_model(name)}"
+        assert need == "nothing", need
+        return None
+
+    def of_run(self, name: str) -> Sources:
+        """The same with the reports and models of a run: the project's own, or those of the copy that made it."""
+        made = self.home / MADE / name
+        if self.runs[name].missing(self.root, self.home) is None or self.runs[name].missing(made, self.home):
+            return self
+        sources = copy.copy(self)
+        sources.root = made
+        return sources
+
+    def file(self, name: str) -> bytes:
+        """The bytes of one of the book's files, with the pinned hash."""
+        found = self._find(name)
+        if found is None:
+            raise UserError(name, "is not here, or is another file than the book's", FETCH, DATA)
+        return found
+
+    @cached_property
+    def verdict(self) -> str:
+        """The Verdict."""
+        return self.file("the-verdict.txt").decode("utf-8")
+
+    @cached_property
+    def gpt2(self) -> Tokenizer:
+        """GPT-2's tokenizer."""
+        with tempfile.TemporaryDirectory() as folder:
+            for name in ("vocab.json", "merges.txt"):
+                (Path(folder) / name).write_bytes(self.file(name))
+            return Tokenizer.load(folder)
+
+    @cached_property
+    def spam(self) -> dict[str, Any]:
+        """The SMS file as the book reads it, and its three splits."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "SMSSpamCollection"
+            path.write_bytes(self.file(path.name))
+            frame = read_messages(path, "book")
+        return {"all": frame, **balanced_splits(frame, SPAM, seed=123)}
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        """The 1,100 instructions."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "instruction-data.json"
+            path.write_bytes(self.file(path.name))
+            return read_entries(path)
+
+    @lru_cache(maxsize=1)  # noqa: B019 - one Sources lives for one command
+    def untrained(self, context_length: int) -> GPT:
+        """GPT-2 124M at seed 123, before training."""
+        torch.manual_seed(123)
+        return demos.book_gpt("124M", context_length).eval()
+
+    @lru_cache(maxsize=1)  # noqa: B019
+    def model(self, name: str) -> GPT:
+        """A model folder below models/."""
+        return checkpoint.load_model(self.root / "models" / name).eval()
+
+    def _find(self, name: str) -> bytes | None:
+        if name not in self._found:
+            self._found[name] = self._look_for(name)
+        return self._found[name]
+
+    @cached_property
+    def _found(self) -> dict[str, bytes | None]:
+        return {}
+
+    def _look_for(self, name: str) -> bytes | None:
+        """A file from LLM_MIRROR or data/raw; one with another hash, such as the sample's, is not it."""
+        downloads = yaml.safe_load(files.read_text(self.home / PINS))["download"]
+        item, pin = next((i, f) for i, section in downloads.items() for f in section["files"] if f["name"] == name)
+        candidates: list[Path] = [self.root / "data/raw" / item / name]
+        if "LLM_MIRROR" in os.environ:
+            candidates.insert(0, Path(os.environ["LLM_MIRROR"]) / pin["url"].rsplit("/", 1)[-1])
+        for path in candidates:
+            if not path.is_file():
+                continue
+            data: bytes = path.read_bytes()
+            if path.suffix == ".zip":
+                with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                    data = archive.read(str(pin["member"]))
+            if hashlib.sha256(data).hexdigest() == pin["sha256"]:
+                return data
+        return None
+
+
+def _get_model(name: str) -> str:
+    profiles = {"355M": "gpt2-medium", "774M": "gpt2-large", "1558M": "gpt2-xl"}
+    profile = profiles.get(name.removeprefix("gpt2-"), "book")
+    return f"`python -m llm use configs/{profile}.yaml && python -m llm pin && dvc repro import_gpt2@{name}`"
