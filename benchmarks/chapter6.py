@@ -21,7 +21,8 @@ from llm.classifier import Classifier, FinetuneSpamConfig
 from llm.model import GPT, ModelConfig
 from llm.params import load, parse
 from llm.runtime import RuntimeConfig
-from llm.spam import SPLITS, SpamConfig, SpamDataset
+from llm.spam import SPLITS, SpamConfig
+from llm.spam_dataset import SpamDataset
 from llm.tokenizer import Tokenizer
 from llm.train import Silent, fit, looks
 

@@ -34,8 +34,9 @@ from llm.generate import generate, greedy
 from llm.instructions import RESPONSE, extract_answer, format_prompt
 from llm.judge_reference import reference_score
 from llm.model import GPT
+from llm.token_windows import TokenWindows
 from llm.tokenizer import Tokenizer
-from llm.tokens import TokenWindows, read_shard
+from llm.tokens import read_shard
 from llm.train import evaluate
 from stages.check import AllParams
 

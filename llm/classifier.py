@@ -16,6 +16,7 @@ from llm.model import GPT, KVCache, Transformer
 from llm.optim import TrainConfig
 from llm.params import Problem, fraction
 from llm.runtime import RuntimeConfig, autocast
+from llm.shapes import only_shapes
 
 Position = Literal["first", "last", "last_token", "mean", "mean_all", "last_token_and_mean"]
 Trainable = Literal["head", "last_block", "last_two_blocks", "all", "lora"]
@@ -75,7 +76,7 @@ class Classifier(nn.Module):
 
     def as_gpt(self) -> GPT:
         """The same transformer under a tied language-model head, for the export."""
-        with torch.device("meta"):
+        with only_shapes():
             gpt = GPT(replace(self.gpt_config, tie_head=True))
         gpt.transformer = self.transformer
         gpt.lm_head.weight = self.transformer.wte.weight

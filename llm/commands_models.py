@@ -51,7 +51,7 @@ def classify_texts(arguments: argparse.Namespace) -> None:
     import torch
 
     from llm import checkpoint
-    from llm.spam import pad_right
+    from llm.spam_dataset import pad_right
 
     model, labels = checkpoint.load_classifier(arguments.model)
     if "spam" not in labels:

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llm.errors import DATA, UserError, raise_all
 from llm.model import GPT, ModelConfig
+from llm.shapes import only_shapes
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def load_published(config: ModelConfig, tensors: Mapping[str, Tensor], where: st
     tensor, every tensor that is not floating point, and every one that holds NaN or infinity.
     """
     raise_all(list(_out_of_proportion(config, tensors, where)))
-    with torch.device("meta"):
+    with only_shapes():
         model = GPT(config)
     found = _checked(tensors, _published_shapes(config), where)
     state = {name: (t.t() if TRANSPOSED.search(name) else t).float().contiguous() for name, t in found.items()}
@@ -197,8 +198,10 @@ def untie_head(model: GPT) -> GPT:
     """The same model with a copy of the token embedding as a head of its own (book, section 5.5), if it has none."""
     if not model.config.tie_head:
         return model
-    untied = GPT(replace(model.config, tie_head=False))
-    untied.load_state_dict(model.state_dict())
+    with only_shapes():
+        untied = GPT(replace(model.config, tie_head=False))
+    untied.transformer = model.transformer
+    untied.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
     return untied
 
 
@@ -213,7 +216,7 @@ def _published_tensors(model: GPT) -> dict[str, Tensor]:
 
 def _published_shapes(config: ModelConfig) -> dict[str, torch.Size]:
     """What a file must hold: the QKV bias too, which is zero where the model has none."""
-    with torch.device("meta"):
+    with only_shapes():
         stored = GPT(replace(config, qkv_bias=True))
     return {name: tensor.shape for name, tensor in _published_tensors(stored).items()}
 

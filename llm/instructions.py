@@ -1,4 +1,4 @@
-"""Instructions: read and split them, format them as prompts (section 7.2), collate them with the mask (7.3)."""
+"""Instructions: read and split them, format them as prompts (section 7.2)."""
 
 from __future__ import annotations
 
@@ -7,15 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
-
-from llm.batches import IGNORED, Batch
 from llm.errors import DATA, UserError
 from llm.files import read_json
-from llm.lora import LoraConfig, check_together
-from llm.optim import TrainConfig
-from llm.params import Problem, fraction, positive
-from llm.tokenizer import Tokenizer
+from llm.params import Problem, fraction
 
 KEYS = ("instruction", "input", "output")
 SPLITS = ("train", "test", "validation")  # the order in which the book cuts the file
@@ -42,27 +36,6 @@ class InstructionsConfig:
         if self.train_fraction + self.test_fraction >= 1:
             total = self.train_fraction + self.test_fraction
             yield "test_fraction", f"with train_fraction it makes {total:g}", "leave something for the validation"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneInstructConfig(TrainConfig):
-    """What is fine-tuned, and on which targets."""
-
-    init_from: str  # a model folder: shape, tokenizer, and the weights to start from
-    weights: Literal["pretrained", "random"]  # random: only its shape and tokenizer are used
-    trainable: Literal["all", "lora"]
-    lora: LoraConfig | None  # with trainable lora
-    prompt: PromptForm
-    mask_prompt: bool  # train on the answers alone (exercise 7.2)
-    bucket_batches: int | None  # so many batches' examples at a time are sorted by length; null: none are
-    dropout: float
-
-    def problems(self) -> Iterator[Problem]:
-        """What is wrong with these values together."""
-        yield from super().problems()
-        yield from positive(self, "bucket_batches")
-        yield from fraction(self, "dropout")
-        yield from check_together(self.trainable, self.lora)
 
 
 def read_entries(path: Path, skip_empty: bool = False) -> list[Entry]:
@@ -128,63 +101,6 @@ def prompt_form(folder: Path | str) -> PromptForm:
 def extract_answer(generated: str, form: PromptForm = "alpaca") -> str:
     """The answer in a generated text: without its header and the white space around it."""
     return generated.replace(HEADERS[form].strip(), "").strip()
-
-
-class InstructionDataset:
-    """Prompts with their answers, as next-token targets.
-
-    An answer ends with <|endoftext|>; rows of a batch are padded with it to the longest. Padding does not count,
-    nor does the prompt where `mask_prompt` is set (exercise 7.2). Rows are cut at `limit` tokens; raises
-    UserError, naming the entry of `name`, where that leaves nothing of an answer.
-    """
-
-    def __init__(
-        self,
-        entries: Sequence[Entry],
-        tokenizer: Tokenizer,
-        limit: int,
-        mask_prompt: bool,
-        form: PromptForm = "alpaca",
-        name: str = "instructions",
-    ) -> None:
-        self.pad, self.limit = tokenizer.eot, limit
-        prompts = [format_prompt(entry, form) + HEADERS[form] for entry in entries]
-        self.ids = tokenizer.encode_all([p + e["output"] for p, e in zip(prompts, entries, strict=True)])
-        starts = [len(ids) for ids in tokenizer.encode_all(prompts)]
-        for number, start in enumerate(starts):
-            if start > limit:
-                text = entries[number]["instruction"]
-                what = f"its prompt alone takes {start} tokens of a context of {limit}: {text!r:.60}"
-                where = f"{name}: entry {number + 1}"
-                raise UserError(where, what, "shorten it, or take a model with a longer context", DATA)
-        self.masked = [start - 1 if mask_prompt else 0 for start in starts]  # targets are one token on
-
-    def __len__(self) -> int:
-        """How many entries there are."""
-        return len(self.ids)
-
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens of each row without padding: a batch is as wide as the longest of its own."""
-        return [min(len(ids), self.limit) for ids in self.ids]
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the widest row there can be."""
-        return max(self.lengths, default=0)
-
-    def batch(self, indices: Sequence[int]) -> Batch:
-        """The entries of these numbers as (B, T) inputs and targets."""
-        width = max(len(self.ids[i]) for i in indices) + 1
-        inputs = torch.full((len(indices), width), self.pad)
-        targets = torch.full((len(indices), width), IGNORED)
-        for row, i in enumerate(indices):
-            ids = torch.tensor([*self.ids[i], self.pad])
-            inputs[row, : len(ids)] = ids
-            targets[row, : len(ids) - 1] = ids[1:]
-            targets[row, : self.masked[i]] = IGNORED
-        width = min(width - 1, self.limit)
-        return Batch(inputs[:, :width].contiguous(), targets[:, :width].contiguous())
 
 
 def _check_entry(entry: Any, where: str) -> None:

@@ -87,12 +87,12 @@ def apply(
 ) -> None:
     """As `overlay`, with the changes given as nested mappings, one after the other."""
     load(path)  # refuses tags, which the reader below would carry along
-    yaml = _round_trip()
-    document = _load(yaml, path)
+    keeping = _round_trip()
+    document = _load(keeping, path)
     for change in changes:
         _merge(document, change, schema)
     buffer = io.StringIO()
-    yaml.dump(document, buffer)
+    keeping.dump(document, buffer)
     text = buffer.getvalue()
     parse(schema, YAML(typ="safe", pure=True).load(text), origin)
     write_text(path, text)
@@ -150,11 +150,11 @@ def _round_trip() -> YAML:
     return yaml
 
 
-def _load(yaml: YAML, path: Path | str) -> Any:
-    """Read `path` with `yaml`, which may be one for plain data or one that keeps comments."""
-    yaml.Composer = _Composer
-    try:  # ruamel's "safe" or round-trip loader, whichever was given: neither makes objects or runs code
-        value = yaml.load(read_text(path))
+def _load(loader: YAML, path: Path | str) -> Any:
+    """Read `path` with `loader`: one for plain data, or one that keeps comments; neither makes objects or runs code."""
+    loader.Composer = _Composer
+    try:
+        value = loader.load(read_text(path))
     except UserError as error:
         raise UserError(error.where, error.what, error.fix, USAGE) from None
     except DuplicateKeyError as error:

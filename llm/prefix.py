@@ -20,7 +20,7 @@ from llm.batches import Batch
 from llm.classifier import PLACE, READ, UPPER_BLOCKS, Classifier, FinetuneSpamConfig
 from llm.model import Block
 from llm.runtime import RuntimeConfig, autocast
-from llm.spam import SpamDataset
+from llm.spam_dataset import SpamDataset
 
 ROWS = 16  # messages computed at once
 

@@ -192,9 +192,6 @@ class _Run:
                     row = {f"{self._stage}.{key}": value for key, value in values.items()}
                     self._client.log_batch(self._parent.info.run_id, metrics=self._points(row, at, 0))
                     self._store.show(_name(key) for key in row)
-            case {"tags": values}:
-                for key, value in values.items():
-                    self._client.set_tag(self._id, _name(key), value)
             case {"artifact": name}:
                 self._client.log_artifact(self._id, str(self._path.with_suffix(".files") / name))
             case {"table": name, "columns": columns, "data": data}:

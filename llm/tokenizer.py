@@ -7,8 +7,10 @@ we read, beside `tokenizer.json` and `tokenizer_config.json`, from which transfo
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +25,7 @@ from llm.params import Problem
 END_OF_TEXT = "<|endoftext|>"
 FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json")
 BYTES = 256
+PARTS_PER_THREAD = 4  # of the texts that are encoded together: long ones lie unevenly
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,14 @@ class Tokenizer:
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of every text, on all cores."""
-        return self._encoding.encode_ordinary_batch(list(texts))
+        threads = os.cpu_count() or 1
+        some = max(1, len(texts) // (PARTS_PER_THREAD * threads))  # one text at a time, waking threads costs the most
+        with ThreadPoolExecutor(threads) as pool:
+            parts = pool.map(self._encode_some, (texts[at : at + some] for at in range(0, len(texts), some)))
+            return [ids for part in parts for ids in part]
+
+    def _encode_some(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self.encode(text) for text in texts]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of the ids; bytes that are not UTF-8 become U+FFFD."""
@@ -143,26 +153,24 @@ def _ranks(vocab_file: Path, merges_file: Path) -> dict[bytes, int]:
     if set(by_id[:BYTES]) != set(letters):
         what = f"its first {BYTES} tokens are not the {BYTES} bytes of a byte-level BPE"
         raise UserError(str(vocab_file), what, "take GPT-2's vocab.json", DATA)
-    lines = _merges(merges_file)
-    merges = [merge.split(" ") for merge in lines]
+    merges = [merge.split(" ") for merge in _merges(merges_file)]
     pairs_of_tokens = all(len(pair) == 2 and pair[0] in vocab and pair[1] in vocab for pair in merges)
     follow = by_id[BYTES:] == ["".join(pair) for pair in merges]
     if not (pairs_of_tokens and follow and end == len(vocab) and sorted(vocab.values()) == list(range(len(vocab)))):
         what = f"{len(vocab)} tokens do not follow from the {len(merges)} merges in {merges_file.name}"
         raise UserError(str(vocab_file), what, "take both files from the same tokenizer", DATA)
-    _check_pairs(lines, merges_file)
+    _check_pairs([(first, second) for first, second in merges], merges_file)
     to_byte = {letter: byte for byte, letter in enumerate(letters)}
     return {bytes(to_byte[letter] for letter in token): rank for token, rank in vocab.items()}
 
 
-def _check_pairs(merges: list[str], path: Path) -> None:
+def _check_pairs(merges: list[tuple[str, str]], path: Path) -> None:
     """Raise UserError for a merge of other parts than those that the merges before it make of its token.
 
     Encoders that follow ranks, as tiktoken, and ones that follow pairs, as transformers, would disagree on it.
     """
     ranks: dict[tuple[str, str], int] = {}
-    for number, merge in enumerate(merges):
-        first, second = merge.split(" ")
+    for number, (first, second) in enumerate(merges):
         parts = list(first + second)
         while len(parts) > 1:
             pairs = [ranks.get(pair, number) for pair in pairwise(parts)]

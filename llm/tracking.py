@@ -101,10 +101,6 @@ class Tracker:
         """Record the numbers that the row of the whole `dvc repro` shows too, as `<stage>.<name>`, rounded."""
         self._write({"headline": {key: float(f"{value:.6g}") for key, value in values.items()}, "time": spool.now_ms()})
 
-    def tags(self, values: Mapping[str, Any]) -> None:
-        """Record what is neither parameter nor number: the device, the host, a remark."""
-        self._write({"tags": {key: str(value) for key, value in values.items()}})
-
     def artifact(self, path: Path) -> None:
         """Record a small report file; a large one is left out with a note."""
         if self._file is None:

@@ -17,13 +17,13 @@ from llm.download import Source
 from llm.errors import USAGE, UserError, raise_all
 from llm.generate import RespondConfig
 from llm.gpt2 import ImportSource
-from llm.instructions import FinetuneInstructConfig
+from llm.instruction_dataset import FinetuneInstructConfig
 from llm.judge import JudgeConfig
 from llm.model import ModelConfig
 from llm.params import Problem
 from llm.runtime import RuntimeConfig
+from llm.token_windows import PretrainConfig
 from llm.tokenizer import TokenizerConfig
-from llm.tokens import PretrainConfig
 from llm.tracking import TrackingConfig
 from stages import run_stage, stage
 from stages.tokenize import TokenizeConfig

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from llm import checkpoint, files, gpt2, lora, losses, preflight, resume, runtime
 from llm.batches import Buckets, Shuffled, derive, steps_per_epoch
-from llm.instructions import FinetuneInstructConfig, InstructionDataset, read_entries
+from llm.instruction_dataset import FinetuneInstructConfig, InstructionDataset
+from llm.instructions import read_entries
 from llm.model import count_parameters
 from llm.runtime import RuntimeConfig
 from llm.train import COLUMNS, fit, looks

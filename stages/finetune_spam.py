@@ -15,7 +15,8 @@ from llm.classifier import Classifier, FinetuneSpamConfig
 from llm.model import ModelConfig, count_parameters
 from llm.prefix import FrozenStates
 from llm.runtime import RuntimeConfig
-from llm.spam import LABELS, SPLITS, SpamDataset, read_split
+from llm.spam import LABELS, SPLITS, read_split
+from llm.spam_dataset import SpamDataset
 from llm.train import COLUMNS, fit, looks
 from stages import Run, run_stage, stage
 

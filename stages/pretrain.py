@@ -18,8 +18,8 @@ from llm.errors import DATA, UserError
 from llm.generate import generate, greedy
 from llm.model import GPT, ModelConfig, count_parameters
 from llm.runtime import RuntimeConfig
+from llm.token_windows import PretrainConfig, TokenWindows
 from llm.tokenizer import Tokenizer, fingerprint
-from llm.tokens import PretrainConfig, TokenWindows
 from llm.train import COLUMNS, History, evaluate, fit, looks
 from stages import Run, run_stage, stage
 
@@ -54,7 +54,7 @@ def main(params: Params) -> None:
         run.say(f"{count_parameters(model):,} parameters, {train.tokens:,} training tokens on {device}")
 
         def sample() -> str:
-            return continue_text(model, tokenizer, config)
+            return continue_text(model, tokenizer, config, params.runtime)
 
         out = run.out("models/pretrain")
 
@@ -62,9 +62,8 @@ def main(params: Params) -> None:
             if config.save_optimizer:
                 resume.save_optimizer(out / OPTIMIZER, model, optimizer)
 
-        train_it = by_the_book if config.mode == "book" else exactly
         run.turn_to("compute")
-        history, samples = train_it(model, train, val, params, run, sample, save_optimizer)
+        history, samples = train_model(model, train, val, params, run, sample, save_optimizer)
         run.say(history.ending(config))
         every_window = InOrder(val, config.batch_size)
         whole_val = evaluate(model, losses.next_token, every_window, params.runtime, config.micro_batch_size)
@@ -99,7 +98,7 @@ def check_room(params: Params, steps: int, run: Run) -> None:
     preflight.check_training("pretrain", widest, run.work, steps, config.save_every, moments)
 
 
-def exactly(
+def train_model(
     model: GPT,
     train: TokenWindows,
     val: TokenWindows,
@@ -108,8 +107,15 @@ def exactly(
     sample: Callable[[], str],
     on_end: Callable[[torch.optim.Optimizer], None],
 ) -> tuple[History, Table]:
-    """Train so that a run can be stopped and go on; the history, and a sample of every evaluation."""
+    """The history of the training, and a sample of every evaluation, or in mode book of every epoch.
+
+    In mode exact a run can be stopped and goes on.
+    """
     config = params.pretrain
+    if config.mode == "book":
+        run.say("mode book saves no states: a run that was stopped starts at its beginning")
+        data = (train, val, config, params.runtime, params.seed)
+        return fit_as_the_book(model, losses.next_token, *data, run, sample, section="pretrain", on_end=on_end)
     loss = CompiledNextToken(model) if config.compile else losses.next_token
     with resume.states(run.states, params, [CORPUS, TOKENIZER], config.save_every, run.say) as states:
         history = fit(
@@ -127,21 +133,6 @@ def exactly(
             on_end=on_end,
         )
     return history, history.table(SAMPLE_COLUMNS)
-
-
-def by_the_book(
-    model: GPT,
-    train: TokenWindows,
-    val: TokenWindows,
-    params: Params,
-    run: Run,
-    sample: Callable[[], str],
-    on_end: Callable[[torch.optim.Optimizer], None],
-) -> tuple[History, Table]:
-    """Train for the book's digits; the history, and a sample of every epoch."""
-    run.say("mode book saves no states: a run that was stopped starts at its beginning")
-    data = (train, val, params.pretrain, params.runtime, params.seed)
-    return fit_as_the_book(model, losses.next_token, *data, run, sample, section="pretrain", on_end=on_end)
 
 
 def windows(split: str, params: Params, context: int, stride: int) -> TokenWindows:
@@ -165,11 +156,12 @@ def batches(train: TokenWindows, params: Params) -> BatchSource:
     return Chain(Shuffled(shorter, short.batch_size, short.steps, seed, where), long)
 
 
-def continue_text(model: GPT, tokenizer: Tokenizer, config: PretrainConfig) -> str:
-    """The sample prompt with its greedy continuation."""
+def continue_text(model: GPT, tokenizer: Tokenizer, config: PretrainConfig, precision: RuntimeConfig) -> str:
+    """The sample prompt with its greedy continuation, in the precision of the training."""
     decoding = greedy(config.sample_tokens)
     prompt = tokenizer.encode(config.sample_prompt)
-    return tokenizer.decode(prompt + generate(model, [prompt], decoding, tokenizer.eot)[0])
+    with runtime.autocast(precision):
+        return tokenizer.decode(prompt + generate(model, [prompt], decoding, tokenizer.eot)[0])
 
 
 if __name__ == "__main__":

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from llm import files, instructions, leakage, spam, tokenizer, tokens
-from llm.batches import InOrder, steps_per_epoch
 from llm.errors import DATA, UserError
 from llm.instructions import InstructionsConfig
 from llm.spam import SpamConfig
 from llm.tokenizer import Tokenizer
-from llm.tokens import CorpusConfig, PretrainConfig, TokenWindows
+from llm.tokens import CorpusConfig
 from stages import item_of, run_stage, stage
 
 RAW, TOKENIZER = Path("data/raw"), Path("data/tokenizer")
@@ -34,11 +33,10 @@ class Params:
 
     seed: int
     tokenize: TokenizeConfig
-    pretrain: PretrainConfig  # only to count the batches that it will find in the corpus
 
 
 # The sections that each item reads; dvc.yaml declares these for it, and of `tokenize` the item's own part.
-SECTIONS = {"corpus": {"tokenize", "pretrain"}, "spam": {"tokenize", "seed"}, "instructions": {"tokenize"}}
+SECTIONS = {"corpus": {"tokenize"}, "spam": {"tokenize", "seed"}, "instructions": {"tokenize"}}
 
 
 def main(params: Params, item: str) -> None:
@@ -54,7 +52,7 @@ def main(params: Params, item: str) -> None:
 
 
 def cut_corpus(params: Params, vocabulary: Tokenizer, folder: Path) -> dict[str, Any]:
-    """Token shards of the training and validation documents, and how many batches pretraining finds in them."""
+    """Token shards of the training and validation documents."""
     config = params.tokenize.corpus
     documents = tokens.read_documents(RAW / "corpus", config.separator)
     counts: dict[str, Any] = {"documents": len(documents), "characters": sum(map(len, documents))}
@@ -69,12 +67,6 @@ def cut_corpus(params: Params, vocabulary: Tokenizer, folder: Path) -> dict[str,
         counts["tokens"] = counts["train_tokens"] + 1 + counts["val_tokens"]  # <|endoftext|> stands between the two
     else:  # cut in the middle of a document, and perhaps of a token
         counts["tokens"] = len(vocabulary.encode(documents[0]))
-    windows = [
-        TokenWindows(folder, split, params.pretrain.context, params.pretrain.stride, vocabulary.vocab_size)
-        for split in ("train", "val")
-    ]
-    counts["train_batches"] = steps_per_epoch(len(windows[0]), params.pretrain.batch_size)
-    counts["val_batches"] = len(InOrder(windows[1], params.pretrain.batch_size))
     return counts
 
 

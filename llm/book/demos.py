@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from llm.model import GPT, ModelConfig
+from llm.shapes import only_shapes
 
 # The shapes of GPT-2 (section 4.1, exercise 4.2): width, layers, heads.
 SIZES = {"124M": (768, 12, 12), "355M": (1024, 24, 16), "774M": (1280, 36, 20), "1558M": (1600, 48, 25)}
@@ -116,7 +117,7 @@ def forward_flops(size: str, rows: int = 2, tokens: int = 1024) -> int:
 
     Left out, as by the usual counters: attention's own products, norms, embeddings.
     """
-    with torch.device("meta"):
+    with only_shapes():
         model = book_gpt(size)
     weights = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear))
     return 2 * weights * rows * tokens

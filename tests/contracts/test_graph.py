@@ -3,6 +3,8 @@
 import ast
 import importlib
 import inspect
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -24,7 +26,7 @@ EXEMPT = {
 
 # A module imports only from levels below its own (docs/architecture.md).
 LEVELS = [
-    {"errors", "files", "params"},
+    {"errors", "files", "params", "shapes"},
     {
         "batches",
         "judge_config",
@@ -56,10 +58,21 @@ LEVELS = [
         "recorder",
         "report",
         "spam",
+        "spam_dataset",
         "tokens",
         "tracking",
     },
-    {"checkpoint", "compiled", "judge", "prefix", "tf_checkpoint", "train", "ui"},
+    {
+        "checkpoint",
+        "compiled",
+        "instruction_dataset",
+        "judge",
+        "prefix",
+        "tf_checkpoint",
+        "token_windows",
+        "train",
+        "ui",
+    },
     {"book_mode", "resume", "book.attention", "book.basics", "book.demos", "book.runs", "book.text"},
     {"book.measures.common", "book.measures.sources"},
     {
@@ -218,3 +231,11 @@ def test_the_core_and_the_stages_do_not_import_the_book():
 def test_the_closure_follows_imports_inside_functions():
     assert "llm/tokens.py" in closure(Path("stages/tokenize.py"))
     assert "llm/model.py" not in closure(Path("stages/download.py"))
+
+
+@pytest.mark.parametrize("stage", ["download", "tokenizer", "tokenize", "evaluate_with_judge", "pretrain"])
+def test_only_stages_that_compute_tensors_load_torch(stage):
+    """It takes a second, which a stage that cuts files has no use for."""
+    asked = f"import sys, stages.{stage}; print('torch' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert told.stdout == f"{stage == 'pretrain'}\n"

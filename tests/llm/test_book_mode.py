@@ -21,6 +21,7 @@ from llm.errors import UserError
 from llm.model import GPT, ModelConfig
 from llm.optim import TrainConfig
 from llm.runtime import RuntimeConfig
+from llm.token_windows import ShortWindows, TokenWindows
 from llm.tokenizer import Tokenizer
 from llm.train import History, fit, looks
 from stages.check import AllParams
@@ -315,7 +316,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> AllParams:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("short_windows", tokens.ShortWindows(1, 8, 1)),
+        ("short_windows", ShortWindows(1, 8, 1)),
         ("save_every", 5),
         ("keep", "best"),
         ("patience", 2),
@@ -361,7 +362,7 @@ def two_threads() -> Iterator[None]:
 
 
 @pytest.fixture
-def verdict(mirror: Path, tmp_path: Path, digits: AllParams) -> Callable[[str], tokens.TokenWindows]:
+def verdict(mirror: Path, tmp_path: Path, digits: AllParams) -> Callable[[str], TokenWindows]:
     """The windows over a split of The Verdict, cut as the stages cut it."""
     shutil.copyfile(mirror / "encoder.json", tmp_path / "vocab.json")
     shutil.copyfile(mirror / "vocab.bpe", tmp_path / "merges.txt")
@@ -370,13 +371,13 @@ def verdict(mirror: Path, tmp_path: Path, digits: AllParams) -> Callable[[str], 
     for split, part in zip(("train", "val"), parts, strict=True):
         tokens.write_shards(tmp_path, split, tokens.encode_documents(part, vocabulary), 0, pins, 10**6)
     config = digits.pretrain
-    return lambda split: tokens.TokenWindows(tmp_path, split, config.context, config.stride, 50257)
+    return lambda split: TokenWindows(tmp_path, split, config.context, config.stride, 50257)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("two_threads")
 def test_first_losses_of_chapter_5_are_the_published_ones(
-    verdict: Callable[[str], tokens.TokenWindows], digits: AllParams
+    verdict: Callable[[str], TokenWindows], digits: AllParams
 ) -> None:
     torch.manual_seed(digits.seed)
     model, told, config = GPT(digits.model), Until(5), digits.pretrain

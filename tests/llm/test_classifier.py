@@ -12,7 +12,7 @@ from llm.errors import UserError
 from llm.model import GPT, ModelConfig, count_parameters
 from llm.params import load, parse
 from llm.runtime import RuntimeConfig
-from llm.spam import SpamDataset, pad_right
+from llm.spam_dataset import SpamDataset, pad_right
 from llm.tokenizer import Tokenizer
 
 FP32 = RuntimeConfig(precision="fp32", device="cpu", threads=1, keep_pages=False)

@@ -26,8 +26,9 @@ from llm.classifier import Classifier
 from llm.files import write_json
 from llm.model import GPT
 from llm.spam import read_messages
+from llm.token_windows import TokenWindows
 from llm.tokenizer import Tokenizer, train
-from llm.tokens import Pins, TokenWindows, encode_documents, read_documents, write_shards
+from llm.tokens import Pins, encode_documents, read_documents, write_shards
 from tests.mutations import answer, answers, mutate_bytes, mutate_json, once
 
 SAMPLE = Path(__file__).parents[2] / "data/sample"

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from llm import losses
 from llm.batches import IGNORED, Buckets, Shuffled
 from llm.errors import DATA, UserError
+from llm.instruction_dataset import InstructionDataset
 from llm.instructions import (
     RESPONSE,
-    InstructionDataset,
     InstructionsConfig,
     extract_answer,
     format_prompt,

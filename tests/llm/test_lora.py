@@ -19,7 +19,7 @@ from llm.classifier import Classifier, FinetuneSpamConfig, freeze
 from llm.errors import UserError
 from llm.files import read_json
 from llm.gpt2 import untie_head
-from llm.instructions import FinetuneInstructConfig
+from llm.instruction_dataset import FinetuneInstructConfig
 from llm.lora import LoraConfig, LoraLinear, add_lora, merge_lora
 from llm.model import GPT, ModelConfig, count_parameters
 from llm.params import load, parse

@@ -13,7 +13,7 @@ from llm.model import GPT
 from llm.params import load, parse
 from llm.prefix import Tail, block_at, compute, frozen_blocks
 from llm.runtime import RuntimeConfig
-from llm.spam import SpamDataset
+from llm.spam_dataset import SpamDataset
 from llm.tokenizer import Tokenizer
 from llm.train import Silent, fit, looks
 

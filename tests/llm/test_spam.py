@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.errors import DATA, UserError
-from llm.spam import SpamConfig, SpamDataset, balanced_splits, pad_right, read_messages, read_split, write_split
+from llm.spam import SpamConfig, balanced_splits, read_messages, read_split, write_split
+from llm.spam_dataset import SpamDataset, pad_right
 from llm.tokenizer import Tokenizer
 
 BOOK = SpamConfig(reading="book", order="shuffled", train_fraction=0.7, validation_fraction=0.1)

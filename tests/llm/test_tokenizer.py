@@ -101,8 +101,11 @@ def test_decoding_undoes_encoding(vocabulary: Path, text: str) -> None:
     assert ours.decode(ours.encode(text)) == text
 
 
-def test_encode_all_is_encode_of_every_text(vocabulary: Path) -> None:
-    ours, texts = Tokenizer.load(vocabulary), ["one", "", "two words", "🙂"]
+@pytest.mark.parametrize("number", [0, 1, 3, 4, 1001])
+def test_encode_all_is_encode_of_every_text(vocabulary: Path, number: int) -> None:
+    """In the order of the texts, whatever part of them a thread was given."""
+    ours = Tokenizer.load(vocabulary)
+    texts = [["", "🙂 two words", f"number {n}"][n % 3] for n in range(number)]
     assert ours.encode_all(texts) == [ours.encode(text) for text in texts]
 
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from llm import tokens
 from llm.errors import DATA, USAGE, UserError
+from llm.token_windows import TokenWindows
 from llm.tokenizer import Tokenizer
-from llm.tokens import HEADER_BYTES, CorpusConfig, Pins, TokenWindows, encode_documents, read_shard, write_shards
+from llm.tokens import HEADER_BYTES, CorpusConfig, Pins, encode_documents, read_shard, write_shards
 
 PINS = Pins(1000, "hash of the tokenizer")
 

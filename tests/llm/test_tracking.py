@@ -53,7 +53,6 @@ if stage == "model":
     tracker.model("llm-demo", Path("models/demo"), "0123456789abcdef0123456789abcdef.dir")
     tracker.dataset("spam", Path("data/spam"), "0123456789abcdef0123456789abcdef.dir")
     tracker.table("answers", ["prompt", "score"], [["a", 1], ["b", 2]])
-    tracker.tags({"device": "cpu"})
 tracker.close("params.yaml: seed: 0 is not above 0 | fix: give one" if stage == "failing" else None)
 """
 
@@ -176,7 +175,6 @@ def test_model_and_dataset_are_linked_by_dvc_md5(recorded: Recorded) -> None:
     assert version.run_id == found["model"].info.run_id
     (dataset,) = found["model"].inputs.dataset_inputs
     assert (dataset.dataset.name, dataset.dataset.digest) == ("spam", MD5)
-    assert found["model"].data.tags["device"] == "cpu"
 
 
 def test_artifacts_and_tables_lie_in_the_project(recorded: Recorded) -> None:
@@ -284,7 +282,6 @@ def test_tracking_that_is_off_writes_nothing(tmp_path: Path) -> None:
     for tracker in (tracking.NullTracker(), tracking.start("a", {}, tmp_path, tracking.TrackingConfig(False, True))):
         tracker.metrics({"loss": 1.0}, 1)
         tracker.headline({"loss": 1.0})
-        tracker.tags({"a": "b"})
         tracker.artifact(tmp_path / "missing.json")
         tracker.table("t", ["a"], [[1]])
         tracker.dataset("d", tmp_path, MD5)

@@ -45,7 +45,13 @@ def built(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Project:
         tracking={"enabled": False},
         runtime={"threads": 1},
         model={"dropout": 0.1},
-        pretrain={"eval_every": 4, "save_every": 3, "short_windows": {"steps": 4, "context": 48, "batch_size": 16}},
+        pretrain={
+            "context": 96,
+            "stride": 96,
+            "eval_every": 4,
+            "save_every": 3,
+            "short_windows": {"steps": 4, "context": 48, "batch_size": 16},
+        },
         finetune_spam=often,
         finetune_instruct={**often, "batch_size": 16, "bucket_batches": 4},
     )

@@ -40,7 +40,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Project:
     made.set(
         tracking={"enabled": False},
         runtime={"threads": 1},
-        pretrain={"save_every": 10, "epochs": 3},
+        pretrain={"context": 96, "stride": 96, "save_every": 10, "epochs": 3},
         finetune_spam={"save_every": 5, "epochs": 4},
         finetune_instruct={"save_every": 5, "epochs": 8},
     )

@@ -12,6 +12,7 @@ from llm.book.measures.sources import Sources
 from llm.classifier import Classifier
 from llm.lora import LoraConfig, add_lora
 from llm.model import count_parameters
+from llm.shapes import only_shapes
 
 LORA = LoraConfig(rank=16, alpha=16, scaling="alpha/rank")
 
@@ -65,7 +66,7 @@ def schedule(sources: Sources) -> Measured:
 @measure
 def lora_counts(_sources: Sources, of: str) -> Measured:
     """Trainable parameters before, when frozen, and with LoRA: of the spam classifier on 124M, or of 355M untied."""
-    with torch.device("meta"):
+    with only_shapes():
         if of == "spam":
             model: nn.Module = Classifier(demos.book_gpt("124M", qkv_bias=True, tie_head=True), 2, "last")
         else:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import torch
-
 from llm.book import demos
 from llm.book.measures.common import Measured, continue_text, measure
 from llm.book.measures.sources import Sources
 from llm.model import Block, count_parameters
+from llm.shapes import only_shapes
 
 
 @measure
 def parameters(_sources: Sources, size: str, head: str) -> Measured:
     """Parameters of a GPT-2 size: head untied (no QKV bias), tied (with it), or none (untied, without the head)."""
-    with torch.device("meta"):
+    with only_shapes():
         model = demos.book_gpt(size, qkv_bias=head == "tied", tie_head=head == "tied")
     return [count_parameters(model) - (model.lm_head.weight.numel() if head == "none" else 0)]
 
@@ -21,7 +20,7 @@ def parameters(_sources: Sources, size: str, head: str) -> Measured:
 @measure
 def mebibytes(_sources: Sources, size: str) -> Measured:
     """MiB of the weights in fp32, head untied."""
-    with torch.device("meta"):
+    with only_shapes():
         model = demos.book_gpt(size)
     return [sum(p.numel() * p.element_size() for p in model.parameters()) / 2**20]
 
@@ -29,7 +28,7 @@ def mebibytes(_sources: Sources, size: str) -> Measured:
 @measure
 def block_parameters(_sources: Sources) -> Measured:
     """Feed forward and attention of one block of 124M."""
-    with torch.device("meta"):
+    with only_shapes():
         block: Block = demos.book_gpt("124M").transformer.h[0]  # type: ignore[assignment]
     return [count_parameters(block.mlp), count_parameters(block.attn)]
 

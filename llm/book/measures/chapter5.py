@@ -23,7 +23,8 @@ from llm.model import GPT
 from llm.optim import TrainConfig
 from llm.resume import GoesOn
 from llm.runtime import RuntimeConfig
-from llm.tokens import Pins, TokenWindows, encode_documents, split_documents, write_shards
+from llm.token_windows import TokenWindows
+from llm.tokens import Pins, encode_documents, split_documents, write_shards
 from llm.train import Silent
 
 # Section 5.2's settings, for one epoch.

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader
 from llm.book.measures.common import Measured, measure
 from llm.book.measures.sources import Sources
 from llm.classifier import Classifier
-from llm.spam import LABELS, SpamDataset
+from llm.spam import LABELS
+from llm.spam_dataset import SpamDataset
 
 
 @measure

@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader
 
 from llm.book.measures.common import Measured, loss_of, measure
 from llm.book.measures.sources import Sources
-from llm.instructions import InstructionDataset, InstructionsConfig, split_entries
+from llm.instruction_dataset import InstructionDataset
+from llm.instructions import InstructionsConfig, split_entries
 
 INSTRUCTIONS = InstructionsConfig(train_fraction=0.85, test_fraction=0.1, empty="refuse")
 
