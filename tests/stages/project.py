@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm import params
+from llm import files, params
 from stages.check import AllParams
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +32,18 @@ class Project:
             copy(ROOT / name, folder / name)
         (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
         return cls(folder)
+
+    @classmethod
+    def small(cls, folder: Path, **changes: object) -> Project:
+        """The smoke profile on a part of the sample, all of its text trained on; without MLflow, on one thread."""
+        made = cls.create(folder)
+        params.overlay(ROOT / "configs/smoke.yaml", AllParams, made.folder / "params.yaml")
+        made.set(tracking={"enabled": False}, runtime={"threads": 1}, pretrain={"context": 96, "stride": 96})
+        made.set(**changes)
+        corpus, instructions = (folder / "data/sample" / name for name in ("corpus.txt", "instructions.json"))
+        corpus.write_bytes(corpus.read_bytes()[:100_000])
+        files.write_json(instructions, files.read_json(instructions)[:200])
+        return made
 
     def copy(self, folder: Path) -> Project:
         shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns(".work"))

@@ -9,10 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from llm import params
-from stages.check import AllParams
 from tests.killing import Ended, Forks
-from tests.stages.project import ROOT, Project
+from tests.stages.project import Project
 
 
 @pytest.fixture(scope="module")
@@ -24,16 +22,11 @@ def forks() -> Iterator[Forks]:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Project:
     """The smoke project on a part of the sample, pretrained in mode book."""
-    made = Project.create(tmp_path_factory.mktemp("book") / "project")
-    params.overlay(ROOT / "configs" / "smoke.yaml", AllParams, made.folder / "params.yaml")
-    made.set(
-        tracking={"enabled": False},
-        runtime={"threads": 1},
+    made = Project.small(
+        tmp_path_factory.mktemp("book") / "project",
         model={"dropout": 0.1, "attention": "eager", "init": "torch"},
         pretrain={"mode": "book", "epochs": 2, "batch_size": 100, "eval_every": 2, "save_every": None},
     )
-    corpus = made.folder / "data/sample/corpus.txt"
-    corpus.write_bytes(corpus.read_bytes()[:100_000])
     for stage in ("check", "download corpus", "tokenizer", "tokenize corpus", "pretrain"):
         assert run(made, forks, stage).code == 0
     return made

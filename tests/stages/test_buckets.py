@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from llm import files, params
-from stages.check import AllParams
 from tests.killing import Forks
-from tests.stages.project import ROOT, Project
+from tests.stages.project import Project
 
 BEFORE = ["check", *(f"download {item}" for item in ("corpus", "instructions"))]
 BEFORE += ["tokenizer", *(f"tokenize {item}" for item in ("corpus", "instructions")), "pretrain"]
@@ -17,12 +15,7 @@ BEFORE += ["tokenizer", *(f"tokenize {item}" for item in ("corpus", "instruction
 
 @pytest.mark.slow
 def test_buckets_pad_less_and_null_is_none(tmp_path: Path) -> None:
-    project = Project.create(tmp_path / "project")
-    params.overlay(ROOT / "configs" / "smoke.yaml", AllParams, project.folder / "params.yaml")
-    project.set(tracking={"enabled": False}, runtime={"threads": 1}, finetune_instruct={"init_from": "models/pretrain"})
-    corpus, instructions = (project.folder / "data/sample" / name for name in ("corpus.txt", "instructions.json"))
-    corpus.write_bytes(corpus.read_bytes()[:100_000])
-    files.write_json(instructions, files.read_json(instructions)[:200])
+    project = Project.small(tmp_path / "project", finetune_instruct={"init_from": "models/pretrain"})
     seen, curves, weights = {}, {}, {}
     with Forks() as forks:
         for stage in BEFORE:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llm import files, params
-from stages.check import AllParams
-from tests.stages.project import ROOT, Project
+from tests.stages.project import Project
 
 STAGES = [
     "check",
@@ -23,16 +21,11 @@ TRAINING = {"pretrain": "pretrain", "finetune_spam": "spam", "finetune_instruct"
 
 @pytest.mark.slow
 def test_evaluating_at_every_step_or_never_gives_the_same_weights(tmp_path):
-    project = Project.create(tmp_path / "project")
-    params.overlay(ROOT / "configs" / "smoke.yaml", AllParams, project.folder / "params.yaml")
-    project.set(
-        tracking={"enabled": False}, model={"dropout": 0.1}, **{stage: {"eval_every": 1000} for stage in TRAINING}
+    project = Project.small(
+        tmp_path / "project", model={"dropout": 0.1}, **{stage: {"eval_every": 1000} for stage in TRAINING}
     )
     for stage in ("finetune_spam", "finetune_instruct"):
         project.set(**{stage: {"dropout": 0.1}})
-    corpus, instructions = (project.folder / "data/sample" / name for name in ("corpus.txt", "instructions.json"))
-    corpus.write_bytes(corpus.read_bytes()[:100_000])
-    files.write_json(instructions, files.read_json(instructions)[:100])
     for stage in STAGES:
         module, *item = stage.split()
         project.run(f"stages.{module}", *item)

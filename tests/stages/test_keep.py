@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from llm import files, params
-from stages.check import AllParams
 from tests.killing import Ended, Forks
-from tests.stages.project import ROOT, Project
+from tests.stages.project import Project
 
 STAGES = ("pretrain", "finetune_spam", "finetune_instruct")
 BEFORE = ["check", *(f"{name} {item}" for name in ("download", "tokenize") for item in ("spam", "instructions"))]
@@ -29,20 +27,14 @@ def forks() -> Iterator[Forks]:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Project:
     """The smoke project on a part of the sample; learning rates that are too high end each training early."""
-    made = Project.create(tmp_path_factory.mktemp("keep") / "project")
-    params.overlay(ROOT / "configs" / "smoke.yaml", AllParams, made.folder / "params.yaml")
     jumpy = {"keep": "best", "patience": 1, "schedule": "constant", "warmup_steps": 0, "eval_every": 4, "epochs": 4}
     tuned = {**jumpy, "eval_batches": None, "save_every": 3, "init_from": "models/pretrain"}
-    made.set(
-        tracking={"enabled": False},
-        runtime={"threads": 1},
+    made = Project.small(
+        tmp_path_factory.mktemp("keep") / "project",
         pretrain={**jumpy, "lr": 0.1},
         finetune_spam={**tuned, "lr": 0.02},
         finetune_instruct={**tuned, "lr": 0.03},
     )
-    corpus, instructions = (made.folder / "data/sample" / name for name in ("corpus.txt", "instructions.json"))
-    corpus.write_bytes(corpus.read_bytes()[:100_000])
-    files.write_json(instructions, files.read_json(instructions)[:200])
     for stage in [*BEFORE, *STAGES]:
         ended = run(made, forks, stage)
         assert ended.code == 0, ended.err

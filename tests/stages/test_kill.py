@@ -10,11 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from llm import files, params
 from llm.compiled import COMPILERS
-from stages.check import AllParams
 from tests.killing import Forks
-from tests.stages.project import ROOT, Project
+from tests.stages.project import Project
 
 pytestmark = pytest.mark.slow
 
@@ -38,16 +36,11 @@ def forks() -> Iterator[Forks]:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Project:
     """The smoke project on a part of the sample, without MLflow, with what the three stages read and write."""
-    made = Project.create(tmp_path_factory.mktemp("kill") / "project")
-    params.overlay(ROOT / "configs" / "smoke.yaml", AllParams, made.folder / "params.yaml")
     often = {"eval_every": 4, "save_every": 3, "batch_size": 32, "dropout": 0.1}
-    made.set(
-        tracking={"enabled": False},
-        runtime={"threads": 1},
+    made = Project.small(
+        tmp_path_factory.mktemp("kill") / "project",
         model={"dropout": 0.1},
         pretrain={
-            "context": 96,
-            "stride": 96,
             "eval_every": 4,
             "save_every": 3,
             "short_windows": {"steps": 4, "context": 48, "batch_size": 16},
@@ -55,9 +48,6 @@ def built(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Project:
         finetune_spam=often,
         finetune_instruct={**often, "batch_size": 16, "bucket_batches": 4},
     )
-    corpus, instructions = (made.folder / "data/sample" / name for name in ("corpus.txt", "instructions.json"))
-    corpus.write_bytes(corpus.read_bytes()[:100_000])
-    files.write_json(instructions, files.read_json(instructions)[:200])
     for stage in [*BEFORE, "finetune_spam", "finetune_instruct"]:
         run(made, forks, stage)
     return made

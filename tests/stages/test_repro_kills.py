@@ -16,10 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
-from llm import files, params
-from stages.check import AllParams
 from tests.mutations import mutate_bytes
-from tests.stages.project import ROOT, Project
+from tests.stages.project import Project
 
 pytestmark = pytest.mark.slow
 
@@ -35,19 +33,12 @@ RESULTS = ("dvc.lock", "data", "models", "reports", ".check")
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The smoke profile on a part of the sample, nothing of it built; training long enough to be hit."""
-    made = Project.create(tmp_path_factory.mktemp("kills") / "plain")
-    params.overlay(ROOT / "configs" / "smoke.yaml", AllParams, made.folder / "params.yaml")
-    made.set(
-        tracking={"enabled": False},
-        runtime={"threads": 1},
-        pretrain={"context": 96, "stride": 96, "save_every": 10, "epochs": 3},
+    return Project.small(
+        tmp_path_factory.mktemp("kills") / "plain",
+        pretrain={"save_every": 10, "epochs": 3},
         finetune_spam={"save_every": 5, "epochs": 4},
         finetune_instruct={"save_every": 5, "epochs": 8},
     )
-    corpus, instructions = (made.folder / "data/sample" / name for name in ("corpus.txt", "instructions.json"))
-    corpus.write_bytes(corpus.read_bytes()[:100_000])
-    files.write_json(instructions, files.read_json(instructions)[:200])
-    return made
 
 
 @pytest.fixture(scope="module")
