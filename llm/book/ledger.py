@@ -190,10 +190,9 @@ def shorten(text: str, width: int = 42) -> str:
 def _check(row: Row, sources: Sources) -> Result:
     if row.open:
         return Result(row, "open", reason=row.open)
-    reasons = [reason for need in row.needs if (reason := sources.missing(need))]
-    if reasons:
-        return Result(row, "skipped", reason=reasons[0])
-    for need in row.needs:
+    for need in sorted(row.needs, key=lambda need: not need.startswith("run ")):  # a model is the one of the run
+        if reason := sources.missing(need):
+            return Result(row, "skipped", reason=reason)
         if need.startswith("run "):
             sources = sources.of_run(need.partition(" ")[2])
     arguments: dict[str, Any] = row.args or {}

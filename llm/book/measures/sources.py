@@ -138,6 +138,8 @@ class Sources:
 
 
 def _get_model(name: str) -> str:
+    if not name.startswith("gpt2-"):
+        return f"`dvc checkout models/{name}`"
     profiles = {"355M": "gpt2-medium", "774M": "gpt2-large", "1558M": "gpt2-xl"}
     profile = profiles.get(name.removeprefix("gpt2-"), "book")
     return f"`python -m llm use configs/{profile}.yaml && python -m llm pin && dvc repro import_gpt2@{name}`"

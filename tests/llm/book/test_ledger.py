@@ -13,7 +13,7 @@ from llm.book import ledger
 from llm.book.ledger import Result, Row
 from llm.book.measures.common import MEASURES
 from llm.book.measures.sources import Sources
-from llm.book.runs import Run, lookup
+from llm.book.runs import MADE, Run, lookup
 from llm.errors import UserError
 from llm.model import GPT
 
@@ -241,6 +241,30 @@ def test_the_losses_of_chapter_5_are_read_from_the_report_of_their_run(change, v
     results = {result.row.id: result for result in ledger.verify(LEDGER, tmp_path, "chapter5.*-loss")}
     assert results["chapter5.train-loss"].verdict == verdict
     assert results["chapter5.val-loss"].verdict == "equal"
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_the_model_of_a_run_that_was_made_in_a_copy_is_read_there(own, finished, tmp_path, mirror, monkeypatch):
+    """And where the project itself has made the run, there, whatever lies in the copy."""
+    run = finished()
+    made = tmp_path / MADE / "chapter5"
+    for name in ("dvc.lock", "reports/pretrain/loss.csv"):
+        files.write_text(made / name, (tmp_path / name).read_text())
+    files.write_text(tmp_path / "configs/book-offline.yaml", (ROOT / "configs/book-offline.yaml").read_text("utf-8"))
+    if not own:
+        finished(mode="exact")
+    read = []
+    monkeypatch.setitem(MEASURES, "continuation", lambda sources, **_: read.append(sources.root) or "")
+    greedy = next(each for each in LEDGER.rows if each.id == "chapter5.greedy")
+    book = replace(LEDGER, rows=(greedy,), runs={"chapter5": run})
+    right, wrong = (tmp_path, made) if own else (made, tmp_path)
+    files.write_text(wrong / "models/pretrain/model.safetensors", "")
+    (result,) = ledger.verify(book, tmp_path)
+    assert (result.verdict, read) == ("skipped", [])
+    assert result.reason == "models/pretrain is not here; `dvc checkout models/pretrain`"
+    files.write_text(right / "models/pretrain/model.safetensors", "")
+    (result,) = ledger.verify(book, tmp_path)
+    assert (result.verdict, read) == ("outside", [right])
 
 
 def test_parameters_are_found_behind_dotted_sections():
