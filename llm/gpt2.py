@@ -194,15 +194,11 @@ def openai_name(published: str) -> str:
     return "model/" + re.sub(r"^h\.", "h", path).replace(".", "/") + ("/b" if kind == "bias" else matrix or gain)
 
 
-def untie_head(model: GPT) -> GPT:
-    """The same model with a copy of the token embedding as a head of its own (book, section 5.5), if it has none."""
-    if not model.config.tie_head:
-        return model
-    with only_shapes():
-        untied = GPT(replace(model.config, tie_head=False))
-    untied.transformer = model.transformer
-    untied.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
-    return untied
+def untie_head(model: GPT) -> None:
+    """Give the model a copy of the token embedding as a head of its own (book, section 5.5), if it has none."""
+    if model.config.tie_head:
+        model.lm_head.weight = nn.Parameter(model.transformer.wte.weight.detach().clone())
+        model.config = replace(model.config, tie_head=False)
 
 
 def _published_tensors(model: GPT) -> dict[str, Tensor]:

@@ -69,10 +69,13 @@ class TokenWindows:
     """Windows of `length` tokens, `stride` apart, with their targets one token on.
 
     As in the book's loader, a window starts at every multiple of `stride` at which a whole window and its target
-    follow; windows never cross two shards. Raises UserError for a damaged shard and for a split too short.
+    follow; windows never cross two shards. Raises UserError for a damaged shard and, at the key `where` of
+    params.yaml, for a split too short.
     """
 
-    def __init__(self, folder: Path, split: str, length: int, stride: int, vocab_size: int) -> None:
+    def __init__(
+        self, folder: Path, split: str, length: int, stride: int, vocab_size: int, where: str = "pretrain.context"
+    ) -> None:
         self.length, self.stride = length, stride
         self.shards, headers = zip(*read_split(folder, split, vocab_size), strict=True)
         self.tokens = sum(len(shard) for shard in self.shards)
@@ -83,8 +86,8 @@ class TokenWindows:
         if self._firsts[-1] == 0:
             largest = max(len(shard) for shard in self.shards) - 1  # a target follows the window
             what = f"windows of {length} tokens, but the {split} split of {folder} has only {self.tokens} tokens"
-            fix = f"set pretrain.context to {largest} or less, or bring more text" if largest > 0 else "bring more text"
-            raise UserError("params.yaml: pretrain.context", what, fix, USAGE)
+            fix = f"set {where} to {largest} or less, or bring more text" if largest > 0 else "bring more text"
+            raise UserError(f"params.yaml: {where}", what, fix, USAGE)
 
     def __len__(self) -> int:
         """How many windows there are."""

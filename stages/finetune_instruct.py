@@ -51,7 +51,7 @@ def main(params: Params) -> None:
         buckets = Buckets(train.lengths, config.bucket_batches) if config.bucket_batches else None
         model = checkpoint.starting_point(init_from, config.weights, config.dropout, params.seed)
         if config.lora:
-            model = gpt2.untie_head(model)  # the head's path is not the embedding's
+            gpt2.untie_head(model)  # the head's path is not the embedding's
             lora.add_lora(model, config.lora, derive(params.seed, "lora"))
         model.to(device)
         trainable = count_parameters(model, trainable_only=True)

@@ -33,7 +33,7 @@ def main(params: Params, item: str) -> None:
         preflight.check_disk(run.work, weights)
         model = load(Path(source.source))
         if source.untie_head:
-            model = gpt2.untie_head(model)
+            gpt2.untie_head(model)
         checkpoint.save_model(model, Path(source.tokenizer), run.out(f"models/{item}"))
         run.write_metrics({"parameters": count_parameters(model)}, path=f"reports/import_gpt2/{item}.json")
 

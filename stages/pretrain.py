@@ -135,9 +135,9 @@ def train_model(
     return history, history.table(SAMPLE_COLUMNS)
 
 
-def windows(split: str, params: Params, context: int, stride: int) -> TokenWindows:
-    """The windows of one split."""
-    found = TokenWindows(CORPUS, split, context, stride, params.model.vocab_size)
+def windows(split: str, params: Params, context: int, stride: int, where: str = "pretrain.context") -> TokenWindows:
+    """The windows of one split, whose length stands at the key `where` of params.yaml."""
+    found = TokenWindows(CORPUS, split, context, stride, params.model.vocab_size, where)
     if found.tokenizers != {fingerprint(TOKENIZER)}:
         raise UserError(str(CORPUS), f"was not cut with {TOKENIZER}", "run `dvc repro tokenize`", DATA)
     return found
@@ -151,9 +151,9 @@ def batches(train: TokenWindows, params: Params) -> BatchSource:
     long = Shuffled(train, config.batch_size, config.epochs * per_epoch, params.seed, where)
     if short is None:
         return long
-    shorter, seed = windows("train", params, short.context, short.context), derive(params.seed, "short windows")
-    where = "pretrain.short_windows.batch_size"
-    return Chain(Shuffled(shorter, short.batch_size, short.steps, seed, where), long)
+    section, seed = "pretrain.short_windows", derive(params.seed, "short windows")
+    shorter = windows("train", params, short.context, short.context, f"{section}.context")
+    return Chain(Shuffled(shorter, short.batch_size, short.steps, seed, f"{section}.batch_size"), long)
 
 
 def continue_text(model: GPT, tokenizer: Tokenizer, config: PretrainConfig, precision: RuntimeConfig) -> str:

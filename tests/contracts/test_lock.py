@@ -33,3 +33,9 @@ def test_the_locked_reports_are_the_committed_ones(stage):
     for out in LOCK[stage]["outs"]:
         if out["path"].startswith("reports/"):
             assert out["md5"] == files.dvc_md5(ROOT / out["path"]), f"{out['path']} changed: run `make repro`"
+
+
+def test_dvc_reads_yaml_by_the_parser_in_c():
+    """A quarter of a `dvc repro` with nothing to do hangs on it."""
+    assert YAML(typ="safe").Parser.__name__ == "CParser"
+    assert YAML(typ="safe", pure=True).Parser.__name__ == "Parser"

@@ -207,13 +207,16 @@ def test_tied_head_is_one_tensor_after_loading(published: Path) -> None:
 
 
 def test_untied_head_starts_as_a_copy_of_the_embedding(published: Path) -> None:
-    tied = load_model(published).eval()
-    untied = gpt2.untie_head(tied).eval()
+    tied, untied = load_model(published).eval(), load_model(published).eval()
+    gpt2.untie_head(untied)
     assert torch.equal(logits(untied), logits(tied))
     assert not untied.config.tie_head
     with torch.no_grad():
         untied.lm_head.weight.add_(1)
     assert torch.equal(untied.transformer.wte.weight, tied.transformer.wte.weight)
+    head = untied.lm_head.weight
+    gpt2.untie_head(untied)
+    assert untied.lm_head.weight is head
 
 
 # Names as in other publications of GPT-2

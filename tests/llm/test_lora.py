@@ -317,8 +317,9 @@ def tuned(model_config: Make, vocabulary: Path, tmp_path: Path) -> tuple[GPT, Pa
     """A tuned model with its paths still beside, and the folder of the merged one, made from models/base."""
     base = gpt(model_config(init="torch"))
     save_model(base, vocabulary, tmp_path / "base")
-    model, twin = untie_head(base).eval(), untie_head(base).eval()
+    model, twin = (load_model(tmp_path / "base").eval() for _ in range(2))
     for one in (model, twin):
+        untie_head(one)
         add_lora(one, SMALL, seed=1)
         train_a_bit(one)
     adapter = merge_lora(twin)
@@ -344,7 +345,8 @@ def test_transformers_opens_a_published_model(tuned: tuple[GPT, Path]) -> None:
 def test_the_adapter_makes_its_base_the_published_model(tuned: tuple[GPT, Path]) -> None:
     _, folder = tuned
     described = read_json(folder / "adapter.json")
-    model = untie_head(load_model(described.pop("base")))
+    model = load_model(described.pop("base"))
+    untie_head(model)
     add_lora(model, LoraConfig(**described), seed=9)
     missing, unexpected = model.load_state_dict(load_file(folder / "adapter.safetensors"), strict=False)
     assert unexpected == []

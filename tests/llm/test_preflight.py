@@ -86,7 +86,8 @@ def test_parameters_are_those_of_the_model(tied, bias):
 
 
 def test_trainable_parameters_are_those_of_the_model():
-    whole = untie_head(GPT(MODEL))
+    whole = GPT(MODEL)
+    untie_head(whole)
     lora.add_lora(whole, LORA, 1)
     untied = replace(MODEL, tie_head=False)
     assert replace(TRAINING, model=untied, lora=LORA).trainable == count_parameters(whole, trainable_only=True)

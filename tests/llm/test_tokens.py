@@ -132,6 +132,9 @@ def test_split_shorter_than_the_context_names_the_largest_usable_value(tmp_path:
         TokenWindows(tmp_path, "train", 10, 1, 1000)
     assert caught.value.code == USAGE
     assert len(TokenWindows(tmp_path, "train", 9, 1, 1000)) == 1
+    short = "pretrain.short_windows.context"
+    with pytest.raises(UserError, match=rf"params\.yaml: {short}: .* fix: set {short} to 9 or less"):
+        TokenWindows(tmp_path, "train", 10, 1, 1000, short)
 
 
 @pytest.mark.parametrize("ids", [[], [5]], ids=["no token", "one token"])

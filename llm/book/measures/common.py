@@ -17,6 +17,7 @@ MEASURES: dict[str, Callable[..., Measured]] = {}
 
 def measure(function: Callable[..., Measured]) -> Callable[..., Measured]:
     """Register a measure under its name; it takes the sources and the row's `args`, all texts."""
+    assert function.__name__ not in MEASURES, f"two measures are called {function.__name__}"
     MEASURES[function.__name__] = function
     return function
 

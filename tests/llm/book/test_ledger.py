@@ -11,6 +11,7 @@ import yaml
 from llm import cli, files
 from llm.book import ledger
 from llm.book.ledger import Result, Row
+from llm.book.measures import common
 from llm.book.measures.common import MEASURES
 from llm.book.measures.sources import Sources
 from llm.book.runs import MADE, Run, lookup
@@ -113,6 +114,13 @@ def test_rows_of_the_weights_measure_a_small_model_and_find_it_outside(each, mir
         assert len(result.ours.split()) == len(each.printed)
     else:
         assert result.ours.startswith("Every effort moves you")
+
+
+def test_no_measure_takes_the_name_of_another(monkeypatch):
+    monkeypatch.setattr(common, "MEASURES", {})
+    common.measure(MEASURES["curve"])
+    with pytest.raises(AssertionError, match="two measures are called curve"):
+        common.measure(MEASURES["curve"])
 
 
 # --- comparison ---
