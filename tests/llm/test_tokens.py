@@ -17,11 +17,11 @@ from llm.tokens import HEADER_BYTES, CorpusConfig, Pins, encode_documents, read_
 PINS = Pins(1000, "hash of the tokenizer")
 
 
-def write(folder: Path, ids: list[int], shard_tokens: int = 10**6, pins: Pins = PINS, split: str = "train") -> Path:
-    """Write `ids`; returns the first shard."""
+def write(folder: Path, ids: list[int]) -> Path:
+    """Write `ids`; returns their shard."""
     folder.mkdir(exist_ok=True)
-    write_shards(folder, split, np.array(ids, dtype=np.uint32), 77, pins, shard_tokens)
-    return folder / f"{split}-00000.bin"
+    write_shards(folder, "train", np.array(ids, dtype=np.uint32), 77, PINS, 10**6)
+    return folder / "train-00000.bin"
 
 
 # Shards
