@@ -132,13 +132,8 @@ def compiling(results: Mapping[str, Rounds]) -> Iterator[str]:
     for work in (work for work in results if "uncompiled" in results[work]):
         size, rounds = work.removeprefix("train-"), results[work]
         with_it, without = median(rounds["ours"]), median(rounds["uncompiled"])
-        said = f"{work} without `pretrain.compile`: {without:.1f} tokens per second"
-        costs = [r["first_step"] for r in rounds["ours"] if "first_step" in r]
-        if not costs:  # not measured in these rounds
-            yield f"{said}."
-            continue
-        cost = statistics.median(costs)
-        said += f"; compiling takes {cost:.0f} s"
+        cost = statistics.median(r["first_step"] for r in rounds["ours"])
+        said = f"{work} without `pretrain.compile`: {without:.1f} tokens per second; compiling takes {cost:.0f} s"
         saved = BATCH[size] * CONTEXT * (1 / without - 1 / with_it)  # seconds a step
         yield f"{said}, made up for after {cost / saved:.0f} steps." if saved > 0 else f"{said} for nothing."
 
