@@ -1,0 +1,53 @@
+"""Parts of the stage pretrain: its samples, and the key that an error of its windows names."""
+
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from llm.errors import UserError
+from llm.model import GPT
+from llm.runtime import RuntimeConfig
+from llm.token_windows import ShortWindows
+from llm.tokenizer import Tokenizer, fingerprint
+from llm.tokens import Pins, write_shards
+from stages.pretrain import CORPUS, TOKENIZER, batches, continue_text, windows
+
+PROMPT = SimpleNamespace(sample_prompt="Every effort", sample_tokens=3)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_samples_are_drawn_in_the_precision_of_the_training(precision, dtype, vocabulary, model_config):
+    tokenizer = Tokenizer.load(vocabulary)
+    model = GPT(model_config(vocab_size=tokenizer.vocab_size))
+    seen = []
+    model.lm_head.register_forward_hook(lambda _model, _given, logits: seen.append(logits.dtype))
+    text = continue_text(model, tokenizer, PROMPT, RuntimeConfig(precision, "cpu", threads=1, keep_pages=False))
+    assert text.startswith(PROMPT.sample_prompt)
+    assert seen == [dtype] * 3
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+@pytest.fixture
+def params(vocabulary, tmp_path, monkeypatch):
+    """Params in a folder whose training split has ten tokens, and twenty of them are asked for in a short window."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(vocabulary, TOKENIZER)
+    CORPUS.mkdir()
+    size = Tokenizer.load(TOKENIZER).vocab_size
+    write_shards(CORPUS, "train", np.arange(10, dtype=np.uint32), 10, Pins(size, fingerprint(TOKENIZER)), 100)
+    short = ShortWindows(steps=1, context=20, batch_size=1)
+    pretrain = SimpleNamespace(batch_size=1, epochs=1, short_windows=short)
+    return SimpleNamespace(seed=1, model=SimpleNamespace(vocab_size=size), pretrain=pretrain)
+
+
+def test_a_split_too_short_for_the_short_windows_names_their_key(params):
+    with pytest.raises(UserError, match=r"params\.yaml: pretrain\.short_windows\.context: windows of 20 tokens"):
+        batches(windows("train", params, 4, 4), params)
+
+
+def test_a_split_too_short_for_the_windows_names_theirs(params):
+    with pytest.raises(UserError, match=r"params\.yaml: pretrain\.context: windows of 30 tokens"):
+        windows("train", params, 30, 4)
