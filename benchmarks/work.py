@@ -36,7 +36,7 @@ from llm.train import fit
 VOCABULARY = 50_257
 PROMPT_TOKENS = 32
 THREADS = runtime.detect().threads
-BF16 = RuntimeConfig("bf16" if cpu_has_bf16() else "fp32", "cpu", THREADS, True)
+BF16 = RuntimeConfig("bf16" if cpu_has_bf16() else "fp32", "cpu", THREADS, True, True)
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class Shape:
             tie_head=True,
             init="gpt2",
             attention="sdpa",
+            dropout_random="each",
         )
 
     def book(self) -> nn.Module:
@@ -143,7 +144,7 @@ def _train_ours(size: str, compiled: bool) -> Result:
     runtime.setup(BF16)
     torch.manual_seed(0)
     model = GPT(replace(SHAPES[size].config(), attention=runtime.fastest_attention(BF16, CONTEXT)))
-    loss = CompiledNextToken(model) if compiled else losses.next_token
+    loss = CompiledNextToken(model, BF16.fused_loss) if compiled else losses.next_token_of(BF16.fused_loss)
     steps, clock = STEPS[size], Clock()
     config = TrainConfig(
         epochs=1,

@@ -29,13 +29,13 @@ def use_profile(arguments: argparse.Namespace) -> None:
 
         found = runtime.detect()
         current = params.read_all(AllParams)
-        attention = current.model.attention
+        changes = {"runtime": asdict(found)}
         if current.pretrain.mode == "exact":
             attention = runtime.fastest_attention(found, current.pretrain.context)
-        changes = {"runtime": asdict(found), "model": {"attention": attention}}
+            changes["model"] = {"attention": attention, "dropout_random": runtime.fastest_dropout(found)}
         params.apply([changes], AllParams, origin="this machine")
-        shown = ", ".join(f"{key} {value}" for key, value in asdict(found).items())
-        print(f"params.yaml: runtime is now {shown}; model.attention {attention}")
+        for section, values in changes.items():
+            print(f"params.yaml: {section}: " + ", ".join(f"{key} {value}" for key, value in values.items()))
     else:
         params.overlay(Path(arguments.profile), AllParams)
         print(f"params.yaml: {arguments.profile} applied; `dvc repro` runs what depends on it")

@@ -1,17 +1,16 @@
 """A next-token loss whose training passes are compiled by PyTorch: kernels that do several steps in one go.
 
-What is compiled are the blocks and the cross-entropy, between which the large matrix products stay as they are. The
-model itself is left alone: evaluations and samples run as without.
+What is compiled are the blocks; embeddings, head and loss stay as they are, and the model itself is left alone:
+evaluations and samples run as without.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from llm import losses
 from llm.batches import Batch
@@ -22,25 +21,29 @@ COMPILERS = ("g++", "clang++")
 
 
 class CompiledNextToken:
-    """`losses.next_token` of one model; equal to it up to rounding, but for the numbers that dropout draws.
+    """The sum over the targets of the cross-entropy of the next token, in nats (section 5.1), for one model.
 
-    Each size of window is compiled once, at its first batch, which takes some seconds. Raises UserError (code
-    RESOURCES) where there is no C++ compiler.
+    Equal to `losses.next_token_of(fused)` up to rounding, but for the numbers that dropout draws. Each size of window
+    is compiled once, at its first batch, which takes some seconds. Raises UserError (code RESOURCES) where there is no
+    C++ compiler.
     """
 
-    def __init__(self, model: GPT) -> None:
+    def __init__(self, model: GPT, fused: bool) -> None:
         if not any(shutil.which(name) for name in (os.environ.get("CXX", ""), *COMPILERS)):
             fix = f"install {COMPILERS[0]}, or set it to false"
             raise UserError("params.yaml: pretrain.compile", "needs a C++ compiler, and none is here", fix, RESOURCES)
-        self._cross_entropy: Callable[[Tensor, Tensor], Tensor] = torch.compile(losses.cross_entropy, dynamic=False)
+        self._fused = fused
         self._blocks = [torch.compile(block, dynamic=False) for block in model.transformer.h]
 
     def __call__(self, model: nn.Module, batch: Batch) -> losses.Sums:
-        """Sum over the targets of the cross-entropy of the next token, in nats (section 5.1)."""
+        """Of the model as it is."""
         if not model.training:
-            return losses.next_token(model, batch)
+            return losses.next_token_of(self._fused)(model, batch)
         assert isinstance(model, GPT)
         x = model.transformer.below(batch.inputs, 0)
         for block in self._blocks:
             x = block(x, None, None)
-        return {"loss": self._cross_entropy(model.lm_head(model.transformer.ln_f(x)), batch.targets)}
+        hidden = model.transformer.ln_f(x)
+        if self._fused:
+            return {"loss": losses.of_hidden(hidden, model.lm_head, batch.targets)}
+        return {"loss": losses.cross_entropy(model.lm_head(hidden), batch.targets)}

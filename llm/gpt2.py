@@ -119,6 +119,7 @@ def parse_config(published: Any, where: str) -> ModelConfig:
         tie_head=flag("tie_word_embeddings"),
         init=init,
         attention="sdpa",
+        dropout_random="each",
     )
     raise_all(problems)
     raise_all([UserError(where, f"{name}: {what}", fix, DATA) for name, what, fix in config.problems()])

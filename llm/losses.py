@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llm import head_loss
 from llm.batches import IGNORED, Batch
+from llm.model import GPT
 
 Sums = dict[str, Tensor]  # by the name of the measure; `loss` is what training brings down
 
@@ -13,6 +17,27 @@ Sums = dict[str, Tensor]  # by the name of the measure; `loss` is what training 
 def next_token(model: nn.Module, batch: Batch) -> Sums:
     """Sum over the targets of the cross-entropy of the next token, in nats (section 5.1)."""
     return {"loss": cross_entropy(model(batch.inputs), batch.targets)}
+
+
+def fused_next_token(model: nn.Module, batch: Batch) -> Sums:
+    """`next_token` of a GPT, to rounding, without keeping logits; where no target counts there are none."""
+    assert isinstance(model, GPT)
+    return {"loss": of_hidden(model.transformer(batch.inputs), model.lm_head, batch.targets)}
+
+
+def next_token_of(fused: bool) -> Callable[[nn.Module, Batch], Sums]:
+    """As `runtime.fused_loss` has it."""
+    return fused_next_token if fused else next_token
+
+
+def of_hidden(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
+    """`cross_entropy(head(hidden), targets)` of the hidden states (..., C), which fuses the two where it can."""
+    if type(head) is not nn.Linear:  # one with another path beside it, as LoRA's
+        return cross_entropy(head(hidden), targets)
+    counts = targets != IGNORED
+    if counts.all():
+        return head_loss.summed_cross_entropy(hidden.flatten(0, -2), head, targets.flatten())
+    return head_loss.summed_cross_entropy(hidden[counts], head, targets[counts])
 
 
 def classification(model: nn.Module, batch: Batch) -> Sums:

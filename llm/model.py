@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llm.dropout import Dropout
 from llm.params import Problem, fraction, positive
 
 
@@ -34,6 +35,7 @@ class ModelConfig:
     attention: Literal["sdpa", "eager"]  # PyTorch's fused attention, or chapter 3 written out
     dropout_embedding: float | None  # null: as dropout, which is that of the shortcuts (exercise 4.3)
     dropout_attention: float | None
+    dropout_random: Literal["each", "packed"]  # a random number for each element, as PyTorch, or one for four
 
     @property
     def embedding_rate(self) -> float:
@@ -85,7 +87,7 @@ class Attention(nn.Module):
         self.layer, self.n_head, self.eager = layer, config.n_head, config.attention == "eager"
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.qkv_bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
-        self.dropout = config.attention_rate
+        self.drop = Dropout(config.attention_rate, config.dropout_random == "packed")
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
         """Attend (B, T, C) -> (B, T, C); `mask` is True where a query may see a key; None means causal."""
@@ -95,23 +97,23 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.append(self.layer, k, v)  # (B, H, S, D)
             q = q.to(k.dtype)
-        dropout = self.dropout if self.training else 0.0
-        if self.eager:
-            y = attend(q, k, v, mask, dropout)
+        if self.eager or (self.training and self.drop.packed and self.drop.rate > 0):
+            y = attend(q, k, v, mask, self.drop)
         else:
+            dropout = self.drop.rate if self.training else 0.0
             y = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None)
         return self.c_proj(y.to(qkv.dtype).transpose(1, 2).reshape(B, T, C))  # type: ignore[no-any-return]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, drop: nn.Module) -> Tensor:
     """Scaled dot-product attention written out (section 3.5): what SDPA computes, one step a line."""
     T, S = q.shape[2], k.shape[2]
     if mask is None:
         mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril()
     scores = q @ k.transpose(2, 3)  # (B, H, T, S)
-    scores = scores.masked_fill(~mask, -math.inf)
-    weights = torch.softmax(scores / k.shape[-1] ** 0.5, dim=-1)
-    return F.dropout(weights, dropout) @ v  # (B, H, T, D)
+    unseen = torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, -math.inf)
+    weights = torch.softmax(torch.add(unseen, scores, alpha=k.shape[-1] ** -0.5), dim=-1)
+    return drop(weights) @ v  # type: ignore[no-any-return]  # (B, H, T, D)
 
 
 class MLP(nn.Module):
@@ -136,7 +138,7 @@ class Block(nn.Module):
         self.attn = Attention(config, layer)
         self.ln_2 = nn.LayerNorm(config.n_embd)
         self.mlp = MLP(config)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout, config.dropout_random == "packed")
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
@@ -151,7 +153,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.context_length, config.n_embd)
-        self.drop = nn.Dropout(config.embedding_rate)
+        self.drop = Dropout(config.embedding_rate, config.dropout_random == "packed")
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd)
 

@@ -68,10 +68,10 @@ class Training:
         """Bytes at the peak, beyond those of the process that has loaded torch and no model yet."""
         held = FP32 * (self.parameters + (2 + self.keeps_best) * self.trainable)  # weights and AdamW's moments
         gradients = FP32 * self.trainable
-        logits = _logits(self, self.rows)
-        step = _activations(self) + max(logits + gradients * self.accumulates, gradients)
-        evaluation = _logits(self, self.rows) + _passing(self)
-        return STARTED + held + max(step, evaluation)
+        loss = _logits(self) + _of_head(self)
+        step = _activations(self) + max(loss + gradients * self.accumulates, gradients)
+        evaluation = _logits(self) + _passing(self)
+        return STARTED + held + _copies(self) + max(step, evaluation)
 
 
 def parameters(config: ModelConfig) -> int:
@@ -87,15 +87,39 @@ def block_parameters(config: ModelConfig) -> int:
     return 12 * C * C + 10 * C + 3 * C * config.qkv_bias
 
 
-def _logits(training: Training, rows: int) -> int:
-    """Logits, log-probabilities and the gradients of both, in fp32 for each word of each token."""
+def _fused(training: Training) -> bool:
+    return training.runtime.fused_loss and training.classes is None and training.lora is None
+
+
+def _logits(training: Training) -> int:
+    """Logits; without `fused_loss` log-probabilities and the gradients of both too, in fp32."""
     tokens = training.length if training.classes is None else 1
-    return 4 * FP32 * rows * tokens * (training.classes or training.model.vocab_size)
+    logits = training.rows * tokens * (training.classes or training.model.vocab_size)
+    return logits * ((2 if _half(training) else FP32) if _fused(training) else 4 * FP32)
+
+
+def _of_head(training: Training) -> int:
+    """With `fused_loss` the gradient of the head's weights is there, as computed and in fp32, while the logits are."""
+    weights = training.model.vocab_size * training.model.n_embd if _fused(training) else 0
+    return weights * (FP32 + 2 * _half(training))
+
+
+def _half(training: Training) -> bool:
+    """Whether matrix products are in bf16."""
+    return training.runtime.precision == "bf16"
+
+
+def _copies(training: Training) -> int:
+    """The matrices that train in bf16, where that is the precision."""
+    config = training.model
+    blocks = config.n_layer if training.trained_blocks is None else training.trained_blocks
+    head = config.n_embd * config.vocab_size if training.classes is None else 0
+    return 2 * (blocks * 12 * config.n_embd**2 + head) * _half(training)
 
 
 def _activations(training: Training) -> int:
-    """What the blocks that train keep for the way back, and the copies of their matrices in bf16."""
-    config, half = training.model, training.runtime.precision == "bf16"
+    """What the blocks that train keep for the way back."""
+    config, half = training.model, _half(training)
     B, T, C, H = training.rows, training.length, config.n_embd, config.n_head
     blocks = config.n_layer if training.trained_blocks is None else training.trained_blocks
     # by token: inputs of both norms in fp32; their outputs, q, k, v, y, and the MLP's 4 C twice as computed
@@ -106,10 +130,7 @@ def _activations(training: Training) -> int:
     if config.attention == "eager" or config.attention_rate > 0:  # SDPA with dropout is written out too
         block += B * T * C * 3 * size  # q, k, v once more, in the order of the product
         block += B * H * T * T * ((FP32 + 2 if half else 2 * FP32) + (2 * FP32 if config.attention_rate > 0 else 0))
-    matrices = 2 * blocks * 12 * C * C if half else 0
-    if half and training.classes is None:
-        matrices += 2 * C * config.vocab_size
-    return blocks * block + matrices + 2 * FP32 * B * T * C
+    return blocks * block + 2 * FP32 * B * T * C
 
 
 def _passing(training: Training) -> int:

@@ -16,6 +16,7 @@ from llm.errors import RESOURCES, UserError
 from llm.params import Problem, positive
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # mallopt(3)
+MADV_HUGEPAGE, HUGE_PAGE = 14, 2**21  # madvise(2), and what a CPU can look up at once
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class RuntimeConfig:
     device: Literal["cpu", "cuda", "mps"]
     threads: int  # the number of threads decides the order of additions, hence the bits
     keep_pages: bool  # let glibc keep freed memory instead of giving it back and faulting it in again
+    fused_loss: bool  # the loss of the next token without keeping logits
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with these values together."""
@@ -51,12 +53,24 @@ def keep_pages() -> bool:
     """Make glibc's malloc hold on to freed memory; says whether it took effect (Linux with glibc only).
 
     By default a large tensor is a fresh `mmap`, or memory that was trimmed off the heap when the last one was freed,
-    and its pages fault in one by one; on CPUs that costs more than half of a training step.
+    and its pages fault in one by one; on CPUs that costs more than half of a training step. What the heap can grow to
+    (half of the memory; none of it is used yet) is asked for in huge pages, where the system has them.
     """
     if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL("libc.so.6")
-    return bool(libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+    never = -1
+    if not (libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, never)):
+        return False
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    if heap := libc.malloc(size):
+        start, end = -(-heap // HUGE_PAGE) * HUGE_PAGE, (heap + size) // HUGE_PAGE * HUGE_PAGE
+        libc.madvise(start, end - start, MADV_HUGEPAGE)
+        libc.free(heap)
+    return True
 
 
 def autocast(config: RuntimeConfig) -> AbstractContextManager[Any]:
@@ -69,13 +83,18 @@ def autocast(config: RuntimeConfig) -> AbstractContextManager[Any]:
 def detect() -> RuntimeConfig:
     """The fastest settings of this machine."""
     if torch.cuda.is_available():
-        return RuntimeConfig("bf16", "cuda", _cores(), True)
-    return RuntimeConfig("bf16" if cpu_has_bf16() else "fp32", "cpu", _cores(), True)
+        return RuntimeConfig("bf16", "cuda", _cores(), True, True)
+    return RuntimeConfig("bf16" if cpu_has_bf16() else "fp32", "cpu", _cores(), True, True)
 
 
 def fastest_attention(config: RuntimeConfig, context: int) -> Literal["sdpa", "eager"]:
     """For training on windows of `context` tokens: CPUs compute short ones in bf16 faster step by step."""
     return "eager" if (config.device, config.precision) == ("cpu", "bf16") and context <= 256 else "sdpa"
+
+
+def fastest_dropout(config: RuntimeConfig) -> Literal["each", "packed"]:
+    """Where the random numbers of dropout come from: accelerators draw each as fast."""
+    return "packed" if config.device == "cpu" else "each"
 
 
 def cpu_has_bf16() -> bool:

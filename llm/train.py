@@ -231,9 +231,12 @@ def fit(
         batch_loss = _accumulate(
             model, loss, batch, config, runtime, partial(coupling.seed_dropout, seed, step), device
         )
-        norm = float(torch.nn.utils.clip_grad_norm_(trainable, coupling.clip_norm(step, config) or math.inf))
+        norm = torch.nn.utils.get_total_norm([p.grad for p in trainable if p.grad is not None])
         if not (math.isfinite(batch_loss) and math.isfinite(norm)):
-            raise _diverged(section, step, lr, f"loss {batch_loss}, gradient norm {norm}", history)
+            raise _diverged(section, step, lr, f"loss {batch_loss}, gradient norm {float(norm)}", history)
+        longest = coupling.clip_norm(step, config)
+        if longest is not None and norm > longest:
+            torch.nn.utils.clip_grads_with_norm_(trainable, longest, norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         history.step, history.tokens_seen = step + 1, history.tokens_seen + batch.tokens
@@ -284,14 +287,15 @@ def evaluate(
     device = next(model.parameters()).device
     model.eval()
     parts: list[Part] = []
-    for index in range(len(data)):
-        batch = data[index]
-        totals: dict[str, float] = defaultdict(float)
-        for micro in batch.split(micro_batch_size):
-            with _memory_of(micro), autocast(runtime):
-                for measure, total in loss(model, micro.to(device)).items():
-                    totals[measure] += total.item()
-        parts.append((totals, batch.count))
+    with autocast(runtime):  # once: it keeps what it makes of the weights
+        for index in range(len(data)):
+            batch = data[index]
+            totals: dict[str, float] = defaultdict(float)
+            for micro in batch.split(micro_batch_size):
+                with _memory_of(micro):
+                    for measure, total in loss(model, micro.to(device)).items():
+                        totals[measure] += total.item()
+            parts.append((totals, batch.count))
     return coupling.mean(parts)
 
 

@@ -60,7 +60,7 @@ def main(params: Params) -> None:
         with resume.states(run.states, params, [init_from, INSTRUCTIONS], config.save_every, run.say) as states:
             history = fit(
                 model,
-                losses.next_token,
+                losses.next_token_of(params.runtime.fused_loss),
                 Shuffled(train, config.batch_size, steps, params.seed, "finetune_instruct.batch_size", buckets),
                 looks(train, val, config),
                 config,

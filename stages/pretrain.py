@@ -66,7 +66,8 @@ def main(params: Params) -> None:
         history, samples = train_model(model, train, val, params, run, sample, save_optimizer)
         run.say(history.ending(config))
         every_window = InOrder(val, config.batch_size)
-        whole_val = evaluate(model, losses.next_token, every_window, params.runtime, config.micro_batch_size)
+        loss = losses.next_token_of(params.runtime.fused_loss)
+        whole_val = evaluate(model, loss, every_window, params.runtime, config.micro_batch_size)
         run.turn_to("save")
         checkpoint.save_model(model, TOKENIZER, out)
         files.write_csv(run.out("reports/pretrain/loss.csv"), COLUMNS, history.table())
@@ -111,12 +112,12 @@ def train_model(
 
     In mode exact a run can be stopped and goes on.
     """
-    config = params.pretrain
+    config, loss = params.pretrain, losses.next_token_of(params.runtime.fused_loss)
     if config.mode == "book":
         run.say("mode book saves no states: a run that was stopped starts at its beginning")
         data = (train, val, config, params.runtime, params.seed)
-        return fit_as_the_book(model, losses.next_token, *data, run, sample, section="pretrain", on_end=on_end)
-    loss = CompiledNextToken(model) if config.compile else losses.next_token
+        return fit_as_the_book(model, loss, *data, run, sample, section="pretrain", on_end=on_end)
+    loss = CompiledNextToken(model, params.runtime.fused_loss) if config.compile else loss
     with resume.states(run.states, params, [CORPUS, TOKENIZER], config.save_every, run.say) as states:
         history = fit(
             model,

@@ -61,5 +61,6 @@ def model_config() -> Callable[..., ModelConfig]:
         "tie_head": True,
         "init": "gpt2",
         "attention": "sdpa",
+        "dropout_random": "each",
     }
     return lambda **changes: ModelConfig(**(tiny | changes))

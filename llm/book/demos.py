@@ -38,6 +38,7 @@ def book_gpt(size: str, context_length: int = 1024, qkv_bias: bool = False, tie_
         tie_head=tie_head,
         init="torch",
         attention="eager",
+        dropout_random="each",
     )
     return GPT(shape)
 

@@ -43,7 +43,7 @@ def memory(kind: str) -> int:
 
 def main(case: dict) -> dict:
     config = replace(MODEL, dropout=0.0, **case["model"])
-    settings = RuntimeConfig(case["precision"], "cpu", 2, True)
+    settings = RuntimeConfig(case["precision"], "cpu", 2, True, case.get("fused_loss", True))
     rows, length, batch = case["rows"], case["length"], case.get("batch", case["rows"])
     adapter = LoraConfig(**case["lora"]) if "lora" in case else None
     classes, blocks = case.get("classes"), case.get("trained_blocks")
@@ -60,7 +60,7 @@ def main(case: dict) -> dict:
     train = replace(TRAIN, batch_size=batch, micro_batch_size=rows, keep=keep)
     fit(
         model,
-        losses.classification if classes else losses.next_token,
+        losses.classification if classes else losses.next_token_of(settings.fused_loss),
         Shuffled(data, batch, 3, 1),
         {"train": Shuffled(data, batch, 1, 1), "val": Shuffled(data, batch, 1, 2)},
         train,

@@ -27,7 +27,7 @@ from llm.train import History, fit, looks
 from stages.check import AllParams
 
 ROOT = Path(__file__).parents[2]
-FP32 = RuntimeConfig("fp32", "cpu", 1, False)
+FP32 = RuntimeConfig("fp32", "cpu", 1, False, True)
 MODEL = ModelConfig(
     vocab_size=20,
     context_length=8,
@@ -41,6 +41,7 @@ MODEL = ModelConfig(
     tie_head=False,
     init="torch",
     attention="eager",
+    dropout_random="each",
 )
 TRAIN = TrainConfig(
     epochs=3,

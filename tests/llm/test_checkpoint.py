@@ -94,7 +94,7 @@ def test_the_form_of_the_prompts_is_written_only_where_it_was_taught(
 
 def test_pretrained_starting_point_has_the_folders_weights_and_its_own_dropout(folder: Path) -> None:
     model = starting_point(folder, "pretrained", 0.3, seed=1)
-    assert model.config.dropout == model.transformer.drop.p == 0.3
+    assert model.config.dropout == model.transformer.drop.rate == 0.3
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), load_model(folder).parameters(), strict=True))
 
 

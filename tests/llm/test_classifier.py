@@ -15,10 +15,10 @@ from llm.runtime import RuntimeConfig
 from llm.spam_dataset import SpamDataset, pad_right
 from llm.tokenizer import Tokenizer
 
-FP32 = RuntimeConfig(precision="fp32", device="cpu", threads=1, keep_pages=False)
+FP32 = RuntimeConfig(precision="fp32", device="cpu", threads=1, keep_pages=False, fused_loss=True)
 ROWS = [[5, 6, 7, 8, 9], [10, 11], [12, 13, 14]]
 PAD = 299
-GPT2_124M = ModelConfig(50257, 1024, 12, 12, 768, 0.0, True, True, "torch", "sdpa", None, None)
+GPT2_124M = ModelConfig(50257, 1024, 12, 12, 768, 0.0, True, True, "torch", "sdpa", None, None, "each")
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ def test_predicting_switches_dropout_off_and_then_leaves_the_model_as_it_was(tra
 
 def test_predictions_in_bf16_come_as_fp32_and_close(gpt, messages):
     model = Classifier(gpt, 2, "mean")
-    bf16 = predict(model, InOrder(messages, 2), RuntimeConfig("bf16", "cpu", 1, False))
+    bf16 = predict(model, InOrder(messages, 2), RuntimeConfig("bf16", "cpu", 1, False, True))
     assert bf16.dtype == torch.float32
     torch.testing.assert_close(bf16, predict(model, InOrder(messages, 2), FP32), atol=0.05, rtol=0.05)
 

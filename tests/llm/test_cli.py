@@ -84,13 +84,15 @@ def test_use_auto_writes_what_this_machine_has(project, capsys):
     written = params.read(AllParams)
     assert written.runtime == runtime.detect()
     assert written.model.attention == runtime.fastest_attention(written.runtime, written.pretrain.context)
-    assert f"model.attention {written.model.attention}" in capsys.readouterr().out
+    assert written.model.dropout_random == runtime.fastest_dropout(written.runtime)
+    assert f"model: attention {written.model.attention}" in capsys.readouterr().out
 
 
-def test_use_auto_leaves_the_attention_of_mode_book_alone(project, capsys):
+def test_use_auto_leaves_the_model_of_mode_book_alone(project, capsys):
     cli.main(["use", str(ROOT / "configs/book-digits.yaml")])
     cli.main(["use", "auto"])
-    assert params.read(AllParams).model.attention == "eager"
+    model = params.read(AllParams).model
+    assert (model.attention, model.dropout_random) == ("eager", "each")
 
 
 def test_pin_has_nothing_to_do_on_the_sample(project, capsys):

@@ -16,6 +16,7 @@ from tests.llm.tiny_run import MODEL
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C++ compiler here")
 IDS = torch.randint(MODEL.vocab_size, (3, 8), generator=torch.Generator().manual_seed(0))
 BATCH = Batch(IDS[:, :-1], IDS[:, 1:])
+FUSED = True
 
 
 def model(dropout: float = 0.0, attention: str = "sdpa") -> GPT:
@@ -35,16 +36,16 @@ def step(gpt: GPT, loss: object) -> tuple[float, dict[str, torch.Tensor]]:
 
 @needs_compiler
 @pytest.mark.slow
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_a_compiled_pass_gives_the_loss_and_gradients_of_a_plain_one(attention):
+@pytest.mark.parametrize(("attention", "fused"), [("sdpa", True), ("eager", True), ("sdpa", False)])
+def test_a_compiled_pass_gives_the_loss_and_gradients_of_a_plain_one(attention, fused):
     gpt = model(attention=attention)
     plain, gradients = step(gpt, losses.next_token)
-    compiled, others = step(gpt, CompiledNextToken(gpt))
+    compiled, others = step(gpt, CompiledNextToken(gpt, fused))
     assert compiled == pytest.approx(plain, rel=1e-6)
     for name, gradient in gradients.items():
         torch.testing.assert_close(others[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
     gpt.transformer.h[0].mlp.c_proj.weight.data *= 5
-    changed, _ = step(gpt, CompiledNextToken(gpt))
+    changed, _ = step(gpt, CompiledNextToken(gpt, fused))
     assert changed != pytest.approx(plain, rel=1e-6)  # it reads the weights as they are
 
 
@@ -52,8 +53,8 @@ def test_a_compiled_pass_gives_the_loss_and_gradients_of_a_plain_one(attention):
 @pytest.mark.slow
 def test_dropout_of_compiled_passes_hangs_on_the_seed():
     gpt = model(dropout=0.5)
-    first, gradients = step(gpt, CompiledNextToken(gpt))
-    again, others = step(gpt, CompiledNextToken(gpt))
+    first, gradients = step(gpt, CompiledNextToken(gpt, FUSED))
+    again, others = step(gpt, CompiledNextToken(gpt, FUSED))
     assert again == first != step(model(), losses.next_token)[0]
     assert all(torch.equal(others[name], gradient) for name, gradient in gradients.items())
 
@@ -62,10 +63,10 @@ def test_dropout_of_compiled_passes_hangs_on_the_seed():
 def test_evaluations_and_the_model_are_left_alone():
     gpt = model()
     names = list(gpt.state_dict())
-    loss = CompiledNextToken(gpt)
+    loss = CompiledNextToken(gpt, FUSED)
     gpt.eval()
     loss._blocks = [None]  # what training passes would run
-    assert torch.equal(loss(gpt, BATCH)["loss"], losses.next_token(gpt, BATCH)["loss"])
+    assert torch.equal(loss(gpt, BATCH)["loss"], losses.next_token_of(FUSED)(gpt, BATCH)["loss"])
     assert list(gpt.state_dict()) == names
     assert type(gpt.transformer.h[0]).__name__ == "Block"
 
@@ -74,5 +75,5 @@ def test_no_compiler_is_one_clear_line(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(UserError, match=r"pretrain\.compile: needs a C\+\+ compiler") as caught:
-        CompiledNextToken(model())
+        CompiledNextToken(model(), FUSED)
     assert caught.value.code == RESOURCES

@@ -64,7 +64,7 @@ def shapes(model: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
 def published(n_embd: int, n_layer: int, n_head: int, tie_head: bool) -> GPT:
     shape: dict[str, Any] = {"n_embd": n_embd, "n_layer": n_layer, "n_head": n_head, "tie_head": tie_head}
     with torch.device("meta"):
-        rates = {"dropout": 0.0, "dropout_embedding": None, "dropout_attention": None}
+        rates = {"dropout": 0.0, "dropout_embedding": None, "dropout_attention": None, "dropout_random": "each"}
         return GPT(ModelConfig(50257, 1024, qkv_bias=True, init="torch", attention="sdpa", **rates, **shape))
 
 
@@ -159,7 +159,7 @@ def test_paths_compute_in_bf16_close_to_fp32(model_config: Make) -> None:
     model = gpt(model_config(init="torch"))
     add_lora(model, SMALL, seed=1)
     train_a_bit(model)
-    with autocast(RuntimeConfig("bf16", "cpu", 1, False)):
+    with autocast(RuntimeConfig("bf16", "cpu", 1, False, True)):
         half = model(IDS)
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.float(), model(IDS), atol=0.2, rtol=0.05)
@@ -229,7 +229,7 @@ def test_a_short_training_lowers_the_loss_and_leaves_the_base_alone(frozen: bool
     model = gpt(model_config(n_embd=16, init="torch"))
     add_lora(model, LoraConfig(4, 8.0 if not frozen else 1e-30, "alpha/rank"), seed=1)
     base = {name: tensor.clone() for name, tensor in model.state_dict().items() if "lora" not in name}
-    data, fp32 = Counting(), RuntimeConfig("fp32", "cpu", 1, False)
+    data, fp32 = Counting(), RuntimeConfig("fp32", "cpu", 1, False, True)
     looks = {"train": InOrder(data, 8), "val": InOrder(data, 8)}
     curve = fit(model, losses.next_token, Shuffled(data, 8, 15, 1, "x"), looks, config, fp32, 1, Silent()).rows
     assert (curve[-1]["train_loss"] < curve[0]["train_loss"] - 0.3) is not frozen
@@ -243,7 +243,7 @@ def test_the_best_paths_are_kept_and_the_base_stays_alone(model_config: Make) ->
     model = gpt(model_config(n_embd=16, init="torch"))
     add_lora(model, SMALL, seed=1)
     base = {name: tensor.clone() for name, tensor in model.state_dict().items() if "lora" not in name}
-    data, fp32 = Counting(), RuntimeConfig("fp32", "cpu", 1, False)
+    data, fp32 = Counting(), RuntimeConfig("fp32", "cpu", 1, False, True)
     looks = {"train": InOrder(data, 8), "val": InOrder(data, 8)}
     history = fit(model, losses.next_token, Shuffled(data, 8, 15, 1, "x"), looks, config, fp32, 1, Silent())
     assert 0 < history.best["step"] == history.step - 3 < history.planned - 3

@@ -46,7 +46,7 @@ def test_attention_is_the_weighted_mean_of_the_visible_values() -> None:
         scores = [math.exp(float(q[0, 0, query] @ k[0, 0, key]) / math.sqrt(5)) for key in range(query + 1)]
         for key, score in enumerate(scores):
             expected[query] += score / sum(scores) * v[0, 0, key]
-    torch.testing.assert_close(attend(q, k, v, None, 0.0)[0, 0], expected)
+    torch.testing.assert_close(attend(q, k, v, None, torch.nn.Identity())[0, 0], expected)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -58,7 +58,7 @@ def test_heads_are_computed_apart(model_config: Make, attention: str) -> None:
         layer.c_proj.bias.zero_()
         q, k, v = layer.c_attn(x).split(8, dim=-1)
         halves = [[t[:, None, :, s : s + 4] for t in (q, k, v)] for s in (0, 4)]
-        heads = [attend(q, k, v, None, 0.0)[:, 0] for q, k, v in halves]
+        heads = [attend(q, k, v, None, torch.nn.Identity())[:, 0] for q, k, v in halves]
         torch.testing.assert_close(layer(x, None, None), torch.cat(heads, dim=-1))
 
 
@@ -167,7 +167,7 @@ def count(size: str, **changes: Any) -> int:
     n_embd, n_layer, n_head = SIZES[size]
     shape: dict[str, Any] = {"vocab_size": 50257, "context_length": 1024, "n_embd": n_embd}
     shape |= {"n_layer": n_layer, "n_head": n_head, "dropout": 0.1, "init": "torch", "attention": "sdpa"}
-    shape |= {"dropout_embedding": None, "dropout_attention": None}
+    shape |= {"dropout_embedding": None, "dropout_attention": None, "dropout_random": "each"}
     with torch.device("meta"):
         return count_parameters(GPT(ModelConfig(**(shape | changes))))
 
@@ -228,7 +228,7 @@ def test_torch_initialisation_is_left_alone(model_config: Make) -> None:
 def test_untrained_model_says_what_the_books_says() -> None:
     n_embd, n_layer, n_head = SIZES["124M"]
     torch.manual_seed(123)
-    book = ModelConfig(50257, 1024, n_layer, n_head, n_embd, 0.1, False, False, "torch", "eager", None, None)
+    book = ModelConfig(50257, 1024, n_layer, n_head, n_embd, 0.1, False, False, "torch", "eager", None, None, "each")
     model, ids = GPT(book).eval(), [15496, 11, 314, 716]  # "Hello, I am"
     for _ in range(6):
         ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
@@ -258,10 +258,10 @@ def test_each_dropout_rate_acts_where_it_says(model_config: Make) -> None:
     """Exercise 4.3."""
     rates = {"dropout": 0.1, "dropout_embedding": 0.2, "dropout_attention": 0.3}
     transformer = GPT(model_config(**rates)).transformer
-    assert transformer.drop.p == 0.2
-    assert {(block.attn.dropout, block.drop.p) for block in transformer.h} == {(0.3, 0.1)}
+    assert transformer.drop.rate == 0.2
+    assert {(block.attn.drop.rate, block.drop.rate) for block in transformer.h} == {(0.3, 0.1)}
     zero = GPT(model_config(**rates | {"dropout_embedding": 0.0})).transformer  # 0 is a rate, not a missing one
-    assert zero.drop.p == 0.0
+    assert zero.drop.rate == 0.0
 
 
 @pytest.mark.parametrize("only", ["dropout", "dropout_embedding", "dropout_attention"])

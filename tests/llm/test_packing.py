@@ -11,8 +11,8 @@ from llm.model import GPT
 from llm.packing import PackedLinear, can_pack, for_decoding
 from llm.runtime import RuntimeConfig
 
-BF16 = RuntimeConfig("bf16", "cpu", 1, False)
-FP32 = RuntimeConfig("fp32", "cpu", 1, False)
+BF16 = RuntimeConfig("bf16", "cpu", 1, False, True)
+FP32 = RuntimeConfig("fp32", "cpu", 1, False, True)
 GREEDY = greedy(8)
 PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13]]
 

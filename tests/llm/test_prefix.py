@@ -17,7 +17,7 @@ from llm.spam_dataset import SpamDataset
 from llm.tokenizer import Tokenizer
 from llm.train import Silent, fit, looks
 
-FP32 = RuntimeConfig(precision="fp32", device="cpu", threads=1, keep_pages=False)
+FP32 = RuntimeConfig(precision="fp32", device="cpu", threads=1, keep_pages=False, fused_loss=True)
 TEXTS = ["win", "the quick brown fox", "Every effort moves you", "jump over", "naïve café", "lazy dogs, 12", "", "fox"]
 TRAINED = {"head": 0, "last_block": 1, "last_two_blocks": 2}
 

@@ -57,20 +57,20 @@ def test_keep_pages_is_harmless_elsewhere(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_setup_sets_the_threads_and_returns_the_device() -> None:
     torch.set_num_threads(1)
-    assert setup(RuntimeConfig("fp32", "cpu", 2, False)) == torch.device("cpu")
+    assert setup(RuntimeConfig("fp32", "cpu", 2, False, True)) == torch.device("cpu")
     assert torch.get_num_threads() == 2
 
 
 def test_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"runtime\.device: 'cuda' is not on this machine") as caught:
-        setup(RuntimeConfig("fp32", "cuda", 1, False))
+        setup(RuntimeConfig("fp32", "cuda", 1, False, True))
     assert caught.value.code == RESOURCES
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_precision_is_that_of_matrix_products(precision: Any, dtype: torch.dtype) -> None:
-    with autocast(RuntimeConfig(precision, "cpu", 1, False)):
+    with autocast(RuntimeConfig(precision, "cpu", 1, False, True)):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
@@ -88,7 +88,7 @@ def test_detected_precision_follows_the_cpu(monkeypatch: pytest.MonkeyPatch, has
 
 
 def test_no_thread_is_a_problem() -> None:
-    assert [name for name, *_ in RuntimeConfig("fp32", "cpu", 0, False).problems()] == ["threads"]
+    assert [name for name, *_ in RuntimeConfig("fp32", "cpu", 0, False, True).problems()] == ["threads"]
 
 
 @pytest.mark.parametrize(
@@ -101,4 +101,4 @@ def test_no_thread_is_a_problem() -> None:
     ],
 )
 def test_only_short_windows_in_bf16_on_a_cpu_are_attended_to_step_by_step(device, precision, context, expected):
-    assert fastest_attention(RuntimeConfig(precision, device, 1, False), context) == expected
+    assert fastest_attention(RuntimeConfig(precision, device, 1, False, True), context) == expected

@@ -21,7 +21,7 @@ from llm.runtime import RuntimeConfig
 from llm.train import COLUMNS, History, Loss, evaluate, fit
 
 Make = Callable[..., ModelConfig]
-FP32 = RuntimeConfig("fp32", "cpu", 2, False)
+FP32 = RuntimeConfig("fp32", "cpu", 2, False, True)
 
 
 class Sentences:
@@ -154,7 +154,7 @@ def test_long_gradients_are_clipped(model_config: Make) -> None:
 
 
 def test_bf16_trains_fp32_weights(train: Train) -> None:
-    model, history, _ = train(steps=60, lr=0.03, runtime=RuntimeConfig("bf16", "cpu", 2, False))
+    model, history, _ = train(steps=60, lr=0.03, runtime=RuntimeConfig("bf16", "cpu", 2, False, True))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert history.last["train_loss"] < 1.0
 

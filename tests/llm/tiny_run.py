@@ -30,7 +30,7 @@ from llm.runtime import RuntimeConfig
 from llm.train import History, States, fit
 
 STEPS = 5
-FP32 = RuntimeConfig("fp32", "cpu", 1, False)
+FP32 = RuntimeConfig("fp32", "cpu", 1, False, True)
 MODEL = ModelConfig(
     vocab_size=20,
     context_length=8,
@@ -44,6 +44,7 @@ MODEL = ModelConfig(
     tie_head=True,
     init="gpt2",
     attention="sdpa",
+    dropout_random="each",
 )
 TRAIN = TrainConfig(
     epochs=2,

@@ -24,7 +24,9 @@ def test_samples_are_drawn_in_the_precision_of_the_training(precision, dtype, vo
     model = GPT(model_config(vocab_size=tokenizer.vocab_size))
     seen = []
     model.lm_head.register_forward_hook(lambda _model, _given, logits: seen.append(logits.dtype))
-    text = continue_text(model, tokenizer, PROMPT, RuntimeConfig(precision, "cpu", threads=1, keep_pages=False))
+    text = continue_text(
+        model, tokenizer, PROMPT, RuntimeConfig(precision, "cpu", threads=1, keep_pages=False, fused_loss=True)
+    )
     assert text.startswith(PROMPT.sample_prompt)
     assert seen == [dtype] * 3
     assert {p.dtype for p in model.parameters()} == {torch.float32}

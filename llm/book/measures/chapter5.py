@@ -91,7 +91,7 @@ def another_epoch(sources: Sources) -> Measured:
     model.load_state_dict(checkpoint.load_model(folder).state_dict())
     with _verdict_windows(sources) as windows:
         torch.manual_seed(123)
-        runtime = RuntimeConfig("fp32", "cpu", threads=torch.get_num_threads(), keep_pages=False)
+        runtime = RuntimeConfig("fp32", "cpu", threads=torch.get_num_threads(), keep_pages=False, fused_loss=False)
         data = (windows["train"], windows["val"], ONE_EPOCH, runtime, 123, Silent())
         start = GoesOn(folder / "optimizer.safetensors")
         history, _ = fit_as_the_book(model, next_token, *data, sample=str, states=start)

@@ -1,0 +1,77 @@
+"""The cross-entropy of a language-model head, whose logits become their own gradient where they stand.
+
+A head over 50,257 words makes the largest tensors of a training step: logits, their softmax, and the gradients of both.
+Here there is one of them, in the precision of the matrix products. The loss of some rows at a time, while these are in
+the cache, needs nothing else; and what the way back needs of the logits is known with the loss.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+CACHED = 2**20  # logits that a CPU looks at in one go
+LAUNCHED = 2**26  # and an accelerator
+ALIGNED = 64  # words: rows of other widths are slow to multiply in 16 bits
+
+
+def summed_cross_entropy(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
+    """`F.cross_entropy(head(hidden), targets, reduction="sum")` for hidden states (N, C) and targets (N,), in fp32.
+
+    `head` is a plain Linear without bias. Equal up to rounding: in fp32 to that of fp32, under autocast to that of its
+    precision, to which the gradient of each logit is rounded, as it is without this.
+    """
+    loss: Tensor = _HeadLoss.apply(hidden, head.weight, targets, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _HeadLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, training: bool) -> Tensor:
+        words, device = weight.shape[0], hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        x, w = hidden.to(dtype), _aligned(weight, dtype)
+        logits = F.linear(x, w)  # (N, words and what aligns them)
+        total = torch.zeros((), device=hidden.device)
+        rows = max((CACHED if device == "cpu" else LAUNCHED) // words, 1)
+        for z, target in zip(torch.split(logits[:, :words], rows), torch.split(targets[:, None], rows), strict=True):
+            p = torch.softmax(z.float(), dim=-1)
+            # the likeliest word has exp(0) of the sum that softmax divides by
+            log_sum = z.amax(dim=-1, keepdim=True) - p.amax(dim=-1, keepdim=True).log()
+            total += (log_sum - z.gather(1, target)).sum()
+            if training:
+                z.copy_(p.scatter_add_(1, target, -torch.ones_like(target, dtype=p.dtype)))
+        if training:
+            logits[:, words:] = 0
+            ctx.save_for_backward(x, w, logits)
+            ctx.kinds = hidden.dtype, weight.dtype, words
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, w, of_logits = ctx.saved_tensors
+        of_hidden, of_weight, words = ctx.kinds
+        wanted_hidden, wanted_weight, *_ = ctx.needs_input_grad
+        # w.T @ of_logits.T is faster than of_logits @ w
+        return (
+            (w.T @ of_logits.T).T.to(of_hidden) * gradient if wanted_hidden else None,
+            (of_logits.T @ x)[:words].to(of_weight).mul_(gradient) if wanted_weight else None,
+            None,
+            None,
+        )
+
+
+def _aligned(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """`weight` in `dtype`; in 16 bits with rows of zeros up to a multiple of ALIGNED."""
+    if dtype == torch.float32:
+        return weight.to(dtype)
+    words, width = weight.shape
+    aligned = weight.new_empty(-(-words // ALIGNED) * ALIGNED, width, dtype=dtype)
+    aligned[:words] = weight
+    aligned[words:] = 0
+    return aligned
