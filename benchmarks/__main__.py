@@ -25,13 +25,12 @@ from llm import files
 
 OUT = Path(__file__).parents[1] / "docs"
 PEERS = {"book": "the book's package", "transformers": "transformers"}
-ONCE = ("chapter-5", "chapter-6", "pipeline")  # minutes each: one round unless --rounds says otherwise
-TOLD_APART = ("machine", "pipeline")  # not lines of the table
+ONCE = ("chapter-5", "chapter-6", "chapter-6-fp32", "pipeline")  # minutes each: one round unless --rounds says else
+TOLD_APART = ("machine", "chapter-6-fp32", "pipeline")  # not lines of the table
 HEAD = """\
 What is counted are tokens; for chapter 6 (random weights, last block, 5 epochs) training messages, over the time from
 tokenized messages to the accuracies of all splits; for chapter 5 over the whole stage. The book's one epoch there is
-scaled. Ours is with `python -m llm use auto`, in the lines train-* also with `pretrain.compile: true`; steps are timed
-after the first two.
+scaled. Ours is with `python -m llm use auto`; steps are timed after the first two.
 """.split("\n")
 Result = dict[str, Any]
 Rounds = dict[str, list[Result]]  # by contender
@@ -129,11 +128,11 @@ def utilisation(results: Mapping[str, Rounds]) -> Iterator[str]:
 
 def compiling(results: Mapping[str, Rounds]) -> Iterator[str]:
     """What `pretrain.compile` costs, and from how many steps on it pays."""
-    for work in (work for work in results if "uncompiled" in results[work]):
+    for work in (work for work in results if "compiled" in results[work]):
         size, rounds = work.removeprefix("train-"), results[work]
-        with_it, without = median(rounds["ours"]), median(rounds["uncompiled"])
-        cost = statistics.median(r["first_step"] for r in rounds["ours"])
-        said = f"{work} without `pretrain.compile`: {without:.1f} tokens per second; compiling takes {cost:.0f} s"
+        with_it, without = median(rounds["compiled"]), median(rounds["ours"])
+        cost = statistics.median(r["first_step"] for r in rounds["compiled"])
+        said = f"{work} with `pretrain.compile`: {with_it:.1f} tokens per second; compiling takes {cost:.0f} s"
         saved = BATCH[size] * CONTEXT * (1 / without - 1 / with_it)  # seconds a step
         yield f"{said}, made up for after {cost / saved:.0f} steps." if saved > 0 else f"{said} for nothing."
 
@@ -146,12 +145,13 @@ def chapter_5(results: Mapping[str, Rounds]) -> Iterator[str]:
 
 def chapter_6(results: Mapping[str, Rounds]) -> Iterator[str]:
     """Whether the frozen prefix changes what is said."""
-    found = results.get("chapter-6", {})
-    for with_it, without in zip(found.get("ours", []), found.get("whole", []), strict=False):
-        pairs = list(zip(with_it["said"], without["said"], strict=True))
-        differ = sum(a != b for a, b in pairs)
-        rate = f"{without['rate']:.1f} messages per second"
-        yield f"chapter-6 without the frozen prefix: {rate}; {differ} of {len(pairs)} test predictions differ."
+    for work in ("chapter-6", "chapter-6-fp32"):
+        found = results.get(work, {})
+        for with_it, without in zip(found.get("ours", []), found.get("whole", []), strict=False):
+            pairs = list(zip(with_it["said"], without["said"], strict=True))
+            differ = sum(a != b for a, b in pairs)
+            rates = f"{without['rate']:.1f} messages per second, with it {with_it['rate']:.1f}"
+            yield f"{work} without the frozen prefix: {rates}; {differ} of {len(pairs)} test predictions differ."
 
 
 def sample(results: Mapping[str, Rounds]) -> Iterator[str]:

@@ -36,7 +36,7 @@ class CompiledNextToken:
         self._blocks = [torch.compile(block, dynamic=False) for block in model.transformer.h]
 
     def __call__(self, model: nn.Module, batch: Batch) -> losses.Sums:
-        """Of the model as it is."""
+        """As the losses of `losses.py`; `model` is the one whose blocks were compiled, its weights as they are now."""
         if not model.training:
             return losses.next_token_of(self._fused)(model, batch)
         assert isinstance(model, GPT)

@@ -1,4 +1,4 @@
-"""Dropout whose random numbers are drawn four at a time.
+"""Dropout of which four elements share a random number.
 
 PyTorch draws a number for every element, one after the other, which on CPUs takes longer than the layer that is dropped
 from. Here 16 bits of a number decide, so a rate is one of 65,536 steps.

@@ -22,8 +22,8 @@ ALIGNED = 64  # words: rows of other widths are slow to multiply in 16 bits
 def summed_cross_entropy(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
     """`F.cross_entropy(head(hidden), targets, reduction="sum")` for hidden states (N, C) and targets (N,), in fp32.
 
-    `head` is a plain Linear without bias. Equal up to rounding: in fp32 to that of fp32, under autocast to that of its
-    precision, to which the gradient of each logit is rounded, as it is without this.
+    All targets count, and `head` is a plain Linear without bias. Equal up to rounding; under autocast the gradient of
+    each logit is rounded to that precision, as it is without this.
     """
     loss: Tensor = _HeadLoss.apply(hidden, head.weight, targets, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
     return loss
@@ -31,7 +31,7 @@ def summed_cross_entropy(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Te
 
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, training: bool) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, with_gradients: bool) -> Tensor:
         words, device = weight.shape[0], hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         x, w = hidden.to(dtype), _aligned(weight, dtype)
@@ -43,9 +43,9 @@ class _HeadLoss(torch.autograd.Function):
             # the likeliest word has exp(0) of the sum that softmax divides by
             log_sum = z.amax(dim=-1, keepdim=True) - p.amax(dim=-1, keepdim=True).log()
             total += (log_sum - z.gather(1, target)).sum()
-            if training:
+            if with_gradients:
                 z.copy_(p.scatter_add_(1, target, -torch.ones_like(target, dtype=p.dtype)))
-        if training:
+        if with_gradients:
             logits[:, words:] = 0
             ctx.save_for_backward(x, w, logits)
             ctx.kinds = hidden.dtype, weight.dtype, words
@@ -68,7 +68,7 @@ class _HeadLoss(torch.autograd.Function):
 
 def _aligned(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """`weight` in `dtype`; in 16 bits with rows of zeros up to a multiple of ALIGNED."""
-    if dtype == torch.float32:
+    if dtype.itemsize > 2:
         return weight.to(dtype)
     words, width = weight.shape
     aligned = weight.new_empty(-(-words // ALIGNED) * ALIGNED, width, dtype=dtype)

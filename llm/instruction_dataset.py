@@ -81,6 +81,11 @@ class InstructionDataset:
         """Tokens of the widest row there can be."""
         return max(self.lengths, default=0)
 
+    def most_targets(self, rows: int) -> int:
+        """How many targets count in so many rows at most."""
+        counting = (length - masked for length, masked in zip(self.lengths, self.masked, strict=True))
+        return sum(sorted(counting)[-rows:])
+
     def batch(self, indices: Sequence[int]) -> Batch:
         """The entries of these numbers as (B, T) inputs and targets."""
         width = max(len(self.ids[i]) for i in indices) + 1

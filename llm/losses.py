@@ -20,7 +20,7 @@ def next_token(model: nn.Module, batch: Batch) -> Sums:
 
 
 def fused_next_token(model: nn.Module, batch: Batch) -> Sums:
-    """`next_token` of a GPT, to rounding, without keeping logits; where no target counts there are none."""
+    """`next_token` of a GPT up to rounding, without keeping logits; there are none of targets that do not count."""
     assert isinstance(model, GPT)
     return {"loss": of_hidden(model.transformer(batch.inputs), model.lm_head, batch.targets)}
 

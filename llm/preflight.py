@@ -40,6 +40,7 @@ class Training:
     lora: LoraConfig | None = None
     classes: int | None = None  # of a classifier's head; None: the head is over the vocabulary
     keeps_best: bool = False  # the trainable weights of the best evaluation, beside those of the last
+    targets: int | None = None  # that count among those computed at once, at most; None: all
 
     @property
     def parameters(self) -> int:
@@ -92,10 +93,12 @@ def _fused(training: Training) -> bool:
 
 
 def _logits(training: Training) -> int:
-    """Logits; without `fused_loss` log-probabilities and the gradients of both too, in fp32."""
-    tokens = training.length if training.classes is None else 1
-    logits = training.rows * tokens * (training.classes or training.model.vocab_size)
-    return logits * ((2 if _half(training) else FP32) if _fused(training) else 4 * FP32)
+    """Logits of targets that count; without `fused_loss` of all, with log-probabilities and both gradients, in fp32."""
+    tokens = training.rows * (training.length if training.classes is None else 1)
+    if _fused(training):
+        counting = tokens if training.targets is None else training.targets
+        return (2 if _half(training) else FP32) * counting * training.model.vocab_size
+    return 4 * FP32 * tokens * (training.classes or training.model.vocab_size)
 
 
 def _of_head(training: Training) -> int:

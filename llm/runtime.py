@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import resource
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ class RuntimeConfig:
     precision: Literal["fp32", "bf16"]
     device: Literal["cpu", "cuda", "mps"]
     threads: int  # the number of threads decides the order of additions, hence the bits
-    keep_pages: bool  # let glibc keep freed memory instead of giving it back and faulting it in again
+    keep_pages: bool  # let glibc keep freed memory, in huge pages, instead of giving it back and faulting it in again
     fused_loss: bool  # the loss of the next token without keeping logits
 
     def problems(self) -> Iterator[Problem]:
@@ -66,7 +67,8 @@ def keep_pages() -> bool:
     libc.free.argtypes = [ctypes.c_void_p]
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    if heap := libc.malloc(size):
+    limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY  # what is reserved counts there
+    if not limited and (heap := libc.malloc(size)):
         start, end = -(-heap // HUGE_PAGE) * HUGE_PAGE, (heap + size) // HUGE_PAGE * HUGE_PAGE
         libc.madvise(start, end - start, MADV_HUGEPAGE)
         libc.free(heap)

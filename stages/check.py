@@ -54,6 +54,9 @@ class AllParams:
         if self.model.vocab_size != self.tokenizer.vocab_size:
             what = f"{self.model.vocab_size} is not tokenizer.vocab_size ({self.tokenizer.vocab_size})"
             yield "model.vocab_size", what, "make them equal"
+        if self.model.dropout_random == "packed" and self.runtime.device != "cpu":
+            what = f"packed, which is for CPUs, but runtime.device is {self.runtime.device}"
+            yield "model.dropout_random", what, "set it to each"
         short = self.pretrain.short_windows
         for key, context in [("context", self.pretrain.context), ("short_windows.context", short and short.context)]:
             if context and context > self.model.context_length:

@@ -46,7 +46,8 @@ def main(params: Params) -> None:
             shape, dropout=config.dropout, dropout_attention=None, tie_head=shape.tie_head and not config.lora
         )
         size = (shape, params.runtime, rows, max(train.longest, val.longest), config.batch_size > rows)
-        training = preflight.Training(*size, lora=config.lora, keeps_best=config.keep == "best")
+        targets = max(part.most_targets(rows) for part in (train, val))
+        training = preflight.Training(*size, lora=config.lora, keeps_best=config.keep == "best", targets=targets)
         preflight.check_training("finetune_instruct", training, run.work, steps, config.save_every)
         buckets = Buckets(train.lengths, config.bucket_batches) if config.bucket_batches else None
         model = checkpoint.starting_point(init_from, config.weights, config.dropout, params.seed)

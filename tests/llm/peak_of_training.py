@@ -11,7 +11,7 @@ import torch
 
 import stages
 from llm import lora, losses, runtime
-from llm.batches import Batch, Shuffled
+from llm.batches import IGNORED, Batch, Shuffled
 from llm.classifier import Classifier, freeze
 from llm.lora import LoraConfig
 from llm.model import GPT
@@ -22,8 +22,8 @@ from tests.llm.tiny_run import MODEL, TRAIN, Steps
 
 
 class Random:
-    def __init__(self, rows: int, length: int, words: int, classes: int | None) -> None:
-        self.ids, self.classes = torch.randint(words, (rows, length + 1)), classes
+    def __init__(self, rows: int, length: int, words: int, classes: int | None, counting: int | None) -> None:
+        self.ids, self.classes, self.counting = torch.randint(words, (rows, length + 1)), classes, counting
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -32,7 +32,9 @@ class Random:
         ids = self.ids[list(indices)]
         if self.classes:
             return Batch(ids[:, :-1], ids[:, 0] % self.classes, torch.full((len(ids),), ids.shape[1] - 1))
-        return Batch(ids[:, :-1], ids[:, 1:])
+        targets = ids[:, 1:].clone()
+        targets[:, self.counting :] = IGNORED
+        return Batch(ids[:, :-1], targets)
 
 
 def memory(kind: str) -> int:
@@ -55,7 +57,8 @@ def main(case: dict) -> dict:
         freeze(model, "all" if blocks is None else "last_block")
     if adapter:
         lora.add_lora(model, adapter, 1)
-    data = Random(2 * batch, length, config.vocab_size, classes)
+    counting = case.get("counting", length)
+    data = Random(2 * batch, length, config.vocab_size, classes, counting)
     keep = case.get("keep", "last")
     train = replace(TRAIN, batch_size=batch, micro_batch_size=rows, keep=keep)
     fit(
@@ -69,7 +72,8 @@ def main(case: dict) -> dict:
         Steps(lambda _: None),
     )
     peak = memory("VmHWM")
-    training = Training(config, settings, rows, length, batch > rows, blocks, adapter, classes, keep == "best")
+    size = (config, settings, rows, length, batch > rows, blocks, adapter, classes, keep == "best")
+    training = Training(*size, targets=rows * counting)
     return {"before": before, "peak": peak, "work": training.memory}
 
 

@@ -80,7 +80,7 @@ def of_weight(weight: Tensor) -> nn.Linear:
     return head
 
 
-def test_only_what_needs_a_gradient_gets_one():
+def test_a_gradient_does_not_hang_on_whether_the_other_is_wanted():
     hidden, head, targets = example()
     head.weight.requires_grad_(False)
     of_hidden = torch.autograd.grad(losses.of_hidden(hidden, head, targets), hidden)[0]
@@ -91,9 +91,10 @@ def test_only_what_needs_a_gradient_gets_one():
 
 
 def test_without_gradients_the_loss_is_the_same():
-    hidden, head, targets = example()
     with torch.no_grad():
-        assert torch.equal(losses.of_hidden(hidden, head, targets), losses.of_hidden(*example()))
+        loss = losses.of_hidden(*example())
+    assert not loss.requires_grad
+    assert torch.equal(loss, losses.of_hidden(*example()).detach())
 
 
 def test_where_no_target_counts_the_loss_is_zero_and_so_are_the_gradients():

@@ -30,6 +30,14 @@ READ = SMALL | {"n_layer": 6, "n_head": 16, "n_embd": 1024}
 CASES = {
     "small": {"model": SMALL, "precision": "fp32", "rows": 8, "length": 256},
     "words": {"model": SMALL | {"vocab_size": 50257}, "precision": "bf16", "rows": 4, "length": 256},
+    "logits": {
+        "model": SMALL | {"vocab_size": 50257},
+        "precision": "bf16",
+        "rows": 4,
+        "length": 256,
+        "fused_loss": False,
+    },
+    "masked": {"model": SMALL | {"vocab_size": 50257}, "precision": "fp32", "rows": 8, "length": 512, "counting": 50},
     "eager": {"model": SMALL | {"attention": "eager"}, "precision": "fp32", "rows": 8, "length": 512},
     "micro": {"model": WIDE, "precision": "bf16", "rows": 2, "length": 128, "batch": 4},
     "best": {"model": WIDE, "precision": "fp32", "rows": 2, "length": 128, "keep": "best"},

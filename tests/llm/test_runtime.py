@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +19,18 @@ from llm.errors import RESOURCES, UserError
 from llm.runtime import RuntimeConfig, autocast, detect, fastest_attention, setup
 
 GLIBC = platform.system() == "Linux" and platform.libc_ver()[0] == "glibc"
+
+# The sizes, in KiB, of the mappings that may have huge pages.
+LIST_HUGE = """
+import re, sys
+from llm import runtime
+if sys.argv[1] == "keep":
+    assert runtime.keep_pages()
+with open("/proc/self/smaps") as file:
+    for mapping in re.split(r"(?m)^(?=[0-9a-f]+-)", file.read()):
+        if re.search(r"^VmFlags:.* hg", mapping, re.M):
+            print(re.search(r"^Size: *([0-9]+) kB", mapping, re.M)[1])
+"""
 
 # Minor page faults of 10 tensors of 40 MB, made and freed one after the other.
 COUNT_FAULTS = """
@@ -40,14 +55,32 @@ def same_threads() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def faults(how: str) -> int:
-    done = subprocess.run([sys.executable, "-c", COUNT_FAULTS, how], capture_output=True, text=True, check=True)
-    return int(done.stdout)
+def said(code: str, how: str) -> list[int]:
+    """The numbers that a process prints which keeps its pages, or gives them back."""
+    done = subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, check=True)
+    return [int(line) for line in done.stdout.splitlines()]
 
 
 @pytest.mark.skipif(not GLIBC, reason="the allocator is not glibc's")
 def test_kept_pages_are_not_faulted_in_again() -> None:
-    assert faults("keep") * 10 < faults("give back")
+    (kept,), (given_back,) = said(COUNT_FAULTS, "keep"), said(COUNT_FAULTS, "give back")
+    assert kept * 10 < given_back
+
+
+@pytest.mark.skipif(not GLIBC, reason="the allocator is not glibc's")
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="the system has no huge pages")
+@pytest.mark.skipif(resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY, reason="addresses are limited")
+def test_half_of_the_memory_may_come_in_huge_pages() -> None:
+    half = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 / 2**10
+    assert said(LIST_HUGE, "give back") == []
+    (huge,) = said(LIST_HUGE, "keep")
+    assert 0.99 * half < huge <= half
+
+
+@pytest.mark.skipif(not GLIBC, reason="the allocator is not glibc's")
+def test_no_addresses_are_reserved_where_they_are_limited() -> None:
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**40, 2**40))\n"
+    assert said(limit + LIST_HUGE, "keep") == []
 
 
 def test_keep_pages_is_harmless_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,7 +116,8 @@ def train(task: str, states: States, on_step: OnStep = lambda _step: None) -> tu
     """The model after 5 steps, or that of the best, and its curve with what is noted along it."""
     torch.manual_seed(5)
     task, _, best = task.partition("-")
-    data, gpt, config, loss = Rows(task), GPT(MODEL), BEST[task] if best else TRAIN, losses.next_token
+    data, config, loss = Rows(task), BEST[task] if best else TRAIN, losses.fused_next_token
+    gpt = GPT(MODEL if best else replace(MODEL, dropout_random="packed"))  # either resumes
     model: nn.Module = gpt
     source: BatchSource = Shuffled(data, 6, STEPS, 1)
     look = InOrder(data, 5, 2)

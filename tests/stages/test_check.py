@@ -44,3 +44,10 @@ def test_a_missing_vocabulary_is_named(everything):
 def test_an_imported_model_may_not_take_the_name_of_another_output(everything):
     imported = {"spam": everything.import_gpt2["gpt2-sample"]}
     assert "import_gpt2.spam" in [key for key, _, _ in replace(everything, import_gpt2=imported).problems()]
+
+
+@pytest.mark.parametrize(("device", "found"), [("cpu", []), ("cuda", ["model.dropout_random"])])
+def test_packed_dropout_is_for_cpus(everything, device, found):
+    packed = replace(everything.model, dropout_random="packed")
+    on_device = replace(everything, model=packed, runtime=replace(everything.runtime, device=device))
+    assert [key for key, _, _ in on_device.problems()] == found
