@@ -32,7 +32,8 @@ def use_profile(arguments: argparse.Namespace) -> None:
         changes = {"runtime": asdict(found)}
         if current.pretrain.mode == "exact":
             attention = runtime.fastest_attention(found, current.pretrain.context)
-            changes["model"] = {"attention": attention, "dropout_random": runtime.fastest_dropout(found)}
+            dropout = runtime.fastest_dropout(found, current.pretrain.compile)
+            changes["model"] = {"attention": attention, "dropout_random": dropout}
         params.apply([changes], AllParams, origin="this machine")
         for section, values in changes.items():
             print(f"params.yaml: {section}: " + ", ".join(f"{key} {value}" for key, value in values.items()))

@@ -126,7 +126,16 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))  # type: ignore[no-any-return]
+        return self.c_proj(gelu(self.c_fc(x)))  # type: ignore[no-any-return]
+
+
+def gelu(x: Tensor) -> Tensor:
+    """GPT-2's GELU, x (1 + tanh u) / 2; where it is compiled as x / (1 + exp -2u), which is the same and faster."""
+    if not torch.compiler.is_compiling():
+        return F.gelu(x, approximate="tanh")
+    wide = x.float()
+    u = math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3)
+    return (wide * torch.sigmoid(2 * u)).to(x.dtype)
 
 
 class Block(nn.Module):

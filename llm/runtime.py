@@ -94,9 +94,9 @@ def fastest_attention(config: RuntimeConfig, context: int) -> Literal["sdpa", "e
     return "eager" if (config.device, config.precision) == ("cpu", "bf16") and context <= 256 else "sdpa"
 
 
-def fastest_dropout(config: RuntimeConfig) -> Literal["each", "packed"]:
-    """Where the random numbers of dropout come from: accelerators draw each as fast."""
-    return "packed" if config.device == "cpu" else "each"
+def fastest_dropout(config: RuntimeConfig, compiled: bool) -> Literal["each", "packed"]:
+    """Where the random numbers of dropout come from: accelerators draw each as fast, and compilers only each."""
+    return "packed" if config.device == "cpu" and not compiled else "each"
 
 
 def cpu_has_bf16() -> bool:

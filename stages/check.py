@@ -57,6 +57,10 @@ class AllParams:
         if self.model.dropout_random == "packed" and self.runtime.device != "cpu":
             what = f"packed, which is for CPUs, but runtime.device is {self.runtime.device}"
             yield "model.dropout_random", what, "set it to each"
+        rates = (self.model.dropout, self.model.embedding_rate, self.model.attention_rate)
+        if self.model.dropout_random == "packed" and self.pretrain.compile and any(rates):
+            what = "packed, which cannot be compiled, but pretrain.compile is true"
+            yield "model.dropout_random", what, "set it to each, or pretrain.compile to false"
         short = self.pretrain.short_windows
         for key, context in [("context", self.pretrain.context), ("short_windows.context", short and short.context)]:
             if context and context > self.model.context_length:

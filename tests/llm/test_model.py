@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from llm.model import GPT, Attention, Block, KVCache, ModelConfig, attend, count_parameters, visible
+from llm.model import GPT, Attention, Block, KVCache, ModelConfig, attend, count_parameters, gelu, visible
 
 Make = Callable[..., ModelConfig]
 
@@ -295,3 +295,14 @@ def test_each_dropout_rate_alone_drops_something(model_config: Make, attention: 
 def test_impossible_shape_is_a_problem(model_config: Make, changes: dict[str, Any], field: str) -> None:
     assert field in [name for name, *_ in model_config(**changes).problems()]
     assert not list(model_config().problems())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_form_of_gelu_that_is_compiled_has_the_same_values(monkeypatch: pytest.MonkeyPatch, dtype: Any) -> None:
+    x = torch.linspace(-20, 20, 4001).to(dtype)
+    plain = gelu(x)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    monkeypatch.setattr(torch.nn.functional, "gelu", None)
+    compiled = gelu(x)
+    assert compiled.dtype == dtype
+    torch.testing.assert_close(compiled, plain, atol=1e-6, rtol=1e-5 if dtype == torch.float32 else 2**-8)

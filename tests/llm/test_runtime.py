@@ -16,7 +16,7 @@ import torch
 
 from llm import runtime
 from llm.errors import RESOURCES, UserError
-from llm.runtime import RuntimeConfig, autocast, detect, fastest_attention, setup
+from llm.runtime import RuntimeConfig, autocast, detect, fastest_attention, fastest_dropout, setup
 
 GLIBC = platform.system() == "Linux" and platform.libc_ver()[0] == "glibc"
 
@@ -135,3 +135,10 @@ def test_no_thread_is_a_problem() -> None:
 )
 def test_only_short_windows_in_bf16_on_a_cpu_are_attended_to_step_by_step(device, precision, context, expected):
     assert fastest_attention(RuntimeConfig(precision, device, 1, False, True), context) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "compiled", "expected"), [("cpu", False, "packed"), ("cpu", True, "each"), ("cuda", False, "each")]
+)
+def test_only_cpus_that_do_not_compile_pack_the_numbers_of_dropout(device, compiled, expected):
+    assert fastest_dropout(RuntimeConfig("fp32", device, 1, False, True), compiled) == expected

@@ -46,8 +46,21 @@ def test_an_imported_model_may_not_take_the_name_of_another_output(everything):
     assert "import_gpt2.spam" in [key for key, _, _ in replace(everything, import_gpt2=imported).problems()]
 
 
-@pytest.mark.parametrize(("device", "found"), [("cpu", []), ("cuda", ["model.dropout_random"])])
-def test_packed_dropout_is_for_cpus(everything, device, found):
-    packed = replace(everything.model, dropout_random="packed")
-    on_device = replace(everything, model=packed, runtime=replace(everything.runtime, device=device))
-    assert [key for key, _, _ in on_device.problems()] == found
+@pytest.mark.parametrize(
+    ("device", "compiled", "rate", "fine"),
+    [
+        ("cpu", False, 0.1, True),
+        ("cpu", True, 0.0, True),  # nothing is drawn
+        ("cpu", True, 0.1, False),
+        ("cuda", False, 0.1, False),
+    ],
+)
+def test_packed_dropout_is_for_cpus_and_not_compiled(everything, device, compiled, rate, fine):
+    changed = replace(
+        everything,
+        model=replace(everything.model, dropout_attention=rate, dropout_random="packed"),
+        runtime=replace(everything.runtime, device=device),
+        pretrain=replace(everything.pretrain, compile=compiled),
+    )
+    assert [key for key, _, _ in changed.problems()] == ([] if fine else ["model.dropout_random"])
+    assert not list(replace(changed, model=replace(changed.model, dropout_random="each")).problems())
