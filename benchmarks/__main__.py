@@ -151,8 +151,8 @@ def chapter_6(results: Mapping[str, Rounds]) -> Iterator[str]:
         for with_it, without in zip(found.get("ours", []), found.get("whole", []), strict=False):
             pairs = list(zip(with_it["said"], without["said"], strict=True))
             differ = sum(a != b for a, b in pairs)
-            rates = f"{without['rate']:.1f} messages per second, with it {with_it['rate']:.1f}"
-            yield f"{work} without the frozen prefix: {rates}; {differ} of {len(pairs)} test predictions differ."
+            rate = f" {without['rate']:.1f} messages per second;" if work == "chapter-6" else ""
+            yield f"{work} without the frozen prefix:{rate} {differ} of {len(pairs)} test predictions differ."
 
 
 def sample(results: Mapping[str, Rounds]) -> Iterator[str]:

@@ -53,14 +53,11 @@ def test_compiling_pays_after_its_cost_over_what_a_step_saves():
     assert "compiling takes 10 s for nothing." in slower
 
 
-@pytest.mark.parametrize("work", ["chapter-6", "chapter-6-fp32"])
-def test_predictions_with_and_without_the_prefix_are_counted(work):
-    ours, whole = ({"rate": rate, "peak_mib": 1.0, "said": said} for rate, said in ((90.0, "0110"), (10.0, "0010")))
+@pytest.mark.parametrize(("work", "rate"), [("chapter-6", " 10.0 messages per second;"), ("chapter-6-fp32", "")])
+def test_predictions_with_and_without_the_prefix_are_counted(work, rate):
+    ours, whole = ({"rate": 10.0, "peak_mib": 1.0, "said": said} for said in ("0110", "0010"))
     text = "\n".join(page({work: {"ours": [ours], "whole": [whole], "book": rounds(1)}}))
-    assert (
-        f"{work} without the frozen prefix: 10.0 messages per second, with it 90.0; 1 of 4 test predictions differ."
-        in text
-    )
+    assert f"{work} without the frozen prefix:{rate} 1 of 4 test predictions differ." in text
 
 
 def test_the_pipeline_is_told_below_the_table():
