@@ -147,9 +147,10 @@ def _passing(training: Training) -> int:
 def decoding(config: ModelConfig, runtime: RuntimeConfig, rows: int, prompt: int, new: int) -> int:
     """Bytes to answer `rows` prompts of at most so many tokens at once: weights, the cache, and the first pass."""
     C, slots = config.n_embd, prompt + new
-    weights = parameters(config) * (FP32 + (2 if runtime.precision == "bf16" else 0))
+    half = runtime.precision == "bf16"
+    weights = parameters(config) * (FP32 + 2 * half)
     cache = 2 * FP32 * config.n_layer * rows * slots * C
-    first = FP32 * rows * (prompt * C * 10 + 2 * config.vocab_size)
+    first = (2 if half else FP32) * rows * (prompt * C * 10 + 2 * config.vocab_size)
     if config.attention == "eager":
         first += FP32 * 3 * rows * config.n_head * prompt * prompt
     return weights + cache + first
