@@ -25,7 +25,7 @@ from llm import files
 
 OUT = Path(__file__).parents[1] / "docs"
 PEERS = {"book": "the book's package", "transformers": "transformers"}
-ONCE = ("chapter-5", "chapter-6", "chapter-6-fp32", "pipeline")  # minutes each: one round unless --rounds says else
+ONCE = ("chapter-5", "chapter-6", "chapter-6-fp32", "pipeline")  # minutes each: one round by default
 TOLD_APART = ("machine", "chapter-6-fp32", "pipeline")  # not lines of the table
 HEAD = """\
 What is counted are tokens; for chapter 6 (random weights, last block, 5 epochs) training messages, over the time from
