@@ -8,7 +8,7 @@ attention written out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from llm.batches import Batch, Dataset, some_steps_per_epoch
 from llm.optim import TrainConfig
 from llm.runtime import RuntimeConfig
-from llm.train import History, Loss, Part, States, Watcher, fit
+from llm.train import NO_SAMPLES, History, Loss, Part, Sampling, States, Watcher, fit
 
 
 def fit_as_the_book(
@@ -30,23 +30,22 @@ def fit_as_the_book(
     runtime: RuntimeConfig,
     seed: int,
     watcher: Watcher,
-    sample: Callable[[], str],
+    sampling: Sampling = NO_SAMPLES,
     section: str = "train",
     states: States | None = None,
     on_end: Callable[[torch.optim.Optimizer], None] = lambda _: None,
-) -> tuple[History, list[tuple[int, str]]]:
+) -> History:
     """Train a model just initialised, or loaded, after `torch.manual_seed(seed)`; sections 5.1.3 and 5.2, appendix D.
 
-    Returns the history and, after each epoch, the step and what `sample` wrote. Steps count as in the book, from 0
-    for the first update; the row of step -1 is the untrained model on all batches. Raises UserError as `fit` does.
+    Steps count as in the book, from 0 for the first update; the row of step -1 is the untrained model on all batches.
+    Raises UserError as `fit` does.
     """
     now, seeded = torch.get_rng_state(), torch.Generator().manual_seed(seed).get_state()
     steps_per_epoch = some_steps_per_epoch(len(train), config.batch_size, f"{section}.batch_size")
     shuffled = loader(train, config.batch_size, training=True)
     in_order = loader(val, config.batch_size, training=False)
     loaders = {"train": shuffled, "val": in_order}
-    samples = AfterEpochs(watcher, steps_per_epoch, sample)
-    history = fit(
+    return fit(
         model,
         loss,
         Loaded(shuffled, config.epochs * steps_per_epoch, now),
@@ -54,7 +53,8 @@ def fit_as_the_book(
         config,
         runtime,
         seed,
-        samples,
+        watcher,
+        sampling,
         section=section,
         states=states,
         coupling=AsTheBook(),
@@ -64,7 +64,6 @@ def fit_as_the_book(
         },
         on_end=on_end,
     )
-    return history, samples.rows
 
 
 class AsTheBook:
@@ -117,21 +116,3 @@ def loader(data: Dataset, batch_size: int, training: bool) -> DataLoader[int]:
     """The book's loader (section 2.6): shuffled and without the ragged rest for training, else all in order."""
     numbers = cast("torch.utils.data.Dataset[int]", range(len(data)))
     return DataLoader(numbers, batch_size, shuffle=training, drop_last=training, collate_fn=data.batch)
-
-
-class AfterEpochs:
-    """A Watcher that passes everything on, and writes a sample after each epoch."""
-
-    def __init__(self, watcher: Watcher, steps_per_epoch: int, sample: Callable[[], str]) -> None:
-        self.watcher, self.steps_per_epoch, self.sample = watcher, steps_per_epoch, sample
-        self.rows: list[tuple[int, str]] = []  # step, text
-
-    def progress(self, step: int, steps: int, loss: float, tokens_per_second: float) -> None:
-        """One update is done, perhaps the last of an epoch."""
-        self.watcher.progress(step, steps, loss, tokens_per_second)
-        if step % self.steps_per_epoch == 0:
-            self.rows.append((step - 1, self.sample()))
-
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """A point of every curve in `values`."""
-        self.watcher.metrics(values, step)

@@ -32,5 +32,5 @@ def packed_dropout(x: Tensor, rate: float) -> Tensor:
     numbers = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
     bits = numbers.view(torch.int16)[: x.numel()].view(x.shape)  # each from -STEPS / 2 to STEPS / 2 - 1
     dropped = round(rate * STEPS)
-    kept = bits >= dropped - STEPS // 2
-    return x * kept.to(x.dtype).mul_(STEPS / max(STEPS - dropped, 1))
+    kept = torch.ge(bits, dropped - STEPS // 2, out=torch.empty_like(x, requires_grad=False))  # 0 or 1
+    return x * kept.mul_(STEPS / max(STEPS - dropped, 1))

@@ -49,7 +49,7 @@ class RespondConfig:
         yield from positive(self, "batch_size")
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def generate(
     model: GPT,
     prompts: Sequence[Sequence[int]],

@@ -58,25 +58,27 @@ class ModelConfig:
 
 
 class KVCache:
-    """Keys and values of the tokens seen so far, preallocated for `slots` tokens: (n_layer, 2, B, H, S, D)."""
+    """Keys and values of the tokens seen so far, preallocated for `slots` tokens: (2, B, H, S, D) for each layer."""
 
     def __init__(self, config: ModelConfig, rows: int, slots: int, like: Tensor) -> None:
-        shape = (config.n_layer, 2, rows, config.n_head, slots, config.n_embd // config.n_head)
+        shape = (2, rows, config.n_head, slots, config.n_embd // config.n_head)
         # CPUs attend to fp32 twice as fast as to bf16, which they would convert at every step
-        self.store = like.new_empty(shape, dtype=torch.float32 if like.device.type == "cpu" else like.dtype)
+        dtype = torch.float32 if like.device.type == "cpu" else like.dtype
+        self.layers = [like.new_empty(shape, dtype=dtype) for _ in range(config.n_layer)]
         self.length = 0  # tokens seen; GPT.forward advances it once all layers have appended
 
-    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the new keys and values, (B, H, T, D) each; return all so far, (B, H, S, D) each."""
-        end = self.length + k.shape[2]
-        assert end <= self.store.shape[4], "the cache is full"  # a slice past the end would drop tokens silently
-        self.store[layer, 0, :, :, self.length : end] = k
-        self.store[layer, 1, :, :, self.length : end] = v
-        return self.store[layer, 0, :, :, :end], self.store[layer, 1, :, :, :end]
+    def append(self, layer: int, kv: Tensor) -> Tensor:
+        """Store the new keys and values (2, B, H, T, D); return all so far (2, B, H, S, D)."""
+        end = self.length + kv.shape[3]
+        mine = self.layers[layer]
+        assert end <= mine.shape[3], "the cache is full"  # a slice past the end would drop tokens silently
+        mine[:, :, :, self.length : end] = kv
+        return mine[:, :, :, :end]
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but these."""
-        self.store = self.store[:, :, rows]
+        for layer, store in enumerate(self.layers):
+            self.layers[layer] = store[:, rows]
 
 
 class Attention(nn.Module):
@@ -92,16 +94,18 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
         """Attend (B, T, C) -> (B, T, C); `mask` is True where a query may see a key; None means causal."""
         B, T, C = x.shape
-        qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
+        qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv  # (B, H, T, D) each
         if cache is not None:
-            k, v = cache.append(self.layer, k, v)  # (B, H, S, D)
+            k, v = cache.append(self.layer, qkv[1:])  # (B, H, S, D) each
             q = q.to(k.dtype)
-        if self.eager or (self.training and self.drop.packed and self.drop.rate > 0):
+        if cache is not None and T == 1 and q.device.type == "cpu":
+            y = attend_one(q, k, v, mask)
+        elif self.eager or (self.training and self.drop.packed and self.drop.rate > 0):
             y = attend(q, k, v, mask, self.drop)
         else:
             dropout = self.drop.rate if self.training else 0.0
-            y = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None)
+            y = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None and T > 1)
         return self.c_proj(y.to(qkv.dtype).transpose(1, 2).reshape(B, T, C))  # type: ignore[no-any-return]
 
 
@@ -109,11 +113,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, drop: nn.Module
     """Scaled dot-product attention written out (section 3.5): what SDPA computes, one step a line."""
     T, S = q.shape[2], k.shape[2]
     if mask is None:
-        mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril()
+        mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
     scores = q @ k.transpose(2, 3)  # (B, H, T, S)
     unseen = torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, -math.inf)
     weights = torch.softmax(torch.add(unseen, scores, alpha=k.shape[-1] ** -0.5), dim=-1)
     return drop(weights) @ v  # type: ignore[no-any-return]  # (B, H, T, D)
+
+
+def attend_one(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """`attend` for one query a row (B, H, 1, D): matrices times vectors, which CPUs read faster than SDPA's blocks."""
+    scores = (k @ (q * k.shape[-1] ** -0.5).transpose(2, 3)).transpose(2, 3)  # (B, H, 1, S)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)
+    return torch.softmax(scores, dim=-1) @ v
 
 
 class MLP(nn.Module):
@@ -225,7 +237,7 @@ def visible(seen: int, T: int, left_padding: Tensor | None, device: torch.device
 
     (T, S) booleans, or (B, 1, T, S) with padding. A padded query sees itself, or softmax would divide by nothing.
     """
-    if seen == 0 and left_padding is None:
+    if left_padding is None and (seen == 0 or T == 1):
         return None
     keys = torch.arange(seen + T, device=device)
     queries = keys[seen:, None]

@@ -6,28 +6,43 @@ much again as reading them. Only for models that do not train any more: packed w
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from llm.model import MLP
 from llm.runtime import RuntimeConfig
 
 M = TypeVar("M", bound=nn.Module)
 
 
 class PackedLinear(nn.Module):
-    """y = x W^T + b of a Linear in bf16, for about `rows` rows of x at once."""
+    """y = x W^T + b of a Linear in bf16, or GELU of that, for about `rows` rows of x at once."""
 
-    def __init__(self, linear: nn.Linear, rows: int) -> None:
+    def __init__(self, linear: nn.Linear, rows: int, gelu: bool = False) -> None:
         super().__init__()
+        self.then: tuple[str, list[Any], str] = ("gelu", [], "tanh") if gelu else ("none", [], "")
         self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().to(torch.bfloat16), rows)
         self.bias = None if linear.bias is None else linear.bias.detach().to(torch.bfloat16)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out), in bf16."""
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, *self.then)
         return y
+
+
+class PackedMLP(nn.Module):
+    """An MLP whose GELU is taken of what its first product adds up, before that is rounded and written."""
+
+    def __init__(self, mlp: MLP, rows: int) -> None:
+        super().__init__()
+        self.c_fc = PackedLinear(mlp.c_fc, rows, gelu=True)
+        self.c_proj = PackedLinear(mlp.c_proj, rows)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C), in bf16."""
+        return self.c_proj(self.c_fc(x))  # type: ignore[no-any-return]
 
 
 def for_decoding(model: M, config: RuntimeConfig, rows: int) -> M:
@@ -36,11 +51,18 @@ def for_decoding(model: M, config: RuntimeConfig, rows: int) -> M:
         return model
     model.to(torch.bfloat16)
     if config.device == "cpu" and can_pack():
-        for module in list(model.modules()):
-            for name, child in module.named_children():
-                if type(child) is nn.Linear:
-                    setattr(module, name, PackedLinear(child, rows))
+        _pack(model, rows)
     return model
+
+
+def _pack(module: nn.Module, rows: int) -> None:
+    for name, child in module.named_children():
+        if type(child) is nn.Linear:
+            setattr(module, name, PackedLinear(child, rows))
+        elif type(child) is MLP:
+            setattr(module, name, PackedMLP(child, rows))
+        else:
+            _pack(child, rows)
 
 
 def can_pack() -> bool:

@@ -199,8 +199,8 @@ def _write(
     save_optimizer(state / MOMENTS, model, optimizer)
     if history.best_weights:
         write_tensors(state / BEST, _on_cpu(history.best_weights))
-    curve = {"step": history.step, "tokens_seen": history.tokens_seen, "rows": history.rows, RUN: decides}
-    write_text(state / HISTORY, json.dumps(curve, allow_nan=False))  # every digit: write_json rounds
+    curve = {"step": history.step, "tokens_seen": history.tokens_seen, "rows": history.rows, "samples": history.samples}
+    write_text(state / HISTORY, json.dumps({**curve, RUN: decides}, allow_nan=False))  # every digit: write_json rounds
     write_json(state / MANIFEST, _hashes(state))
 
 

@@ -38,8 +38,9 @@ class PretrainConfig(TrainConfig):
     context: int  # tokens in a window
     stride: int  # tokens from the start of one window to the next
     short_windows: ShortWindows | None
-    sample_prompt: str  # continued greedily at every evaluation, with mode book after every epoch
+    sample_prompt: str  # continued greedily along the way
     sample_tokens: int
+    sample_after: Literal["evaluation", "epoch"]  # each; the first evaluation is that before any update
     save_optimizer: bool  # AdamW's moments beside the model, from which training can go on (exercise 5.4)
     compile: bool  # the training passes by PyTorch's compiler (compiled.py)
     mode: Literal["exact", "book"]  # book: all that is random hangs together as in chapter 5 (book_mode.py)

@@ -52,6 +52,7 @@ class History:
     step: int = 0  # updates done
     tokens_seen: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[Sequence[Any]] = field(default_factory=list)  # step, text
     best_weights: dict[str, Tensor] = field(default_factory=dict)  # with keep best: what trains, at the row `best`
     planned: int = 0  # updates
 
@@ -97,6 +98,26 @@ class History:
     def table(self, columns: Sequence[str] = COLUMNS) -> list[list[Any]]:
         """These columns of the rows."""
         return [[row[name] for name in columns] for row in self.rows]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What the model writes along the way."""
+
+    write: Callable[[], str]
+    after: Callable[[int], bool] | None = None  # so many updates; None: with every evaluation
+
+    def due(self, updates: int, evaluated: bool) -> bool:
+        """Whether to write now."""
+        return evaluated if self.after is None else self.after(updates)
+
+    def go_on(self, history: History, step: int, evaluated: bool) -> None:
+        """Add a text to the history, at this step of the curve, if it is due."""
+        if self.due(history.step, evaluated):
+            history.samples.append((step, self.write()))
+
+
+NO_SAMPLES = Sampling(str, lambda updates: False)
 
 
 class States(Protocol):
@@ -172,7 +193,7 @@ def fit(
     runtime: RuntimeConfig,
     seed: int,
     watcher: Watcher,
-    on_evaluation: Callable[[], Mapping[str, Any]] = dict,
+    sampling: Sampling = NO_SAMPLES,
     section: str = "train",
     states: States | None = None,
     coupling: Coupling = EXACT,
@@ -185,9 +206,9 @@ def fit(
     learning rate goes as planned for all of `train` until then. With `config.keep` "best" the model ends with the
     weights of the row `history.best`; the history goes on to the last update all the same.
 
-    What `on_evaluation` returns goes into the row of that evaluation. `section` is the one of params.yaml that errors
-    point to. A run that goes on from one of `states` ends with the bits of one that was never stopped. `untrained`
-    takes the place of `evaluations` before the first update; `on_end` is given the optimizer after the last.
+    What `sampling` writes goes into `history.samples`. `section` is the one of params.yaml that errors point to. A run
+    that goes on from one of `states` ends with the bits of one that was never stopped. `untrained` takes the place of
+    `evaluations` before the first update; `on_end` is given the optimizer after the last.
 
     Unless `coupling` says otherwise, dropout is seeded from (seed, step, micro-batch) before each forward pass, so
     evaluating, sampling and logging never change the weights. Raises UserError where the loss or a gradient is not
@@ -208,10 +229,9 @@ def fit(
         row: dict[str, Any] = {"step": step, "tokens_seen": history.tokens_seen, "lr": lr}
         for name, data in sources.items():
             means = evaluate(model, loss, data, runtime, config.micro_batch_size, coupling)
-            if not math.isfinite(means["loss"]):
-                raise _diverged(section, history.step, lr, f"{name} loss {means['loss']}", history)
+            _check_finite({f"{name} loss": means["loss"]}, section, lr, history)
             row |= {f"{name}_{measure}": mean for measure, mean in means.items()}
-        history.rows.append({**row, **on_evaluation()})
+        history.rows.append(row)
         if config.keep == "best" and history.best is history.last:
             history.best_weights = {name: p.detach().to("cpu", copy=True) for name, p in trained(model).items()}
         watcher.metrics(_curves(history.last), step)
@@ -220,6 +240,7 @@ def fit(
         watcher.metrics(_curves(row), row["step"])
     if not history.rows:
         look(lr_at(0, steps, config), untrained or evaluations)
+        sampling.go_on(history, coupling.step_after(0), evaluated=True)
     clock = time.perf_counter()
     while not over():
         step = history.step
@@ -232,8 +253,7 @@ def fit(
             model, loss, batch, config, runtime, partial(coupling.seed_dropout, seed, step), device
         )
         norm = torch.nn.utils.get_total_norm([p.grad for p in trainable if p.grad is not None])
-        if not (math.isfinite(batch_loss) and math.isfinite(norm)):
-            raise _diverged(section, step, lr, f"loss {batch_loss}, gradient norm {float(norm)}", history)
+        _check_finite({"loss": batch_loss, "gradient norm": norm.item()}, section, lr, history)
         longest = coupling.clip_norm(step, config)
         if longest is not None and norm > longest:
             torch.nn.utils.clip_grads_with_norm_(trainable, longest, norm)
@@ -242,8 +262,10 @@ def fit(
         history.step, history.tokens_seen = step + 1, history.tokens_seen + batch.tokens
         now = time.perf_counter()
         watcher.progress(step + 1, steps, batch_loss, batch.tokens / (now - clock))
-        if coupling.step_after(step + 1) % config.eval_every == 0 or step + 1 == steps:
+        evaluated = coupling.step_after(step + 1) % config.eval_every == 0 or step + 1 == steps
+        if evaluated:
             look(lr, evaluations)
+        sampling.go_on(history, coupling.step_after(step + 1), evaluated)
         states.save(history, over(), model, optimizer)
         clock = time.perf_counter()
     on_end(optimizer)
@@ -342,8 +364,12 @@ def _curves(row: Mapping[str, Any]) -> dict[str, float]:
     return {re.sub(r"^(train|val)_(.+)", r"\2/\1", name): value for name, value in numbers.items()}
 
 
-def _diverged(section: str, step: int, lr: float, seen: str, history: History) -> UserError:
+def _check_finite(values: Mapping[str, float], section: str, lr: float, history: History) -> None:
+    """Raise UserError where a value is infinite or not a number."""
+    if all(map(math.isfinite, values.values())):
+        return
+    seen = ", ".join(f"{name} {value}" for name, value in values.items())
     last = f"{history.last['train_loss']:.4g}" if history.rows else "none"
-    what = f"training diverged after {step} steps: {seen} at lr {lr:.3g} (last finite training loss {last})"
+    what = f"training diverged after {history.step} steps: {seen} at lr {lr:.3g} (last finite training loss {last})"
     fix = "lower it, or set clip_norm; `dvc checkout` brings the previous outputs back"
-    return UserError(f"params.yaml: {section}.lr", what, fix, DIVERGED)
+    raise UserError(f"params.yaml: {section}.lr", what, fix, DIVERGED)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -20,13 +19,12 @@ from llm.model import GPT, ModelConfig, count_parameters
 from llm.runtime import RuntimeConfig
 from llm.token_windows import PretrainConfig, TokenWindows
 from llm.tokenizer import Tokenizer, fingerprint
-from llm.train import COLUMNS, History, evaluate, fit, looks
+from llm.train import COLUMNS, History, Sampling, evaluate, fit, looks
 from stages import Run, run_stage, stage
 
 CORPUS, TOKENIZER = Path("data/corpus"), Path("data/tokenizer")
 OPTIMIZER = "optimizer.safetensors"
 SAMPLE_COLUMNS = ("step", "text")
-Table = Sequence[Sequence[Any]]
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def main(params: Params) -> None:
                 resume.save_optimizer(out / OPTIMIZER, model, optimizer)
 
         run.turn_to("compute")
-        history, samples = train_model(model, train, val, params, run, sample, save_optimizer)
+        history = train_model(model, train, val, params, run, sampling(sample, len(train), config), save_optimizer)
         run.say(history.ending(config))
         every_window = InOrder(val, config.batch_size)
         loss = losses.next_token_of(params.runtime.fused_loss)
@@ -71,7 +69,7 @@ def main(params: Params) -> None:
         run.turn_to("save")
         checkpoint.save_model(model, TOKENIZER, out)
         files.write_csv(run.out("reports/pretrain/loss.csv"), COLUMNS, history.table())
-        files.write_csv(run.out("reports/pretrain/samples.csv"), SAMPLE_COLUMNS, samples)
+        files.write_csv(run.out("reports/pretrain/samples.csv"), SAMPLE_COLUMNS, history.samples)
         run.write_metrics(
             {
                 **history.losses(config),
@@ -105,21 +103,18 @@ def train_model(
     val: TokenWindows,
     params: Params,
     run: Run,
-    sample: Callable[[], str],
+    samples: Sampling,
     on_end: Callable[[torch.optim.Optimizer], None],
-) -> tuple[History, Table]:
-    """The history of the training, and a sample of every evaluation, or in mode book of every epoch.
-
-    In mode exact a run can be stopped and goes on.
-    """
+) -> History:
+    """The history of the training; in mode exact a run can be stopped and goes on."""
     config, loss = params.pretrain, losses.next_token_of(params.runtime.fused_loss)
     if config.mode == "book":
         run.say("mode book saves no states: a run that was stopped starts at its beginning")
         data = (train, val, config, params.runtime, params.seed)
-        return fit_as_the_book(model, loss, *data, run, sample, section="pretrain", on_end=on_end)
+        return fit_as_the_book(model, loss, *data, run, samples, section="pretrain", on_end=on_end)
     loss = CompiledNextToken(model, params.runtime.fused_loss) if config.compile else loss
     with resume.states(run.states, params, [CORPUS, TOKENIZER], config.save_every, run.say) as states:
-        history = fit(
+        return fit(
             model,
             loss,
             batches(train, params),
@@ -128,12 +123,11 @@ def train_model(
             params.runtime,
             params.seed,
             run,
-            on_evaluation=lambda: {"text": sample()},
+            samples,
             section="pretrain",
             states=states,
             on_end=on_end,
         )
-    return history, history.table(SAMPLE_COLUMNS)
 
 
 def windows(split: str, params: Params, context: int, stride: int, where: str = "pretrain.context") -> TokenWindows:
@@ -155,6 +149,15 @@ def batches(train: TokenWindows, params: Params) -> BatchSource:
     section, seed = "pretrain.short_windows", derive(params.seed, "short windows")
     shorter = windows("train", params, short.context, short.context, f"{section}.context")
     return Chain(Shuffled(shorter, short.batch_size, short.steps, seed, f"{section}.batch_size"), long)
+
+
+def sampling(write: Callable[[], str], windows: int, config: PretrainConfig) -> Sampling:
+    """When to write samples; an epoch goes over so many windows, and the short ones before make none."""
+    if config.sample_after == "evaluation":
+        return Sampling(write)
+    first = config.short_windows.steps if config.short_windows else 0
+    per_epoch = steps_per_epoch(windows, config.batch_size)
+    return Sampling(write, lambda updates: updates > first and (updates - first) % per_epoch == 0)
 
 
 def continue_text(model: GPT, tokenizer: Tokenizer, config: PretrainConfig, precision: RuntimeConfig) -> str:

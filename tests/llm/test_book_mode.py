@@ -23,7 +23,7 @@ from llm.optim import TrainConfig
 from llm.runtime import RuntimeConfig
 from llm.token_windows import ShortWindows, TokenWindows
 from llm.tokenizer import Tokenizer
-from llm.train import History, fit, looks
+from llm.train import History, Sampling, fit, looks
 from stages.check import AllParams
 
 ROOT = Path(__file__).parents[2]
@@ -173,7 +173,6 @@ class Plain:
 class Trained:
     model: GPT
     history: History
-    samples: list[tuple[int, str]]
     watcher: Recorder
 
 
@@ -181,8 +180,8 @@ def by_the_book(config: TrainConfig = TRAIN, seed: int = 123, **changes: Any) ->
     torch.manual_seed(seed)
     model, watcher, count = GPT(replace(MODEL, **changes)), Recorder(), iter(range(99))
     data = (TRAIN_ROWS, VAL_ROWS, config, FP32, seed, watcher)
-    history, samples = fit_as_the_book(model, losses.next_token, *data, lambda: f"sample {next(count)}")
-    return Trained(model, history, samples, watcher)
+    sampling = Sampling(lambda: f"sample {next(count)}", lambda updates: updates in (5, 10, 15))
+    return Trained(model, fit_as_the_book(model, losses.next_token, *data, sampling), watcher)
 
 
 @pytest.fixture(scope="module")
@@ -260,8 +259,8 @@ def test_steps_count_from_the_first_update_which_is_evaluated(book: Trained) -> 
     assert [step for step, _ in book.watcher.points] == [-1, 0, 4, 8, 12, 14]
 
 
-def test_a_sample_is_written_after_each_epoch(book: Trained) -> None:
-    assert book.samples == [(4, "sample 0"), (9, "sample 1"), (14, "sample 2")]
+def test_samples_are_written_after_the_updates_named_and_count_as_the_curve(book: Trained) -> None:
+    assert book.history.samples == [(4, "sample 0"), (9, "sample 1"), (14, "sample 2")]
 
 
 def test_every_batch_counts_alike(book: Trained) -> None:
@@ -384,7 +383,7 @@ def test_first_losses_of_chapter_5_are_the_published_ones(
     model, told, config = GPT(digits.model), Until(5), digits.pretrain
     data = (verdict("train"), verdict("val"), config, digits.runtime, digits.seed)
     with pytest.raises(Enough):
-        fit_as_the_book(model, losses.next_token, *data, told, str)
+        fit_as_the_book(model, losses.next_token, *data, told)
     assert [f"{loss:.5f}" for loss in told.said[-1]] == ["10.98758", "10.98111"]
     assert [f"{loss:.3f}" for loss in told.said[0]] == ["9.781", "9.933"]
     assert [f"{loss:.3f}" for loss in told.said[5]] == ["8.111", "8.339"]

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from llm.model import GPT, Attention, Block, KVCache, ModelConfig, attend, count_parameters, gelu, visible
+from llm.model import GPT, Attention, Block, KVCache, ModelConfig, attend, attend_one, count_parameters, gelu, visible
 
 Make = Callable[..., ModelConfig]
 
@@ -37,6 +38,25 @@ def test_eager_attention_computes_what_sdpa_computes(model_config: Make) -> None
     ids, padding = some_ids(), torch.tensor([0, 4, 8])
     torch.testing.assert_close(sdpa(ids), eager(ids), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(sdpa(ids, None, padding), eager(ids, None, padding), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_of_one_query_computes_what_the_others_compute(masked: bool) -> None:
+    torch.manual_seed(0)
+    q, (k, v) = torch.randn(3, 2, 1, 4), torch.randn(2, 3, 2, 7, 4)
+    mask = (torch.arange(7) >= torch.tensor([0, 2, 6])[:, None])[:, None, None] if masked else None  # (B, 1, 1, S)
+    one = attend_one(q, k, v, mask)
+    torch.testing.assert_close(one, F.scaled_dot_product_attention(q, k, v, mask))
+    torch.testing.assert_close(one, attend(q, k, v, mask, nn.Identity()))
+    other = attend_one(q, k[:, :, :-1], v[:, :, :-1], None)  # control
+    assert (one - other).abs().max() > 0.01
+
+
+def test_attention_written_out_lets_later_queries_see_all_that_came_before() -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 3, 2, 7, 4)
+    whole = attend(q, k, v, None, nn.Identity())
+    torch.testing.assert_close(attend(q[:, :, 4:], k, v, None, nn.Identity()), whole[:, :, 4:])
 
 
 def test_attention_is_the_weighted_mean_of_the_visible_values() -> None:

@@ -1,5 +1,7 @@
 """Decoding with packed bf16 weights: the products of the same weights, laid out in another order."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,8 +9,8 @@ from torch import nn
 
 from llm import packing
 from llm.generate import generate, greedy
-from llm.model import GPT
-from llm.packing import PackedLinear, can_pack, for_decoding
+from llm.model import GPT, MLP
+from llm.packing import PackedLinear, PackedMLP, can_pack, for_decoding
 from llm.runtime import RuntimeConfig
 
 BF16 = RuntimeConfig("bf16", "cpu", 1, False, True)
@@ -43,9 +45,22 @@ def test_a_packed_linear_multiplies_as_an_unpacked_one(rows, bias):
 
 
 @needs_onednn
-def test_every_linear_is_packed_and_the_embedding_stays(gpt):
+@pytest.mark.parametrize("rows", [1, 16])
+def test_a_packed_mlp_takes_the_gelu_of_its_first_product(model_config, rows):
+    torch.manual_seed(0)
+    mlp, x = MLP(model_config(n_embd=32)).bfloat16(), 4 * torch.randn(rows, 3, 32).bfloat16()
+    with torch.no_grad():
+        found, exact = PackedMLP(mlp, rows)(x).float(), copy.deepcopy(mlp).float()(x.float())
+        rounded, ungated = mlp(x).float(), mlp.c_proj(mlp.c_fc(x)).float()
+    assert (found - exact).norm() <= 1.05 * (rounded - exact).norm()  # no further from fp32 than step by step
+    assert (ungated - exact).norm() > 20 * (rounded - exact).norm()  # control
+
+
+@needs_onednn
+def test_every_linear_is_packed_once_and_the_embedding_stays(gpt):
     kinds = [type(module) for module in for_decoding(gpt, BF16, 4).modules()]
     assert nn.Linear not in kinds
+    assert kinds.count(PackedMLP) == 2
     assert kinds.count(PackedLinear) == 2 * 4 + 1
     assert gpt.transformer.wte.weight.dtype == torch.bfloat16
 

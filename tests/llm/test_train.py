@@ -18,7 +18,7 @@ from llm.generate import DecodingConfig, generate
 from llm.model import GPT, ModelConfig
 from llm.optim import TrainConfig
 from llm.runtime import RuntimeConfig
-from llm.train import COLUMNS, History, Loss, evaluate, fit
+from llm.train import COLUMNS, NO_SAMPLES, History, Loss, Sampling, evaluate, fit
 
 Make = Callable[..., ModelConfig]
 FP32 = RuntimeConfig("fp32", "cpu", 2, False, True)
@@ -74,7 +74,8 @@ def train(model_config: Make) -> Callable[..., tuple[GPT, History, Recorder]]:
         seed: int = 1,
         runtime: RuntimeConfig = FP32,
         dropout: float = 0.0,
-        on_evaluation: Callable[[GPT], object] = lambda model: None,
+        write: Callable[[GPT], str] | None = None,
+        after: Callable[[int], bool] | None = None,
         **changes: Any,
     ) -> tuple[GPT, History, Recorder]:
         torch.manual_seed(5)
@@ -82,12 +83,8 @@ def train(model_config: Make) -> Callable[..., tuple[GPT, History, Recorder]]:
         settings = config(**changes)
         source = Shuffled(data, settings.batch_size, steps, seed)
         evaluations = {"train": InOrder(data, 5), "val": InOrder(Sentences(7, seed=9), 5)}
-
-        def look() -> dict[str, Any]:
-            on_evaluation(model)
-            return {}
-
-        return model, fit(model, loss, source, evaluations, settings, runtime, seed, watcher, look), watcher
+        sampling = Sampling(lambda: write(model), after) if write else NO_SAMPLES
+        return model, fit(model, loss, source, evaluations, settings, runtime, seed, watcher, sampling), watcher
 
     return run
 
@@ -170,19 +167,41 @@ def test_two_runs_give_the_same_bits(train: Train, dropout: float) -> None:
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_evaluating_and_sampling_do_not_change_the_weights(train: Train, dropout: float) -> None:
-    def meddle(model: GPT) -> None:
+    def meddle(model: GPT) -> str:
         decoding = DecodingConfig(max_new_tokens=4, temperature=1.0, top_k=None, top_p=None)
-        generate(model, [[1, 2]], decoding, None)
         torch.rand(3)
+        return str(generate(model, [[1, 2]], decoding, None))
 
-    often, *_ = train(dropout=dropout, eval_every=1, on_evaluation=meddle)
+    often, *_ = train(dropout=dropout, eval_every=1, write=meddle)
+    between, *_ = train(dropout=dropout, eval_every=3, write=meddle, after=lambda updates: updates % 2 == 1)
     seldom, *_ = train(dropout=dropout, eval_every=1000)
     assert same_bits(often, seldom)
+    assert same_bits(between, seldom)
+
+
+def checksum(model: GPT) -> str:
+    return repr(model.lm_head.weight.sum().item())
+
+
+@pytest.mark.parametrize(
+    ("after", "steps"),
+    [
+        (None, [0, 3, 6, 8]),  # the steps of the curve
+        (lambda updates: updates in (2, 3, 8), [2, 3, 8]),
+        (lambda updates: False, []),
+    ],
+)
+def test_samples_are_written_with_evaluations_or_after_the_updates_named(train: Train, after: Any, steps: Any) -> None:
+    model, history, _ = train(write=checksum, after=after)
+    assert [step for step, _ in history.samples] == steps
+    assert len({text for _, text in history.samples}) == len(steps)
+    if 8 in steps:
+        assert history.samples[-1][1] == checksum(model)  # after the update, not before
 
 
 def test_the_global_generator_does_not_change_the_weights(train: Train) -> None:
     once, *_ = train(dropout=0.3)
-    again, *_ = train(dropout=0.3, on_evaluation=lambda model: torch.manual_seed(99))
+    again, *_ = train(dropout=0.3, write=lambda model: str(torch.manual_seed(99)))
     assert same_bits(once, again)
 
 
@@ -271,17 +290,21 @@ def follow(values: Sequence[float], steps: int, **changes: Any) -> tuple[float, 
     """Train one number while the validation losses are these: its value in the end, at each evaluation, the history."""
     model, found, seen = nn.Linear(1, 1, bias=False), iter(values), list[float]()
     nn.init.ones_(model.weight)
+    of_train, of_val = InOrder(Sentences(6), 6), InOrder(Sentences(7), 7)
 
-    def loss(m: nn.Module, batch: Batch) -> losses.Sums:
-        return {"loss": (m.weight.sum() if m.training else torch.tensor(next(found))) * batch.count}  # type: ignore[operator]
-
-    def look() -> dict[str, Any]:
-        seen.append(model.weight.item())
-        return {"train_loss": -float(len(seen))}
+    def loss(_model: nn.Module, batch: Batch) -> losses.Sums:
+        if model.training:
+            mean = model.weight.sum()
+        elif len(batch.inputs) == 7:
+            mean = torch.tensor(next(found))
+        else:
+            seen.append(model.weight.item())
+            mean = torch.tensor(-float(len(seen)))
+        return {"loss": mean * batch.count}
 
     settings = config(**{"eval_every": 1, "warmup_steps": 0} | changes)
-    source, val = Shuffled(Sentences(), 6, steps, 0), {"val": InOrder(Sentences(7), 7)}
-    history = fit(model, loss, source, val, settings, FP32, 0, Recorder(), look)
+    source, looks = Shuffled(Sentences(), 6, steps, 0), {"train": of_train, "val": of_val}
+    history = fit(model, loss, source, looks, settings, FP32, 0, Recorder())
     assert len(set(seen)) == len(seen) == len(history.rows)
     assert next(found, None) is None, "evaluations are missing"
     return model.weight.item(), seen, history
@@ -452,14 +475,19 @@ def failing(at: int, spoil: Callable[[Tensor, GPT], Tensor]) -> Loss:
 @pytest.mark.parametrize("clip_norm", [1.0, None])
 def test_divergence_stops_before_the_update(train: Train, spoil: Any, clip_norm: float | None) -> None:
     kept: list[GPT] = []
+
+    def keep(model: GPT) -> str:
+        kept.append(model)
+        return ""
+
     said = r"train.lr: training diverged after 2 steps: .*at lr 0\.01 \(last finite training loss \d"
     with pytest.raises(UserError, match=said) as caught:
-        train(loss=failing(2, spoil), on_evaluation=kept.append, eval_every=100, clip_norm=clip_norm)
+        train(loss=failing(2, spoil), write=keep, eval_every=100, clip_norm=clip_norm)
     assert caught.value.code == DIVERGED
-    reference: list[GPT] = []
     with pytest.raises(KeyboardInterrupt):
-        train(loss=failing(2, stop_here), on_evaluation=reference.append, eval_every=100, clip_norm=clip_norm)
-    assert same_bits(kept[0], reference[0])
+        train(loss=failing(2, stop_here), write=keep, eval_every=100, clip_norm=clip_norm)
+    assert kept[0] is not kept[1]
+    assert same_bits(kept[0], kept[1])
 
 
 def stop_here(loss: Tensor, model: GPT) -> Tensor:

@@ -21,13 +21,13 @@ from torch import nn
 
 from llm import files, losses, resume
 from llm.batches import IGNORED, Batch, BatchSource, Buckets, Chain, InOrder, Shuffled
-from llm.classifier import Classifier, accuracy, freeze, predict
+from llm.classifier import Classifier, freeze, predict
 from llm.errors import error_contract
 from llm.generate import generate, greedy
 from llm.model import GPT, ModelConfig
 from llm.optim import TrainConfig
 from llm.runtime import RuntimeConfig
-from llm.train import History, States, fit
+from llm.train import NO_SAMPLES, History, Sampling, States, fit
 
 STEPS = 5
 FP32 = RuntimeConfig("fp32", "cpu", 1, False, True)
@@ -113,7 +113,7 @@ class Steps:
 
 
 def train(task: str, states: States, on_step: OnStep = lambda _step: None) -> tuple[nn.Module, History]:
-    """The model after 5 steps, or that of the best, and its curve with what is noted along it."""
+    """The model after 5 steps, or that of the best, and its curve with what is written along it."""
     torch.manual_seed(5)
     task, _, best = task.partition("-")
     data, config, loss = Rows(task), BEST[task] if best else TRAIN, losses.fused_next_token
@@ -121,26 +121,21 @@ def train(task: str, states: States, on_step: OnStep = lambda _step: None) -> tu
     model: nn.Module = gpt
     source: BatchSource = Shuffled(data, 6, STEPS, 1)
     look = InOrder(data, 5, 2)
-    note: Callable[[], dict[str, Any]] = dict
+    sampling = NO_SAMPLES
     if task == "pretrain":
         source = Chain(Shuffled(data, 4, 3, 2), Shuffled(data, 6, STEPS - 3, 1))
-
-        def note() -> dict[str, Any]:
-            return {"text": str(generate(gpt, [[1, 2]], greedy(4), None))}
+        sampling = Sampling(lambda: str(generate(gpt, [[1, 2]], greedy(4), None)), lambda updates: updates in (2, 3))
     elif task == "spam":
         classifier = Classifier(gpt, 2, "last_token")
         freeze(classifier, "last_block")
         model, loss = classifier, losses.classification
-
-        def note() -> dict[str, Any]:
-            actual = torch.cat([look[index].targets for index in range(len(look))]).tolist()
-            return {"train_accuracy": accuracy(predict(classifier, look, FP32).argmax(dim=-1).tolist(), actual)}
+        sampling = Sampling(lambda: str(predict(classifier, look, FP32).argmax(dim=-1).tolist()))
     else:
         config = replace(config, micro_batch_size=2)
         if task == "buckets":
             source = Shuffled(data, 6, STEPS, 1, buckets=Buckets(data.lengths, 2))
     looks = {"train": look, "val": InOrder(data, 7)}
-    history = fit(model, loss, source, looks, config, FP32, 3, Steps(on_step), note, states=states)
+    history = fit(model, loss, source, looks, config, FP32, 3, Steps(on_step), sampling, states=states)
     return model, history
 
 
@@ -153,7 +148,7 @@ def bytes_of(model: nn.Module, history: History, folder: Path) -> dict[str, byte
     """What a stage would publish, with every digit."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(dict(model.named_parameters()), folder / "model.safetensors")
-    (folder / "history.json").write_text(json.dumps([history.step, history.tokens_seen, history.rows]))
+    (folder / "history.json").write_text(json.dumps([history.step, history.tokens_seen, history.rows, history.samples]))
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
@@ -172,7 +167,7 @@ def main(task: str, when: str = "") -> None:
             model, history = train(task, saved, on_step)
         shutil.rmtree("outputs", ignore_errors=True)
         bytes_of(model, history, folder / "outputs" / "model")
-        files.write_text(folder / "outputs" / "report.json", json.dumps(history.rows))
+        files.write_text(folder / "outputs" / "report.json", json.dumps([history.rows, history.samples]))
         files.publish(folder / "outputs" / "model", folder / "published" / "model")
         files.publish(folder / "outputs" / "report.json", folder / "published" / "report.json")
         shutil.rmtree("states")

@@ -25,7 +25,8 @@ def built(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Project:
     made = Project.small(
         tmp_path_factory.mktemp("book") / "project",
         model={"dropout": 0.1, "attention": "eager", "init": "torch"},
-        pretrain={"mode": "book", "epochs": 2, "batch_size": 100, "eval_every": 2, "save_every": None},
+        pretrain={"mode": "book", "epochs": 2, "batch_size": 100, "eval_every": 2, "save_every": None}
+        | {"sample_after": "epoch"},
     )
     for stage in ("check", "download corpus", "tokenizer", "tokenize corpus", "pretrain"):
         assert run(made, forks, stage).code == 0
@@ -55,9 +56,15 @@ def test_exact_mode_counts_updates_and_trains_otherwise(built: Project, forks: F
     project = built.copy(tmp_path / "project")
     project.set(pretrain={"mode": "exact"})
     assert "saves no states" not in run(project, forks, "pretrain").err
-    assert column(project, "loss.csv") == column(project, "samples.csv") == [0, 2, 4, 6, 8]
+    assert column(project, "loss.csv") == [0, 2, 4, 6, 8]
+    assert column(project, "samples.csv") == [4, 8]
     weights = "models/pretrain/model.safetensors"
-    assert project.bytes(weights) != built.bytes(weights)
+    trained = project.bytes(weights)
+    assert trained != built.bytes(weights)
+    project.set(pretrain={"sample_after": "evaluation"})
+    run(project, forks, "pretrain")
+    assert column(project, "samples.csv") == column(project, "loss.csv") == [0, 2, 4, 6, 8]
+    assert project.bytes(weights) == trained
 
 
 def test_killed_while_it_publishes_it_starts_again_and_says_so(built: Project, forks: Forks, tmp_path: Path) -> None:

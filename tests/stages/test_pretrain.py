@@ -13,7 +13,7 @@ from llm.runtime import RuntimeConfig
 from llm.token_windows import ShortWindows
 from llm.tokenizer import Tokenizer, fingerprint
 from llm.tokens import Pins, write_shards
-from stages.pretrain import CORPUS, TOKENIZER, batches, continue_text, windows
+from stages.pretrain import CORPUS, TOKENIZER, batches, continue_text, sampling, windows
 
 PROMPT = SimpleNamespace(sample_prompt="Every effort", sample_tokens=3)
 
@@ -30,6 +30,23 @@ def test_samples_are_drawn_in_the_precision_of_the_training(precision, dtype, vo
     assert text.startswith(PROMPT.sample_prompt)
     assert seen == [dtype] * 3
     assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("short", "updates"),
+    [(None, [4, 8, 12]), (ShortWindows(steps=3, context=5, batch_size=2), [7, 11])],
+)
+def test_epochs_begin_after_the_short_windows_and_are_as_long_as_their_full_batches(short, updates):
+    config = SimpleNamespace(sample_after="epoch", short_windows=short, batch_size=5)
+    samples = sampling(str, 23, config)
+    assert [update for update in range(14) if samples.due(update, evaluated=True)] == updates
+    assert [update for update in range(14) if samples.due(update, evaluated=False)] == updates
+
+
+def test_otherwise_every_evaluation_is_followed_by_a_sample():
+    samples = sampling(str, 23, SimpleNamespace(sample_after="evaluation"))
+    assert samples.due(7, evaluated=True)
+    assert not samples.due(8, evaluated=False)
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ def another_epoch(sources: Sources) -> Measured:
         runtime = RuntimeConfig("fp32", "cpu", threads=torch.get_num_threads(), keep_pages=False, fused_loss=False)
         data = (windows["train"], windows["val"], ONE_EPOCH, runtime, 123, Silent())
         start = GoesOn(folder / "optimizer.safetensors")
-        history, _ = fit_as_the_book(model, next_token, *data, sample=str, states=start)
+        history = fit_as_the_book(model, next_token, *data, states=start)
     rows = {row["step"]: row for row in history.rows}
     return [rows[step][column] for step in (0, 5) for column in ("train_loss", "val_loss")]
 
