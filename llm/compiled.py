@@ -32,18 +32,15 @@ class CompiledNextToken:
         if not any(shutil.which(name) for name in (os.environ.get("CXX", ""), *COMPILERS)):
             fix = f"install {COMPILERS[0]}, or set it to false"
             raise UserError("params.yaml: pretrain.compile", "needs a C++ compiler, and none is here", fix, RESOURCES)
-        self._fused = fused
+        self._fused, self._uncompiled = fused, losses.next_token_of(fused)
         self._blocks = [torch.compile(block, dynamic=False) for block in model.transformer.h]
 
     def __call__(self, model: nn.Module, batch: Batch) -> losses.Sums:
         """As the losses of `losses.py`; `model` is the one whose blocks were compiled, its weights as they are now."""
         if not model.training:
-            return losses.next_token_of(self._fused)(model, batch)
+            return self._uncompiled(model, batch)
         assert isinstance(model, GPT)
         x = model.transformer.below(batch.inputs, 0)
         for block in self._blocks:
             x = block(x, None, None)
-        hidden = model.transformer.ln_f(x)
-        if self._fused:
-            return {"loss": losses.of_hidden(hidden, model.lm_head, batch.targets)}
-        return {"loss": losses.cross_entropy(model.lm_head(hidden), batch.targets)}
+        return {"loss": losses.of_hidden(model.transformer.ln_f(x), model.lm_head, batch.targets, self._fused)}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -49,7 +50,6 @@ class RespondConfig:
         yield from positive(self, "batch_size")
 
 
-@torch.inference_mode()
 def generate(
     model: GPT,
     prompts: Sequence[Sequence[int]],
@@ -74,27 +74,33 @@ def generate(
     answers: list[list[int]] = [[] for _ in prompts]
     rows = [row for row, limit in enumerate(wanted) if limit > 0]  # the prompt that each row in work belongs to
     generators = [torch.Generator().manual_seed(seed) for seed in seeds or range(len(prompts))]
-    if rows:
-        ids, padding = _pad_left([prompts[row] for row in rows], device)
-        slots = ids.shape[1] + max(wanted)
-        cache = KVCache(model.config, len(rows), slots, model.transformer.wte.weight)
-    while rows:
-        logits = _last_logits(model, ids, cache, padding)
-        chosen = choose(logits, config, [generators[row] for row in rows]).to(device)
-        going = []
-        for place, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
-            if token != stop:
-                answers[row].append(token)
-            if token != stop and len(answers[row]) < wanted[row]:
-                going.append(place)
-        if len(going) < len(rows):  # finished rows leave the batch
-            kept = torch.tensor(going, dtype=torch.long, device=device)
-            rows, chosen = [rows[place] for place in going], chosen[kept]
-            padding = None if padding is None else padding[kept]
-            cache.keep(kept)
-        ids = chosen[:, None]
+    with _no_gradients(device):
+        if rows:
+            ids, padding = _pad_left([prompts[row] for row in rows], device)
+            slots = ids.shape[1] + max(wanted)
+            cache = KVCache(model.config, len(rows), slots, model.transformer.wte.weight)
+        while rows:
+            logits = _last_logits(model, ids, cache, padding)
+            chosen = choose(logits, config, [generators[row] for row in rows]).to(device)
+            going = []
+            for place, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
+                if token != stop:
+                    answers[row].append(token)
+                if token != stop and len(answers[row]) < wanted[row]:
+                    going.append(place)
+            if len(going) < len(rows):  # finished rows leave the batch
+                kept = torch.tensor(going, dtype=torch.long, device=device)
+                rows, chosen = [rows[place] for place in going], chosen[kept]
+                padding = None if padding is None else padding[kept]
+                cache.keep(kept)
+            ids = chosen[:, None]
     model.train(was_training)
     return answers
+
+
+def _no_gradients(device: torch.device) -> AbstractContextManager[Any]:
+    """Inference mode, but not under autocast: it would convert the weights anew for every token there."""
+    return torch.no_grad() if torch.is_autocast_enabled(device.type) else torch.inference_mode()
 
 
 def choose(logits: Tensor, config: DecodingConfig, generators: Sequence[torch.Generator]) -> Tensor:

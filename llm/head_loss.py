@@ -22,8 +22,8 @@ ALIGNED = 64  # words: rows of other widths are slow to multiply in 16 bits
 def summed_cross_entropy(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
     """`F.cross_entropy(head(hidden), targets, reduction="sum")` for hidden states (N, C) and targets (N,), in fp32.
 
-    All targets count, and `head` is a plain Linear without bias. Equal up to rounding; under autocast the gradient of
-    each logit is rounded to that precision, as it is without this.
+    Section 5.1. All targets count, and `head` is a plain Linear without bias. Equal up to rounding; under autocast the
+    gradient of each logit is rounded to that precision, as it is without this.
     """
     loss: Tensor = _HeadLoss.apply(hidden, head.weight, targets, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
     return loss
@@ -35,7 +35,7 @@ class _HeadLoss(torch.autograd.Function):
         words, device = weight.shape[0], hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         x, w = hidden.to(dtype), _aligned(weight, dtype)
-        logits = F.linear(x, w)  # (N, words and what aligns them)
+        logits = F.linear(x, w)  # (N, words and what aligns them, which is 0 and stays so)
         total = torch.zeros((), device=hidden.device)
         rows = max((CACHED if device == "cpu" else LAUNCHED) // words, 1)
         for z, target in zip(torch.split(logits[:, :words], rows), torch.split(targets[:, None], rows), strict=True):
@@ -46,7 +46,6 @@ class _HeadLoss(torch.autograd.Function):
             if with_gradients:
                 z.copy_(p.scatter_add_(1, target, -torch.ones_like(target, dtype=p.dtype)))
         if with_gradients:
-            logits[:, words:] = 0
             ctx.save_for_backward(x, w, logits)
             ctx.kinds = hidden.dtype, weight.dtype, words
         return total

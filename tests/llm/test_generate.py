@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from llm.errors import USAGE, UserError
 from llm.generate import DecodingConfig, RespondConfig, choose, generate, greedy
@@ -83,6 +84,38 @@ def test_generating_leaves_the_mode_and_the_global_generator_alone(model: GPT) -
 def test_dropout_is_off(model_config: Make) -> None:
     model = GPT(model_config(dropout=0.9, context_length=32)).train()
     assert generate(model, PROMPTS, GREEDY, None) == generate(model, PROMPTS, GREEDY, None)
+
+
+class Conversions(TorchDispatchMode):
+    """The shapes of what is converted from one type to another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.ops.aten._to_copy.default, torch.ops.aten.to.dtype):  # the second in inference mode
+            self.shapes.append(tuple(args[0].shape))
+        return func(*args, **(kwargs or {}))
+
+
+def test_under_autocast_weights_are_converted_once_not_for_every_token(
+    model: GPT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def conversions_of_the_head() -> int:
+        with Conversions() as seen, torch.autocast("cpu", torch.bfloat16):
+            generate(model, [[1, 2]], greedy(5), None)
+        return seen.shapes.count(tuple(model.lm_head.weight.shape))
+
+    assert conversions_of_the_head() == 1
+    monkeypatch.setattr("llm.generate._no_gradients", lambda device: torch.inference_mode())  # control
+    assert conversions_of_the_head() == 5
+
+
+def test_training_goes_on_after_generating(model: GPT) -> None:
+    generate(model, PROMPTS, GREEDY, None)
+    model.train()(torch.tensor([[1, 2, 3]])).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
 
 
 # Sampling
