@@ -31,6 +31,6 @@ def packed_dropout(x: Tensor, rate: float) -> Tensor:
     """`F.dropout(x, rate)` with four elements to a number of torch's global generator."""
     numbers = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
     bits = numbers.view(torch.int16)[: x.numel()].view(x.shape)  # each from -STEPS / 2 to STEPS / 2 - 1
-    dropped = round(rate * STEPS)
-    kept = torch.ge(bits, dropped - STEPS // 2, out=torch.empty_like(x, requires_grad=False))  # 0 or 1
-    return x * kept.mul_(STEPS / max(STEPS - dropped, 1))
+    dropped = min(round(rate * STEPS), STEPS - 1)
+    kept = torch.ge(bits, dropped - STEPS // 2, out=torch.empty_like(x))  # 0 or 1
+    return x * kept.mul_(STEPS / (STEPS - dropped))

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from llm.dropout import Dropout
 from llm.params import Problem, fraction, positive
 
+BY_VECTORS = ("cpu",)  # devices that compute the attention of a single query as `attend_one` does
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -99,7 +101,7 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.append(self.layer, qkv[1:])  # (B, H, S, D) each
             q = q.to(k.dtype)
-        if cache is not None and T == 1 and q.device.type == "cpu":
+        if cache is not None and T == 1 and q.device.type in BY_VECTORS:
             y = attend_one(q, k, v, mask)
         elif self.eager or (self.training and self.drop.packed and self.drop.rate > 0):
             y = attend(q, k, v, mask, self.drop)

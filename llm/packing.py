@@ -59,7 +59,7 @@ def _pack(module: nn.Module, rows: int) -> None:
     for name, child in module.named_children():
         if type(child) is nn.Linear:
             setattr(module, name, PackedLinear(child, rows))
-        elif type(child) is MLP:
+        elif type(child) is MLP and type(child.c_fc) is type(child.c_proj) is nn.Linear:
             setattr(module, name, PackedMLP(child, rows))
         else:
             _pack(child, rows)

@@ -55,7 +55,8 @@ def _last_sample() -> str | None:
     path = REPORTS / "pretrain" / "samples.csv"
     if not path.is_file():
         return None
-    return list(csv.DictReader(io.StringIO(files.read_text(path))))[-1]["text"]
+    rows = list(csv.DictReader(io.StringIO(files.read_text(path))))
+    return rows[-1]["text"] if rows else None
 
 
 def _precision_hint() -> str | None:

@@ -233,7 +233,7 @@ def _hashes(state: Path) -> dict[str, str]:
 
 
 def _at_once(do: Callable[[str], T], names: Iterable[str]) -> dict[str, T]:
-    """What `do` returns for each; large files are written and hashed side by side, which takes half the time."""
+    """What `do` returns for each; large files are written and hashed side by side, which takes less time."""
     with ThreadPoolExecutor() as pool:
         return dict(zip(names, pool.map(do, names), strict=True))
 

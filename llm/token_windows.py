@@ -40,7 +40,7 @@ class PretrainConfig(TrainConfig):
     short_windows: ShortWindows | None
     sample_prompt: str  # continued greedily along the way
     sample_tokens: int
-    sample_after: Literal["evaluation", "epoch"]  # each; the first evaluation is that before any update
+    sample_after: Literal["evaluation", "epoch"]  # after each, and at the end
     save_optimizer: bool  # AdamW's moments beside the model, from which training can go on (exercise 5.4)
     compile: bool  # the training passes by PyTorch's compiler (compiled.py)
     mode: Literal["exact", "book"]  # book: all that is random hangs together as in chapter 5 (book_mode.py)

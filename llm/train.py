@@ -102,22 +102,22 @@ class History:
 
 @dataclass(frozen=True)
 class Sampling:
-    """What the model writes along the way."""
+    """What the model writes along the way, and at the end of the run."""
 
-    write: Callable[[], str]
+    write: Callable[[], str] | None  # None: nothing
     after: Callable[[int], bool] | None = None  # so many updates; None: with every evaluation
 
-    def due(self, updates: int, evaluated: bool) -> bool:
+    def due(self, updates: int, evaluated: bool, over: bool) -> bool:
         """Whether to write now."""
-        return evaluated if self.after is None else self.after(updates)
+        return over or (evaluated if self.after is None else self.after(updates))
 
-    def go_on(self, history: History, step: int, evaluated: bool) -> None:
+    def write_if_due(self, history: History, step: int, evaluated: bool, over: bool) -> None:
         """Add a text to the history, at this step of the curve, if it is due."""
-        if self.due(history.step, evaluated):
+        if self.write is not None and self.due(history.step, evaluated, over):
             history.samples.append((step, self.write()))
 
 
-NO_SAMPLES = Sampling(str, lambda updates: False)
+NO_SAMPLES = Sampling(None)
 
 
 class States(Protocol):
@@ -240,7 +240,7 @@ def fit(
         watcher.metrics(_curves(row), row["step"])
     if not history.rows:
         look(lr_at(0, steps, config), untrained or evaluations)
-        sampling.go_on(history, coupling.step_after(0), evaluated=True)
+        sampling.write_if_due(history, coupling.step_after(0), evaluated=True, over=over())
     clock = time.perf_counter()
     while not over():
         step = history.step
@@ -265,7 +265,7 @@ def fit(
         evaluated = coupling.step_after(step + 1) % config.eval_every == 0 or step + 1 == steps
         if evaluated:
             look(lr, evaluations)
-        sampling.go_on(history, coupling.step_after(step + 1), evaluated)
+        sampling.write_if_due(history, coupling.step_after(step + 1), evaluated, over())
         states.save(history, over(), model, optimizer)
         clock = time.perf_counter()
     on_end(optimizer)
@@ -359,9 +359,8 @@ def _memory_of(batch: Batch) -> Iterator[None]:
 
 
 def _curves(row: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a row as the points of curves: `train_loss` belongs to the curve `train` of the figure `loss`."""
-    numbers = {name: value for name, value in row.items() if isinstance(value, int | float) and name != "step"}
-    return {re.sub(r"^(train|val)_(.+)", r"\2/\1", name): value for name, value in numbers.items()}
+    """A row as the points of curves: `train_loss` belongs to the curve `train` of the figure `loss`."""
+    return {re.sub(r"^(train|val)_(.+)", r"\2/\1", name): value for name, value in row.items() if name != "step"}
 
 
 def _check_finite(values: Mapping[str, float], section: str, lr: float, history: History) -> None:

@@ -61,7 +61,7 @@ def main(params: Params) -> None:
                 resume.save_optimizer(out / OPTIMIZER, model, optimizer)
 
         run.turn_to("compute")
-        history = train_model(model, train, val, params, run, sampling(sample, len(train), config), save_optimizer)
+        history = train_model(model, train, val, params, run, when_to_write(sample, len(train), config), save_optimizer)
         run.say(history.ending(config))
         every_window = InOrder(val, config.batch_size)
         loss = losses.next_token_of(params.runtime.fused_loss)
@@ -103,7 +103,7 @@ def train_model(
     val: TokenWindows,
     params: Params,
     run: Run,
-    samples: Sampling,
+    sampling: Sampling,
     on_end: Callable[[torch.optim.Optimizer], None],
 ) -> History:
     """The history of the training; in mode exact a run can be stopped and goes on."""
@@ -111,7 +111,7 @@ def train_model(
     if config.mode == "book":
         run.say("mode book saves no states: a run that was stopped starts at its beginning")
         data = (train, val, config, params.runtime, params.seed)
-        return fit_as_the_book(model, loss, *data, run, samples, section="pretrain", on_end=on_end)
+        return fit_as_the_book(model, loss, *data, run, sampling, section="pretrain", on_end=on_end)
     loss = CompiledNextToken(model, params.runtime.fused_loss) if config.compile else loss
     with resume.states(run.states, params, [CORPUS, TOKENIZER], config.save_every, run.say) as states:
         return fit(
@@ -123,7 +123,7 @@ def train_model(
             params.runtime,
             params.seed,
             run,
-            samples,
+            sampling,
             section="pretrain",
             states=states,
             on_end=on_end,
@@ -151,8 +151,8 @@ def batches(train: TokenWindows, params: Params) -> BatchSource:
     return Chain(Shuffled(shorter, short.batch_size, short.steps, seed, f"{section}.batch_size"), long)
 
 
-def sampling(write: Callable[[], str], windows: int, config: PretrainConfig) -> Sampling:
-    """When to write samples; an epoch goes over so many windows, and the short ones before make none."""
+def when_to_write(write: Callable[[], str], windows: int, config: PretrainConfig) -> Sampling:
+    """As `sample_after` has it; an epoch goes over so many windows, and the short ones before make none."""
     if config.sample_after == "evaluation":
         return Sampling(write)
     first = config.short_windows.steps if config.short_windows else 0

@@ -105,14 +105,15 @@ def _child(job: dict[str, Any]) -> None:
 
 def _kill_at(count: int | None, calls: list[str]) -> None:
     """Replace these functions of `os` by ones that kill this process before the `count`-th call of any of them."""
-    seen = 0
+    seen, lock = 0, threading.Lock()
 
     def counted(original: Any) -> Any:
         def call(*args: Any, **options: Any) -> Any:
             nonlocal seen
-            seen += 1
-            if seen == count:
-                os.kill(os.getpid(), signal.SIGKILL)
+            with lock:  # some files are written by several threads
+                seen += 1
+                if seen == count:
+                    os.kill(os.getpid(), signal.SIGKILL)
             return original(*args, **options)
 
         return call

@@ -180,7 +180,7 @@ def by_the_book(config: TrainConfig = TRAIN, seed: int = 123, **changes: Any) ->
     torch.manual_seed(seed)
     model, watcher, count = GPT(replace(MODEL, **changes)), Recorder(), iter(range(99))
     data = (TRAIN_ROWS, VAL_ROWS, config, FP32, seed, watcher)
-    sampling = Sampling(lambda: f"sample {next(count)}", lambda updates: updates in (5, 10, 15))
+    sampling = Sampling(lambda: f"sample {next(count)}", lambda updates: updates in (5, 10))
     return Trained(model, fit_as_the_book(model, losses.next_token, *data, sampling), watcher)
 
 

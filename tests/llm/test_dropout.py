@@ -40,6 +40,11 @@ def test_the_gradient_passes_where_the_element_did():
     torch.testing.assert_close(x.grad * x, y)
 
 
+def test_at_a_rate_next_to_1_next_to_nothing_is_kept():
+    torch.manual_seed(0)
+    assert (packed_dropout(torch.ones(1000), 1 - 1e-9) != 0).sum() < 5
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 0])
 def test_every_size_will_do(size):
     assert packed_dropout(torch.ones(size), 0.5).shape == (size,)

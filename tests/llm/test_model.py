@@ -117,6 +117,13 @@ def test_earlier_tokens_change_later_logits(model_config: Make) -> None:
 # Cache
 
 
+@pytest.fixture(params=[True, False], ids=["one query by vectors", "as any other"])
+def one_query(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attention of a single query as on CPUs, and as on accelerators."""
+    monkeypatch.setattr("llm.model.BY_VECTORS", ("cpu",) if request.param else ())
+
+
+@pytest.mark.usefixtures("one_query")
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("pieces", [[9], [1] * 9, [4, 1, 3, 1]], ids=str)
 def test_cached_logits_are_the_uncached(model_config: Make, attention: str, pieces: list[int]) -> None:
@@ -141,6 +148,7 @@ def test_full_cache_refuses_another_token(model_config: Make) -> None:
         model(ids[:, 4:5], cache)
 
 
+@pytest.mark.usefixtures("one_query")
 def test_kept_rows_go_on_as_before(model_config: Make) -> None:
     model, ids, rows = make(model_config()), some_ids(), torch.tensor([2, 0])
     cache = KVCache(model.config, len(ids), 9, model.transformer.wte.weight)

@@ -9,6 +9,7 @@ from torch import nn
 
 from llm import packing
 from llm.generate import generate, greedy
+from llm.lora import LoraConfig, LoraLinear, add_lora
 from llm.model import GPT, MLP
 from llm.packing import PackedLinear, PackedMLP, can_pack, for_decoding
 from llm.runtime import RuntimeConfig
@@ -63,6 +64,17 @@ def test_every_linear_is_packed_once_and_the_embedding_stays(gpt):
     assert kinds.count(PackedMLP) == 2
     assert kinds.count(PackedLinear) == 2 * 4 + 1
     assert gpt.transformer.wte.weight.dtype == torch.bfloat16
+
+
+@needs_onednn
+def test_a_path_beside_a_linear_is_not_lost(gpt):
+    add_lora(gpt, LoraConfig(rank=2, alpha=4, scaling="alpha/rank"), seed=1)
+    for module in gpt.modules():
+        if isinstance(module, LoraLinear):
+            nn.init.normal_(module.lora_B)
+    expected = gpt(torch.tensor([PROMPTS[0]]))
+    found = for_decoding(gpt, BF16, 1)(torch.tensor([PROMPTS[0]])).float()
+    assert (found - expected).norm() < 0.05 * expected.norm()
 
 
 def test_the_text_is_that_of_unpacked_bf16_weights(gpt, model_config, monkeypatch):

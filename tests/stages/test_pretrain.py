@@ -13,7 +13,7 @@ from llm.runtime import RuntimeConfig
 from llm.token_windows import ShortWindows
 from llm.tokenizer import Tokenizer, fingerprint
 from llm.tokens import Pins, write_shards
-from stages.pretrain import CORPUS, TOKENIZER, batches, continue_text, sampling, windows
+from stages.pretrain import CORPUS, TOKENIZER, batches, continue_text, when_to_write, windows
 
 PROMPT = SimpleNamespace(sample_prompt="Every effort", sample_tokens=3)
 
@@ -38,15 +38,15 @@ def test_samples_are_drawn_in_the_precision_of_the_training(precision, dtype, vo
 )
 def test_epochs_begin_after_the_short_windows_and_are_as_long_as_their_full_batches(short, updates):
     config = SimpleNamespace(sample_after="epoch", short_windows=short, batch_size=5)
-    samples = sampling(str, 23, config)
-    assert [update for update in range(14) if samples.due(update, evaluated=True)] == updates
-    assert [update for update in range(14) if samples.due(update, evaluated=False)] == updates
+    sampling = when_to_write(str, 23, config)
+    for evaluated in (True, False):
+        assert [update for update in range(14) if sampling.due(update, evaluated, over=False)] == updates
 
 
 def test_otherwise_every_evaluation_is_followed_by_a_sample():
-    samples = sampling(str, 23, SimpleNamespace(sample_after="evaluation"))
-    assert samples.due(7, evaluated=True)
-    assert not samples.due(8, evaluated=False)
+    sampling = when_to_write(str, 23, SimpleNamespace(sample_after="evaluation"))
+    assert sampling.due(7, evaluated=True, over=False)
+    assert not sampling.due(8, evaluated=False, over=False)
 
 
 @pytest.fixture
