@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from llm import params
 from llm.errors import RUNNING, USAGE, UserError
@@ -14,6 +15,7 @@ def repair(root: Path) -> Iterator[str]:
 
     Raises UserError: code RUNNING while a dvc is at work on the project, USAGE where none can work.
     """
+    from dvc.dvcfile import Lockfile
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
     from dvc.repo import Repo
@@ -21,8 +23,8 @@ def repair(root: Path) -> Iterator[str]:
     try:
         with Repo(str(root)) as repo, repo.lock:
             temporary = Path(str(repo.tmp_dir))
-            for path in (root / "dvc.lock", temporary / "rwlock"):
-                yield from _unreadable(path, temporary / f"{path.name}.broken")
+            for path, check in ((root / "dvc.lock", Lockfile.validate), (temporary / "rwlock", _anything)):
+                yield from _cut_off(path, temporary / f"{path.name}.broken", check)
             yield from _empty(Path(repo.cache.legacy.path) / "runs")
     except LockError:
         raise UserError(str(root), "a dvc is at work here", "wait for it, or end it", RUNNING) from None
@@ -30,14 +32,20 @@ def repair(root: Path) -> Iterator[str]:
         raise UserError(str(root), str(error), "run it where `dvc repro` runs", USAGE) from None
 
 
-def _unreadable(path: Path, aside: Path) -> Iterator[str]:
+def _cut_off(path: Path, aside: Path, check: Callable[[Any], object]) -> Iterator[str]:
     """A file that was cut off as it was written: DVC can do without either, for its cache knows the runs."""
+    from dvc.exceptions import DvcException
+
     try:
         if path.is_file():
-            params.load(path)  # JSON is YAML
-    except UserError:
+            check(params.load(path))  # JSON is YAML; YAML that is cut off may be YAML, but of another form
+    except (UserError, DvcException):
         path.replace(aside)
         yield f"{path.name} cannot be read: it is {aside} now"
+
+
+def _anything(_content: Any) -> None:
+    """Cut off, JSON is none."""
 
 
 def _empty(runs: Path) -> Iterator[str]:

@@ -227,6 +227,16 @@ def cut_lock(project: Project) -> None:
     lock.write_bytes(lock.read_bytes()[:-40] + b"\n  - path: '")
 
 
+def cut_lock_between(project: Project) -> None:
+    """Where what is left is YAML still, but not a lock."""
+    lock = project.folder / "dvc.lock"
+    lock.write_text(lock.read_text().rpartition("- path: ")[0] + "- path:")
+
+
+def empty_lock(project: Project) -> None:
+    (project.folder / "dvc.lock").write_bytes(b"")
+
+
 def cut_rwlock(project: Project) -> None:
     (project.folder / ".dvc/tmp/rwlock").write_text('{"data/raw')
 
@@ -245,7 +255,11 @@ def mentions(folder: Path, stage: str) -> bool:
     return any(stage.replace("@", " ") in path.read_text() for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("leave", [cut_lock, cut_rwlock, empty_run], ids=["lock", "rwlock", "run"])
+@pytest.mark.parametrize(
+    "leave",
+    [cut_lock, cut_lock_between, empty_lock, cut_rwlock, empty_run],
+    ids=["lock", "lock between", "empty lock", "rwlock", "run"],
+)
 def test_what_a_killed_dvc_leaves_is_repaired(leave, project, server):
     project.repro(STAGE)
     assert project.run("llm", "repair").stdout == ""
