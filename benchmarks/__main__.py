@@ -31,7 +31,7 @@ HEAD = """\
 What is counted are tokens; for chapter 6 (random weights, last block, 5 epochs) training messages, over the time from
 tokenized messages to the accuracies of all splits; for chapter 5 over the whole stage. The book's one epoch there is
 scaled. Ours is with `python -m llm use auto`, in the lines train-* also with `pretrain.compile: true`; steps are timed
-after the first two.
+after the first two, and nobody clips gradients there.
 """.split("\n")
 Result = dict[str, Any]
 Rounds = dict[str, list[Result]]  # by contender
