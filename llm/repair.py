@@ -19,11 +19,12 @@ def repair(root: Path) -> Iterator[str]:
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
     from dvc.repo import Repo
+    from dvc.rwlock import SCHEMA
 
     try:
         with Repo(str(root)) as repo, repo.lock:
             temporary = Path(str(repo.tmp_dir))
-            for path, check in ((root / "dvc.lock", Lockfile.validate), (temporary / "rwlock", _anything)):
+            for path, check in ((root / "dvc.lock", Lockfile.validate), (temporary / "rwlock", SCHEMA)):
                 yield from _cut_off(path, temporary / f"{path.name}.broken", check)
             yield from _empty(Path(repo.cache.legacy.path) / "runs")
     except LockError:
@@ -35,17 +36,14 @@ def repair(root: Path) -> Iterator[str]:
 def _cut_off(path: Path, aside: Path, check: Callable[[Any], object]) -> Iterator[str]:
     """A file that was cut off as it was written: DVC can do without either, for its cache knows the runs."""
     from dvc.exceptions import DvcException
+    from voluptuous import Invalid
 
     try:
         if path.is_file():
             check(params.load(path))  # JSON is YAML; YAML that is cut off may be YAML, but of another form
-    except (UserError, DvcException):
+    except (UserError, DvcException, Invalid):
         path.replace(aside)
         yield f"{path.name} cannot be read: it is {aside} now"
-
-
-def _anything(_content: Any) -> None:
-    """Cut off, JSON is none."""
 
 
 def _empty(runs: Path) -> Iterator[str]:

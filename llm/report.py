@@ -55,8 +55,7 @@ def _last_sample() -> str | None:
     path = REPORTS / "pretrain" / "samples.csv"
     if not path.is_file():
         return None
-    rows = list(csv.DictReader(io.StringIO(files.read_text(path))))
-    return rows[-1]["text"] if rows else None
+    return list(csv.DictReader(io.StringIO(files.read_text(path))))[-1]["text"]
 
 
 def _precision_hint() -> str | None:
