@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from llm.batches import Batch, Dataset, some_steps_per_epoch
+from llm.history import NO_SAMPLES, History, Sampling
 from llm.optim import TrainConfig
 from llm.runtime import RuntimeConfig
-from llm.train import NO_SAMPLES, History, Loss, Part, Sampling, States, Watcher, fit
+from llm.train import Loss, Part, States, Watcher, fit
 
 
 def fit_as_the_book(

@@ -28,7 +28,8 @@ from llm import params
 from llm.checkpoint import read_tensors, write_tensors
 from llm.errors import Terminated, UserError
 from llm.files import dvc_md5, read_json, sha256, write_json, write_text
-from llm.train import History, NoStates, States, put, trained
+from llm.history import History
+from llm.train import NoStates, States, put, trained
 
 WEIGHTS, MOMENTS, HISTORY, MANIFEST = "weights.safetensors", "moments.safetensors", "history.json", "manifest.json"
 BEST = "best.safetensors"  # with keep best only

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from llm import checkpoint, files, gpt2, lora, losses, preflight, resume, runtime
 from llm.batches import Buckets, Shuffled, derive, steps_per_epoch
+from llm.history import COLUMNS
 from llm.instruction_dataset import FinetuneInstructConfig, InstructionDataset
 from llm.instructions import read_entries
 from llm.model import count_parameters
 from llm.runtime import RuntimeConfig
-from llm.train import COLUMNS, fit, looks
+from llm.train import fit, looks
 from stages import run_stage, stage
 
 INSTRUCTIONS = Path("data/instructions")

@@ -12,12 +12,13 @@ from torch import nn
 from llm import checkpoint, classifier, files, leakage, lora, losses, prefix, preflight, resume, runtime, stats
 from llm.batches import InOrder, Shuffled, derive, steps_per_epoch
 from llm.classifier import Classifier, FinetuneSpamConfig
+from llm.history import COLUMNS
 from llm.model import ModelConfig, count_parameters
 from llm.prefix import FrozenStates
 from llm.runtime import RuntimeConfig
 from llm.spam import LABELS, SPLITS, read_split
 from llm.spam_dataset import SpamDataset
-from llm.train import COLUMNS, fit, looks
+from llm.train import fit, looks
 from stages import Run, run_stage, stage
 
 SPAM = Path("data/spam")

@@ -15,11 +15,12 @@ from llm.book_mode import fit_as_the_book
 from llm.compiled import CompiledNextToken
 from llm.errors import DATA, UserError
 from llm.generate import generate, greedy
+from llm.history import COLUMNS, History, Sampling
 from llm.model import GPT, ModelConfig, count_parameters
 from llm.runtime import RuntimeConfig
 from llm.token_windows import PretrainConfig, TokenWindows
 from llm.tokenizer import Tokenizer, fingerprint
-from llm.train import COLUMNS, History, Sampling, evaluate, fit, looks
+from llm.train import evaluate, fit, looks
 from stages import Run, run_stage, stage
 
 CORPUS, TOKENIZER = Path("data/corpus"), Path("data/tokenizer")

@@ -50,6 +50,7 @@ LEVELS = [
         "download",
         "generate",
         "gpt2",
+        "history",
         "instructions",
         "judge_backends",
         "losses",

@@ -18,12 +18,13 @@ from llm import losses, params, tokens
 from llm.batches import Batch
 from llm.book_mode import Loaded, fit_as_the_book, loader
 from llm.errors import UserError
+from llm.history import History, Sampling
 from llm.model import GPT, ModelConfig
 from llm.optim import TrainConfig
 from llm.runtime import RuntimeConfig
 from llm.token_windows import ShortWindows, TokenWindows
 from llm.tokenizer import Tokenizer
-from llm.train import History, Sampling, fit, looks
+from llm.train import fit, looks
 from stages.check import AllParams
 
 ROOT = Path(__file__).parents[2]

@@ -19,10 +19,11 @@ from torch import nn
 from llm import losses
 from llm.batches import Chain, InOrder
 from llm.files import sha256
+from llm.history import History
 from llm.model import GPT
 from llm.optim import adamw
 from llm.resume import BEST, HISTORY, MANIFEST, MOMENTS, WEIGHTS, GoesOn, SavedStates, fingerprint, save_optimizer
-from llm.train import History, NoStates, Silent, States, fit, trained
+from llm.train import NoStates, Silent, States, fit, trained
 from tests.killing import CHANGES, RENAMES, Forks
 from tests.llm.tiny_run import FP32, MODEL, STEPS, TRAIN, Rows, bytes_of, states, train
 

@@ -15,10 +15,11 @@ from llm import losses
 from llm.batches import IGNORED, Batch, InOrder, Shuffled
 from llm.errors import DIVERGED, RESOURCES, UserError
 from llm.generate import DecodingConfig, generate
+from llm.history import COLUMNS, NO_SAMPLES, History, Sampling
 from llm.model import GPT, ModelConfig
 from llm.optim import TrainConfig
 from llm.runtime import RuntimeConfig
-from llm.train import COLUMNS, NO_SAMPLES, History, Loss, Sampling, evaluate, fit
+from llm.train import Loss, evaluate, fit
 
 Make = Callable[..., ModelConfig]
 FP32 = RuntimeConfig("fp32", "cpu", 2, False, True)

@@ -24,10 +24,11 @@ from llm.batches import IGNORED, Batch, BatchSource, Buckets, Chain, InOrder, Sh
 from llm.classifier import Classifier, freeze, predict
 from llm.errors import error_contract
 from llm.generate import generate, greedy
+from llm.history import NO_SAMPLES, History, Sampling
 from llm.model import GPT, ModelConfig
 from llm.optim import TrainConfig
 from llm.runtime import RuntimeConfig
-from llm.train import NO_SAMPLES, History, Sampling, States, fit
+from llm.train import States, fit
 
 STEPS = 5
 FP32 = RuntimeConfig("fp32", "cpu", 1, False, True)
