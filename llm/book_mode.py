@@ -34,7 +34,7 @@ def fit_as_the_book(
     sampling: Sampling = NO_SAMPLES,
     section: str = "train",
     states: States | None = None,
-    on_end: Callable[[torch.optim.Optimizer], None] = lambda _: None,
+    on_end: Callable[[torch.optim.Optimizer], None] | None = None,
 ) -> History:
     """Train a model just initialised, or loaded, after `torch.manual_seed(seed)`; sections 5.1.3 and 5.2, appendix D.
 

@@ -61,7 +61,7 @@ class Training:
 
     @property
     def state_bytes(self) -> int:
-        """One saved state: trainable weights and two moments each, and the best weights where they are kept."""
+        """A saved state but the last: trainable weights, two moments each, and the best weights where they are kept."""
         return (3 + self.keeps_best) * FP32 * self.trainable
 
     @property

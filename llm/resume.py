@@ -1,9 +1,9 @@
 """States of a training run on disk, so that a run that was killed goes on where it was.
 
-A state is a folder `step-N` with the trainable weights, the optimizer's moments and the history, and with keep best the
-best weights so far; what is frozen comes from the starting point again, batch order, dropout and learning rate are
-functions of the step, and whether patience has run out is one of the history. The manifest, renamed into place last,
-makes a state whole. No pickle: nothing in a state can run code.
+A state is a folder `step-N` with the trainable weights, the optimizer's moments as long as there are updates to come,
+and the history, and with keep best the best weights so far; what is frozen comes from the starting point again, batch
+order, dropout and learning rate are functions of the step, and whether patience has run out is one of the history. The
+manifest, renamed into place last, makes a state whole. No pickle: nothing in a state can run code.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from llm.train import NoStates, States, put, trained
 
 WEIGHTS, MOMENTS, HISTORY, MANIFEST = "weights.safetensors", "moments.safetensors", "history.json", "manifest.json"
 BEST = "best.safetensors"  # with keep best only
+NOT_ALWAYS = (MOMENTS, BEST)  # the manifest says which should be there
 RUN = "run"  # the key of the history under which all stands that decides its run
 KEPT = 2  # states; a damaged one is skipped for the one before
 CODE = ("llm", "stages")  # our packages
@@ -124,7 +125,7 @@ class SavedStates:
             return history
         return History()
 
-    def save(self, history: History, over: bool, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def save(self, history: History, over: bool, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
         """Save a state if it is due, and stop the run where a signal asked for it."""
         if history.step % self.every == 0 or over or self.stopping:
             state = self.folder / f"step-{history.step:09d}"
@@ -190,10 +191,11 @@ class GoesOn(NoStates):
 
 
 def _write(
-    state: Path, history: History, model: nn.Module, optimizer: torch.optim.Optimizer, decides: dict[str, str]
+    state: Path, history: History, model: nn.Module, optimizer: torch.optim.Optimizer | None, decides: dict[str, str]
 ) -> None:
-    weights = _on_cpu({name: p.detach() for name, p in trained(model).items()})
-    files = {WEIGHTS: weights, MOMENTS: _moments(model, optimizer)}
+    files = {WEIGHTS: _on_cpu({name: p.detach() for name, p in trained(model).items()})}
+    if optimizer is not None:
+        files[MOMENTS] = _moments(model, optimizer)
     if history.best_weights:
         files[BEST] = history.best_weights
     _at_once(lambda name: write_tensors(state / name, files[name]), files)
@@ -207,7 +209,8 @@ def _read(state: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Hi
         raise UserError(str(state), "does not fit its manifest", "remove it")
     history = History(**{name: value for name, value in read_json(state / HISTORY).items() if name != RUN})
     weights = read_tensors(state / WEIGHTS)
-    load_optimizer(state / MOMENTS, model, optimizer)
+    if (state / MOMENTS).exists():
+        load_optimizer(state / MOMENTS, model, optimizer)
     if (state / BEST).exists():
         history.best_weights = {name: tensor.clone() for name, tensor in read_tensors(state / BEST).items()}
     put(weights, model)
@@ -229,8 +232,8 @@ def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _hashes(state: Path) -> dict[str, str]:
-    best = [BEST] if (state / BEST).exists() else []  # the manifest says whether there should be one
-    return _at_once(lambda name: sha256(state / name), (WEIGHTS, MOMENTS, HISTORY, *best))
+    there = [name for name in NOT_ALWAYS if (state / name).exists()]
+    return _at_once(lambda name: sha256(state / name), (WEIGHTS, HISTORY, *there))
 
 
 def _at_once(do: Callable[[str], T], names: Iterable[str]) -> dict[str, T]:

@@ -50,8 +50,11 @@ class States(Protocol):
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> History:
         """Put the newest state into model and optimizer, if there is one; return its history."""
 
-    def save(self, history: History, over: bool, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """A step is done, and its evaluation: save that if it is due, as it is where the run is `over`."""
+    def save(self, history: History, over: bool, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+        """A step is done, and its evaluation: save that if it is due, as it is where the run is `over`.
+
+        No optimizer: what it knows is of no more use.
+        """
 
 
 class NoStates:
@@ -61,7 +64,7 @@ class NoStates:
         """An empty history."""
         return History()
 
-    def save(self, history: History, over: bool, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def save(self, history: History, over: bool, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
         """Nothing."""
 
 
@@ -122,7 +125,7 @@ def fit(
     states: States | None = None,
     coupling: Coupling = EXACT,
     untrained: Mapping[str, BatchSource] | None = None,
-    on_end: Callable[[torch.optim.Optimizer], None] = lambda _: None,
+    on_end: Callable[[torch.optim.Optimizer], None] | None = None,
 ) -> History:
     """Train `model` on every batch of `train`; evaluate on `evaluations` (keys "train" and "val") along the way.
 
@@ -190,9 +193,10 @@ def fit(
         if evaluated:
             look(lr, evaluations)
         sampling.write_if_due(history, coupling.step_after(step + 1), evaluated, over())
-        states.save(history, over(), model, optimizer)
+        states.save(history, over(), model, None if over() and on_end is None else optimizer)
         clock = time.perf_counter()
-    on_end(optimizer)
+    if on_end is not None:
+        on_end(optimizer)
     if config.keep == "best":
         put(history.best_weights, model)
     return history

@@ -58,11 +58,11 @@ def main(params: Params) -> None:
         out = run.out("models/pretrain")
 
         def save_optimizer(optimizer: torch.optim.Optimizer) -> None:
-            if config.save_optimizer:
-                resume.save_optimizer(out / OPTIMIZER, model, optimizer)
+            resume.save_optimizer(out / OPTIMIZER, model, optimizer)
 
+        on_end = save_optimizer if config.save_optimizer else None
         run.turn_to("compute")
-        history = train_model(model, train, val, params, run, when_to_write(sample, len(train), config), save_optimizer)
+        history = train_model(model, train, val, params, run, when_to_write(sample, len(train), config), on_end)
         run.say(history.ending(config))
         every_window = InOrder(val, config.batch_size)
         loss = losses.next_token_of(params.runtime.fused_loss)
@@ -105,7 +105,7 @@ def train_model(
     params: Params,
     run: Run,
     sampling: Sampling,
-    on_end: Callable[[torch.optim.Optimizer], None],
+    on_end: Callable[[torch.optim.Optimizer], None] | None,
 ) -> History:
     """The history of the training; in mode exact a run can be stopped and goes on."""
     config, loss = params.pretrain, losses.next_token_of(params.runtime.fused_loss)

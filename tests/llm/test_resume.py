@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,14 +94,14 @@ def survived_kills(forks, fresh, task, calls):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_killed_at_any_rename(task, forks, fresh):
-    # three states of four files; the report as it is written and both outputs
-    assert survived_kills(forks, fresh, task, RENAMES) == 3 * 4 + 3
+    # two states of four files and one without moments; the report as it is written and both outputs
+    assert survived_kills(forks, fresh, task, RENAMES) == 2 * 4 + 3 + 3
 
 
 @pytest.mark.parametrize("task", KEPT)
 def test_killed_at_any_rename_with_the_best_weights_kept(task, forks, fresh):
-    # two states of five files; the report as it is written and both outputs
-    assert survived_kills(forks, fresh, task, RENAMES) == 2 * 5 + 3
+    # a state of five files and one without moments; the report as it is written and both outputs
+    assert survived_kills(forks, fresh, task, RENAMES) == 5 + 4 + 3
 
 
 @pytest.mark.slow
@@ -389,6 +390,14 @@ def test_the_two_newest_are_kept(fresh):
     assert state_folders(finished("pretrain", fresh())) == ["step-000000004", "step-000000005"]
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_after_the_last_update_no_moments_are_saved(task, fresh):
+    folder = finished(task, fresh())
+    having = {state.name: (state / MOMENTS).exists() for state in (folder / "states").glob("*/*")}
+    assert having == {"step-000000004": True, "step-000000005": False}
+    assert finish(task, folder) == finish(task, fresh())
+
+
 def damages() -> dict[str, Callable[[Path], object]]:
     def flip(name: str) -> Callable[[Path], object]:
         def damage(state: Path) -> None:
@@ -407,14 +416,14 @@ def damages() -> dict[str, Callable[[Path], object]]:
 
 @pytest.mark.parametrize("damage", damages())
 def test_a_damaged_state_is_skipped_for_the_older_one(damage, fresh):
-    folder, said = finished("spam", fresh()), []
-    (newest,) = (folder / "states").glob("*/step-000000005")
+    folder, said = stopped_after(STEPS - 1, "spam", fresh()), []
+    (newest,) = (folder / "states").glob("*/step-000000004")
     damages()[damage](newest)
     with states(folder, say=said.append) as saved:
         resumed = bytes_of(*train("spam", saved), folder / "out")
     assert [re.sub("the state .*step", "step", line) for line in said] == [
-        "step-000000005 is not whole: skipped",
-        "resuming after step 4",
+        "step-000000004 is not whole: skipped",
+        "resuming after step 2",
     ]
     assert resumed == finish("spam", fresh())
 
@@ -543,3 +552,23 @@ def test_a_run_goes_on_from_a_saved_model_and_optimizer(tmp_path):
     passes(without, 1, None)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), with_it.parameters(), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(whole.parameters(), without.parameters(), strict=True))
+
+
+def test_the_optimizer_that_is_kept_is_there_after_a_kill_too(tmp_path):
+    """Of a run that was killed between its last update and its end, as of one that was not."""
+
+    def end(states: States) -> bytes:
+        torch.manual_seed(5)
+        model, data = GPT(MODEL), InOrder(Rows("pretrain"), 6)
+        path = tmp_path / "optimizer.safetensors"
+        on_end = partial(save_optimizer, path, model)
+        evaluations = {"train": data, "val": data}
+        fit(model, losses.next_token, data, evaluations, TRAIN, FP32, 3, Silent(), states=states, on_end=on_end)
+        return path.read_bytes()
+
+    whole = end(NoStates())
+    said: list[str] = []
+    assert end(SavedStates(tmp_path / "states", 2, said.append)) == whole
+    assert said == []
+    assert end(SavedStates(tmp_path / "states", 2, said.append)) == whole
+    assert said == ["resuming after step 4"]
