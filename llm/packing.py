@@ -1,11 +1,12 @@
 """Linear layers for decoding on a CPU: bf16 weights in the order in which oneDNN reads them, laid out once.
 
 A decoding step is one read of all weights. In PyTorch's own order oneDNN rearranges them in every step, which costs as
-much again as reading them. Only for models that do not train any more: packed weights cannot be saved, nor changed.
+much again as reading them. Packed weights cannot be saved, nor changed: a model that goes on training is packed beside.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import Any, TypeVar
 
 import torch
@@ -28,7 +29,7 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out), in bf16."""
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, *self.then)
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(torch.bfloat16), self.packed, self.bias, *self.then)
         return y
 
 
@@ -53,6 +54,20 @@ def for_decoding(model: M, config: RuntimeConfig, rows: int) -> M:
     if config.device == "cpu" and can_pack():
         _pack(model, rows)
     return model
+
+
+def beside(model: M, config: RuntimeConfig, rows: int) -> M:
+    """A model to decode with under autocast, which `model` may train on after: the same but for its packed weights.
+
+    These are of now, and take the place of those that autocast would keep; all others it shares. Where nothing can be
+    packed it is `model` itself.
+    """
+    if config.precision == "fp32" or config.device != "cpu" or not can_pack():
+        return model
+    shared = {id(parameter): parameter for parameter in model.parameters()}
+    other = copy.deepcopy(model, shared)
+    _pack(other, rows)
+    return other
 
 
 def _pack(module: nn.Module, rows: int) -> None:

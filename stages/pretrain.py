@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from llm import checkpoint, files, losses, preflight, resume, runtime
+from llm import checkpoint, files, losses, packing, preflight, resume, runtime
 from llm.batches import BatchSource, Chain, InOrder, Shuffled, derive, steps_per_epoch
 from llm.book_mode import fit_as_the_book
 from llm.compiled import CompiledNextToken
@@ -165,8 +165,9 @@ def continue_text(model: GPT, tokenizer: Tokenizer, config: PretrainConfig, prec
     """The sample prompt with its greedy continuation, in the precision of the training."""
     decoding = greedy(config.sample_tokens)
     prompt = tokenizer.encode(config.sample_prompt)
+    packed = packing.beside(model, precision, rows=1)
     with runtime.autocast(precision):
-        return tokenizer.decode(prompt + generate(model, [prompt], decoding, tokenizer.eot)[0])
+        return tokenizer.decode(prompt + generate(packed, [prompt], decoding, tokenizer.eot)[0])
 
 
 if __name__ == "__main__":

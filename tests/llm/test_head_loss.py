@@ -90,11 +90,14 @@ def test_a_gradient_does_not_hang_on_whether_the_other_is_wanted():
     assert torch.equal(of_weight, torch.autograd.grad(losses.of_hidden(hidden, head, targets), head.weight)[0])
 
 
-def test_without_gradients_the_loss_is_the_same():
-    with torch.no_grad():
-        loss = losses.of_hidden(*example())
+@pytest.mark.parametrize(("precision", "off"), [(FP32, 0.0), (BF16, 1e-5)])  # bf16: products of other widths
+def test_without_gradients_the_loss_is_the_same(precision, off):
+    with autocast(precision):
+        expected = losses.of_hidden(*example()).detach()
+        with torch.no_grad():
+            loss = losses.of_hidden(*example())
     assert not loss.requires_grad
-    assert torch.equal(loss, losses.of_hidden(*example()).detach())
+    torch.testing.assert_close(loss, expected, rtol=off, atol=0.0)
 
 
 def test_where_no_target_counts_the_loss_is_zero_and_so_are_the_gradients():

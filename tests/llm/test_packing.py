@@ -11,8 +11,8 @@ from llm import packing
 from llm.generate import generate, greedy
 from llm.lora import LoraConfig, LoraLinear, add_lora
 from llm.model import GPT, MLP
-from llm.packing import PackedLinear, PackedMLP, can_pack, for_decoding
-from llm.runtime import RuntimeConfig
+from llm.packing import PackedLinear, PackedMLP, beside, can_pack, for_decoding
+from llm.runtime import RuntimeConfig, autocast
 
 BF16 = RuntimeConfig("bf16", "cpu", 1, False, True)
 FP32 = RuntimeConfig("fp32", "cpu", 1, False, True)
@@ -87,6 +87,39 @@ def test_the_text_is_that_of_unpacked_bf16_weights(gpt, model_config, monkeypatc
     monkeypatch.undo()
     packed = for_decoding(gpt, BF16, 3)
     assert generate(packed, PROMPTS, GREEDY, None) == generate(plain, PROMPTS, GREEDY, None)
+
+
+@needs_onednn
+def test_beside_a_model_it_is_packed_as_it_is_now(gpt):
+    def off(found: torch.Tensor) -> float:
+        return float((found - expected).norm() / expected.norm())
+
+    ids = torch.tensor(PROMPTS[:1])
+    with torch.no_grad(), autocast(BF16):
+        expected, found = gpt(ids).float(), beside(gpt, BF16, 1)(ids)
+        nn.init.normal_(gpt.transformer.h[1].mlp.c_proj.weight)
+        later = beside(gpt, BF16, 1)(ids)
+    assert found.dtype == torch.bfloat16
+    assert off(found) < 0.01
+    assert off(later) > 0.1  # control
+
+
+@needs_onednn
+def test_a_model_trains_on_after_it_was_packed_beside(gpt):
+    before, kinds = copy.deepcopy(gpt.state_dict()), [type(module) for module in gpt.modules()]
+    packed = beside(gpt, BF16, 1)
+    assert [type(module) for module in packed.modules()].count(PackedLinear) == 2 * 4 + 1
+    assert [type(module) for module in gpt.modules()] == kinds
+    assert all(torch.equal(before[name], tensor) for name, tensor in gpt.state_dict().items())
+    assert {id(parameter) for parameter in packed.parameters()} < {id(parameter) for parameter in gpt.parameters()}
+    gpt(torch.tensor([PROMPTS[0]])).sum().backward()
+    assert all(parameter.grad is not None for parameter in gpt.parameters())
+
+
+def test_what_cannot_be_packed_is_the_model_itself(gpt, monkeypatch):
+    assert beside(gpt, FP32, 1) is gpt
+    monkeypatch.setattr(packing, "can_pack", lambda: False)
+    assert beside(gpt, BF16, 1) is gpt
 
 
 def test_fp32_is_left_as_it_is(gpt):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from llm import generate
 from llm.errors import UserError
 from llm.model import GPT
 from llm.runtime import RuntimeConfig
@@ -19,11 +20,12 @@ PROMPT = SimpleNamespace(sample_prompt="Every effort", sample_tokens=3)
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
-def test_samples_are_drawn_in_the_precision_of_the_training(precision, dtype, vocabulary, model_config):
+def test_samples_are_drawn_in_the_precision_of_the_training(precision, dtype, vocabulary, model_config, monkeypatch):
     tokenizer = Tokenizer.load(vocabulary)
     model = GPT(model_config(vocab_size=tokenizer.vocab_size))
     seen = []
-    model.lm_head.register_forward_hook(lambda _model, _given, logits: seen.append(logits.dtype))
+    choose = generate.choose
+    monkeypatch.setattr(generate, "choose", lambda logits, *how: seen.append(logits.dtype) or choose(logits, *how))
     text = continue_text(
         model, tokenizer, PROMPT, RuntimeConfig(precision, "cpu", threads=1, keep_pages=False, fused_loss=True)
     )
