@@ -29,9 +29,10 @@ ONCE = ("chapter-5", "chapter-6", "chapter-6-fp32", "pipeline")  # minutes each:
 TOLD_APART = ("machine", "chapter-6-fp32", "pipeline")  # not lines of the table
 HEAD = """\
 What is counted are tokens; for chapter 6 (random weights, last block, 5 epochs) training messages, over the time from
-tokenized messages to the accuracies of all splits; for chapter 5 over the whole stage. The book's one epoch there is
-scaled. Ours is with `python -m llm use auto`, in the lines train-* also with `pretrain.compile: true`; steps are timed
-after the first two, and nobody clips gradients there.
+tokenized messages to the accuracies of all splits; for chapter 5 up to the saved model, ours from the start of the
+program. Of the book's epochs one is timed in chapter 6, the first and a second in chapter 5, and scaled. Ours is with
+`python -m llm use auto`, in the lines train-* also with `pretrain.compile: true`; steps are timed after the first two,
+and nobody clips gradients there.
 """.split("\n")
 Result = dict[str, Any]
 Rounds = dict[str, list[Result]]  # by contender

@@ -330,7 +330,7 @@ WORK: dict[str, dict[str, Callable[[], float | Result]]] = {
         "ours": lambda: tokenize(tokenize_ours),
         "transformers": lambda: tokenize(tokenize_transformers),
     },
-    "chapter-5": {"ours": chapter5.ours, "book": lambda: chapter5.book(CHAPTER_5.book())},
+    "chapter-5": {"ours": chapter5.ours, "book": lambda: chapter5.book(CHAPTER_5.book)},
     "chapter-6": {
         "ours": lambda: chapter6.ours(SHAPES["124M"].config(), BF16),
         "whole": lambda: chapter6.ours(SHAPES["124M"].config(), BF16, frozen_prefix=False),
