@@ -33,12 +33,12 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, with_gradients: bool) -> Tensor:
         words, device = weight.shape[0], hidden.device.type
-        if with_gradients:
+        if with_gradients or device != "cpu":
             dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
             x, w = hidden.to(dtype), _aligned(weight, dtype)
             logits = F.linear(x, w)  # (N, words and what aligns them, which is 0 and stays so)
         else:
-            logits = F.linear(hidden, weight)  # autocast keeps what it makes of the weight
+            logits = F.linear(hidden, weight)  # on CPUs as fast, and autocast keeps what it makes of the weight
         total = torch.zeros((), device=hidden.device)
         rows = max((CACHED if device == "cpu" else LAUNCHED) // words, 1)
         for z, target in zip(torch.split(logits[:, :words], rows), torch.split(targets[:, None], rows), strict=True):
