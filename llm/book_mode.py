@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from llm.batches import Batch, Dataset, some_steps_per_epoch
 from llm.history import NO_SAMPLES, History, Sampling
-from llm.optim import TrainConfig
+from llm.optim import AdamW, TrainConfig
 from llm.runtime import RuntimeConfig
 from llm.train import Loss, Part, States, Watcher, fit
 
@@ -34,7 +34,7 @@ def fit_as_the_book(
     sampling: Sampling = NO_SAMPLES,
     section: str = "train",
     states: States | None = None,
-    on_end: Callable[[torch.optim.Optimizer], None] | None = None,
+    on_end: Callable[[AdamW], None] | None = None,
 ) -> History:
     """Train a model just initialised, or loaded, after `torch.manual_seed(seed)`; sections 5.1.3 and 5.2, appendix D.
 

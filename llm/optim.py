@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import adamw as functional
 
 from llm.params import Problem, at_least_zero, fraction, positive
+
+BETA1, EPS = 0.9, 1e-8  # of AdamW, as GPT-2, the book and PyTorch have them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +66,71 @@ def lr_at(step: int, steps: int, config: TrainConfig) -> float:
     return config.lr * (config.decay_to + (1 - config.decay_to) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over what is trainable, with weight decay on matrices or on every parameter."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    smallest = {"matrices": 2, "all": 0}[config.weight_decay_on]  # in dimensions
-    groups = [
-        {"params": [p for p in trainable if p.dim() >= smallest], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.dim() < smallest], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, config.beta2), fused=True)
+class AdamW:
+    """AdamW (Loshchilov and Hutter, 2019) over what trains of a model, as `torch.optim.AdamW(fused=True)` to the bit.
+
+    That class loads PyTorch's compiler when it is built, which takes a second; what it calls in the end needs none.
+    Weight decay is on matrices, or on every parameter.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainConfig) -> None:
+        self.parameters = trained(model)
+        self.moments: dict[str, dict[str, Tensor]] = {}  # by name: exp_avg, exp_avg_sq and step, the number of updates
+        self._config = config
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """Update every parameter that has a gradient."""
+        smallest = {"matrices": 2, "all": 0}[self._config.weight_decay_on]  # in dimensions
+        moved = {name: p for name, p in self.parameters.items() if p.grad is not None}
+        self._update({name: p for name, p in moved.items() if p.dim() >= smallest}, lr, self._config.weight_decay)
+        self._update({name: p for name, p in moved.items() if p.dim() < smallest}, lr, 0.0)
+
+    def _update(self, parameters: Mapping[str, nn.Parameter], lr: float, weight_decay: float) -> None:
+        for name, parameter in parameters.items():
+            self.moments.setdefault(name, _at_rest(parameter))
+        of_each = [self.moments[name] for name in parameters]
+        functional.adamw(
+            list(parameters.values()),
+            [cast(Tensor, p.grad) for p in parameters.values()],
+            [moments["exp_avg"] for moments in of_each],
+            [moments["exp_avg_sq"] for moments in of_each],
+            [],
+            [moments["step"] for moments in of_each],
+            fused=True,
+            amsgrad=False,
+            maximize=False,
+            lr=lr,
+            beta1=BETA1,
+            beta2=self._config.beta2,
+            eps=EPS,
+            weight_decay=weight_decay,
+        )
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def state(self) -> dict[str, Tensor]:
+        """What it remembers, as NAME.exp_avg, NAME.exp_avg_sq and NAME.step: no copies."""
+        return {f"{name}.{kind}": tensor for name, kinds in self.moments.items() for kind, tensor in kinds.items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Remember copies of what `state` returned, of this or another process; what is not trained here is left."""
+        self.moments = {}
+        for key, tensor in state.items():
+            name, _, kind = key.rpartition(".")
+            if name in self.parameters:
+                device = self.parameters[name].device
+                self.moments.setdefault(name, {})[kind] = tensor.to(device, copy=True)
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What trains, by name; what is shared stands there once."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _at_rest(parameter: nn.Parameter) -> dict[str, Tensor]:
+    step = torch.zeros((), device=parameter.device)
+    return {"exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter), "step": step}

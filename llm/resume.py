@@ -29,7 +29,8 @@ from llm.checkpoint import read_tensors, write_tensors
 from llm.errors import Terminated, UserError
 from llm.files import dvc_md5, read_json, sha256, write_json, write_text
 from llm.history import History
-from llm.train import NoStates, States, put, trained
+from llm.optim import AdamW, trained
+from llm.train import NoStates, States, put
 
 WEIGHTS, MOMENTS, HISTORY, MANIFEST = "weights.safetensors", "moments.safetensors", "history.json", "manifest.json"
 BEST = "best.safetensors"  # with keep best only
@@ -111,7 +112,7 @@ class SavedStates:
         self._saved: int | None = None  # the step of the newest state
         self._stop: int | None = None  # the signal that asks the run to stop
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> History:
+    def load(self, model: nn.Module, optimizer: AdamW) -> History:
         """Put the newest whole state into model and optimizer; its history, an empty one where there is none."""
         for state in self._newest_first():
             try:
@@ -125,7 +126,7 @@ class SavedStates:
             return history
         return History()
 
-    def save(self, history: History, over: bool, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+    def save(self, history: History, over: bool, model: nn.Module, optimizer: AdamW | None) -> None:
         """Save a state if it is due, and stop the run where a signal asked for it."""
         if history.step % self.every == 0 or over or self.stopping:
             state = self.folder / f"step-{history.step:09d}"
@@ -156,26 +157,9 @@ class SavedStates:
         return sorted(self.folder.glob("step-*"), reverse=True)
 
 
-def save_optimizer(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Write what an optimizer knows of each of the model's parameters: NAME.exp_avg, NAME.exp_avg_sq, NAME.step."""
-    write_tensors(path, _moments(model, optimizer))
-
-
-def load_optimizer(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put what `save_optimizer` wrote into an optimizer of such a model; learning rate and decay stay its own."""
-    of_each: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in read_tensors(path).items():
-        name, _, moment = key.rpartition(".")
-        of_each.setdefault(name, {})[moment] = tensor.clone()  # out of the file, which is removed one day
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    groups = optimizer.state_dict()["param_groups"]
-    numbers = zip(
-        (number for group in groups for number in group["params"]),
-        (parameter for group in optimizer.param_groups for parameter in group["params"]),
-        strict=True,
-    )
-    state = {number: of_each[names[parameter]] for number, parameter in numbers if names[parameter] in of_each}
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+def save_optimizer(path: Path, optimizer: AdamW) -> None:
+    """Write what an optimizer remembers of each parameter: NAME.exp_avg, NAME.exp_avg_sq, NAME.step."""
+    write_tensors(path, _on_cpu(optimizer.state()))
 
 
 class GoesOn(NoStates):
@@ -184,18 +168,16 @@ class GoesOn(NoStates):
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> History:
+    def load(self, model: nn.Module, optimizer: AdamW) -> History:
         """Put the moments into the optimizer; an empty history."""
-        load_optimizer(self.path, model, optimizer)
+        optimizer.load(read_tensors(self.path))
         return History()
 
 
-def _write(
-    state: Path, history: History, model: nn.Module, optimizer: torch.optim.Optimizer | None, decides: dict[str, str]
-) -> None:
+def _write(state: Path, history: History, model: nn.Module, optimizer: AdamW | None, decides: dict[str, str]) -> None:
     files = {WEIGHTS: _on_cpu({name: p.detach() for name, p in trained(model).items()})}
     if optimizer is not None:
-        files[MOMENTS] = _moments(model, optimizer)
+        files[MOMENTS] = _on_cpu(optimizer.state())
     if history.best_weights:
         files[BEST] = history.best_weights
     _at_once(lambda name: write_tensors(state / name, files[name]), files)
@@ -204,27 +186,17 @@ def _write(
     write_json(state / MANIFEST, _hashes(state))
 
 
-def _read(state: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> History:
+def _read(state: Path, model: nn.Module, optimizer: AdamW) -> History:
     if read_json(state / MANIFEST) != _hashes(state):
         raise UserError(str(state), "does not fit its manifest", "remove it")
     history = History(**{name: value for name, value in read_json(state / HISTORY).items() if name != RUN})
     weights = read_tensors(state / WEIGHTS)
     if (state / MOMENTS).exists():
-        load_optimizer(state / MOMENTS, model, optimizer)
+        optimizer.load(read_tensors(state / MOMENTS))
     if (state / BEST).exists():
         history.best_weights = {name: tensor.clone() for name, tensor in read_tensors(state / BEST).items()}
     put(weights, model)
     return history
-
-
-def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    return _on_cpu(
-        {
-            f"{name}.{key}": tensor
-            for name, parameter in model.named_parameters()
-            for key, tensor in optimizer.state.get(parameter, {}).items()
-        }
-    )
 
 
 def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

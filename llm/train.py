@@ -18,7 +18,7 @@ from llm.batches import Batch, BatchSource, Dataset, InOrder, derive
 from llm.errors import DIVERGED, RESOURCES, UserError
 from llm.history import NO_SAMPLES, History, Sampling
 from llm.losses import Sums
-from llm.optim import TrainConfig, adamw, lr_at
+from llm.optim import AdamW, TrainConfig, lr_at, trained
 from llm.runtime import RuntimeConfig, autocast
 
 Loss = Callable[[nn.Module, Batch], Sums]  # sums over what counts; the count comes from the targets
@@ -47,10 +47,10 @@ class Silent:
 class States(Protocol):
     """What lets a run go on where an earlier one was stopped."""
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> History:
+    def load(self, model: nn.Module, optimizer: AdamW) -> History:
         """Put the newest state into model and optimizer, if there is one; return its history."""
 
-    def save(self, history: History, over: bool, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+    def save(self, history: History, over: bool, model: nn.Module, optimizer: AdamW | None) -> None:
         """A step is done, and its evaluation: save that if it is due, as it is where the run is `over`.
 
         No optimizer: what it knows is of no more use.
@@ -60,11 +60,11 @@ class States(Protocol):
 class NoStates:
     """Nothing is saved; a run begins at its beginning."""
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> History:
+    def load(self, model: nn.Module, optimizer: AdamW) -> History:
         """An empty history."""
         return History()
 
-    def save(self, history: History, over: bool, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+    def save(self, history: History, over: bool, model: nn.Module, optimizer: AdamW | None) -> None:
         """Nothing."""
 
 
@@ -125,7 +125,7 @@ def fit(
     states: States | None = None,
     coupling: Coupling = EXACT,
     untrained: Mapping[str, BatchSource] | None = None,
-    on_end: Callable[[torch.optim.Optimizer], None] | None = None,
+    on_end: Callable[[AdamW], None] | None = None,
 ) -> History:
     """Train `model` on every batch of `train`; evaluate on `evaluations` (keys "train" and "val") along the way.
 
@@ -142,8 +142,8 @@ def fit(
     finite; the weights are those before that update then.
     """
     device = next(model.parameters()).device
-    optimizer = adamw(model, config)
-    trainable = list(trained(model).values())
+    optimizer = AdamW(model, config)
+    trainable = list(optimizer.parameters.values())
     states = states or NoStates()
     history = states.load(model, optimizer)
     history.planned = steps = len(train)
@@ -173,8 +173,6 @@ def fit(
         step = history.step
         model.train()
         lr = lr_at(step, steps, config)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
         batch = train[step]
         batch_loss = _accumulate(
             model, loss, batch, config, runtime, partial(coupling.seed_dropout, seed, step), device
@@ -184,8 +182,8 @@ def fit(
         _check_finite({"loss": batch_loss, "gradient norm": norm.item()}, section, lr, history)
         if longest is not None and norm > longest:
             torch.nn.utils.clip_grads_with_norm_(trainable, longest, norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.step(lr)
+        optimizer.zero_grad()
         history.step, history.tokens_seen = step + 1, history.tokens_seen + batch.tokens
         now = time.perf_counter()
         watcher.progress(step + 1, steps, batch_loss, batch.tokens / (now - clock))
@@ -200,11 +198,6 @@ def fit(
     if config.keep == "best":
         put(history.best_weights, model)
     return history
-
-
-def trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    """What trains, by name; what is shared stands there once."""
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from llm.errors import DATA, UserError
 from llm.generate import generate, greedy
 from llm.history import COLUMNS, History, Sampling
 from llm.model import GPT, ModelConfig, count_parameters
+from llm.optim import AdamW
 from llm.runtime import RuntimeConfig
 from llm.token_windows import PretrainConfig, TokenWindows
 from llm.tokenizer import Tokenizer, fingerprint
@@ -57,8 +58,8 @@ def main(params: Params) -> None:
 
         out = run.out("models/pretrain")
 
-        def save_optimizer(optimizer: torch.optim.Optimizer) -> None:
-            resume.save_optimizer(out / OPTIMIZER, model, optimizer)
+        def save_optimizer(optimizer: AdamW) -> None:
+            resume.save_optimizer(out / OPTIMIZER, optimizer)
 
         on_end = save_optimizer if config.save_optimizer else None
         run.turn_to("compute")
@@ -105,7 +106,7 @@ def train_model(
     params: Params,
     run: Run,
     sampling: Sampling,
-    on_end: Callable[[torch.optim.Optimizer], None] | None,
+    on_end: Callable[[AdamW], None] | None,
 ) -> History:
     """The history of the training; in mode exact a run can be stopped and goes on."""
     config, loss = params.pretrain, losses.next_token_of(params.runtime.fused_loss)

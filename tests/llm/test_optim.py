@@ -1,17 +1,22 @@
-"""The learning rate as a table, AdamW's groups, and the checks on what training is told."""
+"""The learning rate as a table, AdamW beside PyTorch's, and the checks on what training is told."""
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from llm.model import GPT
-from llm.optim import TrainConfig, adamw, lr_at
+from llm.optim import AdamW, TrainConfig, lr_at
+
+ROOT = Path(__file__).parents[2]
 
 VALUES: dict[str, Any] = {
     "epochs": 15,
@@ -84,55 +89,118 @@ def test_warmup_longer_than_the_run_never_reaches_the_top() -> None:
 # AdamW
 
 
-def test_matrices_decay_and_norms_and_biases_do_not(model_config: Any) -> None:
-    model = GPT(model_config())
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    decayed, plain = adamw(model, config()).param_groups
-    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
-    assert all(".ln_" in names[p] or names[p].endswith("bias") for p in plain["params"])
-    assert not any(".ln_" in names[p] or names[p].endswith("bias") for p in decayed["params"])
+def gradients_of(model: nn.Module, update: int) -> None:
+    """Any, the same for models of one shape."""
+    generator = torch.Generator().manual_seed(update)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
 
 
-def updated(optimizer_of: Callable[[nn.Module], torch.optim.AdamW]) -> list[float]:
-    """The parameters of a norm, a matrix and its bias after one step, all of them and their gradients one before."""
-    model = nn.Sequential(nn.LayerNorm(1), nn.Linear(1, 1))
+def updated(model: nn.Module, optimizer: AdamW, first: int, count: int) -> dict[str, Tensor]:
+    """The weights after some updates, each with a learning rate of its own."""
+    for update in range(first, first + count):
+        gradients_of(model, update)
+        optimizer.step(0.1 / (1 + update))
+        optimizer.zero_grad()
+    assert all(parameter.grad is None for parameter in model.parameters())
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def updated_by_pytorchs(model: nn.Module, config: TrainConfig, count: int) -> dict[str, Tensor]:
+    """The same with PyTorch's class; what has one dimension is a norm or a bias."""
+    parameters = list(model.parameters())
+    flat_decay = config.weight_decay if config.weight_decay_on == "all" else 0.0
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.dim() == 1], "weight_decay": flat_decay},
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, config.beta2), fused=True)
+    for update in range(count):
+        gradients_of(model, update)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.1 / (1 + update)
+        optimizer.step()
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def equal(some: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
+    return some.keys() == others.keys() and all(torch.equal(some[name], others[name]) for name in some)
+
+
+@pytest.mark.parametrize("tie_head", [False, True])
+@pytest.mark.parametrize("decaying", ["matrices", "all"])
+def test_updates_are_those_of_pytorchs_class_to_the_bit(model_config: Any, decaying: str, tie_head: bool) -> None:
+    ours = GPT(model_config(tie_head=tie_head, qkv_bias=True))
+    theirs, told = copy.deepcopy(ours), config(weight_decay_on=decaying, weight_decay=0.5)
+    assert equal(updated(ours, AdamW(ours, told), 0, 4), updated_by_pytorchs(theirs, told, 4))
+
+
+def test_the_first_update_is_adamws() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    start = model.weight.item()
+    optimizer = AdamW(model, config(weight_decay=0.5))
+    model.weight.grad = torch.full((1, 1), 3.0)
+    optimizer.step(0.1)
+    assert model.weight.item() == pytest.approx(start * (1 - 0.1 * 0.5) - 0.1, rel=1e-5)  # Adam's first step is lr
+
+
+@pytest.mark.parametrize("decaying", ["matrices", "all"])
+def test_what_decays_is_asked_for(decaying: str) -> None:
+    model = nn.Sequential(nn.LayerNorm(2), nn.Linear(2, 2))
+    optimizer = AdamW(model, config(weight_decay=0.5, weight_decay_on=decaying))
     for parameter in model.parameters():
         nn.init.ones_(parameter)
-        parameter.grad = torch.ones_like(parameter)
-    optimizer_of(model).step()
-    return [parameter.item() for parameter in model.parameters()]
-
-
-def test_every_parameter_decays_where_that_is_asked() -> None:
-    def plain(model: nn.Module) -> torch.optim.AdamW:
-        return torch.optim.AdamW(model.parameters(), lr=0.001, weight_decay=0.1, fused=True)
-
-    assert updated(lambda model: adamw(model, config(weight_decay_on="all"))) == updated(plain)
-    assert updated(lambda model: adamw(model, config(weight_decay_on="matrices"))) != updated(plain)
+        parameter.grad = torch.zeros_like(parameter)  # nothing else moves
+    optimizer.step(0.1)
+    expected = {"0.weight": 1.0, "0.bias": 1.0, "1.weight": 0.95, "1.bias": 1.0}
+    if decaying == "all":
+        expected = dict.fromkeys(expected, 0.95)
+    assert {name: parameter.max().item() for name, parameter in model.named_parameters()} == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("decaying", ["matrices", "all"])
-def test_every_parameter_stands_in_one_group_once(model_config: Any, decaying: str) -> None:
-    model = GPT(model_config(tie_head=True))
-    grouped = [p for group in adamw(model, config(weight_decay_on=decaying)).param_groups for p in group["params"]]
-    assert sorted(map(id, grouped)) == sorted(map(id, model.parameters()))
-
-
-@pytest.mark.parametrize("decaying", ["matrices", "all"])
-def test_frozen_parameters_are_left_out(model_config: Any, decaying: str) -> None:
-    model = GPT(model_config())
+def test_what_is_frozen_or_has_no_gradient_stays(model_config: Any, decaying: str) -> None:
+    model = GPT(model_config(tie_head=False))
     model.transformer.wte.requires_grad_(False)
-    grouped = [p for group in adamw(model, config(weight_decay_on=decaying)).param_groups for p in group["params"]]
-    assert not any(p is model.transformer.wte.weight for p in grouped)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer = AdamW(model, config(weight_decay_on=decaying))
+    gradients_of(model, 0)
+    model.lm_head.weight.grad = None
+    optimizer.step(0.1)
+    still = {name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])}
+    assert still == {"transformer.wte.weight", "lm_head.weight"}
+    assert "transformer.wte.weight" not in optimizer.parameters
+    assert not any(key.startswith(("transformer.wte.", "lm_head.")) for key in optimizer.state())
 
 
-def test_update_is_adamws() -> None:
-    model = torch.nn.Linear(1, 1, bias=False)
-    start = model.weight.item()
-    optimizer = adamw(model, config(lr=0.1, weight_decay=0.5))
-    model.weight.grad = torch.full((1, 1), 3.0)
-    optimizer.step()
-    assert model.weight.item() == pytest.approx(start * (1 - 0.1 * 0.5) - 0.1, rel=1e-5)  # Adam's first step is lr
+def test_another_goes_on_from_a_state_and_leaves_it_alone(model_config: Any) -> None:
+    whole = GPT(model_config())
+    halves = copy.deepcopy(whole)
+    expected = updated(whole, AdamW(whole, config()), 0, 4)
+    first, second = AdamW(halves, config()), AdamW(halves, config())
+    updated(halves, first, 0, 2)
+    state = {key: tensor.clone() for key, tensor in first.state().items()}
+    second.load(first.state())
+    assert equal(updated(halves, second, 2, 2), expected)
+    assert equal(first.state(), state)
+
+
+def test_no_compiler_is_loaded_to_train() -> None:
+    program = """
+import sys, torch
+from torch import nn
+from llm.optim import AdamW
+from tests.llm.test_optim import config
+model = nn.Linear(2, 2)
+model(torch.ones(1, 2)).sum().backward()
+optimizer = AdamW(model, config())
+optimizer.step(0.1)
+optimizer.zero_grad()
+print("torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 # Checks

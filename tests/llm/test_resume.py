@@ -22,9 +22,9 @@ from llm.batches import Chain, InOrder
 from llm.files import sha256
 from llm.history import History
 from llm.model import GPT
-from llm.optim import adamw
+from llm.optim import AdamW, trained
 from llm.resume import BEST, HISTORY, MANIFEST, MOMENTS, WEIGHTS, GoesOn, SavedStates, fingerprint, save_optimizer
-from llm.train import NoStates, Silent, States, fit, trained
+from llm.train import NoStates, Silent, States, fit
 from tests.killing import CHANGES, RENAMES, Forks
 from tests.llm.tiny_run import FP32, MODEL, STEPS, TRAIN, Rows, bytes_of, states, train
 
@@ -231,10 +231,10 @@ def stopped_after(step: int, task: str, folder: Path) -> Path:
 class Tampered:
     """States that give back something else than was saved."""
 
-    def __init__(self, saved: States, change: Callable[[History, torch.optim.Optimizer], None]) -> None:
+    def __init__(self, saved: States, change: Callable[[History, AdamW], None]) -> None:
         self.saved, self.change = saved, change
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> History:
+    def load(self, model: nn.Module, optimizer: AdamW) -> History:
         history = self.saved.load(model, optimizer)
         self.change(history, optimizer)
         return history
@@ -243,20 +243,20 @@ class Tampered:
         self.saved.save(*args)
 
 
-def without_moments(_: History, optimizer: torch.optim.Optimizer) -> None:
-    optimizer.state.clear()
+def without_moments(_: History, optimizer: AdamW) -> None:
+    optimizer.moments.clear()
 
 
-def without_step_counters(_: History, optimizer: torch.optim.Optimizer) -> None:
-    for state in optimizer.state.values():
-        state["step"].zero_()
+def without_step_counters(_: History, optimizer: AdamW) -> None:
+    for moments in optimizer.moments.values():
+        moments["step"].zero_()
 
 
-def off_by_one(history: History, _: torch.optim.Optimizer) -> None:
+def off_by_one(history: History, _: AdamW) -> None:
     history.step -= 1
 
 
-def untouched(_: History, __: torch.optim.Optimizer) -> None:
+def untouched(_: History, __: AdamW) -> None:
     pass
 
 
@@ -307,7 +307,7 @@ def test_the_runs_here_end_early_with_weights_from_before_their_end(task):
             raise Stopped
 
     class Watched(NoStates):
-        def save(self, history: History, over: bool, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        def save(self, history: History, over: bool, model: nn.Module, optimizer: AdamW) -> None:
             if history.step == kept:
                 at_the_kept_step.append({name: p.detach().clone() for name, p in trained(model).items()})
 
@@ -326,7 +326,7 @@ class Forgetful:
     def __init__(self, saved: States) -> None:
         self.saved = saved
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> History:
+    def load(self, model: nn.Module, optimizer: AdamW) -> History:
         history = self.saved.load(model, optimizer)
         history.best_weights = {name: p.detach().clone() for name, p in trained(model).items()}
         return history
@@ -522,7 +522,7 @@ def test_null_saves_nothing(tmp_path):
     with resume.states(tmp_path / "states", TRAIN, [], None, print) as saved:
         model, _ = train("spam", saved)
     assert not (tmp_path / "states").exists()
-    assert saved.load(model, adamw(model, TRAIN)).rows == []
+    assert saved.load(model, AdamW(model, TRAIN)).rows == []
 
 
 # Going on after the end
@@ -537,7 +537,7 @@ def test_a_run_goes_on_from_a_saved_model_and_optimizer(tmp_path):
     begun = GPT(shape)
     looks = {"train": data, "val": data}
 
-    def passes(model: GPT, count: int, states: States | None) -> torch.optim.Optimizer:
+    def passes(model: GPT, count: int, states: States | None) -> AdamW:
         kept = []
         source = Chain(*[data] * count)
         loss, silent = losses.next_token, Silent()
@@ -546,7 +546,7 @@ def test_a_run_goes_on_from_a_saved_model_and_optimizer(tmp_path):
 
     whole, first = copy.deepcopy(begun), copy.deepcopy(begun)
     passes(whole, 2, None)
-    save_optimizer(tmp_path / "optimizer.safetensors", first, passes(first, 1, None))
+    save_optimizer(tmp_path / "optimizer.safetensors", passes(first, 1, None))
     with_it, without = copy.deepcopy(first), copy.deepcopy(first)
     passes(with_it, 1, GoesOn(tmp_path / "optimizer.safetensors"))
     passes(without, 1, None)
@@ -561,7 +561,7 @@ def test_the_optimizer_that_is_kept_is_there_after_a_kill_too(tmp_path):
         torch.manual_seed(5)
         model, data = GPT(MODEL), InOrder(Rows("pretrain"), 6)
         path = tmp_path / "optimizer.safetensors"
-        on_end = partial(save_optimizer, path, model)
+        on_end = partial(save_optimizer, path)
         evaluations = {"train": data, "val": data}
         fit(model, losses.next_token, data, evaluations, TRAIN, FP32, 3, Silent(), states=states, on_end=on_end)
         return path.read_bytes()

@@ -17,7 +17,7 @@ from llm.errors import DIVERGED, RESOURCES, UserError
 from llm.generate import DecodingConfig, generate
 from llm.history import COLUMNS, NO_SAMPLES, History, Sampling
 from llm.model import GPT, ModelConfig
-from llm.optim import TrainConfig
+from llm.optim import AdamW, TrainConfig
 from llm.runtime import RuntimeConfig
 from llm.train import Loss, evaluate, fit
 
@@ -138,14 +138,14 @@ def test_long_gradients_are_clipped_and_others_left(model_config: Make) -> None:
         return {"loss": 100.0 * m.weight.sum() * batch.count}  # type: ignore[operator]
 
     seen: list[float] = []
-    original = torch.optim.AdamW.step
+    original = AdamW.step
 
-    def spy(self: torch.optim.AdamW, *args: Any) -> Any:
+    def spy(self: AdamW, *args: Any) -> Any:
         seen.append(float(model.weight.grad))  # type: ignore[arg-type]
         return original(self, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", spy)
+        patch.setattr(AdamW, "step", spy)
         for clip in (0.5, 200.0, None):
             fit(model, loss, Shuffled(Sentences(), 6, 1, 0), {}, config(clip_norm=clip), FP32, 0, Recorder())
     assert seen[0] == pytest.approx(0.5, rel=1e-4)
