@@ -19,35 +19,35 @@ LAUNCHED = 2**26  # and an accelerator
 ALIGNED = 64  # words: rows of other widths are slow to multiply in 16 bits
 
 
-def summed_cross_entropy(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
+def summed_cross_entropy(hidden: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
     """`F.cross_entropy(head(hidden), targets, reduction="sum")` for hidden states (N, C) and targets (N,), in fp32.
 
-    Section 5.1. All targets count, and `head` is a plain Linear without bias. Equal up to rounding; under autocast the
-    gradient of each logit is rounded to that precision, as it is without this.
+    Section 5.1. All targets count, and `head` is one that `fits`. Equal up to rounding; under autocast the gradient of
+    each logit is rounded to that precision, as it is without this.
     """
+    if _only_asked(hidden):
+        return _summed(head(hidden), targets, with_gradients=False)
     loss: Tensor = _HeadLoss.apply(hidden, head.weight, targets, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
     return loss
+
+
+def fits(hidden: Tensor, head: nn.Module) -> bool:
+    """Whether that is for this head: a plain Linear without bias, or any that a CPU only asks for its logits."""
+    return type(head) is nn.Linear or _only_asked(hidden)
+
+
+def _only_asked(hidden: Tensor) -> bool:
+    return hidden.device.type == "cpu" and not torch.is_grad_enabled()
 
 
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, with_gradients: bool) -> Tensor:
         words, device = weight.shape[0], hidden.device.type
-        if with_gradients or device != "cpu":
-            dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-            x, w = hidden.to(dtype), _aligned(weight, dtype)
-            logits = F.linear(x, w)  # (N, words and what aligns them, which is 0 and stays so)
-        else:
-            logits = F.linear(hidden, weight)  # on CPUs as fast, and autocast keeps what it makes of the weight
-        total = torch.zeros((), device=hidden.device)
-        rows = max((CACHED if device == "cpu" else LAUNCHED) // words, 1)
-        for z, target in zip(torch.split(logits[:, :words], rows), torch.split(targets[:, None], rows), strict=True):
-            p = torch.softmax(z.float(), dim=-1)
-            # the likeliest word has exp(0) of the sum that softmax divides by
-            log_sum = z.amax(dim=-1, keepdim=True) - p.amax(dim=-1, keepdim=True).log()
-            total += (log_sum - z.gather(1, target)).sum()
-            if with_gradients:
-                z.copy_(p.scatter_add_(1, target, -torch.ones_like(target, dtype=p.dtype)))
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        x, w = hidden.to(dtype), _aligned(weight, dtype)
+        logits = F.linear(x, w)  # (N, words and what aligns them, which is 0 and stays so)
+        total = _summed(logits[:, :words], targets, with_gradients)
         if with_gradients:
             ctx.save_for_backward(x, w, logits)
             ctx.kinds = hidden.dtype, weight.dtype, words
@@ -66,6 +66,20 @@ class _HeadLoss(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _summed(logits: Tensor, targets: Tensor, with_gradients: bool) -> Tensor:
+    """The sum over the rows (N, words); with gradients these take the place of the logits."""
+    total = torch.zeros((), device=logits.device)
+    rows = max((CACHED if logits.device.type == "cpu" else LAUNCHED) // logits.shape[1], 1)
+    for z, target in zip(torch.split(logits, rows), torch.split(targets[:, None], rows), strict=True):
+        p = torch.softmax(z.float(), dim=-1)
+        # the likeliest word has exp(0) of the sum that softmax divides by
+        log_sum = z.amax(dim=-1, keepdim=True) - p.amax(dim=-1, keepdim=True).log()
+        total += (log_sum - z.gather(1, target)).sum()
+        if with_gradients:
+            z.copy_(p.scatter_add_(1, target, -torch.ones_like(target, dtype=p.dtype)))
+    return total
 
 
 def _aligned(weight: Tensor, dtype: torch.dtype) -> Tensor:

@@ -30,9 +30,9 @@ def next_token_of(fused: bool) -> Callable[[nn.Module, Batch], Sums]:
     return fused_next_token if fused else next_token
 
 
-def of_hidden(hidden: Tensor, head: nn.Linear, targets: Tensor, fused: bool = True) -> Tensor:
+def of_hidden(hidden: Tensor, head: nn.Module, targets: Tensor, fused: bool = True) -> Tensor:
     """`cross_entropy(head(hidden), targets)` of the hidden states (..., C); `fused` where that can be."""
-    if not fused or type(head) is not nn.Linear:  # one with another path beside it, as LoRA's
+    if not fused or not head_loss.fits(hidden, head):  # there may be another path beside it, as LoRA's
         return cross_entropy(head(hidden), targets)
     counts = targets != IGNORED
     if counts.all():

@@ -1,7 +1,8 @@
-"""Linear layers for decoding on a CPU: bf16 weights in the order in which oneDNN reads them, laid out once.
+"""Linear layers for CPUs: bf16 weights in the order in which oneDNN reads them, laid out once.
 
 A decoding step is one read of all weights. In PyTorch's own order oneDNN rearranges them in every step, which costs as
-much again as reading them. Packed weights cannot be saved, nor changed: a model that goes on training is packed beside.
+much again as reading them; and no other order takes GELU with the product before it. Packed weights cannot be saved,
+nor changed: a model that goes on training is packed beside.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from llm.model import MLP
+from llm.model import GPT, MLP
 from llm.runtime import RuntimeConfig
 
+MANY = 512  # rows, of an evaluation
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -51,23 +53,28 @@ def for_decoding(model: M, config: RuntimeConfig, rows: int) -> M:
     if config.precision == "fp32":
         return model
     model.to(torch.bfloat16)
-    if config.device == "cpu" and can_pack():
+    if packs(config):
         _pack(model, rows)
     return model
 
 
 def beside(model: M, config: RuntimeConfig, rows: int) -> M:
-    """A model to decode with under autocast, which `model` may train on after: the same but for its packed weights.
+    """A GPT to decode with or evaluate under autocast, which `model` may train on after: the same but packed.
 
-    These are of now, and take the place of those that autocast would keep; all others it shares. Where nothing can be
-    packed it is `model` itself.
+    Packed weights are of now, and take the place of those that autocast would keep; all others it shares. Where nothing
+    can be packed it is `model` itself, as of other models, which may take their weights apart.
     """
-    if config.precision == "fp32" or config.device != "cpu" or not can_pack():
+    if not isinstance(model, GPT) or not packs(config):
         return model
     shared = {id(parameter): parameter for parameter in model.parameters()}
     other = copy.deepcopy(model, shared)
     _pack(other, rows)
     return other
+
+
+def packs(config: RuntimeConfig) -> bool:
+    """Whether weights are packed in this precision on this device."""
+    return config.precision == "bf16" and config.device == "cpu" and can_pack()
 
 
 def _pack(module: nn.Module, rows: int) -> None:

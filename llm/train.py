@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from llm import packing
 from llm.batches import Batch, BatchSource, Dataset, InOrder, derive
 from llm.errors import DIVERGED, RESOURCES, UserError
 from llm.history import NO_SAMPLES, History, Sampling
@@ -152,10 +153,11 @@ def fit(
         return history.step == steps or history.ran_out(config)
 
     def look(lr: float, sources: Mapping[str, BatchSource]) -> None:
-        step = coupling.step_after(history.step)
+        model.eval()
+        step, seen = coupling.step_after(history.step), packing.beside(model, runtime, packing.MANY)
         row: dict[str, Any] = {"step": step, "tokens_seen": history.tokens_seen, "lr": lr}
         for name, data in sources.items():
-            means = evaluate(model, loss, data, runtime, config.micro_batch_size, coupling)
+            means = evaluate(seen, loss, data, runtime, config.micro_batch_size, coupling)
             _check_finite({f"{name} loss": means["loss"]}, section, lr, history)
             row |= {f"{name}_{measure}": mean for measure, mean in means.items()}
         history.rows.append(row)

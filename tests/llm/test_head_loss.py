@@ -11,8 +11,9 @@ from llm import head_loss, losses
 from llm.batches import IGNORED, Batch
 from llm.lora import LoraConfig, add_lora
 from llm.model import GPT
+from llm.packing import PackedLinear
 from llm.runtime import autocast
-from tests.llm.test_packing import BF16, FP32
+from tests.llm.test_packing import BF16, FP32, needs_onednn
 
 WORDS, WIDTH, TOKENS = 321, 16, 50
 SUMS = {"fused": losses.of_hidden, "plain": lambda hidden, head, targets: losses.cross_entropy(head(hidden), targets)}
@@ -98,6 +99,22 @@ def test_without_gradients_the_loss_is_the_same(precision, off):
             loss = losses.of_hidden(*example())
     assert not loss.requires_grad
     torch.testing.assert_close(loss, expected, rtol=off, atol=0.0)
+
+
+@needs_onednn
+def test_a_packed_head_is_asked_for_its_logits():
+    hidden, head, targets = example()
+    packed, kept = PackedLinear(head, 2 * TOKENS), []
+    with torch.no_grad(), autocast(BF16):
+        expected = losses.of_hidden(hidden, head, targets)
+        packed.register_forward_hook(lambda _module, _inputs, logits: kept.append(logits))
+        loss = losses.of_hidden(hidden, packed, targets)
+        wrong = losses.of_hidden(
+            hidden, packed, torch.where(targets == IGNORED, targets, WORDS - 1 - targets)
+        )  # control
+    assert [logits.shape for logits in kept[:1]] == [((targets != IGNORED).sum(), WORDS)]
+    torch.testing.assert_close(loss, expected, rtol=1e-3, atol=0.0)
+    assert (wrong - expected).abs() > 1e-2 * expected
 
 
 def test_where_no_target_counts_the_loss_is_zero_and_so_are_the_gradients():

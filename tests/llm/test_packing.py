@@ -1,6 +1,7 @@
 """Decoding with packed bf16 weights: the products of the same weights, laid out in another order."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -117,6 +118,8 @@ def test_a_model_trains_on_after_it_was_packed_beside(gpt):
 
 
 def test_what_cannot_be_packed_is_the_model_itself(gpt, monkeypatch):
+    assert beside(gpt.transformer, BF16, 1) is gpt.transformer
+    assert beside(gpt, replace(BF16, device="cuda"), 1) is gpt
     assert beside(gpt, FP32, 1) is gpt
     monkeypatch.setattr(packing, "can_pack", lambda: False)
     assert beside(gpt, BF16, 1) is gpt

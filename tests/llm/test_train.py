@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from llm import losses
+from llm import losses, packing
 from llm.batches import IGNORED, Batch, InOrder, Shuffled
 from llm.errors import DIVERGED, RESOURCES, UserError
 from llm.generate import DecodingConfig, generate
@@ -20,9 +20,11 @@ from llm.model import GPT, ModelConfig
 from llm.optim import AdamW, TrainConfig
 from llm.runtime import RuntimeConfig
 from llm.train import Loss, evaluate, fit
+from tests.llm.test_packing import needs_onednn
 
 Make = Callable[..., ModelConfig]
 FP32 = RuntimeConfig("fp32", "cpu", 2, False, True)
+BF16 = RuntimeConfig("bf16", "cpu", 2, False, True)
 
 
 class Sentences:
@@ -153,7 +155,7 @@ def test_long_gradients_are_clipped_and_others_left(model_config: Make) -> None:
 
 
 def test_bf16_trains_fp32_weights(train: Train) -> None:
-    model, history, _ = train(steps=60, lr=0.03, runtime=RuntimeConfig("bf16", "cpu", 2, False, True))
+    model, history, _ = train(steps=60, lr=0.03, runtime=BF16)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert history.last["train_loss"] < 1.0
 
@@ -420,6 +422,34 @@ def test_evaluation_is_the_mean_over_all_targets(model_config: Make, batch_size:
     model.train()
     found = evaluate(model, losses.next_token, InOrder(data, batch_size), FP32)["loss"]
     assert found == pytest.approx(exact.item(), rel=1e-6)
+
+
+@needs_onednn
+@pytest.mark.parametrize("loss", [losses.next_token, losses.fused_next_token])
+def test_in_bf16_packed_weights_are_evaluated_and_others_train(
+    train: Train, monkeypatch: pytest.MonkeyPatch, loss: Loss
+) -> None:
+    packed: list[tuple[GPT, GPT]] = []
+    original = packing.beside
+
+    def spy(model: GPT, *args: Any) -> GPT:
+        packed.append((model, original(model, *args)))
+        return packed[-1][1]
+
+    monkeypatch.setattr(packing, "beside", spy)
+    model, history, _ = train(loss=loss, runtime=BF16, dropout=0.2, lr=0.03, keep="best")
+    assert len(packed) == len(history.rows) == 4  # once for both splits
+    for trained, evaluated in packed:
+        assert trained is model
+        assert evaluated is not model
+        assert not evaluated.training
+    monkeypatch.setattr(packing, "can_pack", lambda: False)
+    unpacked, plain, _ = train(loss=loss, runtime=BF16, dropout=0.2, lr=0.03, keep="best")
+    assert packed[-1][1] is unpacked
+    assert same_bits(model, unpacked)
+    for row, other in zip(history.rows, plain.rows, strict=True):
+        assert row == pytest.approx(other, rel=2e-3)
+    assert history.rows[0]["val_loss"] != pytest.approx(history.last["val_loss"], rel=2e-2)  # control
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 24])
