@@ -87,8 +87,7 @@ class AdamW:
         self._update({name: p for name, p in moved.items() if p.dim() < smallest}, lr, 0.0)
 
     def _update(self, parameters: Mapping[str, nn.Parameter], lr: float, weight_decay: float) -> None:
-        for name, parameter in parameters.items():
-            self.moments.setdefault(name, _at_rest(parameter))
+        self.moments |= {name: _at_rest(p) for name, p in parameters.items() if name not in self.moments}
         of_each = [self.moments[name] for name in parameters]
         functional.adamw(
             list(parameters.values()),

@@ -154,10 +154,10 @@ def fit(
 
     def look(lr: float, sources: Mapping[str, BatchSource]) -> None:
         model.eval()
-        step, seen = coupling.step_after(history.step), packing.beside(model, runtime, packing.MANY)
+        step, packed = coupling.step_after(history.step), packing.beside(model, runtime, packing.MANY)
         row: dict[str, Any] = {"step": step, "tokens_seen": history.tokens_seen, "lr": lr}
         for name, data in sources.items():
-            means = evaluate(seen, loss, data, runtime, config.micro_batch_size, coupling)
+            means = evaluate(packed, loss, data, runtime, config.micro_batch_size, coupling)
             _check_finite({f"{name} loss": means["loss"]}, section, lr, history)
             row |= {f"{name}_{measure}": mean for measure, mean in means.items()}
         history.rows.append(row)
