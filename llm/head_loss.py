@@ -25,7 +25,7 @@ def summed_cross_entropy(hidden: Tensor, head: nn.Module, targets: Tensor) -> Te
     Section 5.1. All targets count, and `head` is one that `fits`. Equal up to rounding; under autocast the gradient of
     each logit is rounded to that precision, as it is without this.
     """
-    if _only_asked(hidden):
+    if _on_cpu_without_gradients(hidden):
         return _summed(head(hidden), targets, with_gradients=False)
     loss: Tensor = _HeadLoss.apply(hidden, head.weight, targets, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
     return loss
@@ -33,10 +33,10 @@ def summed_cross_entropy(hidden: Tensor, head: nn.Module, targets: Tensor) -> Te
 
 def fits(hidden: Tensor, head: nn.Module) -> bool:
     """Whether that is for this head: a plain Linear without bias, or any that a CPU only asks for its logits."""
-    return type(head) is nn.Linear or _only_asked(hidden)
+    return (type(head) is nn.Linear and head.bias is None) or _on_cpu_without_gradients(hidden)
 
 
-def _only_asked(hidden: Tensor) -> bool:
+def _on_cpu_without_gradients(hidden: Tensor) -> bool:
     return hidden.device.type == "cpu" and not torch.is_grad_enabled()
 
 

@@ -9,11 +9,13 @@ from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim import adamw as functional
+from torch.optim.adamw import adamw
 
+from llm.errors import DATA, UserError
 from llm.params import Problem, at_least_zero, fraction, positive
 
 BETA1, EPS = 0.9, 1e-8  # of AdamW, as GPT-2, the book and PyTorch have them
+OF_THESE_WEIGHTS = "take the optimizer that was saved with these weights"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +76,7 @@ class AdamW:
     """
 
     def __init__(self, model: nn.Module, config: TrainConfig) -> None:
-        self.parameters = trained(model)
+        self.weights = trained(model)
         self.moments: dict[str, dict[str, Tensor]] = {}  # by name: exp_avg, exp_avg_sq and step, the number of updates
         self._config = config
 
@@ -82,16 +84,16 @@ class AdamW:
     def step(self, lr: float) -> None:
         """Update every parameter that has a gradient."""
         smallest = {"matrices": 2, "all": 0}[self._config.weight_decay_on]  # in dimensions
-        moved = {name: p for name, p in self.parameters.items() if p.grad is not None}
+        moved = {name: p for name, p in self.weights.items() if p.grad is not None}
         self._update({name: p for name, p in moved.items() if p.dim() >= smallest}, lr, self._config.weight_decay)
         self._update({name: p for name, p in moved.items() if p.dim() < smallest}, lr, 0.0)
 
-    def _update(self, parameters: Mapping[str, nn.Parameter], lr: float, weight_decay: float) -> None:
-        self.moments |= {name: _at_rest(p) for name, p in parameters.items() if name not in self.moments}
-        of_each = [self.moments[name] for name in parameters]
-        functional.adamw(
-            list(parameters.values()),
-            [cast(Tensor, p.grad) for p in parameters.values()],
+    def _update(self, weights: Mapping[str, nn.Parameter], lr: float, weight_decay: float) -> None:
+        self.moments |= {name: _at_rest(p) for name, p in weights.items() if name not in self.moments}
+        of_each = [self.moments[name] for name in weights]
+        adamw(
+            list(weights.values()),
+            [cast(Tensor, p.grad) for p in weights.values()],
             [moments["exp_avg"] for moments in of_each],
             [moments["exp_avg_sq"] for moments in of_each],
             [],
@@ -108,21 +110,33 @@ class AdamW:
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
-        for parameter in self.parameters.values():
+        for parameter in self.weights.values():
             parameter.grad = None
 
     def state(self) -> dict[str, Tensor]:
         """What it remembers, as NAME.exp_avg, NAME.exp_avg_sq and NAME.step: no copies."""
         return {f"{name}.{kind}": tensor for name, kinds in self.moments.items() for kind, tensor in kinds.items()}
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Remember copies of what `state` returned, of this or another process; what is not trained here is left."""
-        self.moments = {}
+    def load(self, state: Mapping[str, Tensor], where: str) -> None:
+        """Remember copies of what `state` returned, of this or another process.
+
+        Raises UserError, which names the file `where`, if that is not of these weights; all is as it was then.
+        """
+        found: dict[str, dict[str, Tensor]] = {}
         for key, tensor in state.items():
             name, _, kind = key.rpartition(".")
-            if name in self.parameters:
-                device = self.parameters[name].device
-                self.moments.setdefault(name, {})[kind] = tensor.to(device, copy=True)
+            found.setdefault(name, {})[kind] = tensor
+        for name, kinds in found.items():
+            if name not in self.weights:
+                raise UserError(where, f"{name} does not train here", OF_THESE_WEIGHTS, DATA)
+            shapes = {kind: tuple(tensor.shape) for kind, tensor in kinds.items()}
+            shape = tuple(self.weights[name].shape)
+            if shapes != (wanted := {"exp_avg": shape, "exp_avg_sq": shape, "step": ()}):
+                raise UserError(where, f"{name} has {shapes}, not {wanted}", OF_THESE_WEIGHTS, DATA)
+        self.moments = {
+            name: {kind: t.to(self.weights[name].device, torch.float32, copy=True) for kind, t in kinds.items()}
+            for name, kinds in found.items()
+        }
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:

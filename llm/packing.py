@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from llm.model import GPT, MLP
 from llm.runtime import RuntimeConfig
 
-MANY = 512  # rows, of an evaluation
+EVALUATION_ROWS = 512  # about
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -53,7 +53,7 @@ def for_decoding(model: M, config: RuntimeConfig, rows: int) -> M:
     if config.precision == "fp32":
         return model
     model.to(torch.bfloat16)
-    if packs(config):
+    if _packs(config):
         _pack(model, rows)
     return model
 
@@ -64,7 +64,7 @@ def beside(model: M, config: RuntimeConfig, rows: int) -> M:
     Packed weights are of now, and take the place of those that autocast would keep; all others it shares. Where nothing
     can be packed it is `model` itself, as of other models, which may take their weights apart.
     """
-    if not isinstance(model, GPT) or not packs(config):
+    if not isinstance(model, GPT) or not _packs(config):
         return model
     shared = {id(parameter): parameter for parameter in model.parameters()}
     other = copy.deepcopy(model, shared)
@@ -72,8 +72,7 @@ def beside(model: M, config: RuntimeConfig, rows: int) -> M:
     return other
 
 
-def packs(config: RuntimeConfig) -> bool:
-    """Whether weights are packed in this precision on this device."""
+def _packs(config: RuntimeConfig) -> bool:
     return config.precision == "bf16" and config.device == "cpu" and can_pack()
 
 

@@ -170,7 +170,7 @@ class GoesOn(NoStates):
 
     def load(self, model: nn.Module, optimizer: AdamW) -> History:
         """Put the moments into the optimizer; an empty history."""
-        optimizer.load(read_tensors(self.path))
+        optimizer.load(read_tensors(self.path), str(self.path))
         return History()
 
 
@@ -192,7 +192,7 @@ def _read(state: Path, model: nn.Module, optimizer: AdamW) -> History:
     history = History(**{name: value for name, value in read_json(state / HISTORY).items() if name != RUN})
     weights = read_tensors(state / WEIGHTS)
     if (state / MOMENTS).exists():
-        optimizer.load(read_tensors(state / MOMENTS))
+        optimizer.load(read_tensors(state / MOMENTS), str(state / MOMENTS))
     if (state / BEST).exists():
         history.best_weights = {name: tensor.clone() for name, tensor in read_tensors(state / BEST).items()}
     put(weights, model)

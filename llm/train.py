@@ -144,7 +144,7 @@ def fit(
     """
     device = next(model.parameters()).device
     optimizer = AdamW(model, config)
-    trainable = list(optimizer.parameters.values())
+    trainable = list(optimizer.weights.values())
     states = states or NoStates()
     history = states.load(model, optimizer)
     history.planned = steps = len(train)
@@ -153,8 +153,8 @@ def fit(
         return history.step == steps or history.ran_out(config)
 
     def look(lr: float, sources: Mapping[str, BatchSource]) -> None:
-        model.eval()
-        step, packed = coupling.step_after(history.step), packing.beside(model, runtime, packing.MANY)
+        packed = packing.beside(model.eval(), runtime, packing.EVALUATION_ROWS)
+        step = coupling.step_after(history.step)
         row: dict[str, Any] = {"step": step, "tokens_seen": history.tokens_seen, "lr": lr}
         for name, data in sources.items():
             means = evaluate(packed, loss, data, runtime, config.micro_batch_size, coupling)

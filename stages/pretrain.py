@@ -67,8 +67,13 @@ def main(params: Params) -> None:
         run.say(history.ending(config))
         every_window = InOrder(val, config.batch_size)
         loss = losses.next_token_of(params.runtime.fused_loss)
-        packed = packing.beside(model, params.runtime, packing.MANY)
-        whole_val = evaluate(packed, loss, every_window, params.runtime, config.micro_batch_size)
+        whole_val = evaluate(
+            packing.beside(model, params.runtime, packing.EVALUATION_ROWS),
+            loss,
+            every_window,
+            params.runtime,
+            config.micro_batch_size,
+        )
         run.turn_to("save")
         checkpoint.save_model(model, TOKENIZER, out)
         files.write_csv(run.out("reports/pretrain/loss.csv"), COLUMNS, history.table())

@@ -156,11 +156,31 @@ def test_a_head_with_a_path_beside_it_keeps_it(model_config):
     torch.manual_seed(1)
     model = GPT(model_config(tie_head=False))
     add_lora(model, LoraConfig(2, 4.0, "alpha/rank"), seed=1)
-    with torch.no_grad():
-        model.lm_head.lora_B += 0.1
+    nn.init.normal_(model.lm_head.lora_B)
     ids = torch.randint(300, (2, 8))
     batch = Batch(ids, ids)
     assert torch.equal(losses.fused_next_token(model, batch)["loss"], losses.next_token(model, batch)["loss"])
+
+
+def test_without_gradients_too_a_head_keeps_the_path_beside_it(model_config):
+    torch.manual_seed(1)
+    model = GPT(model_config(tie_head=False)).eval()
+    add_lora(model, LoraConfig(2, 4.0, "alpha/rank"), seed=1)
+    ids = torch.randint(300, (2, 8))
+    batch = Batch(ids, ids)
+    with torch.no_grad():
+        unmoved = losses.fused_next_token(model, batch)["loss"]
+        nn.init.normal_(model.lm_head.lora_B)
+        found, expected = (loss(model, batch)["loss"] for loss in (losses.fused_next_token, losses.next_token))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0.0)
+    assert (unmoved - expected).abs() > 1e-4 * expected  # control
+
+
+def test_a_bias_is_not_lost():
+    hidden, _, targets = example()
+    head = nn.Linear(WIDTH, WORDS)
+    nn.init.normal_(head.bias)
+    assert torch.equal(losses.of_hidden(hidden, head, targets), losses.cross_entropy(head(hidden), targets))
 
 
 def test_the_fused_loss_calls_no_cross_entropy_that_keeps_logits(monkeypatch, model_config):
