@@ -429,23 +429,23 @@ def test_evaluation_is_the_mean_over_all_targets(model_config: Make, batch_size:
 def test_in_bf16_packed_weights_are_evaluated_and_others_train(
     train: Train, monkeypatch: pytest.MonkeyPatch, loss: Loss
 ) -> None:
-    packed: list[tuple[GPT, GPT]] = []
-    original = packing.beside
+    asked: list[nn.Module] = []
 
-    def spy(model: GPT, *args: Any) -> GPT:
-        packed.append((model, original(model, *args)))
-        return packed[-1][1]
+    def of_each(model: nn.Module, batch: Batch) -> losses.Sums:
+        if not model.training:
+            asked.append(model)
+        return loss(model, batch)
 
-    monkeypatch.setattr(packing, "beside", spy)
-    model, history, _ = train(loss=loss, runtime=BF16, dropout=0.2, lr=0.03, keep="best")
-    assert len(packed) == len(history.rows) == 4  # once for both splits
-    for trained, evaluated in packed:
-        assert trained is model
-        assert evaluated is not model
-        assert not evaluated.training
+    model, history, _ = train(loss=of_each, runtime=BF16, dropout=0.2, lr=0.03, keep="best")
+    assert not model.training
+    assert len(history.rows) == len(set(map(id, asked))) == 4  # one for both splits
+    for evaluated in asked:
+        assert packing.PackedLinear in map(type, evaluated.modules())
+        assert nn.Linear not in map(type, evaluated.modules())
+    asked.clear()
     monkeypatch.setattr(packing, "can_pack", lambda: False)
-    unpacked, plain, _ = train(loss=loss, runtime=BF16, dropout=0.2, lr=0.03, keep="best")
-    assert packed[-1][1] is unpacked
+    unpacked, plain, _ = train(loss=of_each, runtime=BF16, dropout=0.2, lr=0.03, keep="best")
+    assert set(asked) == {unpacked}
     assert same_bits(model, unpacked)
     for row, other in zip(history.rows, plain.rows, strict=True):
         assert row == pytest.approx(other, rel=2e-3)
