@@ -1,7 +1,7 @@
 """A next-token loss whose training passes are compiled by PyTorch: kernels that do several steps in one go.
 
-What is compiled are the blocks; embeddings, head and loss stay as they are, and the model itself is left alone:
-evaluations and samples run as without.
+What is compiled are the blocks, and what the fused loss does with logits; embeddings and products of the head stay as
+they are, and the model itself is left alone: evaluations and samples run as without.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shutil
 import torch
 from torch import nn
 
-from llm import losses
+from llm import head_loss, losses
 from llm.batches import Batch
 from llm.errors import RESOURCES, UserError
 from llm.model import GPT
@@ -33,6 +33,7 @@ class CompiledNextToken:
             fix = f"install {COMPILERS[0]}, or set it to false"
             raise UserError("params.yaml: pretrain.compile", "needs a C++ compiler, and none is here", fix, RESOURCES)
         self._fused, self._uncompiled = fused, losses.next_token_of(fused)
+        self._of_logits = torch.compile(head_loss.in_one_pass, dynamic=False)
         self._blocks = [torch.compile(block, dynamic=False) for block in model.transformer.h]
 
     def __call__(self, model: nn.Module, batch: Batch) -> losses.Sums:
@@ -43,4 +44,5 @@ class CompiledNextToken:
         x = model.transformer.below(batch.inputs, 0)
         for block in self._blocks:
             x = block(x, None, None)
-        return {"loss": losses.of_hidden(model.transformer.ln_f(x), model.lm_head, batch.targets, self._fused)}
+        hidden = model.transformer.ln_f(x)
+        return {"loss": losses.of_hidden(hidden, model.lm_head, batch.targets, self._fused, self._of_logits)}

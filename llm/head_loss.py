@@ -7,6 +7,7 @@ the cache, needs nothing else; and what the way back needs of the logits is know
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,17 +18,20 @@ from torch.autograd.function import once_differentiable
 CACHED = 2**20  # logits that a CPU looks at in one go
 LAUNCHED = 2**26  # and an accelerator
 ALIGNED = 64  # words: rows of other widths are slow to multiply in 16 bits
+OfLogits = Callable[[Tensor, Tensor], Tensor]  # (N, words) and targets (N,) -> what is summed over them
 
 
-def summed_cross_entropy(hidden: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
+def summed_cross_entropy(hidden: Tensor, head: nn.Module, targets: Tensor, one_pass: OfLogits | None = None) -> Tensor:
     """`F.cross_entropy(head(hidden), targets, reduction="sum")` for hidden states (N, C) and targets (N,), in fp32.
 
     Section 5.1. All targets count, and `head` is one that `fits`. Equal up to rounding; under autocast the gradient of
-    each logit is rounded to that precision, as it is without this.
+    each logit is rounded to that precision, as it is without this. `one_pass` is `in_one_pass` compiled: it takes the
+    place of several steps where gradients are wanted.
     """
     if _on_cpu_without_gradients(hidden):
         return _summed(head(hidden), targets, with_gradients=False)
-    loss: Tensor = _HeadLoss.apply(hidden, head.weight, targets, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
+    with_gradients = torch.is_grad_enabled()
+    loss: Tensor = _HeadLoss.apply(hidden, head.weight, targets, with_gradients, one_pass)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -42,12 +46,17 @@ def _on_cpu_without_gradients(hidden: Tensor) -> bool:
 
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, with_gradients: bool) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, with_gradients: bool, one_pass: OfLogits | None
+    ) -> Tensor:
         words, device = weight.shape[0], hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         x, w = hidden.to(dtype), _aligned(weight, dtype)
         logits = F.linear(x, w)  # (N, words and what aligns them, which is 0 and stays so)
-        total = _summed(logits[:, :words], targets, with_gradients)
+        if with_gradients and one_pass is not None:
+            total = one_pass(logits[:, :words], targets)
+        else:
+            total = _summed(logits[:, :words], targets, with_gradients)
         if with_gradients:
             ctx.save_for_backward(x, w, logits)
             ctx.kinds = hidden.dtype, weight.dtype, words
@@ -55,7 +64,7 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         x, w, of_logits = ctx.saved_tensors
         of_hidden, of_weight, words = ctx.kinds
         wanted_hidden, wanted_weight, *_ = ctx.needs_input_grad
@@ -63,6 +72,7 @@ class _HeadLoss(torch.autograd.Function):
         return (
             (w.T @ of_logits.T).T.to(of_hidden) * gradient if wanted_hidden else None,
             (of_logits.T @ x)[:words].to(of_weight).mul_(gradient) if wanted_weight else None,
+            None,
             None,
             None,
         )
@@ -80,6 +90,21 @@ def _summed(logits: Tensor, targets: Tensor, with_gradients: bool) -> Tensor:
         if with_gradients:
             z.copy_(p.scatter_add_(1, target, -torch.ones_like(target, dtype=p.dtype)))
     return total
+
+
+def in_one_pass(logits: Tensor, targets: Tensor) -> Tensor:
+    """The sum over the rows (N, words), whose gradients take the place of the logits: for a compiler to make one of.
+
+    Step by step it would be slower than what is done without one.
+    """
+    wide, target = logits.float(), targets[:, None]
+    top = wide.amax(dim=-1, keepdim=True)
+    powers = torch.exp(wide - top)
+    total = powers.sum(dim=-1, keepdim=True)
+    loss = (top + total.log() - wide.gather(1, target)).sum()
+    words = torch.arange(logits.shape[1], device=logits.device)
+    logits.copy_(powers / total - (words == target).float())
+    return loss
 
 
 def _aligned(weight: Tensor, dtype: torch.dtype) -> Tensor:

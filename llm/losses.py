@@ -30,14 +30,23 @@ def next_token_of(fused: bool) -> Callable[[nn.Module, Batch], Sums]:
     return fused_next_token if fused else next_token
 
 
-def of_hidden(hidden: Tensor, head: nn.Module, targets: Tensor, fused: bool = True) -> Tensor:
-    """`cross_entropy(head(hidden), targets)` of the hidden states (..., C); `fused` where that can be."""
+def of_hidden(
+    hidden: Tensor,
+    head: nn.Module,
+    targets: Tensor,
+    fused: bool = True,
+    one_pass: head_loss.OfLogits | None = None,
+) -> Tensor:
+    """`cross_entropy(head(hidden), targets)` of the hidden states (..., C); `fused` where that can be.
+
+    `one_pass` goes to `head_loss.summed_cross_entropy`.
+    """
     if not fused or not head_loss.fits(hidden, head):  # there may be another path beside it, as LoRA's
         return cross_entropy(head(hidden), targets)
     counts = targets != IGNORED
     if counts.all():
-        return head_loss.summed_cross_entropy(hidden.flatten(0, -2), head, targets.flatten())
-    return head_loss.summed_cross_entropy(hidden[counts], head, targets[counts])
+        return head_loss.summed_cross_entropy(hidden.flatten(0, -2), head, targets.flatten(), one_pass)
+    return head_loss.summed_cross_entropy(hidden[counts], head, targets[counts], one_pass)
 
 
 def classification(model: nn.Module, batch: Batch) -> Sums:

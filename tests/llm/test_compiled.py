@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from llm import losses
+from llm import head_loss, losses
 from llm.batches import Batch
 from llm.compiled import COMPILERS, CompiledNextToken
 from llm.errors import RESOURCES, UserError
 from llm.model import GPT
+from tests.llm.test_packing import BF16, FP32
 from tests.llm.tiny_run import MODEL
 
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C++ compiler here")
@@ -60,12 +61,42 @@ def test_dropout_of_compiled_passes_hangs_on_the_seed():
 
 
 @needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", [FP32, BF16])
+def test_compiled_steps_over_logits_are_those_written_down(precision):
+    dtype = torch.bfloat16 if precision is BF16 else torch.float32
+    torch.manual_seed(0)
+    logits, targets = (5 * torch.randn(20, 128)).to(dtype)[:, :99], torch.randint(99, (20,))
+    found, expected = logits.clone(), logits.clone()
+    loss = torch.compile(head_loss.in_one_pass, dynamic=False)(found, targets)
+    torch.testing.assert_close(loss, head_loss.in_one_pass(expected, targets), rtol=1e-6, atol=0.0)
+    torch.testing.assert_close(found, expected, rtol=torch.finfo(dtype).eps, atol=1e-7)
+    assert not torch.equal(found, logits)
+
+
+@needs_compiler
+def test_training_passes_hand_their_logits_to_what_was_compiled():
+    gpt = model().train()
+    loss, seen = CompiledNextToken(gpt, FUSED), []
+    loss._blocks = gpt.transformer.h  # as they are: nothing is compiled here
+
+    def of_logits(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        seen.append(logits.shape)
+        return head_loss.in_one_pass(logits, targets)
+
+    loss._of_logits = of_logits
+    total = loss(gpt, BATCH)["loss"]
+    assert seen == [(BATCH.targets.numel(), MODEL.vocab_size)]
+    torch.testing.assert_close(total, losses.next_token(gpt, BATCH)["loss"])
+
+
+@needs_compiler
 def test_evaluations_and_the_model_are_left_alone():
     gpt = model()
     names = list(gpt.state_dict())
     loss = CompiledNextToken(gpt, FUSED)
     gpt.eval()
-    loss._blocks = [None]  # what training passes would run
+    loss._blocks, loss._of_logits = [None], None  # what training passes would run
     assert torch.equal(loss(gpt, BATCH)["loss"], losses.next_token_of(FUSED)(gpt, BATCH)["loss"])
     assert list(gpt.state_dict()) == names
     assert type(gpt.transformer.h[0]).__name__ == "Block"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,7 +18,12 @@ from llm.runtime import autocast
 from tests.llm.test_packing import BF16, FP32, needs_onednn
 
 WORDS, WIDTH, TOKENS = 321, 16, 50
-SUMS = {"fused": losses.of_hidden, "plain": lambda hidden, head, targets: losses.cross_entropy(head(hidden), targets)}
+SUMS = {
+    "fused": losses.of_hidden,
+    "one pass": partial(losses.of_hidden, one_pass=head_loss.in_one_pass),
+    "plain": lambda hidden, head, targets: losses.cross_entropy(head(hidden), targets),
+}
+FUSED = ("fused", "one pass")
 
 
 def example(scale: float = 1.0, seed: int = 0) -> tuple[Tensor, nn.Linear, Tensor]:
@@ -37,19 +44,21 @@ def step(kind: str, precision: object, hidden: Tensor, head: nn.Linear, targets:
 
 @pytest.mark.parametrize("scale", [1.0, 30.0])
 @pytest.mark.parametrize("cached", [head_loss.CACHED, 3 * WORDS, 1])
-def test_loss_and_gradients_are_those_of_kept_logits(monkeypatch, scale, cached):
+@pytest.mark.parametrize("kind", FUSED)
+def test_loss_and_gradients_are_those_of_kept_logits(monkeypatch, scale, cached, kind):
     monkeypatch.setattr(head_loss, "CACHED", cached)  # all rows at once, three, and one
-    found, expected = (step(kind, FP32, *example(scale)) for kind in SUMS)
+    found, expected = (step(kind, FP32, *example(scale)) for kind in (kind, "plain"))
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.dtype == theirs.dtype == torch.float32
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", FUSED)
 @pytest.mark.parametrize("seed", range(3))
-def test_in_bf16_they_are_as_near_to_the_exact_ones(seed):
+def test_in_bf16_they_are_as_near_to_the_exact_ones(seed, kind):
     exact = step("plain", FP32, *example(seed=seed))
     for of_ours, of_plain, of_exact in zip(
-        step("fused", BF16, *example(seed=seed)), step("plain", BF16, *example(seed=seed)), exact, strict=True
+        step(kind, BF16, *example(seed=seed)), step("plain", BF16, *example(seed=seed)), exact, strict=True
     ):
         assert of_ours.dtype == of_exact.dtype
         off, plain_off = ((found - of_exact).norm() / of_exact.norm() for found in (of_ours, of_plain))
@@ -117,20 +126,23 @@ def test_a_packed_head_is_asked_for_its_logits():
     assert (wrong - expected).abs() > 1e-2 * expected
 
 
-def test_where_no_target_counts_the_loss_is_zero_and_so_are_the_gradients():
+@pytest.mark.parametrize("kind", FUSED)
+def test_where_no_target_counts_the_loss_is_zero_and_so_are_the_gradients(kind):
     hidden, head, targets = example()
-    loss, of_hidden, of_weight = step("fused", FP32, hidden, head, torch.full_like(targets, IGNORED))
+    loss, of_hidden, of_weight = step(kind, FP32, hidden, head, torch.full_like(targets, IGNORED))
     assert loss == 0
     assert not of_hidden.any()
     assert not of_weight.any()
 
 
+@pytest.mark.parametrize("kind", FUSED)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_state_that_is_not_finite_makes_the_loss_so(bad):
+def test_a_state_that_is_not_finite_makes_the_loss_so(bad, kind):
     hidden, head, targets = example()
+    hidden.data[0, 1, 0] = bad
     with torch.no_grad():
-        hidden[0, 1, 0] = bad
         assert not losses.of_hidden(hidden, head, targets).isfinite()
+    assert not SUMS[kind](hidden, head, targets).isfinite()
 
 
 def test_a_gpt_trains_to_the_same_weights_with_either(model_config):
