@@ -11,7 +11,6 @@ from llm.batches import Batch
 from llm.compiled import COMPILERS, CompiledNextToken
 from llm.errors import RESOURCES, UserError
 from llm.model import GPT
-from tests.llm.test_packing import BF16, FP32
 from tests.llm.tiny_run import MODEL
 
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C++ compiler here")
@@ -62,15 +61,14 @@ def test_dropout_of_compiled_passes_hangs_on_the_seed():
 
 @needs_compiler
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", [FP32, BF16])
-def test_compiled_steps_over_logits_are_those_written_down(precision):
-    dtype = torch.bfloat16 if precision is BF16 else torch.float32
+@pytest.mark.parametrize(("dtype", "off"), [(torch.float32, 1e-5), (torch.bfloat16, 2**-7)])  # bf16: one step of it
+def test_compiled_steps_over_logits_are_those_written_down(dtype, off):
     torch.manual_seed(0)
     logits, targets = (5 * torch.randn(20, 128)).to(dtype)[:, :99], torch.randint(99, (20,))
     found, expected = logits.clone(), logits.clone()
     loss = torch.compile(head_loss.in_one_pass, dynamic=False)(found, targets)
     torch.testing.assert_close(loss, head_loss.in_one_pass(expected, targets), rtol=1e-6, atol=0.0)
-    torch.testing.assert_close(found, expected, rtol=torch.finfo(dtype).eps, atol=1e-7)
+    torch.testing.assert_close(found, expected, rtol=off, atol=1e-7)
     assert not torch.equal(found, logits)
 
 
