@@ -32,8 +32,8 @@ What is counted are tokens; for chapter 6 (random weights, last block, 5 epochs)
 tokenized messages to the accuracies of all splits; for chapter 5 up to the saved model, ours from the start of the
 program. Of the book's epochs one is timed in chapter 6, the first and a second in chapter 5, and scaled. Ours is with
 `python -m llm use auto`, in the lines train-* also with `pretrain.compile: true`; steps are timed after the first two,
-and nobody clips gradients there. The works were measured in different hours of a machine that others use too, some
-slower by a fourth than others: ratios compare, seconds of two lines do not.
+and nobody clips gradients there. Others use this machine too, and some minutes are slower by a third than others, so
+ratios compare, and seconds of two lines do not. Works that are not measured anew keep what they had.
 """.split("\n")
 Result = dict[str, Any]
 Rounds = dict[str, list[Result]]  # by contender

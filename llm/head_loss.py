@@ -93,9 +93,9 @@ def _summed(logits: Tensor, targets: Tensor, with_gradients: bool) -> Tensor:
 
 
 def in_one_pass(logits: Tensor, targets: Tensor) -> Tensor:
-    """The sum over the rows (N, words), whose gradients take the place of the logits: for a compiler to make one of.
+    """As `_summed` with gradients, for targets (N,): to be compiled, which makes one pass over each row of it.
 
-    Step by step it would be slower than what is done without one.
+    Not compiled it is the slower of the two.
     """
     wide, target = logits.float(), targets[:, None]
     top = wide.amax(dim=-1, keepdim=True)
