@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 from llm import tokenizer
 from llm.model import ModelConfig
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as where a script starts the tests in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # or all that they start would ignore it too
 torch.set_num_threads(1)  # on tiny tensors, threads only wait for each other
 
 TEXT = (

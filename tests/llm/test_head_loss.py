@@ -127,6 +127,30 @@ def test_a_packed_head_is_asked_for_its_logits():
 
 
 @pytest.mark.parametrize("kind", FUSED)
+def test_logits_whose_powers_no_float_can_hold_have_a_loss(kind):
+    hidden, head, targets = example(scale=400.0)
+    loss, *gradients = step(kind, FP32, hidden, head, targets)
+    assert head(hidden).abs().max() > 100  # exp(100) is more than fp32 holds
+    torch.testing.assert_close(loss, step("plain", FP32, hidden, head, targets)[0], rtol=1e-5, atol=0.0)
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_one_pass_gets_the_logits_of_the_targets_that_count(ignored):
+    hidden, head, targets = example()
+    if not ignored:
+        targets[targets == IGNORED] = 0
+    seen = []
+
+    def one_pass(logits: Tensor, counting: Tensor) -> Tensor:
+        seen.append(counting)
+        return head_loss.in_one_pass(logits, counting)
+
+    losses.of_hidden(hidden, head, targets, one_pass=one_pass)
+    assert [found.tolist() for found in seen] == [targets[targets != IGNORED].tolist()]
+
+
+@pytest.mark.parametrize("kind", FUSED)
 def test_where_no_target_counts_the_loss_is_zero_and_so_are_the_gradients(kind):
     hidden, head, targets = example()
     loss, of_hidden, of_weight = step(kind, FP32, hidden, head, torch.full_like(targets, IGNORED))
