@@ -8,6 +8,7 @@ the cache, needs nothing else; and what the way back needs of the logits is know
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,8 +26,8 @@ def summed_cross_entropy(hidden: Tensor, head: nn.Module, targets: Tensor, one_p
     """`F.cross_entropy(head(hidden), targets, reduction="sum")` for hidden states (N, C) and targets (N,), in fp32.
 
     Section 5.1. All targets count, and `head` is one that `fits`. Equal up to rounding; under autocast the gradient of
-    each logit is rounded to that precision, as it is without this. `one_pass` is `in_one_pass` compiled: it takes the
-    place of several steps where gradients are wanted.
+    each logit is rounded to that precision, as it is without this. `one_pass` is `in_one_pass` compiled: for
+    training, it takes the place of several steps.
     """
     if _on_cpu_without_gradients(hidden):
         return _summed(head(hidden), targets, with_gradients=False)
@@ -53,10 +54,8 @@ class _HeadLoss(torch.autograd.Function):
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         x, w = hidden.to(dtype), _aligned(weight, dtype)
         logits = F.linear(x, w)  # (N, words and what aligns them, which is 0 and stays so)
-        if with_gradients and one_pass is not None:
-            total = one_pass(logits[:, :words], targets)
-        else:
-            total = _summed(logits[:, :words], targets, with_gradients)
+        of_logits = one_pass or partial(_summed, with_gradients=with_gradients)
+        total = of_logits(logits[:, :words], targets)
         if with_gradients:
             ctx.save_for_backward(x, w, logits)
             ctx.kinds = hidden.dtype, weight.dtype, words

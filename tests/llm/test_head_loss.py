@@ -165,7 +165,7 @@ def test_a_state_that_is_not_finite_makes_the_loss_so(bad, kind):
     hidden, head, targets = example()
     hidden.data[0, 1, 0] = bad
     with torch.no_grad():
-        assert not losses.of_hidden(hidden, head, targets).isfinite()
+        assert not SUMS[kind](hidden, head, targets).isfinite()
     assert not SUMS[kind](hidden, head, targets).isfinite()
 
 
