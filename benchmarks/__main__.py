@@ -71,6 +71,7 @@ def measure(work: str, rounds: int) -> Rounds:
             if done.returncode:
                 print(f"{work}: {contender} left out: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
                 contenders.remove(contender)
+                found.pop(contender, None)  # rounds are compared one by one
                 continue
             found[contender].append(json.loads(done.stdout.splitlines()[-1]))
             print(f"{work} {number + 1}/{rounds} {contender}: {found[contender][-1]['rate']:.1f}", file=sys.stderr)

@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml
 
 from llm import files, params
-from llm.book.runs import copy_project
+from llm.book.runs import copy_project, with_python
 
 ROOT = Path(__file__).parents[1]
 PAIRS = 5
@@ -47,7 +47,8 @@ def ours() -> dict[str, float]:
 def run(folder: Path, *words: str) -> float:
     """Seconds of `python -m WORDS` there."""
     begun = time.perf_counter()
-    subprocess.run([sys.executable, "-m", *words], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", *words]
+    subprocess.run(command, cwd=folder, env=with_python(), check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - begun
 
 

@@ -10,16 +10,14 @@ import csv
 import io
 import json
 import math
-import os
 import random
 import re
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ from sklearn.pipeline import make_pipeline
 
 from llm import checkpoint, files, losses, params, runtime
 from llm.batches import InOrder
+from llm.book import runs
 from llm.generate import generate, greedy
 from llm.instructions import RESPONSE, extract_answer, format_prompt
 from llm.judge_reference import reference_score
@@ -42,7 +41,6 @@ from stages.check import AllParams
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "docs" / "sample-results.md"
-COPIED = ("llm", "stages", "data/sample", ".dvc/config", "dvc.yaml", "dvc.lock", "params.yaml", ".dvcignore")
 SPLIT_SEEDS = (1, 2, 3)
 Figures = dict[str, list[float]]
 
@@ -73,10 +71,7 @@ def main() -> None:
 
 def copy_project(folder: Path, split_seed: int) -> Path:
     """A copy of the project whose sample is split with `split_seed`, on this project's cache."""
-    for name in COPIED:
-        copy: Callable[..., Any] = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        copy(ROOT / name, folder / name)
+    runs.copy_project(ROOT, folder, "dvc.lock")
     make = [sys.executable, "data/sample/make.py", "--out", "data/sample", "--split-seed", str(split_seed)]
     subprocess.run(make, cwd=folder, check=True)
     for words in (["config", "--local", "core.no_scm", "true"], ["cache", "dir", "--local", str(ROOT / ".dvc/cache")]):
@@ -86,10 +81,8 @@ def copy_project(folder: Path, split_seed: int) -> Path:
 
 
 def dvc(project: Path, *words: str) -> None:
-    """Run DVC there with the interpreter that runs this; stages find it as `python`."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    command = [sys.executable, "-m", "dvc", *words]
-    subprocess.run(command, cwd=project, check=True, env={**os.environ, "PATH": path})
+    """Run DVC there."""
+    subprocess.run([sys.executable, "-m", "dvc", *words], cwd=project, check=True, env=runs.with_python())
 
 
 def measure_pretraining(project: Path) -> dict[str, float]:

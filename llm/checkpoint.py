@@ -117,8 +117,13 @@ def _check_reading(labels: Any, pad_to: Any, causal: Any, where: str) -> None:
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """The shape of the model in a folder."""
-    return gpt2.parse_config(read_json(folder / CONFIG), str(folder / CONFIG))
+    """The shape of the language model in a folder."""
+    where = str(folder / CONFIG)
+    published = read_json(folder / CONFIG)
+    config = gpt2.parse_config(published, where)
+    if published.get("architectures") == ["Classifier"]:
+        raise UserError(where, "describes a classifier, not a language model", "name another folder", DATA)
+    return config
 
 
 def _load(folder: Path, config: ModelConfig) -> GPT:

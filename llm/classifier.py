@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -152,8 +152,3 @@ def predict(model: nn.Module, data: BatchSource, runtime: RuntimeConfig, micro_b
                 parts.append(model(batch.inputs, batch.lengths).float().cpu())
     model.train(was_training)
     return torch.cat(parts)
-
-
-def accuracy(predicted: Sequence[int], actual: Sequence[int]) -> float:
-    """The share that is right, 0 to 1."""
-    return sum(p == a for p, a in zip(predicted, actual, strict=True)) / len(actual)

@@ -97,9 +97,18 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"{value} is not from 0 to {2**32 - 1}")
+    return value
+
+
 def _add_decoding(command: argparse.ArgumentParser, tokens: int) -> None:
     command.add_argument("--max-new-tokens", type=int, default=tokens, help="at most (default: %(default)s)")
     command.add_argument("--temperature", type=float, default=0.0, help="0: always the likeliest token")
-    command.add_argument("--top-k", type=int, help="sample from the k likeliest tokens only")
-    command.add_argument("--top-p", type=float, help="sample from the likeliest tokens that make up this probability")
-    command.add_argument("--seed", type=int, default=123, help="of sampling (default: %(default)s)")
+    command.add_argument("--top-k", type=int, help="with a temperature: sample from the k likeliest tokens only")
+    command.add_argument(
+        "--top-p", type=float, help="with a temperature: sample from the likeliest tokens that make up this probability"
+    )
+    command.add_argument("--seed", type=_seed, default=123, help="of sampling (default: %(default)s)")

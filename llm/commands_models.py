@@ -29,8 +29,8 @@ def chat_with_model(arguments: argparse.Namespace) -> None:
     """Answer one instruction a line until the input ends; one that cannot be answered does not end it."""
     from llm.instructions import HEADERS, extract_answer, format_prompt, prompt_form
 
-    form = prompt_form(arguments.model)
     loaded = _Loaded(arguments)
+    form = prompt_form(arguments.model)
     interactive = _hint("one instruction a line; Ctrl-D ends")
     while True:
         if interactive:
@@ -67,7 +67,7 @@ def classify_texts(arguments: argparse.Namespace) -> None:
         with torch.no_grad():
             probabilities = model(batch.inputs, batch.lengths).softmax(dim=-1)[0]
         spam = float(probabilities[labels.index("spam")])
-        print(f"{labels[int(probabilities.argmax())]}\t{spam:.4f}\t{message}", flush=True)
+        print(f"{labels[int(probabilities.argmax())]}\t{spam:.4f}\t{' '.join(message.split())}", flush=True)
 
 
 def judge_file(arguments: argparse.Namespace) -> None:

@@ -82,7 +82,7 @@ def run_ablation(arguments: argparse.Namespace) -> None:
         return
     for line in ablation.queue(table, arguments.queue, AllParams):
         print(line, flush=True)
-    print(f"`{DVC} exp run --run-all` runs what is queued; then: {PROGRAM} ablation --table")
+    print(f"`dvc exp run --run-all`, in the activated environment, runs them; then: {PROGRAM} ablation --table")
 
 
 def show_report(_arguments: argparse.Namespace) -> None:
@@ -128,7 +128,7 @@ def check_outputs(_arguments: argparse.Namespace) -> None:
     files.project_root()
     locked = [
         (str(out["path"]), str(out["md5"]))
-        for stage in params.load("dvc.lock")["stages"].values()
+        for stage in params.load("dvc.lock").get("stages", {}).values()
         for out in stage.get("outs", [])
     ]
     problems = []
@@ -136,7 +136,7 @@ def check_outputs(_arguments: argparse.Namespace) -> None:
         if not Path(path).exists():
             problems.append(UserError(path, f"is not there, dvc.lock has {md5}", f"run `{DVC} checkout`", DATA))
         elif (found := files.dvc_md5(path)) != md5:
-            fix = f"move .dvc/cache away, remove {path} and run `{DVC} repro`"
+            fix = f"move .dvc/cache away, remove {path} and run `make repro`"
             problems.append(UserError(path, f"has md5 {found}, dvc.lock {md5}", fix, DATA))
     raise_all(problems)
     print(f"{len(locked)} outputs are as dvc.lock says")

@@ -22,6 +22,7 @@ RESOURCES = 6  # disk or memory
 RUNNING = 7  # another process holds the lock
 INTERRUPTED = 130
 TERMINATED = 143
+STOPS = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -64,6 +65,18 @@ def show(problem: UserError) -> None:
     print("error:", " ".join(str(problem).splitlines()), file=sys.stderr)
 
 
+def leave_on_signals() -> None:
+    """Have SIGINT and SIGTERM end the process with its line and code at once, until `error_contract` holds."""
+    for number in STOPS:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):  # not where it is ignored
+            signal.signal(number, _leave_at_once)
+
+
+def _leave_at_once(number: int, _frame: object) -> None:
+    show(_stopped(number, ""))
+    os._exit(STOPS[signal.Signals(number)])
+
+
 @contextmanager
 def error_contract() -> Iterator[None]:
     """Turn whatever leaves the block into one `error:` line a problem on stderr and the matching exit code."""
@@ -73,15 +86,17 @@ def error_contract() -> Iterator[None]:
         raise Terminated
 
     previous = signal.signal(signal.SIGTERM, terminate)
+    if signal.getsignal(signal.SIGINT) is _leave_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
         sys.stdout.flush()
     except UserError as error:
         _leave(getattr(error, "problems", [error]), error.code)
     except KeyboardInterrupt as stop:
-        _leave([_stopped("interrupted", "SIGINT", str(stop))], INTERRUPTED)
+        _leave([_stopped(signal.SIGINT, str(stop))], INTERRUPTED)
     except Terminated as stop:
-        _leave([_stopped("terminated", "SIGTERM", str(stop))], TERMINATED)
+        _leave([_stopped(signal.SIGTERM, str(stop))], TERMINATED)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():  # `... | head` had enough: no error
             sys.exit(0)
@@ -91,17 +106,18 @@ def error_contract() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _stopped(how: str, signal_name: str, saved: str) -> UserError:
+def _stopped(number: int, saved: str) -> UserError:
+    how, by = "interrupted" if number == signal.SIGINT else "terminated", signal.Signals(number).name
     if saved:
         fix = "run the same command again, it will resume there"
-        return UserError(how, f"by {signal_name}; {saved}, nothing was published", fix)
-    return UserError(how, f"by {signal_name}; nothing was published", "run the same command again")
+        return UserError(how, f"by {by}; {saved}, nothing was published", fix)
+    return UserError(how, f"by {by}; nothing was published", "run the same command again")
 
 
 def _from_system(error: Exception) -> UserError | None:
     """What the machine refused: memory, room on the disk, a file. That is no bug of ours."""
     first_line = str(error).partition("\n")[0]
-    if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "can't allocate memory" in first_line:
+    if is_out_of_memory(error):
         return UserError("memory", first_line or "there is not enough", "lower micro_batch_size or context", RESOURCES)
     if isinstance(error, UnicodeDecodeError):
         byte = error.object[error.start]
@@ -111,6 +127,13 @@ def _from_system(error: Exception) -> UserError | None:
     if isinstance(error, OSError) and error.filename is not None:
         return UserError(str(error.filename), str(error.strerror), "correct the path or its permissions", DATA)
     return None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, of the host or the device: torch says it with a plain RuntimeError on CPUs and on MPS."""
+    said = str(error)
+    in_torchs_words = isinstance(error, RuntimeError) and ("can't allocate memory" in said or "out of memory" in said)
+    return isinstance(error, MemoryError) or in_torchs_words
 
 
 def _bug(error: Exception) -> UserError:

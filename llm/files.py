@@ -21,6 +21,7 @@ from typing import Any
 from llm.errors import DATA, NO_ROOM, RESOURCES, RUNNING, USAGE, UserError
 
 Json = Any
+DVC_IGNORES = ("__pycache__/*", "*.pyc", ".DS_Store")  # .dvcignore, as far as it can concern an output
 
 
 @contextmanager
@@ -126,7 +127,9 @@ def read_bytes(path: Path | str) -> bytes:
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:
-        raise UserError(str(path), "no such file", "run `dvc repro`, or correct the path", DATA) from None
+        made = Path(path).parts[0] in ("data", "models", "reports")
+        fix = "run `dvc repro`, or correct the path" if made else "correct the path"
+        raise UserError(str(path), "no such file", fix, DATA) from None
     except IsADirectoryError:
         raise UserError(str(path), "is a folder, not a file", "name the file in it", DATA) from None
 
@@ -168,7 +171,8 @@ def dvc_md5(path: Path | str) -> str:
     path = Path(path)
     if not path.is_dir():
         return _digest(path, "md5")
-    names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+    inside = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
+    names = sorted(name.as_posix() for name in inside if not any(map(name.match, DVC_IGNORES)))
     listing = [{"md5": _digest(path / name, "md5"), "relpath": name} for name in names]
     return hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 

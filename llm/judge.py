@@ -181,7 +181,7 @@ def _task_key(entry: Entry, prompt: str, config: JudgeConfig) -> str:
     if config.backend == "reference":
         decides: list[Any] = ["reference", VERSION, *(entry[key] for key in ENTRY_KEYS)]
     else:
-        decides = [config.backend, config.model, prompt, config.seed, config.temperature, config.num_ctx]
+        decides = [config.backend, config.url, config.model, prompt, config.seed, config.temperature, config.num_ctx]
     return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
 
 

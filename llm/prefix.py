@@ -7,6 +7,7 @@ the place that the head reads needs a query and the feed-forward part. The mathe
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm.batches import Batch
-from llm.classifier import PLACE, READ, UPPER_BLOCKS, Classifier, FinetuneSpamConfig
+from llm.classifier import PLACE, READ, UPPER_BLOCKS, Classifier, FinetuneSpamConfig, Position
 from llm.model import Block
 from llm.runtime import RuntimeConfig, autocast
 from llm.spam_dataset import SpamDataset
 
 ROWS = 16  # messages computed at once
+STATE_BYTES = 4  # of each number
 
 
 def frozen_blocks(config: FinetuneSpamConfig, n_layer: int) -> int:
@@ -92,23 +94,36 @@ class FrozenStates:
         return Batch(nn.utils.rnn.pad_sequence(rows, batch_first=True), ids.targets, ids.lengths)
 
 
+def kept_lengths(messages: SpamDataset, position: Position, context: int) -> list[int]:
+    """How many states of each message are kept: those of padding only where the head reads them."""
+    width = messages.width or context
+    if position in ("last", "mean_all"):
+        return [width] * len(messages)
+    return [min(max(1, len(ids)), width) for ids in messages.ids]
+
+
+def _take_room(file: int, size: int) -> None:
+    """Have the disk set the bytes aside, or raise OSError: a page of a mapped file without room is a SIGBUS."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+
+
 @torch.no_grad()
 def compute(
     model: Classifier, frozen: int, messages: SpamDataset, runtime: RuntimeConfig, folder: Path
 ) -> FrozenStates:
     """Run the frozen blocks over all messages; their states lie in a file of `folder` that goes with the process.
 
-    States of padding are kept only where the head reads them. Attention is causal, so a message's states do not
-    depend on what it is padded to.
+    Attention is causal, so a message's states do not depend on what it is padded to. Raises OSError where the disk
+    has no room for them.
     """
     device = next(model.parameters()).device
     model.eval()
-    width = messages.width or model.gpt_config.context_length
-    padded = model.position in ("last", "mean_all")  # the head reads padding
-    lengths = [width if padded else min(max(1, len(ids)), width) for ids in messages.ids]
+    lengths = kept_lengths(messages, model.position, model.gpt_config.context_length)
     starts = [0, *torch.tensor(lengths).cumsum(0).tolist()]
     with tempfile.NamedTemporaryFile(dir=folder) as file:  # its pages stay as long as the tensor lives
         size = starts[-1] * model.gpt_config.n_embd
+        _take_room(file.fileno(), STATE_BYTES * size)
         states = torch.from_file(file.name, shared=True, size=size).view(starts[-1], -1)
     by_length = sorted(range(len(messages)), key=lambda i: lengths[i])
     for start in range(0, len(by_length), ROWS):

@@ -71,8 +71,9 @@ class _Store:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or spool.EXPERIMENT
         found = self.client.get_experiment_by_name(name)
         if found is None:
-            local = os.environ["MLFLOW_TRACKING_URI"].startswith("sqlite:")
-            location = (root / "mlartifacts").as_uri() if local else None
+            scheme, _, database = os.environ["MLFLOW_TRACKING_URI"].partition(":///")
+            beside = (root / database).with_name("mlartifacts")  # a copy of the project may write into our database
+            location = beside.as_uri() if scheme == "sqlite" else None
             found = self.client.get_experiment(self.client.create_experiment(name, artifact_location=location))
         self.experiment: str = found.experiment_id
         if found.lifecycle_stage == "deleted":

@@ -67,11 +67,6 @@ def states(
         saved.stop_if_asked()
 
 
-def fingerprint(config: Any, inputs: Sequence[Path]) -> str:
-    """Names a run by all that decides its result."""
-    return _name(what_decides(config, inputs))
-
-
 def what_decides(config: Any, inputs: Sequence[Path]) -> dict[str, str]:
     """The parameters of a run, its input files, our code as far as it is loaded, and torch.
 

@@ -18,6 +18,7 @@ from llm.params import Problem, positive
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # mallopt(3)
 MADV_HUGEPAGE, HUGE_PAGE = 14, 2**21  # madvise(2), and what a CPU can look up at once
+MOST_THREADS = 1024  # with many more, a machine does nothing but switch between them
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,15 @@ class RuntimeConfig:
     def problems(self) -> Iterator[Problem]:
         """What is wrong with these values together."""
         yield from positive(self, "threads")
+        if self.threads > MOST_THREADS:
+            yield "threads", f"{self.threads} is above {MOST_THREADS}", "give the number of cores"
 
 
 def setup(config: RuntimeConfig) -> torch.device:
     """Apply the settings to this process, before its first large tensor, and return the device.
 
-    Raises UserError where the device is not there.
+    CUDA is asked for kernels that add up in the same order every time; PyTorch warns where it has none. Raises
+    UserError where the device is not there.
     """
     if config.keep_pages:
         keep_pages()
@@ -47,6 +51,10 @@ def setup(config: RuntimeConfig) -> torch.device:
     if not there[config.device]:
         what = f"{config.device!r} is not on this machine"
         raise UserError("params.yaml: runtime.device", what, "run `python -m llm use auto`", RESOURCES)
+    if config.device == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return torch.device(config.device)
 
 
@@ -83,9 +91,10 @@ def autocast(config: RuntimeConfig) -> AbstractContextManager[Any]:
 
 
 def detect() -> RuntimeConfig:
-    """The fastest settings of this machine."""
+    """The fastest settings of this machine; an Apple GPU is never chosen, nobody has measured one."""
     if torch.cuda.is_available():
-        return RuntimeConfig("bf16", "cuda", _cores(), True, True)
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return RuntimeConfig("bf16" if bf16 else "fp32", "cuda", _cores(), True, True)
     return RuntimeConfig("bf16" if cpu_has_bf16() else "fp32", "cpu", _cores(), True, True)
 
 

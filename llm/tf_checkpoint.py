@@ -30,7 +30,7 @@ FIX = f"fetch {', '.join(FILES)} of one checkpoint again"
 MAGIC = 0xDB4775248B80FB57
 FOOTER, HANDLES, TRAILER = 48, 40, 5  # bytes; the footer is two handles, padded with zeros, and the magic number
 DT_FLOAT = 1  # of TensorFlow's types.proto
-VARINT, BYTES, FIXED32, FIXED64 = 0, 2, 5, 1  # protobuf's wire types
+VARINT, BYTES, FIXED32 = 0, 2, 5  # protobuf's wire types
 
 
 @dataclass(frozen=True)

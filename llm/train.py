@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from llm import packing
 from llm.batches import Batch, BatchSource, Dataset, InOrder, derive
-from llm.errors import DIVERGED, RESOURCES, UserError
+from llm.errors import DIVERGED, RESOURCES, UserError, is_out_of_memory
 from llm.history import NO_SAMPLES, History, Sampling
 from llm.losses import Sums
 from llm.optim import AdamW, TrainConfig, lr_at, trained
@@ -281,9 +281,8 @@ def _memory_of(batch: Batch) -> Iterator[None]:
     """Turn running out of memory, of the host or the device, into a UserError that names the knob."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:  # torch's CPU allocator raises a plain RuntimeError
-        out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not out_of_memory and "can't allocate memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         rows, length = batch.inputs.shape[:2]
         what = f"out of memory with {rows} rows of {length} tokens at once"
@@ -303,5 +302,5 @@ def _check_finite(values: Mapping[str, float], section: str, lr: float, history:
     seen = ", ".join(f"{name} {value}" for name, value in values.items())
     last = f"{history.last['train_loss']:.4g}" if history.rows else "none"
     what = f"training diverged after {history.step} steps: {seen} at lr {lr:.3g} (last finite training loss {last})"
-    fix = "lower it, or set clip_norm; `dvc checkout` brings the previous outputs back"
+    fix = "lower it, or clip_norm; with the values from before, `dvc repro` brings the previous outputs back"
     raise UserError(f"params.yaml: {section}.lr", what, fix, DIVERGED)

@@ -26,7 +26,7 @@ def serve(root: Path, port: int = 5000) -> NoReturn:
         what = f"the runs are at {spool.without_password(uri)}"
         raise UserError("MLFLOW_TRACKING_URI", what, "open that in the browser", USAGE)
     if not 0 < port < 2**16:
-        raise UserError(f"port {port}", "is no port", "`PORT=5001 make ui`", USAGE)
+        raise UserError(f"port {port}", "is no port", "give one from 1 to 65535", USAGE)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

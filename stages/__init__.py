@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar
 from tqdm import tqdm
 
 from llm import files, params, spool, tracking
-from llm.errors import USAGE, UserError, error_contract
+from llm.errors import USAGE, UserError, error_contract, leave_on_signals
 from llm.progress import Bars
 
 WORK = Path(".work")
@@ -30,6 +30,8 @@ T = TypeVar("T")
 # Before torch loads its OpenMP: threads that wait for each other must soon give up their core. By default they hold it
 # for milliseconds, and beside any other busy program a training step then takes several times as long.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+if sys.argv[0] == "-m":  # so it is while `python -m stages.NAME` imports, which takes seconds
+    leave_on_signals()
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,19 @@ def item_of(section: Mapping[str, T], item: str, name: str) -> T:
     if item not in section:
         raise UserError("command line", f"{item!r} is not in {name}", f"name one of {', '.join(section)}", USAGE)
     return section[item]
+
+
+@contextmanager
+def of_a_copy() -> Iterator[None]:
+    """Say of a file below data/raw that it is a copy: mended there, it comes back as it was."""
+    try:
+        yield
+    except UserError as error:
+        *folders, item = Path(error.where).parts[:3] or [""]
+        if folders != ["data", "raw"]:
+            raise
+        fix = f"{error.fix}, in what download.{item}.source names: this is a copy"
+        raise UserError(error.where, error.what, fix, error.code) from None
 
 
 Part = Literal["start_up", "data", "compute", "save"]

@@ -66,6 +66,13 @@ class AllParams:
             if context and context > self.model.context_length:
                 what = f"{context} is above model.context_length ({self.model.context_length})"
                 yield f"pretrain.{key}", what, f"give {self.model.context_length} or less"
+        longest = max(self.pretrain.context, short.context if short else 0)
+        if self.tokenize.corpus.shard_tokens <= longest:
+            what = f"{self.tokenize.corpus.shard_tokens} hold no window of {longest} tokens and its target"
+            yield "tokenize.corpus.shard_tokens", what, f"give {longest + 1} or more, better a million"
+        if self.pretrain.sample_tokens >= self.model.context_length:
+            what = f"{self.pretrain.sample_tokens} is not below model.context_length ({self.model.context_length})"
+            yield "pretrain.sample_tokens", what, "leave room for the tokens of sample_prompt"
         for item in ("corpus", "spam", "instructions"):
             if item not in self.download:
                 yield f"download.{item}", "missing", f"name a source: data/sample/{item}... or a file of yours"
@@ -89,10 +96,18 @@ def missing_sources(everything: AllParams) -> Iterator[UserError]:
     named["finetune_spam.init_from"] = everything.finetune_spam.init_from
     named["finetune_instruct.init_from"] = everything.finetune_instruct.init_from
     for key, path in named.items():
-        if path not in made and not Path(path).exists():
+        if path in made or (key, path) == ("finetune_spam.init_from", "models/instruct"):  # DVC orders these stages
+            continue
+        if not Path(path).exists():
             near = difflib.get_close_matches(path, sorted(made), 1)
             fix = f"did you mean {near[0]}?" if near else "correct the path"
             yield UserError(f"params.yaml: {key}", f"{path!r} is not on disk, and no stage makes it", fix, USAGE)
+        elif key.endswith(".init_from") and not Path(path, "config.json").is_file():
+            yield UserError(f"params.yaml: {key}", f"{path!r} holds no config.json", "name a model folder", USAGE)
+    for item in ("spam", "instructions"):
+        key = f"download.{item}.source"
+        if key in named and Path(named[key]).is_dir():
+            yield UserError(f"params.yaml: {key}", f"{named[key]!r} is a folder", "name one file in it", USAGE)
 
 
 def main(everything: AllParams) -> None:

@@ -98,8 +98,8 @@ def check_room(shape: ModelConfig, data: Mapping[str, SpamDataset], params: Para
     training = preflight.Training(*size, blocks, config.lora, len(LABELS), config.keep == "best")
     cached = 0
     if prefix.frozen_blocks(config, shape.n_layer):
-        tokens = sum(min(len(ids), longest) for part in data.values() for ids in part.ids)
-        cached = 4 * tokens * shape.n_embd
+        states = sum(sum(prefix.kept_lengths(p, config.position, shape.context_length)) for p in data.values())
+        cached = prefix.STATE_BYTES * states * shape.n_embd
     preflight.check_training("finetune_spam", training, run.work, steps, config.save_every, cached)
 
 

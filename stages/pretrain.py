@@ -13,7 +13,7 @@ from llm import checkpoint, files, losses, packing, preflight, resume, runtime
 from llm.batches import BatchSource, Chain, InOrder, Shuffled, derive, steps_per_epoch
 from llm.book_mode import fit_as_the_book
 from llm.compiled import CompiledNextToken
-from llm.errors import DATA, UserError
+from llm.errors import DATA, USAGE, UserError
 from llm.generate import generate, greedy
 from llm.history import COLUMNS, History, Sampling
 from llm.model import GPT, ModelConfig, count_parameters
@@ -48,13 +48,14 @@ def main(params: Params) -> None:
         tokenizer = Tokenizer.load(TOKENIZER)
         train = windows("train", params, config.context, config.stride)
         val = windows("val", params, config.context, config.stride)
+        prompt = sample_prompt(tokenizer, config, params.model.context_length)
         check_room(params, len(batches(train, params)), run)
         torch.manual_seed(params.seed if config.mode == "book" else derive(params.seed, "init"))
         model = GPT(params.model).to(device)
         run.say(f"{count_parameters(model):,} parameters, {train.tokens:,} training tokens on {device}")
 
         def sample() -> str:
-            return continue_text(model, tokenizer, config, params.runtime)
+            return continue_text(model, tokenizer, prompt, config.sample_tokens, params.runtime)
 
         out = run.out("models/pretrain")
 
@@ -168,13 +169,24 @@ def when_to_write(write: Callable[[], str], windows: int, config: PretrainConfig
     return Sampling(write, lambda updates: updates > first and (updates - first) % per_epoch == 0)
 
 
-def continue_text(model: GPT, tokenizer: Tokenizer, config: PretrainConfig, precision: RuntimeConfig) -> str:
-    """The sample prompt with its greedy continuation, in the precision of the training."""
-    decoding = greedy(config.sample_tokens)
+def sample_prompt(tokenizer: Tokenizer, config: PretrainConfig, context: int) -> list[int]:
+    """The ids of the sample prompt; raises UserError where what follows it does not fit into the model's context."""
     prompt = tokenizer.encode(config.sample_prompt)
+    room = context - len(prompt)
+    if config.sample_tokens > room:
+        what = f"{config.sample_tokens} after a prompt of {len(prompt)} exceed the model's context of {context}"
+        fix = f"give {room} or less" if room > 0 else "shorten sample_prompt"
+        raise UserError("params.yaml: pretrain.sample_tokens", what, fix, USAGE)
+    return prompt
+
+
+def continue_text(
+    model: GPT, tokenizer: Tokenizer, prompt: list[int], new_tokens: int, precision: RuntimeConfig
+) -> str:
+    """The prompt with its greedy continuation, in the precision of the training."""
     packed = packing.beside(model, precision, rows=1)
     with runtime.autocast(precision):
-        return tokenizer.decode(prompt + generate(packed, [prompt], decoding, tokenizer.eot)[0])
+        return tokenizer.decode(prompt + generate(packed, [prompt], greedy(new_tokens), tokenizer.eot)[0])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from llm.instructions import InstructionsConfig
 from llm.spam import SpamConfig
 from llm.tokenizer import Tokenizer
 from llm.tokens import CorpusConfig
-from stages import item_of, run_stage, stage
+from stages import item_of, of_a_copy, run_stage, stage
 
 RAW, TOKENIZER = Path("data/raw"), Path("data/tokenizer")
 
@@ -44,7 +44,7 @@ def main(params: Params, item: str) -> None:
     cut: dict[str, Callable[[Params, Tokenizer, Path], dict[str, Any]]]
     cut = {"corpus": cut_corpus, "spam": cut_spam, "instructions": cut_instructions}
     cut_item = item_of(cut, item, "tokenize")
-    with stage(f"tokenize@{item}", getattr(params.tokenize, item)) as run:
+    with stage(f"tokenize@{item}", getattr(params.tokenize, item)) as run, of_a_copy():
         folder = run.out(f"data/{item}")
         folder.mkdir()
         counts = cut_item(params, Tokenizer.load(TOKENIZER), folder)
@@ -105,8 +105,8 @@ def cut_instructions(params: Params, vocabulary: Tokenizer, folder: Path) -> dic
 def _only_file(item: str) -> Path:
     found = sorted(path for path in (RAW / item).iterdir() if not path.name.startswith("."))
     if len(found) != 1:
-        what = f"{len(found)} files, one belongs there"
-        raise UserError(str(RAW / item), what, f"name one file in download.{item}.source", DATA)
+        what = f"brought {len(found)} files, not one"
+        raise UserError(f"params.yaml: download.{item}.source", what, "name one of them", DATA)
     return found[0]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from llm import tokenizer, tokens
 from llm.errors import USAGE, UserError
 from llm.tokenizer import Tokenizer, TokenizerConfig
-from stages import run_stage, stage
+from stages import of_a_copy, run_stage, stage
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Params:
 def main(params: Params) -> None:
     """A folder with a vocab.json is a vocabulary; any other is text to train on."""
     source = Path(params.tokenizer.source)
-    with stage("tokenizer", params) as run:
+    with stage("tokenizer", params) as run, of_a_copy():
         folder = run.out("data/tokenizer")
         if (source / "vocab.json").is_file():
             tokenizer.adopt(source, folder)

@@ -7,13 +7,13 @@ not. Exit code 1 and one line a difference otherwise.
 from __future__ import annotations
 
 import filecmp
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from llm.book.runs import with_python
 from llm.errors import BUG, USAGE, UserError, error_contract
 
 ROOT = Path(__file__).parents[1]
@@ -52,12 +52,10 @@ def rebuild(parent: Path, world: dict[str, str]) -> Path:
 
 def dvc(words: list[str], folder: Path, world: dict[str, str]) -> None:
     """Run DVC there, in that world, with the interpreter that runs this; stages find it as `python`."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     varied = {key: value for key, value in world.items() if key.isupper()}
     environment = {
-        **os.environ,
+        **with_python(),
         **varied,
-        "PATH": path,
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder.parent}/mlflow.db",
     }
     command = [sys.executable, "-m", "dvc", *words]

@@ -89,7 +89,7 @@ def make(name: str, run: Run, root: Path) -> None:
     ).stdout.strip()
     files.write_text(copy / ".dvc/config.local", f"[core]\n    no_scm = true\n[cache]\n    dir = {cache}\n")
     files.write_text(copy / "settings.yaml", yaml.safe_dump(run.settings))
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": spool.tracking_uri(root)}
+    environment = with_python() | {"MLFLOW_TRACKING_URI": spool.tracking_uri(root)}
     profiles = [*run.use, "settings.yaml"] if run.set else run.use
     for words in (*(["llm", "use", profile] for profile in profiles), ["llm", "pin"], ["dvc", "repro", run.stage]):
         done = subprocess.run([sys.executable, "-m", *words], cwd=copy, env=environment, check=False)
@@ -98,9 +98,14 @@ def make(name: str, run: Run, root: Path) -> None:
             raise UserError(f"{MADE / name}", what, "see the error above", DATA)
 
 
-def copy_project(root: Path, copy: Path) -> None:
-    """Bring what the pipeline needs to run into another folder; what is there besides stays."""
-    for part in COPIED:
+def with_python() -> dict[str, str]:
+    """This environment; DVC, which starts stages as `python`, finds the interpreter there that runs this."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def copy_project(root: Path, copy: Path, *more: str) -> None:
+    """Bring what the pipeline needs to run, and `more`, into another folder; what is there besides stays."""
+    for part in (*COPIED, *more):
         source, target = root / part, copy / part
         if source.is_dir():
             shutil.rmtree(target, ignore_errors=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
 from benchmarks import pipeline
-from benchmarks.__main__ import TOLD_APART, page, ratios, utilisation
+from benchmarks.__main__ import TOLD_APART, measure, page, ratios, utilisation
 from benchmarks.work import SHAPES, WORK
 from llm import files, params
 
@@ -19,6 +21,23 @@ TRAIN = {"ours": rounds(40, 60, 50), "book": rounds(10, 10, 5)}
 
 def test_a_ratio_is_taken_within_a_round():
     assert ratios(TRAIN, "book") == [4, 6, 10]
+
+
+def test_a_contender_that_fails_in_a_later_round_is_left_out_of_all(monkeypatch, capsys):
+    made = {"ours": iter("012"), "book": iter("0")}  # the second round of the book's finds nothing
+
+    def run(command, **_):
+        found = next(made[command[-1]], None)
+        out, err = ("", "no memory") if found is None else (f'{{"rate": 1.0, "peak_mib": {found}}}\n', "")
+        return subprocess.CompletedProcess(command, int(found is None), out, err)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setitem(WORK, "train-13M", {"ours": None, "book": None})
+    found = measure("train-13M", 3)
+    assert [round["peak_mib"] for round in found["ours"]] == [0, 1, 2]
+    assert set(found) == {"ours"}
+    assert "train-13M: book left out: no memory" in capsys.readouterr().err
+    assert any(line.startswith("| train-13M | 3 |") for line in page({"train-13M": found}))
 
 
 def test_a_line_has_medians_the_range_and_the_peaks():

@@ -219,8 +219,9 @@ def test_language_model_is_no_classifier(folder: Path) -> None:
 
 
 def test_classifier_is_no_language_model(spam: Path) -> None:
-    with pytest.raises(UserError, match="score"):
-        load_model(spam)
+    for load in (load_model, lambda folder: starting_point(folder, "random", 0.0, 1)):
+        with pytest.raises(UserError, match="describes a classifier, not a language model"):
+            load(spam)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from llm.batches import InOrder
-from llm.classifier import READ, Classifier, FinetuneSpamConfig, Position, accuracy, freeze, predict
+from llm.classifier import READ, Classifier, FinetuneSpamConfig, Position, freeze, predict
 from llm.errors import UserError
 from llm.model import GPT, ModelConfig, count_parameters
 from llm.params import load, parse
@@ -198,13 +198,6 @@ def test_predictions_in_bf16_come_as_fp32_and_close(gpt, messages):
     bf16 = predict(model, InOrder(messages, 2), RuntimeConfig("bf16", "cpu", 1, False, True))
     assert bf16.dtype == torch.float32
     torch.testing.assert_close(bf16, predict(model, InOrder(messages, 2), FP32), atol=0.05, rtol=0.05)
-
-
-def test_accuracy_is_the_share_that_is_right():
-    assert accuracy([0, 1, 1, 0], [0, 1, 0, 1]) == 0.5
-    assert accuracy([1], [1]) == 1.0
-    with pytest.raises(ValueError, match="argument"):
-        accuracy([1], [1, 0])
 
 
 def test_as_a_gpt_it_has_the_same_transformer_under_the_embeddings_matrix(gpt):

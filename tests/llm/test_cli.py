@@ -278,3 +278,21 @@ def test_report_shows_a_single_score_without_an_interval(project, capsys):
     (project / "reports/evaluate_with_judge/metrics.json").write_text(json.dumps(metrics))
     cli.main(["report"])
     assert "reference score of 1 of 1 answers          80.0 of 100\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("seed", ["99999999999999999999", "-1", "two"])
+def test_a_seed_that_is_none_is_refused(model, capsys, seed):
+    line = refused(capsys, "generate", "a", "--model", model, "--seed", seed, code=2)
+    assert line.startswith("error: command line: argument --seed: ")
+
+
+def test_a_model_whose_configuration_is_none_is_the_users_to_mend(model, capsys, project):
+    (project / model / "config.json").write_text("[1]")
+    line = refused(capsys, "chat", "--model", model, code=3)
+    assert line.startswith(f"error: {model}/config.json: ")
+
+
+def test_a_lock_without_stages_has_nothing_to_compare(project, capsys):
+    (project / "dvc.lock").write_text("schema: '2.0'\n")
+    cli.main(["fsck"])
+    assert capsys.readouterr().out == "0 outputs are as dvc.lock says\n"

@@ -106,6 +106,8 @@ def test_the_traceback_is_shown_on_demand_and_the_last_line_stays(capsys, monkey
         (MemoryError(), 6, "memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes\nat x.cpp"), 6, "memory"),
         (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory."), 6, "memory"),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GiB)."), 6, "memory"),
+        (ValueError("the judge says: out of memory"), 1, "internal"),
         (OSError(28, "No space left on device", "models/x"), 6, "models/x"),
         (OSError(27, "File too large"), 6, "disk"),
         (PermissionError(13, "Permission denied", "data/raw"), 3, "data/raw"),

@@ -234,6 +234,10 @@ def test_md5_equals_what_dvc_records(tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name, "utf-8")
     (tmp_path / "x" / "empty").touch()
+    (tmp_path / ".dvcignore").write_bytes(Path(".dvcignore").read_bytes())
+    for name in ["x/.DS_Store", "x/a/.DS_Store", "x/b.pyc", "x/__pycache__/c"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("is not part of it", "utf-8")
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc" / "config").write_text("[core]\n    analytics = false\n    no_scm = true\n", "utf-8")
     monkeypatch.chdir(tmp_path)

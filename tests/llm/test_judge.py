@@ -557,15 +557,12 @@ def test_bad_parameters_are_named(changes: dict[str, Any]) -> None:
 def test_after_a_failure_half_way_only_the_rest_is_asked(tmp_path: Path, protocol: str) -> None:
     journal, whole = tmp_path / "deep" / "journal", tmp_path / "whole"
     good = [answer(str(score)) for score in range(10)]
-    with FakeJudge(protocol, good) as fake:
-        expected = judge(entries(10), replace(CONFIG, backend=protocol, url=fake.url), alpaca, whole)
-    with FakeJudge(protocol, [*good[:4], hang_up]) as fake:
-        config = replace(CONFIG, backend=protocol, url=fake.url, max_failed=0)
+    with FakeJudge(protocol, [*good, *good[:4], hang_up, *good[4:]]) as fake:
+        config = replace(CONFIG, backend=protocol, url=fake.url, max_failed=0, retries=0)
+        expected = judge(entries(10), config, alpaca, whole)
         assert str(journal) in error_of(lambda: judge(entries(10), config, alpaca, journal)).what
-    with FakeJudge(protocol, good[4:]) as fake:
-        config = replace(config, url=fake.url)
         assert judge(entries(10), config, alpaca, journal) == expected
-        assert len(fake.asked) == 6
+        assert len(fake.asked) == 10 + 5 + 6
     assert journal.read_bytes() == whole.read_bytes()
     assert judge(entries(10), config, alpaca, journal) == expected  # the server is gone by now
 
@@ -579,6 +576,13 @@ def test_what_decides_a_reply_is_asked_anew(tmp_path: Path, changes: dict[str, A
         for now in (config, config, replace(config, timeout_seconds=9.0), replace(config, **changes)):
             judge([ENTRY], now, alpaca, tmp_path / "journal")
         assert len(fake.asked) == 2
+
+
+def test_another_server_is_another_judge(tmp_path: Path) -> None:
+    for score in (85, 40):  # each on a port of its own
+        with FakeJudge("ollama", [answer(str(score))]) as fake:
+            (verdict,) = judge([ENTRY], replace(CONFIG, url=fake.url), alpaca, tmp_path / "journal")
+            assert verdict.score == score
 
 
 def test_the_same_question_is_put_once_and_a_failed_one_again(tmp_path: Path) -> None:

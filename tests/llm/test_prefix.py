@@ -1,6 +1,9 @@
 """Frozen blocks computed once: the same scores and the same training as the whole model's."""
 
+import os
+import resource
 from dataclasses import replace
+from itertools import pairwise
 from typing import get_args
 
 import pytest
@@ -9,9 +12,10 @@ import torch
 from llm import losses, prefix
 from llm.batches import InOrder, Shuffled
 from llm.classifier import Classifier, FinetuneSpamConfig, Position, freeze, predict
+from llm.errors import NO_ROOM
 from llm.model import GPT
 from llm.params import load, parse
-from llm.prefix import Tail, block_at, compute, frozen_blocks
+from llm.prefix import STATE_BYTES, Tail, block_at, compute, frozen_blocks, kept_lengths
 from llm.runtime import RuntimeConfig
 from llm.spam_dataset import SpamDataset
 from llm.tokenizer import Tokenizer
@@ -70,6 +74,31 @@ def test_padding_to_the_batch_gives_the_same(position, padding, classifier, mess
     states = compute(model, 2, messages, FP32, tmp_path)
     expected = predict(model, InOrder(messages, 3), FP32)
     torch.testing.assert_close(predict(Tail(model, 2), InOrder(states, 3), FP32), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("position", "padding"),
+    [*((position, 12) for position in get_args(Position)), ("last_token", None), ("mean", None)],
+)
+def test_the_states_are_as_many_as_was_said_before(position, padding, classifier, messages, tmp_path):
+    model, messages.width = classifier(position), padding
+    said = kept_lengths(messages, position, model.gpt_config.context_length)
+    states = compute(model, 2, messages, FP32, tmp_path)
+    assert [end - start for start, end in pairwise(states.starts)] == said
+    assert states.states.shape == (sum(said), model.gpt_config.n_embd)
+    assert states.states.element_size() == STATE_BYTES
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot set room aside")
+def test_a_disk_without_room_is_an_error_and_no_signal(classifier, messages, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            compute(classifier(), 2, messages, FP32, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.errno in NO_ROOM
 
 
 @pytest.mark.parametrize("keep", ["last", "best"])

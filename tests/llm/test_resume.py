@@ -23,7 +23,7 @@ from llm.files import sha256
 from llm.history import History
 from llm.model import GPT
 from llm.optim import AdamW, trained
-from llm.resume import BEST, HISTORY, MANIFEST, MOMENTS, WEIGHTS, GoesOn, SavedStates, fingerprint, save_optimizer
+from llm.resume import BEST, HISTORY, MANIFEST, MOMENTS, WEIGHTS, GoesOn, SavedStates, save_optimizer, what_decides
 from llm.train import NoStates, Silent, States, fit
 from tests.killing import CHANGES, RENAMES, Forks
 from tests.llm.tiny_run import FP32, MODEL, STEPS, TRAIN, Rows, bytes_of, states, train
@@ -479,15 +479,15 @@ def test_the_fingerprint_knows_parameters_data_and_code(tmp_path, monkeypatch):
     data = tmp_path / "data"
     data.mkdir()
     (data / "a").write_text("1")
-    seen = [fingerprint(TRAIN, [data])]
-    assert fingerprint(TRAIN, [data]) == seen[0]
-    assert fingerprint(replace(TRAIN, save_every=1), [data]) == seen[0]
-    seen += [fingerprint(replace(TRAIN, lr=0.02), [data]), fingerprint(MODEL, [data]), fingerprint(TRAIN, [])]
+    seen = [what_decides(TRAIN, [data])]
+    assert what_decides(TRAIN, [data]) == seen[0]
+    assert what_decides(replace(TRAIN, save_every=1), [data]) == seen[0]
+    seen += [what_decides(replace(TRAIN, lr=0.02), [data]), what_decides(MODEL, [data]), what_decides(TRAIN, [])]
     (data / "a").write_text("2")
-    seen.append(fingerprint(TRAIN, [data]))
+    seen.append(what_decides(TRAIN, [data]))
     monkeypatch.setattr("llm.resume._code", lambda: {"llm/model.py": "edited"})
-    seen.append(fingerprint(TRAIN, [data]))
-    assert len(set(seen)) == 6
+    seen.append(what_decides(TRAIN, [data]))
+    assert len({json.dumps(decides, sort_keys=True) for decides in seen}) == 6
 
 
 def test_the_code_is_what_is_loaded_of_ours():

@@ -107,6 +107,30 @@ def test_precision_is_that_of_matrix_products(precision: Any, dtype: torch.dtype
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
+ASKED_OF_CUDA = """
+import os, torch
+from llm.runtime import RuntimeConfig, setup
+torch.cuda.is_available = lambda: True
+for device in ("cpu", "cuda"):
+    setup(RuntimeConfig("fp32", device, 1, False, True))
+    print(device, torch.are_deterministic_algorithms_enabled(), os.environ.get("CUBLAS_WORKSPACE_CONFIG"))
+"""
+
+
+def test_cuda_is_asked_for_the_same_order_of_additions_every_time() -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "CUBLAS_WORKSPACE_CONFIG"}
+    command = [sys.executable, "-c", ASKED_OF_CUDA]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["cpu False None", "cuda True :4096:8"]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_detected_precision_follows_the_gpu(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: precision == "bf16")
+    assert (detect().device, detect().precision) == ("cuda", precision)
+
+
 def test_detected_settings_are_valid_here() -> None:
     config = detect()
     assert not list(config.problems())
@@ -120,8 +144,10 @@ def test_detected_precision_follows_the_cpu(monkeypatch: pytest.MonkeyPatch, has
     assert detect().precision == precision
 
 
-def test_no_thread_is_a_problem() -> None:
-    assert [name for name, *_ in RuntimeConfig("fp32", "cpu", 0, False, True).problems()] == ["threads"]
+@pytest.mark.parametrize(("threads", "fine"), [(0, False), (1, True), (1024, True), (1025, False)])
+def test_no_thread_and_too_many_are_a_problem(threads: int, fine: bool) -> None:
+    found = [name for name, *_ in RuntimeConfig("fp32", "cpu", threads, False, True).problems()]
+    assert found == ([] if fine else ["threads"])
 
 
 @pytest.mark.parametrize(

@@ -539,7 +539,11 @@ def out_of_device_memory(loss: Tensor, model: GPT) -> Tensor:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
-@pytest.mark.parametrize("spoil", [out_of_host_memory, out_of_device_memory])
+def out_of_apples_memory(loss: Tensor, model: GPT) -> Tensor:
+    raise RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GiB, max allowed: 9.07 GiB).")
+
+
+@pytest.mark.parametrize("spoil", [out_of_host_memory, out_of_device_memory, out_of_apples_memory])
 def test_out_of_memory_names_the_batch_and_the_knob(train: Train, spoil: Any) -> None:
     with pytest.raises(UserError, match="micro_batch_size: out of memory with 3 rows of 8 tokens at once") as caught:
         train(loss=failing(2, spoil), micro_batch_size=3)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from llm import params
+from llm.token_windows import ShortWindows
 from stages.check import AllParams, missing_sources
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +27,49 @@ def test_a_mistyped_model_folder_is_named_with_the_nearest(everything):
     (error,) = missing_sources(replace(everything, finetune_spam=spam))
     assert error.where == "params.yaml: finetune_spam.init_from"
     assert error.fix == "did you mean models/gpt2-sample?"
+
+
+def test_the_spam_filter_may_start_from_the_model_that_a_stage_tunes_before(everything, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # nothing has run here
+    spam = replace(everything.finetune_spam, init_from="models/instruct")
+    instruct = replace(everything.finetune_instruct, init_from="models/instruct")  # itself
+    named = {error.where for error in missing_sources(replace(everything, finetune_spam=spam))}
+    assert "params.yaml: finetune_spam.init_from" not in named
+    named = {error.where for error in missing_sources(replace(everything, finetune_instruct=instruct))}
+    assert "params.yaml: finetune_instruct.init_from" in named
+
+
+def test_a_starting_point_has_a_configuration(everything, tmp_path):
+    spam = replace(everything.finetune_spam, init_from=str(tmp_path))
+    (error,) = missing_sources(replace(everything, finetune_spam=spam))
+    assert str(error).startswith(f"params.yaml: finetune_spam.init_from: '{tmp_path}' holds no config.json")
+    (tmp_path / "config.json").write_text("{}")  # the control; what it says is looked at with the weights
+    assert list(missing_sources(replace(everything, finetune_spam=spam))) == []
+
+
+@pytest.mark.parametrize(("item", "fine"), [("spam", False), ("instructions", False), ("corpus", True)])
+def test_a_folder_is_a_source_of_text_only(everything, item, fine):
+    source = {item: replace(everything.download[item], source="data/sample")}
+    named = [error.where for error in missing_sources(replace(everything, download=everything.download | source))]
+    assert named == ([] if fine else [f"params.yaml: download.{item}.source"])
+
+
+@pytest.mark.parametrize(("shard", "fine"), [(257, True), (256, False)])
+def test_a_shard_holds_a_window_and_its_target(everything, shard, fine):
+    corpus = replace(everything.tokenize.corpus, shard_tokens=shard)
+    sharded = replace(everything, tokenize=replace(everything.tokenize, corpus=corpus))
+    short = replace(sharded.pretrain, context=128, short_windows=ShortWindows(steps=1, context=256, batch_size=1))
+    for windows in (short, replace(everything.pretrain, context=256)):
+        found = [name for name, _, _ in replace(sharded, pretrain=windows).problems()]
+        assert found == ([] if fine else ["tokenize.corpus.shard_tokens"])
+
+
+@pytest.mark.parametrize(("tokens", "fine"), [(255, True), (256, False)])
+def test_a_sample_leaves_room_for_its_prompt(everything, tokens, fine):
+    sampling = replace(everything.pretrain, sample_tokens=tokens)
+    found = [name for name, _, _ in replace(everything, pretrain=sampling).problems()]
+    assert everything.model.context_length == 256
+    assert found == ([] if fine else ["pretrain.sample_tokens"])
 
 
 def test_a_missing_file_of_the_user_is_named(everything):

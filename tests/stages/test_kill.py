@@ -93,6 +93,17 @@ def test_killed_at_any_rename(stage, built, forks, tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_while_the_stage_still_imports_is_one_line(number, code, tmp_path):
+    (tmp_path / "torch.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    stage = Project(Path(__file__).parents[2]).start("stages.respond", env={"PYTHONPATH": str(tmp_path)})
+    assert stage.stdout.readline() == "importing\n"
+    stage.send_signal(number)
+    _, err = stage.communicate(timeout=20)
+    assert stage.returncode == code
+    assert re.fullmatch(r"error: \w+: by SIG\w+; nothing was published \| fix: run the same command again\n", err)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_the_next_run_resumes(number, code, built, tmp_path):
     project = built.copy(tmp_path / "project")
     project.set(finetune_instruct={"epochs": 20})

@@ -14,9 +14,9 @@ from llm.runtime import RuntimeConfig
 from llm.token_windows import ShortWindows
 from llm.tokenizer import Tokenizer, fingerprint
 from llm.tokens import Pins, write_shards
-from stages.pretrain import CORPUS, TOKENIZER, batches, continue_text, when_to_write, windows
+from stages.pretrain import CORPUS, TOKENIZER, batches, continue_text, sample_prompt, when_to_write, windows
 
-PROMPT = SimpleNamespace(sample_prompt="Every effort", sample_tokens=3)
+PROMPT = "Every effort"
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
@@ -26,12 +26,25 @@ def test_samples_are_drawn_in_the_precision_of_the_training(precision, dtype, vo
     seen = []
     choose = generate.choose
     monkeypatch.setattr(generate, "choose", lambda logits, *how: seen.append(logits.dtype) or choose(logits, *how))
-    text = continue_text(
-        model, tokenizer, PROMPT, RuntimeConfig(precision, "cpu", threads=1, keep_pages=False, fused_loss=True)
-    )
-    assert text.startswith(PROMPT.sample_prompt)
+    runtime = RuntimeConfig(precision, "cpu", threads=1, keep_pages=False, fused_loss=True)
+    text = continue_text(model, tokenizer, tokenizer.encode(PROMPT), 3, runtime)
+    assert text.startswith(PROMPT)
     assert seen == [dtype] * 3
     assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens", "fix"), [("a b", 64, "give 6"), ("a b " * 200, 1, "shorten sample_prompt"), ("a b", 50, None)]
+)
+def test_a_sample_beyond_the_context_names_its_parameter(text, tokens, fix, vocabulary):
+    tokenizer, config = Tokenizer.load(vocabulary), SimpleNamespace(sample_prompt=text, sample_tokens=tokens)
+    if fix is None:  # the control
+        assert sample_prompt(tokenizer, config, 64) == tokenizer.encode(text)
+        return
+    with pytest.raises(UserError) as caught:
+        sample_prompt(tokenizer, config, 64)
+    assert caught.value.where == "params.yaml: pretrain.sample_tokens"
+    assert caught.value.fix.startswith(fix)
 
 
 @pytest.mark.parametrize(
