@@ -157,7 +157,7 @@ def fit(
         step = coupling.step_after(history.step)
         row: dict[str, Any] = {"step": step, "tokens_seen": history.tokens_seen, "lr": lr}
         for name, data in sources.items():
-            means = evaluate(packed, loss, data, runtime, config.micro_batch_size, coupling)
+            means = evaluate(packed, loss, data, runtime, config.micro_batch_size, coupling, section)
             _check_finite({f"{name} loss": means["loss"]}, section, lr, history)
             row |= {f"{name}_{measure}": mean for measure, mean in means.items()}
         history.rows.append(row)
@@ -177,7 +177,7 @@ def fit(
         lr = lr_at(step, steps, config)
         batch = train[step]
         batch_loss = _accumulate(
-            model, loss, batch, config, runtime, partial(coupling.seed_dropout, seed, step), device
+            model, loss, batch, config, runtime, partial(coupling.seed_dropout, seed, step), device, section
         )
         longest = coupling.clip_norm(step, config)
         norm = _norm([p.grad for p in trainable if p.grad is not None], clips=longest is not None)
@@ -224,10 +224,11 @@ def evaluate(
     runtime: RuntimeConfig,
     micro_batch_size: int | None = None,
     coupling: Coupling = EXACT,
+    section: str = "train",
 ) -> dict[str, float]:
     """Means of what `loss` sums, over all targets of `data` that count; leaves the model in evaluation mode.
 
-    `coupling` may mean otherwise.
+    `coupling` may mean otherwise; `section` is the one of params.yaml that errors point to.
     """
     device = next(model.parameters()).device
     model.eval()
@@ -237,7 +238,7 @@ def evaluate(
             batch = data[index]
             totals: dict[str, float] = defaultdict(float)
             for micro in batch.split(micro_batch_size):
-                with _memory_of(micro):
+                with _memory_of(micro, section):
                     for measure, total in loss(model, micro.to(device)).items():
                         totals[measure] += total.item()
             parts.append((totals, batch.count))
@@ -252,13 +253,14 @@ def _accumulate(
     runtime: RuntimeConfig,
     seed_dropout: Callable[[int], None],
     device: torch.device,
+    section: str,
 ) -> float:
     """Add the gradients of the batch's mean loss, one micro-batch after the other; return that loss."""
     count = batch.count
     total = 0.0
     for number, micro in enumerate(batch.split(config.micro_batch_size)):
         seed_dropout(number)
-        with _memory_of(micro):
+        with _memory_of(micro, section):
             with autocast(runtime):
                 mean = loss(model, micro.to(device))["loss"] / count
             mean.backward()  # type: ignore[no-untyped-call]
@@ -277,7 +279,7 @@ def _norm(gradients: list[Tensor], clips: bool) -> Tensor:
 
 
 @contextmanager
-def _memory_of(batch: Batch) -> Iterator[None]:
+def _memory_of(batch: Batch, section: str) -> Iterator[None]:
     """Turn running out of memory, of the host or the device, into a UserError that names the knob."""
     try:
         yield
@@ -287,7 +289,7 @@ def _memory_of(batch: Batch) -> Iterator[None]:
         rows, length = batch.inputs.shape[:2]
         what = f"out of memory with {rows} rows of {length} tokens at once"
         fix = "set it to a smaller part of batch_size, or shorten the rows"
-        raise UserError("micro_batch_size", what, fix, RESOURCES) from None
+        raise UserError(f"params.yaml: {section}.micro_batch_size", what, fix, RESOURCES) from None
 
 
 def _curves(row: Mapping[str, Any]) -> dict[str, float]:

@@ -74,6 +74,7 @@ def main(params: Params) -> None:
             every_window,
             params.runtime,
             config.micro_batch_size,
+            section="pretrain",
         )
         run.turn_to("save")
         checkpoint.save_model(model, TOKENIZER, out)

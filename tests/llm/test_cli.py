@@ -296,3 +296,11 @@ def test_a_lock_without_stages_has_nothing_to_compare(project, capsys):
     (project / "dvc.lock").write_text("schema: '2.0'\n")
     cli.main(["fsck"])
     assert capsys.readouterr().out == "0 outputs are as dvc.lock says\n"
+
+
+def test_a_message_of_several_lines_is_one_line(project, vocabulary, model_config, capsys):
+    torch.manual_seed(0)
+    classifier = Classifier(GPT(model_config(context_length=64)), 2, "last_token")
+    checkpoint.save_classifier(classifier, ["ham", "spam"], vocabulary, project / "models/spam")
+    cli.main(["classify", "see you\nat\tnoon"])
+    assert capsys.readouterr().out.split("\t")[2:] == ["see you at noon\n"]

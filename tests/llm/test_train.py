@@ -545,9 +545,33 @@ def out_of_apples_memory(loss: Tensor, model: GPT) -> Tensor:
 
 @pytest.mark.parametrize("spoil", [out_of_host_memory, out_of_device_memory, out_of_apples_memory])
 def test_out_of_memory_names_the_batch_and_the_knob(train: Train, spoil: Any) -> None:
-    with pytest.raises(UserError, match="micro_batch_size: out of memory with 3 rows of 8 tokens at once") as caught:
+    with pytest.raises(
+        UserError, match=r"params\.yaml: train\.micro_batch_size: out of memory with 3 rows of 8 tokens at once"
+    ) as caught:
         train(loss=failing(2, spoil), micro_batch_size=3)
     assert caught.value.code == RESOURCES
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_out_of_memory_points_to_the_section_in_training_and_in_evaluations(model_config: Make, training: bool) -> None:
+    def loss(model: nn.Module, batch: Batch) -> losses.Sums:
+        if model.training is training:
+            raise MemoryError
+        return losses.next_token(model, batch)
+
+    model, data = GPT(model_config(vocab_size=20)), Sentences()
+    with pytest.raises(UserError, match=r"params\.yaml: mine\.micro_batch_size: out of memory with 6 rows"):
+        fit(
+            model,
+            loss,
+            Shuffled(data, 6, 1, 0),
+            {"train": InOrder(data, 6)},
+            config(),
+            FP32,
+            0,
+            Recorder(),
+            section="mine",
+        )
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(train: Train) -> None:

@@ -134,6 +134,20 @@ def test_after_a_failed_stage_the_old_output_is_one_checkout_away(project, serve
     assert (project.folder / "dvc.lock").read_bytes().endswith(entry)
 
 
+def test_after_a_failed_stage_the_values_from_before_bring_its_reports_back_too(tmp_path):
+    project, stage, results = Project.create(tmp_path / "project"), "tokenize@spam", ("data/spam", "reports/tokenize")
+    project.set(tracking={"enabled": False})
+    before = (project.folder / "params.yaml").read_bytes()
+    project.repro(stage)
+    good = project.bytes(*results)
+    project.set(tokenize={"spam": {"train_fraction": 0.0001}})  # nothing to train on
+    assert project.run("dvc", "repro", stage, ok=False).returncode != 0
+    assert project.bytes("reports/tokenize") == {}  # the control: there is something to bring back
+    (project.folder / "params.yaml").write_bytes(before)
+    project.repro(stage)
+    assert project.bytes(*results) == good != {}
+
+
 def test_a_second_repro_beside_a_running_one_changes_nothing(project, server):
     server.may.clear()
     with project.start("dvc", "repro", STAGE) as first:
