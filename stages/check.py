@@ -105,9 +105,10 @@ def missing_sources(everything: AllParams) -> Iterator[UserError]:
         elif key.endswith(".init_from") and not Path(path, "config.json").is_file():
             yield UserError(f"params.yaml: {key}", f"{path!r} holds no config.json", "name a model folder", USAGE)
     for item in ("spam", "instructions"):
-        key = f"download.{item}.source"
-        if key in named and Path(named[key]).is_dir():
-            yield UserError(f"params.yaml: {key}", f"{named[key]!r} is a folder", "name one file in it", USAGE)
+        source = everything.download.get(item)
+        if source and not source.files and Path(source.source).is_dir():
+            where = f"params.yaml: download.{item}.source"
+            yield UserError(where, f"{source.source!r} is a folder", "name one file in it", USAGE)
 
 
 def main(everything: AllParams) -> None:

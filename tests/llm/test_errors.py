@@ -34,9 +34,9 @@ def leave(error: BaseException, capsys) -> tuple[int, list[str]]:
     return left.value.code, capsys.readouterr().err.splitlines()
 
 
-def program(body: str, **environment: str) -> subprocess.Popen:
-    """A process that runs `body` inside the contract."""
-    script = "import os, signal, sys, time\nfrom llm.errors import *\nwith error_contract():\n" + "".join(
+def program(body: str, before: str = "", **environment: str) -> subprocess.Popen:
+    """A process that runs `before`, and `body` inside the contract."""
+    script = f"import os, signal, sys, time\nfrom llm.errors import *\n{before}\nwith error_contract():\n" + "".join(
         f"    {line}\n" for line in body.splitlines()
     )
     return subprocess.Popen(
@@ -136,14 +136,26 @@ def test_the_signal_handler_is_put_back():
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.parametrize("before", ["", "leave_on_signals()"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_runs_the_clean_up_and_leaves_with_its_code(number, code):
-    process = program("try:\n    print('ready', flush=True)\n    time.sleep(60)\nfinally:\n    print('clean')")
+def test_a_signal_runs_the_clean_up_and_leaves_with_its_code(number, code, before):
+    process = program("try:\n    print('ready', flush=True)\n    time.sleep(60)\nfinally:\n    print('clean')", before)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
     out, err = process.communicate(timeout=20)
     assert (process.returncode, out) == (code, "clean\n")
     assert LINE.fullmatch(err.strip())
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_before_the_contract_is_one_line_unless_it_is_ignored(number, code):
+    send = f"leave_on_signals()\nos.kill(os.getpid(), signal.{number})"
+    process = program("print('went on')", send)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out) == (code, "")
+    assert LINE.fullmatch(err.strip())
+    ignoring = program("print('went on')", f"signal.signal(signal.{number}, signal.SIG_IGN)\n{send}")
+    assert ignoring.communicate(timeout=20) == ("went on\n", "")
 
 
 def test_a_second_sigterm_does_not_break_the_clean_up_off():

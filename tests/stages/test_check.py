@@ -1,5 +1,6 @@
 """`check` finds what names nothing, before DVC removes an output for it."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,14 @@ def everything(monkeypatch):
 
 def test_the_committed_params_name_what_is_there(everything):
     assert list(missing_sources(everything)) == []
+
+
+@pytest.mark.parametrize("profile", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_profile_names_what_is_there(profile, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    shutil.copyfile("params.yaml", tmp_path / "params.yaml")
+    params.overlay(profile, AllParams, tmp_path / "params.yaml")
+    assert list(missing_sources(params.read(AllParams, tmp_path / "params.yaml"))) == []
 
 
 def test_a_mistyped_model_folder_is_named_with_the_nearest(everything):

@@ -1,0 +1,36 @@
+"""Parts of the stage finetune_spam: what it asks the disk for."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from llm import preflight
+from llm.classifier import Classifier, FinetuneSpamConfig
+from llm.model import GPT
+from llm.params import load, parse
+from llm.runtime import RuntimeConfig
+from llm.spam_dataset import SpamDataset
+from llm.tokenizer import Tokenizer
+from stages.finetune_spam import Params, above_frozen_blocks, check_room
+
+FP32 = RuntimeConfig("fp32", "cpu", threads=1, keep_pages=False, fused_loss=True)
+
+
+@pytest.mark.parametrize("position", ["last", "last_token"])
+def test_what_frozen_blocks_write_is_asked_for_before(position, vocabulary, model_config, monkeypatch, tmp_path):
+    shape, tokenizer = model_config(n_layer=3), Tokenizer.load(vocabulary)
+    data = {split: SpamDataset([0, 1], ["win", "see you at noon"], tokenizer, 16) for split in ("train", "test")}
+    for part in data.values():
+        part.width = 12
+    sample = parse(FinetuneSpamConfig, load("params.yaml")["finetune_spam"])
+    config = replace(sample, trainable="last_block", frozen_prefix=True, dropout=0.0, position=position)
+    asked = []
+    monkeypatch.setattr(preflight, "check_training", lambda *arguments: asked.append(arguments[-1]))
+    run = SimpleNamespace(work=tmp_path, say=lambda _text: None)
+
+    check_room(shape, data, Params(1, FP32, config), 10, run)
+    _, states = above_frozen_blocks(Classifier(GPT(shape), 2, position, 12), data, config, FP32, run)
+
+    assert asked == [sum(part.states.untyped_storage().nbytes() for part in states.values())]
+    assert (asked == [2 * 2 * 12 * 8 * 4]) == (position == "last")  # the control: padding counts where it is read
