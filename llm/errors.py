@@ -24,6 +24,7 @@ INTERRUPTED = 130
 TERMINATED = 143
 STOPS = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
 
+LISTED = 10  # problems of one file
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -58,6 +59,22 @@ def raise_all(problems: Sequence[UserError]) -> None:
         raise problems[0]
     if problems:
         raise UserErrors(problems)
+
+
+@contextmanager
+def noted(problems: list[UserError]) -> Iterator[None]:
+    """Add what the block raises to `problems`, and go on after it."""
+    try:
+        yield
+    except UserError as error:
+        problems.append(error)
+
+
+def raise_first(problems: Sequence[UserError], where: str) -> None:
+    """`raise_all` for the problems of one file: LISTED of them, and how many more there are."""
+    more = len(problems) - LISTED
+    rest = [UserError(where, f"{more:,} more like these", "look at all of it")] if more > 0 else []
+    raise_all([*problems[:LISTED], *rest])
 
 
 def show(problem: UserError) -> None:

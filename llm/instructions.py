@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from llm.errors import DATA, UserError
+from llm.errors import DATA, UserError, noted, raise_first
 from llm.files import read_json
 from llm.params import Problem, fraction
 
@@ -41,23 +41,26 @@ class InstructionsConfig:
 def read_entries(path: Path, skip_empty: bool = False) -> list[Entry]:
     """Entries of a JSON list of objects with texts under `instruction`, `input`, `output`.
 
-    Raises UserError naming the entry, counted from 1: not a list, a missing or foreign key, a value that is no text,
-    and an empty instruction or output unless `skip_empty` leaves such entries out.
+    Raises UserError, several at once, naming the entry, counted from 1: not a list, a missing or foreign key, a value
+    that is no text, and an empty instruction or output unless `skip_empty` leaves such entries out.
     """
     entries = read_json(path)
     if not isinstance(entries, list) or not entries:
         what = "is an empty list" if entries == [] else f"holds {type(entries).__name__}, not a list of entries"
         raise UserError(str(path), what, "write [{...}, ...]", DATA)
-    kept = []
+    kept: list[Entry] = []
+    problems: list[UserError] = []
     for number, entry in enumerate(entries, start=1):
         where = f"{path}: entry {number}"
-        _check_entry(entry, where)
-        empty = [key for key in ("instruction", "output") if not entry[key].strip()]
-        if empty and not skip_empty:
-            fix = "write it, remove the entry, or set tokenize.instructions.empty to skip"
-            raise UserError(where, f"{empty[0]} is empty", fix, DATA)
-        if not empty:
-            kept.append(entry)
+        with noted(problems):
+            _check_entry(entry, where)
+            empty = [key for key in ("instruction", "output") if not entry[key].strip()]
+            if empty and not skip_empty:
+                fix = "write it, remove the entry, or set tokenize.instructions.empty to skip"
+                raise UserError(where, f"{empty[0]} is empty", fix, DATA)
+            if not empty:
+                kept.append(entry)
+    raise_first(problems, str(path))
     if not kept:
         raise UserError(str(path), f"all {len(entries)} entries are empty", "bring some that are not", DATA)
     return kept

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
 
-from llm.errors import DATA, RESOURCES, SERVICE, UserError, raise_all
+from llm.errors import DATA, RESOURCES, SERVICE, UserError, raise_first
 from llm.files import read_json
 from llm.judge_backends import Reply, Server
 from llm.judge_config import JudgeConfig
@@ -147,7 +147,7 @@ def read_responses(path: Path | str) -> list[dict[str, str]]:
                 problems.append(UserError(where, f"missing {key!r}", f"add {key!r}, a text", DATA))
             elif not isinstance(entry[key], str):
                 problems.append(UserError(where, f"{key!r} is {entry[key]!r:.60}, not a text", "put quotes", DATA))
-    raise_all(problems[:10])
+    raise_first(problems, str(path))
     return entries
 
 

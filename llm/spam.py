@@ -11,7 +11,7 @@ from typing import Literal
 
 import pandas as pd
 
-from llm.errors import DATA, UserError
+from llm.errors import DATA, UserError, noted, raise_first
 from llm.files import read_bytes, read_text, write_csv
 from llm.params import Problem, fraction
 
@@ -43,12 +43,18 @@ def read_messages(path: Path, reading: Literal["strict", "book"]) -> pd.DataFram
     """The messages of a file of `label<TAB>text` lines, as columns Label and Text.
 
     `strict` takes every line as it stands. `book` reads the same lines as the book does, with pandas' default
-    quoting: on the UCI file that joins three lines into one and strips the quotes of some others. Raises UserError
-    with file and line for a wrong number of tabs, an unknown label, an empty message; and where a class is missing.
+    quoting: on the UCI file that joins three lines into one and strips the quotes of some others. Raises UserError,
+    several at once, with file and line for a wrong number of tabs, an unknown label, an empty message; and where a
+    class is missing.
     """
     text = read_text(path)
     lines = text.removesuffix("\n").split("\n")
-    messages = [_message(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
+    messages: list[tuple[str, str]] = []
+    problems: list[UserError] = []
+    for number, line in enumerate(lines, start=1):
+        with noted(problems):
+            messages.append(_message(line, f"{path}:{number}"))
+    raise_first(problems, str(path))
     frame = pd.DataFrame(messages, columns=COLUMNS) if reading == "strict" else _read_quoted(text, path)
     for label in LABELS:
         if not (frame["Label"] == label).any():
@@ -104,10 +110,13 @@ def _read_quoted(text: str, path: Path) -> pd.DataFrame:
     except pd.errors.ParserError as error:
         what = f"pandas cannot read it with quoting: {' '.join(str(error).split())}"
         raise UserError(str(path), what, "close the quote, or set tokenize.spam.reading: strict", DATA) from None
+    problems: list[UserError] = []
     for row, (label, message) in enumerate(zip(frame["Label"], frame["Text"], strict=True), start=1):
         where = f"{path}: row {row} as pandas reads it"
-        _check_label(label, where)
-        _check_message(message, where)
+        with noted(problems):
+            _check_label(label, where)
+            _check_message(message, where)
+    raise_first(problems, str(path))
     return frame
 
 

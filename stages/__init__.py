@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar
 from tqdm import tqdm
 
 from llm import files, params, spool, tracking
-from llm.errors import USAGE, UserError, error_contract, leave_on_signals
+from llm.errors import USAGE, UserError, error_contract, leave_on_signals, raise_all
 from llm.progress import Bars
 
 WORK = Path(".work")
@@ -80,11 +80,15 @@ def of_a_copy() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        *folders, item = Path(error.where).parts[:3] or [""]
-        if folders != ["data", "raw"]:
-            raise
-        fix = f"{error.fix}, in what download.{item}.source names: this is a copy"
-        raise UserError(error.where, error.what, fix, error.code) from None
+        raise_all([_at_the_source(problem) for problem in getattr(error, "problems", [error])])
+
+
+def _at_the_source(problem: UserError) -> UserError:
+    *folders, item = Path(problem.where).parts[:3] or [""]
+    if folders != ["data", "raw"]:
+        return problem
+    fix = f"{problem.fix}, in what download.{item}.source names: this is a copy"
+    return UserError(problem.where, problem.what, fix, problem.code)
 
 
 Part = Literal["start_up", "data", "compute", "save"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llm.errors import DATA, UserError
+from llm.errors import DATA, UserError, UserErrors
 from llm.instruction_dataset import InstructionDataset
 from llm.instructions import (
     InstructionsConfig,
@@ -46,8 +46,11 @@ def test_empty_entries_are_left_out_where_that_is_asked_for(tmp_path):
     path = tmp_path / "entries.json"
     path.write_text(json.dumps([ENTRY, ENTRY | {"output": " "}, ENTRY | {"instruction": ""}, ENTRY | {"input": ""}]))
     assert read_entries(path, skip_empty=True) == [ENTRY, ENTRY | {"input": ""}]
-    with pytest.raises(UserError, match=r"entry 2: output is empty .* set tokenize\.instructions\.empty to skip"):
+    with pytest.raises(UserErrors) as caught:
         read_entries(path)
+    assert [problem.where for problem in caught.value.problems] == [f"{path}: entry 2", f"{path}: entry 3"]
+    assert [problem.what for problem in caught.value.problems] == ["output is empty", "instruction is empty"]
+    assert caught.value.fix.endswith("set tokenize.instructions.empty to skip")
     path.write_text(json.dumps([ENTRY | {"output": ""}]))
     with pytest.raises(UserError, match="all 1 entries are empty"):
         read_entries(path, skip_empty=True)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.errors import DATA, UserError
+from llm.errors import DATA, UserError, UserErrors
 from llm.spam import SpamConfig, balanced_splits, read_messages, read_split, write_split
 
 BOOK = SpamConfig(reading="book", order="shuffled", train_fraction=0.7, validation_fraction=0.1)
@@ -122,6 +122,30 @@ def test_the_longest_training_message_of_the_book_has_120_tokens(sms, mirror):
 def test_a_fault_is_named_by_file_and_line(content, said, reading, tmp_path):
     path = write(tmp_path, content)
     assert refused(read_messages, path, reading).startswith(f"{path}{said}")
+
+
+@pytest.mark.parametrize("reading", ["strict", "book"])
+def test_several_faults_are_listed_and_many_are_counted(reading, tmp_path):
+    few = write(tmp_path, "Ham\ta\nham\tb\nspam\t \n")
+    with pytest.raises(UserErrors) as caught:
+        read_messages(few, reading)
+    assert [problem.where for problem in caught.value.problems] == [f"{few}:1", f"{few}:3"]
+    many = write(tmp_path, "Ham\ta\n" * 1012)
+    with pytest.raises(UserErrors) as caught:
+        read_messages(many, reading)
+    *listed, rest = caught.value.problems
+    assert [problem.where for problem in listed] == [f"{many}:{line}" for line in range(1, 11)]
+    assert (rest.where, rest.what, caught.value.code) == (str(many), "1,002 more like these", DATA)
+
+
+def test_what_only_pandas_makes_of_the_lines_is_listed_too(tmp_path):
+    path = write(tmp_path, 'ham\t""\nham\tb\nspam\t""\n')
+    with pytest.raises(UserErrors) as caught:
+        read_messages(path, "book")
+    assert [problem.where.partition(": ")[2] for problem in caught.value.problems] == [
+        "row 1 as pandas reads it",
+        "row 3 as pandas reads it",
+    ]
 
 
 @pytest.mark.parametrize("reading", ["strict", "book"])

@@ -140,7 +140,7 @@ FAULTS = {
         "tokenize spam",
         3,
         r"data/raw/spam/spam\.tsv:2: .*, in what download\.spam\.source names: this is a copy",
-        write("data/raw/spam/spam.tsv", lambda data: data.replace(b"\nham\twe are", b"\nham we are")),
+        write("data/raw/spam/spam.tsv", lambda data: data.replace(b"\nham\twe are", b"\nham we are", 1)),
     ),
     "bad entry": Fault(
         "tokenize instructions",

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from llm import tokens
-from llm.errors import DATA, USAGE, UserError
+from llm.errors import DATA, USAGE, UserError, UserErrors, raise_all
 from llm.tokenizer import fingerprint
-from stages import _one_process, pretrain
+from stages import _one_process, of_a_copy, pretrain
 
 ROOT = Path(__file__).parents[2]
 
@@ -149,3 +149,13 @@ def test_tokens_of_another_tokenizer_are_refused(vocabulary, tmp_path, monkeypat
     assert caught.value.code == DATA
     tokens.write_shards(tmp_path, "train", ids, 50, tokens.Pins(300, fingerprint(vocabulary)), 1000)
     assert len(pretrain.windows("train", params, 8, 8)) > 0
+
+
+def test_a_fault_in_a_copy_is_mended_where_the_copy_came_from():
+    lines = UserError("data/raw/spam/a.tsv:1", "0 tabs", "write one"), UserError("data/tokenizer", "gone", "make it", 6)
+    with pytest.raises(UserErrors) as caught, of_a_copy():
+        raise_all(lines)
+    assert [(problem.where, problem.fix, problem.code) for problem in caught.value.problems] == [
+        ("data/raw/spam/a.tsv:1", "write one, in what download.spam.source names: this is a copy", 3),
+        ("data/tokenizer", "make it", 6),
+    ]
