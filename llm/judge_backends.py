@@ -92,6 +92,8 @@ class Server:
                     method, url, json=payload, headers=plain, stream=True, allow_redirects=False, timeout=seconds
                 ) as response:
                     return response.status_code, response.headers, self._without_key(_body(response, end))
+        except (requests.Timeout, TimeoutError, urllib3.exceptions.ReadTimeoutError):
+            raise TimeoutError from None  # the socket's, as long as the whole request's: told alike, whichever is first
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             raise _Failure(_reason(error)) from None
 
@@ -260,8 +262,6 @@ def _reason(error: Exception) -> str:
     """The same words at every run: an exception's own text holds addresses of objects and ports."""
     if isinstance(error, requests.exceptions.SSLError):
         return "the certificate is not accepted"
-    if isinstance(error, requests.exceptions.Timeout | TimeoutError | urllib3.exceptions.ReadTimeoutError):
-        return "the server does not answer in time"
     if isinstance(error, requests.exceptions.ConnectionError):
         return "the connection failed"
     return f"the exchange broke off ({type(error).__name__})"

@@ -293,6 +293,15 @@ def test_a_request_ends_at_its_deadline_however_slowly_bytes_come(protocol: str,
     assert time.monotonic() - start < 2  # the server would take 30 or more
 
 
+@pytest.mark.parametrize("behaviour", [hang, drip])
+def test_where_the_socket_gives_up_first_that_is_told_alike(
+    protocol: str, behaviour: Behaviour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judge_backends, "within", lambda _seconds, work: work())
+    verdict = one(protocol, behaviour, timeout_seconds=0.3)
+    assert (verdict.status, verdict.reply) == ("failed", "no whole reply within 0.3 s")
+
+
 def test_a_redirect_is_not_followed() -> None:
     with FakeJudge("ollama", [answer("100")]) as other, FakeJudge("ollama", [redirect(other.url)]) as fake:
         (verdict,) = judge([ENTRY], replace(CONFIG, url=fake.url), alpaca)
@@ -364,8 +373,11 @@ def test_a_server_that_is_down_is_one_line_within_5_seconds() -> None:
     assert "`ollama serve`" in error.fix
 
 
-def test_a_server_that_accepts_and_says_nothing_is_down_too(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("first", ["deadline", "socket"])
+def test_a_server_that_accepts_and_says_nothing_is_down_too(first: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judge_backends, "READY_SECONDS", 0.3)
+    if first == "socket":
+        monkeypatch.setattr(judge_backends, "within", lambda _seconds, work: work())
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
         deaf.listen()
