@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llm import files, params
+from llm.book.runs import with_python
 from stages.check import AllParams
 
 ROOT = Path(__file__).parents[2]
@@ -51,8 +51,7 @@ class Project:
 
     def start(self, module: str, *words: str, **options: Any) -> subprocess.Popen[str]:
         """Start `python -m MODULE` there, as a user does whose environment is activated."""
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", **options.pop("env", {})}
+        environment = {**with_python(), "DVC_NO_ANALYTICS": "1", **options.pop("env", {})}
         environment.pop("MLFLOW_TRACKING_URI", None)
         piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(

@@ -1,7 +1,6 @@
 """Runs for the ledger: made by the pipeline in a copy of the project, and known by dvc.lock."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -30,7 +29,7 @@ def test_settings_are_sections():
 
 def test_a_run_is_made_in_a_copy_and_known_again(tmp_path, monkeypatch):
     project = Project.create(tmp_path / "project")
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", os.defpath)  # of an environment that is not activated
     before = project.bytes()
     copy = project.folder / MADE / "small"
     assert SMOKE.missing(copy, project.folder) == "dvc.lock has no tokenize@corpus"
