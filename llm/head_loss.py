@@ -30,7 +30,7 @@ def summed_cross_entropy(hidden: Tensor, head: nn.Module, targets: Tensor, one_p
     training, it takes the place of several steps.
     """
     if _on_cpu_without_gradients(hidden):
-        return _summed(head(hidden), targets, with_gradients=False)
+        return _summed(head(hidden), targets, partial(_of_rows, with_gradients=False))
     with_gradients = torch.is_grad_enabled()
     loss: Tensor = _HeadLoss.apply(hidden, head.weight, targets, with_gradients, one_pass)  # type: ignore[no-untyped-call]
     return loss
@@ -54,8 +54,7 @@ class _HeadLoss(torch.autograd.Function):
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         x, w = hidden.to(dtype), _aligned(weight, dtype)
         logits = F.linear(x, w)  # (N, words and what aligns them, which is 0 and stays so)
-        of_logits = one_pass or partial(_summed, with_gradients=with_gradients)
-        total = of_logits(logits[:, :words], targets)
+        total = _summed(logits[:, :words], targets, one_pass or partial(_of_rows, with_gradients=with_gradients))
         if with_gradients:
             ctx.save_for_backward(x, w, logits)
             ctx.kinds = hidden.dtype, weight.dtype, words
@@ -77,22 +76,30 @@ class _HeadLoss(torch.autograd.Function):
         )
 
 
-def _summed(logits: Tensor, targets: Tensor, with_gradients: bool) -> Tensor:
-    """The sum over the rows (N, words); with gradients these take the place of the logits."""
+def _summed(logits: Tensor, targets: Tensor, of_rows: OfLogits) -> Tensor:
+    """What `of_rows` sums over all rows (N, words), given some at a time."""
+    most = max((CACHED if logits.device.type == "cpu" else LAUNCHED) // logits.shape[1], 1)
+    rows = 1 << (most.bit_length() - 1)  # batches are multiples of powers of 2, mostly: one shape to compile for
     total = torch.zeros((), device=logits.device)
-    rows = max((CACHED if logits.device.type == "cpu" else LAUNCHED) // logits.shape[1], 1)
-    for z, target in zip(torch.split(logits, rows), torch.split(targets[:, None], rows), strict=True):
-        p = torch.softmax(z.float(), dim=-1)
-        # the likeliest word has exp(0) of the sum that softmax divides by
-        log_sum = z.amax(dim=-1, keepdim=True) - p.amax(dim=-1, keepdim=True).log()
-        total += (log_sum - z.gather(1, target)).sum()
-        if with_gradients:
-            z.copy_(p.scatter_add_(1, target, -torch.ones_like(target, dtype=p.dtype)))
+    for some, target in zip(torch.split(logits, rows), torch.split(targets, rows), strict=True):
+        total += of_rows(some, target)
+    return total
+
+
+def _of_rows(logits: Tensor, targets: Tensor, with_gradients: bool) -> Tensor:
+    """The sum over the rows (N, words); with gradients these take the place of the logits."""
+    target = targets[:, None]
+    p = torch.softmax(logits.float(), dim=-1)
+    # the likeliest word has exp(0) of the sum that softmax divides by
+    log_sum = logits.amax(dim=-1, keepdim=True) - p.amax(dim=-1, keepdim=True).log()
+    total = (log_sum - logits.gather(1, target)).sum()
+    if with_gradients:
+        logits.copy_(p.scatter_add_(1, target, -torch.ones_like(target, dtype=p.dtype)))
     return total
 
 
 def in_one_pass(logits: Tensor, targets: Tensor) -> Tensor:
-    """As `_summed` with gradients, for targets (N,): to be compiled, which makes one pass over each row of it.
+    """As `_of_rows` with gradients: to be compiled, which makes one pass over each row of it.
 
     Not compiled it is the slower of the two.
     """

@@ -19,6 +19,7 @@ from llm.dropout import Dropout
 from llm.params import Problem, fraction, positive
 
 BY_VECTORS = ("cpu",)  # devices that compute the attention of a single query as `attend_one` does
+READ_ON = 64  # empty slots that a CPU reads sooner than it finds the keys behind them
 
 
 @dataclass(frozen=True)
@@ -60,27 +61,37 @@ class ModelConfig:
 
 
 class KVCache:
-    """Keys and values of the tokens seen so far, preallocated for `slots` tokens: (2, B, H, S, D) for each layer."""
+    """Keys and values of the tokens seen so far, preallocated for `slots` tokens: (B, H, slots, D) for each layer."""
 
     def __init__(self, config: ModelConfig, rows: int, slots: int, like: Tensor) -> None:
-        shape = (2, rows, config.n_head, slots, config.n_embd // config.n_head)
-        # CPUs attend to fp32 twice as fast as to bf16, which they would convert at every step
+        shape = (rows, config.n_head, slots, config.n_embd // config.n_head)
+        # CPUs multiply a query with fp32 keys faster than with bf16 ones, which they would convert at every step
         dtype = torch.float32 if like.device.type == "cpu" else like.dtype
-        self.layers = [like.new_empty(shape, dtype=dtype) for _ in range(config.n_layer)]
+        self.keys = [like.new_empty(shape, dtype=dtype) for _ in range(config.n_layer)]
+        self.values = [like.new_empty(shape) for _ in range(config.n_layer)]
         self.length = 0  # tokens seen; GPT.forward advances it once all layers have appended
+        self._places = torch.empty(0, 0)
 
-    def append(self, layer: int, kv: Tensor) -> Tensor:
-        """Store the new keys and values (2, B, H, T, D); return all so far (2, B, H, S, D)."""
-        end = self.length + kv.shape[3]
-        mine = self.layers[layer]
-        assert end <= mine.shape[3], "the cache is full"  # a slice past the end would drop tokens silently
-        mine[:, :, :, self.length : end] = kv
-        return mine[:, :, :, :end]
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store new keys and values (B, H, T, D); return all so far (B, H, S, D)."""
+        keys, values, end = self.keys[layer], self.values[layer], self.length + k.shape[2]
+        assert end <= keys.shape[2], "the cache is full"  # a slice past the end would drop tokens silently
+        keys[:, :, self.length : end] = k
+        values[:, :, self.length : end] = v
+        return keys[:, :, :end], values[:, :, :end]
+
+    def places(self, tokens: int) -> Tensor:
+        """Where the first tokens of every row and head stand among all slots of a layer: (B * H, tokens)."""
+        B, H, slots, _ = self.keys[0].shape
+        if self._places.shape != (B * H, tokens):  # as it is in the first layer of every step
+            first = torch.arange(0, B * H * slots, slots, dtype=torch.int32)
+            self._places = first[:, None] + torch.arange(tokens, dtype=torch.int32)
+        return self._places
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but these."""
-        for layer, store in enumerate(self.layers):
-            self.layers[layer] = store[:, rows]
+        self.keys = [keys[rows] for keys in self.keys]
+        self.values = [values[rows] for values in self.values]
 
 
 class Attention(nn.Module):
@@ -98,17 +109,21 @@ class Attention(nn.Module):
         B, T, C = x.shape
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)
         q, k, v = qkv  # (B, H, T, D) each
-        if cache is not None:
-            k, v = cache.append(self.layer, qkv[1:])  # (B, H, S, D) each
-            q = q.to(k.dtype)
-        if cache is not None and T == 1 and q.device.type in BY_VECTORS:
-            y = attend_one(q, k, v, mask)
-        elif self.eager or (self.training and self.drop.packed and self.drop.rate > 0):
-            y = attend(q, k, v, mask, self.drop)
-        else:
-            dropout = self.drop.rate if self.training else 0.0
-            y = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None and T > 1)
+        y = self._attend(q, k, v, mask, cache)
         return self.c_proj(y.to(qkv.dtype).transpose(1, 2).reshape(B, T, C))  # type: ignore[no-any-return]
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
+        """(B, H, T, D) each -> (B, H, T, D)."""
+        T = q.shape[2]
+        if cache is not None:
+            k, v = cache.append(self.layer, k, v)  # (B, H, S, D) each
+            if T == 1 and q.device.type in BY_VECTORS:
+                return attend_one(q, cache, self.layer, mask)
+            q, v = q.to(k.dtype), v.to(k.dtype)
+        if self.eager or (self.training and self.drop.packed and self.drop.rate > 0):
+            return attend(q, k, v, mask, self.drop)
+        dropout = self.drop.rate if self.training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None and T > 1)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, drop: nn.Module) -> Tensor:
@@ -122,12 +137,22 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, drop: nn.Module
     return drop(weights) @ v  # type: ignore[no-any-return]  # (B, H, T, D)
 
 
-def attend_one(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """`attend` for one query a row (B, H, 1, D): matrices times vectors, which CPUs read faster than SDPA's blocks."""
-    scores = (k @ (q * k.shape[-1] ** -0.5).transpose(2, 3)).transpose(2, 3)  # (B, H, 1, S)
+def attend_one(q: Tensor, cache: KVCache, layer: int, mask: Tensor | None) -> Tensor:
+    """`attend` for one query a row (B, H, 1, D), the last that the cache has appended, as CPUs read it fastest.
+
+    The scores are matrices times vectors; the weighted sums of the values are those of an embedding bag, which fetches
+    ahead where slots are empty.
+    """
+    B, H, _, D = q.shape
+    keys, values, S = cache.keys[layer], cache.values[layer], cache.length + 1
+    if keys.shape[2] - S > READ_ON:
+        keys = keys[:, :, :S]
+    scores = (keys @ (q.to(keys.dtype) * D**-0.5).transpose(2, 3))[:, :, :S, 0]  # (B, H, S)
     if mask is not None:
-        scores = scores.masked_fill(~mask, -math.inf)
-    return torch.softmax(scores, dim=-1) @ v
+        scores = scores.masked_fill(~mask[:, :, 0], -math.inf)
+    weights = torch.softmax(scores, dim=-1).to(values.dtype).flatten(0, 1)
+    y = F.embedding_bag(cache.places(S), values.view(-1, D), mode="sum", per_sample_weights=weights)
+    return y.view(B, H, 1, D)
 
 
 class MLP(nn.Module):
@@ -198,9 +223,13 @@ class Transformer(nn.Module):
             cache.length += T
         return self.ln_f(x)  # type: ignore[no-any-return]
 
-    def below(self, ids: Tensor, blocks: int) -> Tensor:
-        """The states (B, T, C) of token ids (B, T) above so many blocks."""
-        x = self.drop(self.wte(ids) + self.wpe(torch.arange(ids.shape[1], device=ids.device)))
+    def below(self, ids: Tensor, blocks: int, sparse: bool = False) -> Tensor:
+        """The states (B, T, C) of token ids (B, T) above so many blocks.
+
+        With `sparse` the gradient of the token embedding is that of these tokens only, a sparse tensor.
+        """
+        tokens = F.embedding(ids, self.wte.weight, sparse=sparse)
+        x = self.drop(tokens + self.wpe(torch.arange(ids.shape[1], device=ids.device)))
         for block in self.h[:blocks]:
             x = block(x, None, None)
         return x  # type: ignore[no-any-return]

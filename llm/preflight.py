@@ -149,8 +149,9 @@ def decoding(config: ModelConfig, runtime: RuntimeConfig, rows: int, prompt: int
     C, slots = config.n_embd, prompt + new
     half = runtime.precision == "bf16"
     weights = parameters(config) * (FP32 + 2 * half)
-    cache = 2 * FP32 * config.n_layer * rows * slots * C
-    first = (2 if half else FP32) * rows * (prompt * C * 10 + 2 * config.vocab_size)
+    width = 2 if half else FP32
+    cache = (FP32 + width) * config.n_layer * rows * slots * C
+    first = width * rows * (prompt * C * 10 + 2 * config.vocab_size)
     if config.attention == "eager":
         first += FP32 * 3 * rows * config.n_head * prompt * prompt
     return weights + cache + first

@@ -19,9 +19,9 @@ BATCH = Batch(IDS[:, :-1], IDS[:, 1:])
 FUSED = True
 
 
-def model(dropout: float = 0.0, attention: str = "sdpa") -> GPT:
+def model(dropout: float = 0.0, attention: str = "sdpa", tie_head: bool = True) -> GPT:
     torch.manual_seed(1)
-    return GPT(replace(MODEL, dropout=dropout, attention=attention))
+    return GPT(replace(MODEL, dropout=dropout, attention=attention, tie_head=tie_head))
 
 
 def step(gpt: GPT, loss: object) -> tuple[float, dict[str, torch.Tensor]]:
@@ -86,6 +86,23 @@ def test_training_passes_hand_their_logits_to_what_was_compiled():
     total = loss(gpt, BATCH)["loss"]
     assert seen == [(BATCH.targets.numel(), MODEL.vocab_size)]
     torch.testing.assert_close(total, losses.next_token(gpt, BATCH)["loss"])
+
+
+@needs_compiler
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_gradient_of_the_embedding_is_that_of_plain_passes(tied, fused):
+    gpt = model(tie_head=tied).train()
+    loss = CompiledNextToken(gpt, fused)
+    loss._blocks, loss._of_logits = gpt.transformer.h, head_loss.in_one_pass  # as they are: nothing is compiled here
+    gradients = []
+    for passes in (losses.next_token, loss):
+        gpt.zero_grad()
+        for ids in torch.tensor([[1, 1, 2, 3], [3, 5, 1, 19]]):  # gradients of two micro-batches add up
+            passes(gpt, Batch(ids[None, :-1], ids[None, 1:]))["loss"].backward()
+        gradients.append(gpt.transformer.wte.weight.grad)
+    torch.testing.assert_close(*gradients)  # layouts too
+    assert (gradients[0][7] != 0).any() == tied  # a word that is in no input
 
 
 @needs_compiler

@@ -135,6 +135,23 @@ def test_logits_whose_powers_no_float_can_hold_have_a_loss(kind):
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
+@pytest.mark.parametrize("kind", ["one pass", "fused"])
+def test_rows_come_in_portions_of_a_power_of_2_that_fits_into_the_cache(monkeypatch, kind):
+    monkeypatch.setattr(head_loss, "CACHED", 50 * WORDS + 1)
+    seen = []
+
+    def of_rows(logits: Tensor, targets: Tensor, **_: bool) -> Tensor:
+        seen.append(logits.shape)
+        return head_loss.in_one_pass(logits, targets)
+
+    if kind == "fused":
+        monkeypatch.setattr(head_loss, "_of_rows", of_rows)
+    hidden, head, targets = example()
+    targets[targets == IGNORED] = 0
+    losses.of_hidden(hidden, head, targets, one_pass=of_rows if kind == "one pass" else None)
+    assert seen == [(32, WORDS)] * 3 + [(2 * TOKENS - 96, WORDS)]
+
+
 @pytest.mark.parametrize("ignored", [True, False])
 def test_one_pass_gets_the_logits_of_the_targets_that_count(ignored):
     hidden, head, targets = example()

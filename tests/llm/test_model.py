@@ -11,7 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llm.model import GPT, Attention, Block, KVCache, ModelConfig, attend, attend_one, count_parameters, gelu, visible
+from llm.model import (
+    GPT,
+    READ_ON,
+    Attention,
+    Block,
+    KVCache,
+    ModelConfig,
+    attend,
+    attend_one,
+    count_parameters,
+    gelu,
+    visible,
+)
 
 Make = Callable[..., ModelConfig]
 
@@ -40,16 +52,27 @@ def test_eager_attention_computes_what_sdpa_computes(model_config: Make) -> None
     torch.testing.assert_close(sdpa(ids, None, padding), eager(ids, None, padding), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("empty", [0, 3, READ_ON, READ_ON + 1])
 @pytest.mark.parametrize("masked", [False, True])
-def test_attention_of_one_query_computes_what_the_others_compute(masked: bool) -> None:
+def test_attention_of_one_query_computes_what_the_others_compute(
+    model_config: Make, masked: bool, empty: int, dtype: torch.dtype
+) -> None:
     torch.manual_seed(0)
-    q, (k, v) = torch.randn(3, 2, 1, 4), torch.randn(2, 3, 2, 7, 4)
+    q, (k, v) = torch.randn(3, 2, 1, 16, dtype=dtype), torch.randn(2, 3, 2, 7, 16, dtype=dtype)
     mask = (torch.arange(7) >= torch.tensor([0, 2, 6])[:, None])[:, None, None] if masked else None  # (B, 1, 1, S)
-    one = attend_one(q, k, v, mask)
-    torch.testing.assert_close(one, F.scaled_dot_product_attention(q, k, v, mask))
-    torch.testing.assert_close(one, attend(q, k, v, mask, nn.Identity()))
-    other = attend_one(q, k[:, :, :-1], v[:, :, :-1], None)  # control
-    assert (one - other).abs().max() > 0.01
+    cache = KVCache(model_config(n_embd=32), 3, 7 + empty, like=q)
+    for store in cache.keys + cache.values:
+        store.fill_(math.nan)  # what nobody has written may be anything
+    cache.append(1, k, v)
+    cache.length = 6
+    one = attend_one(q, cache, 1, mask)
+    assert one.dtype == dtype
+    near = {torch.float32: 1e-6, torch.bfloat16: 0.02}[dtype]
+    torch.testing.assert_close(one, F.scaled_dot_product_attention(q, k, v, mask), rtol=near, atol=near)
+    torch.testing.assert_close(one, attend(q, k, v, mask, nn.Identity()), rtol=near, atol=near)
+    cache.length = 5
+    assert (attend_one(q, cache, 1, None) - one).abs().max() > 0.01  # control
 
 
 def test_attention_written_out_lets_later_queries_see_all_that_came_before() -> None:
