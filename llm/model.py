@@ -73,7 +73,7 @@ class KVCache:
         self._places = torch.empty(0, 0)
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new keys and values (B, H, T, D); return all so far (B, H, S, D)."""
+        """Store new keys and values (B, H, T, D); return all so far (B, H, S, D), in the types of the cache."""
         keys, values, end = self.keys[layer], self.values[layer], self.length + k.shape[2]
         assert end <= keys.shape[2], "the cache is full"  # a slice past the end would drop tokens silently
         keys[:, :, self.length : end] = k
@@ -90,8 +90,9 @@ class KVCache:
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but these."""
-        self.keys = [keys[rows] for keys in self.keys]
-        self.values = [values[rows] for values in self.values]
+        for stores in (self.keys, self.values):
+            for layer, store in enumerate(stores):  # one at a time: never is the whole cache there twice
+                stores[layer] = store[rows]
 
 
 class Attention(nn.Module):

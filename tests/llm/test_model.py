@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from llm.model import (
     GPT,
@@ -178,6 +180,22 @@ def test_kept_rows_go_on_as_before(model_config: Make) -> None:
     model(ids[:, :8], cache)
     cache.keep(rows)
     torch.testing.assert_close(model(ids[rows, 8:], cache), model(ids)[rows, 8:], atol=1e-5, rtol=1e-5)
+
+
+def test_rows_are_dropped_from_one_layer_after_the_other(model_config: Make) -> None:
+    cache = KVCache(model_config(), 3, 9, torch.empty(0))
+    old = [weakref.ref(store) for store in cache.keys + cache.values]
+    alive = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            alive.append(sum(store() is not None for store in old))
+            return func(*args, **(kwargs or {}))
+
+    rows = torch.tensor([2, 0])
+    with Watch():
+        cache.keep(rows)
+    assert alive == [4, 3, 2, 1]
 
 
 # Padding
