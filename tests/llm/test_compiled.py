@@ -106,6 +106,25 @@ def test_the_gradient_of_the_embedding_is_that_of_plain_passes(tied, fused):
 
 
 @needs_compiler
+@pytest.mark.parametrize("tied", [True, False])
+def test_only_a_tied_embedding_adds_its_gradient_as_rows(tied):
+    gpt = model(tie_head=tied).train()
+    loss, seen = CompiledNextToken(gpt, FUSED), []
+    loss._blocks, loss._of_logits = gpt.transformer.h, head_loss.in_one_pass  # as they are: nothing is compiled here
+    below = gpt.transformer.below
+
+    def watched(*arguments: object) -> torch.Tensor:
+        states = below(*arguments)
+        (gradient,) = torch.autograd.grad(states.sum(), gpt.transformer.wte.weight, retain_graph=True)
+        seen.append(gradient.is_sparse)
+        return states
+
+    gpt.transformer.below = watched
+    loss(gpt, BATCH)
+    assert seen == [tied]
+
+
+@needs_compiler
 def test_evaluations_and_the_model_are_left_alone():
     gpt = model()
     names = list(gpt.state_dict())
