@@ -12,14 +12,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from llm import lora, preflight
 from llm.classifier import Classifier, freeze
 from llm.errors import RESOURCES, UserError
 from llm.gpt2 import untie_head
 from llm.lora import LoraConfig
-from llm.model import GPT, count_parameters
+from llm.model import GPT, KVCache, count_parameters
 from llm.preflight import Training
+from llm.runtime import RuntimeConfig
 from tests.llm.tiny_run import FP32, MODEL
 
 ROOT = Path(__file__).parents[2]
@@ -194,3 +196,15 @@ def test_it_costs_little(tmp_path):
     for _ in range(10):
         check(tmp_path)
     assert (time.perf_counter() - start) / 10 < 0.02
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_answers_that_grow_by_a_token_need_the_slots_that_the_cache_has_for_it(precision, dtype):
+    def cache(slots: int) -> int:
+        found = KVCache(MODEL, 3, slots, torch.empty(0, dtype=dtype))
+        return sum(store.nbytes for store in found.keys + found.values)
+
+    def estimate(new: int) -> int:
+        return preflight.decoding(MODEL, RuntimeConfig(precision, "cpu", 1, True, True), 3, 4, new)
+
+    assert estimate(3) - estimate(2) == cache(7) - cache(6) > 0
