@@ -1,8 +1,9 @@
 """Ours beside the peers, pair by pair -> docs/benchmarks.md, docs/benchmarks.png: `python -m benchmarks [work ...]`.
 
 Peers: the book's package (`pip install --no-deps llms-from-scratch`) and transformers; one that is not installed is
-left out visibly. In every round each contender does the work once, in a process of its own, one after the other; a
-ratio is taken within a round, so that a machine that is busy for a while slows both.
+left out visibly. Works on the book's files find them through `LLM_MIRROR` (docs/data.md). In every round each contender
+does the work once, in a process of its own, one after the other; a ratio is taken within a round, so that a machine
+that is busy for a while slows both.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ tokenized messages to the accuracies of all splits; for chapter 5 up to the save
 program. Of the book's epochs one is timed in chapter 6, the first and a second in chapter 5, and scaled. Ours is with
 `python -m llm use auto`, in the lines train-* also with `pretrain.compile: true`; steps are timed after the first two,
 and nobody clips gradients there. Others use this machine too, and some minutes are slower by a third than others, so
-ratios compare, and seconds of two lines do not. Works that are not measured anew keep what they had.
+ratios compare, and seconds of two lines do not. Works that are not measured anew keep what they had. decode-* is how
+the stage `respond` decodes; `generate` and `chat` compute in fp32. Measuring the peers takes transformers and
+`pip install --no-deps llms-from-scratch`; tokenize and the chapters also need `LLM_MIRROR` ([data.md](data.md)).
 """.split("\n")
 Result = dict[str, Any]
 Rounds = dict[str, list[Result]]  # by contender
@@ -41,7 +44,7 @@ Rounds = dict[str, list[Result]]  # by contender
 
 def main() -> None:
     """Measure what was asked for, and write the tables."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("work", nargs="*", metavar="work", help=f"some of {', '.join(WORK)} (default: all)")
     parser.add_argument("--rounds", type=int, help=f"pairs (default: 5; of {', '.join(ONCE)}: 1)")
     arguments = parser.parse_args()
@@ -50,19 +53,26 @@ def main() -> None:
         parser.error(f"no such work: {', '.join(unknown)}")
     kept = OUT / "benchmarks.json"
     known: dict[str, Rounds] = files.read_json(kept) if kept.is_file() else {}
+    failed = []
     for work in arguments.work or WORK:
-        known[work] = measure(work, arguments.rounds or (1 if work in ONCE else 5))
-        files.write_json(kept, known)
+        if found := measure(work, arguments.rounds or (1 if work in ONCE else 5)):
+            known[work] = found
+            files.write_json(kept, known)
+        else:
+            failed.append(work)
     results = {work: known[work] for work in WORK if work in known}  # other works keep what was measured before
     files.write_text(OUT / "benchmarks.md", "\n".join(page(results)) + "\n")
     draw(results, OUT / "benchmarks.png")
     print((OUT / "benchmarks.md").read_text(encoding="utf-8"))
+    if failed:
+        fix = "mend what the lines above say; the figures from before are kept"
+        parser.exit(1, f"error: {', '.join(failed)}: not measured, ours could not be | fix: {fix}\n")
 
 
 def measure(work: str, rounds: int) -> Rounds:
-    """Every contender once a round, in turn; one that fails is named and left out."""
+    """Every contender once a round, in turn; one that fails is named and left out, and all are if it is the first."""
     found: Rounds = defaultdict(list)
-    contenders = list(WORK[work])
+    first, *_ = contenders = list(WORK[work])
     for number in range(rounds):
         for contender in list(contenders):
             command = [sys.executable, "-m", "benchmarks.work", work, contender]
@@ -70,6 +80,8 @@ def measure(work: str, rounds: int) -> Rounds:
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
             if done.returncode:
                 print(f"{work}: {contender} left out: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+                if contender == first:
+                    return {}
                 contenders.remove(contender)
                 found.pop(contender, None)  # rounds are compared one by one
                 continue

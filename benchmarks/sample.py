@@ -42,6 +42,11 @@ from stages.check import AllParams
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "docs" / "sample-results.md"
 SPLIT_SEEDS = (1, 2, 3)
+NOTE = """\
+Mean and sample standard deviation over split seeds {seeds}. Test patterns of the spam data and test facts
+of the instructions do not occur in their training data. The README shows the committed sample, which is split
+seed 0, and the validation loss of `pretrain.eval_batches` batches.
+"""
 Figures = dict[str, list[float]]
 
 
@@ -62,8 +67,8 @@ def main() -> None:
                 project / "params.yaml",
             )
             dvc(project, "repro", "-q")
-            figures["spam: the same from random weights"].append(metrics(project, "finetune_spam")["test_accuracy"])
-            figures["judge: the same from random weights"].append(judge_score(project))
+            figures["spam: fine-tuned from random weights"].append(metrics(project, "finetune_spam")["test_accuracy"])
+            figures["judge: fine-tuned from random weights"].append(judge_score(project))
             print(f"split seed {seed}: done", file=sys.stderr)
     files.write_text(OUT, "\n".join(table(pretraining, figures)) + "\n")
     print(OUT.read_text(encoding="utf-8"))
@@ -227,14 +232,11 @@ def table(pretraining: dict[str, float], figures: Figures) -> list[str]:
     lines = ["# What the sample's figures are worth", ""]
     lines += ["Made by `python -m benchmarks.sample`; nothing here is written by hand.", ""]
     lines += ["| pretraining | |", "| --- | ---: |"]
-    lines += [f"| validation loss, nats per token | {pretraining['loss']:.3f} |"]
+    lines += [f"| validation loss, nats per token, over all windows | {pretraining['loss']:.3f} |"]
     lines += [f"| the same of a trigram model (Witten-Bell) on the same tokens | {pretraining['trigram']:.3f} |"]
     lines += [f"| facts of the sample world known (greedy) | {known} |", ""]
     seeds = ", ".join(str(seed) for seed in SPLIT_SEEDS)
-    lines += [
-        f"Mean and sample standard deviation over split seeds {seeds}. Test patterns of the spam data and test facts"
-    ]
-    lines += ["of the instructions do not occur in their training data.", ""]
+    lines += [*NOTE.format(seeds=seeds).splitlines(), ""]
     for prefix, name, scale in (
         ("spam: ", "spam, test accuracy in %", 100),
         ("judge: ", "instructions, reference score", 1),

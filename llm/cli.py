@@ -77,16 +77,16 @@ def parser() -> argparse.ArgumentParser:
 
     ablation = command("ablation", run_ablation, "chapter 6's table of variants: its rows as experiments, its figures")
     what = ablation.add_mutually_exclusive_group(required=True)
-    what.add_argument("--queue", nargs="*", type=int, metavar="ROW", help="queue these rows; all that can run here")
+    queued = "queue these rows; without numbers, all that can run here"
+    what.add_argument("--queue", nargs="*", type=int, metavar="ROW", help=queued)
     what.add_argument("--table", action="store_true", help="show what the experiments on the last commit gave")
 
     command("report", show_report, "the results of the last run in a short table")
 
     verify = command("verify", verify_numbers, "measure the book's printed numbers and compare")
     verify.add_argument("--only", default="*", metavar="PATTERN", help="rows whose id fits, such as 'attention.*'")
-    verify.add_argument(
-        "--run", nargs="+", default=[], dest="runs", metavar="NAME", help="first make these runs, as chapter5: long"
-    )
+    first = "first make these runs, such as chapter5, in .work/verify: minutes to hours each"
+    verify.add_argument("--run", nargs="+", default=[], dest="runs", metavar="NAME", help=first)
     verify.add_argument("--write", type=Path, metavar="FILE", help="write the table to this Markdown file as well")
 
     command("repair", repair_project, "take away what a dvc that was killed left in the way of the next")

@@ -22,6 +22,11 @@ GOLDEN = Path(__file__).with_name("golden.yaml")
 VERDICTS = ("equal", "within", "outside", "skipped", "open")
 Verdict = Literal["equal", "within", "outside", "skipped", "open"]
 KINDS = ("mirror", "run", "model")
+HOW = """\
+Written by `python -m llm verify --run chapter5 --write docs/book-numbers.md`, with the book's files in `LLM_MIRROR`
+([data.md](data.md)). Of the classes, exact holds on any machine, digits on x86 Linux in fp32, close and band within
+bounds, weights with OpenAI's weights. Skipped: what the number is of is not here; open: nothing measures it yet.
+""".splitlines()
 
 
 @dataclass(frozen=True)
@@ -171,7 +176,7 @@ def counts(results: Sequence[Result]) -> list[str]:
 
 def markdown(results: Sequence[Result]) -> str:
     """The table as a page."""
-    head = ["# The book's numbers and ours", "Written by `python -m llm verify --write docs/book-numbers.md`.", ""]
+    head = ["# The book's numbers and ours", *HOW, ""]
     body = ["| id | source | class | published | ours | verdict |", "| --- | --- | --- | --- | --- | --- |"]
     for result in results:
         row = result.row

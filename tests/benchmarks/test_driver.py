@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from benchmarks import pipeline
-from benchmarks.__main__ import TOLD_APART, measure, page, ratios, utilisation
+from benchmarks.__main__ import TOLD_APART, main, measure, page, ratios, utilisation
 from benchmarks.work import SHAPES, WORK
 from llm import files, params
 
@@ -38,6 +38,27 @@ def test_a_contender_that_fails_in_a_later_round_is_left_out_of_all(monkeypatch,
     assert set(found) == {"ours"}
     assert "train-13M: book left out: no memory" in capsys.readouterr().err
     assert any(line.startswith("| train-13M | 3 |") for line in page({"train-13M": found}))
+
+
+def test_a_work_that_ours_fails_in_keeps_its_figures_and_is_told(monkeypatch, capsys, tmp_path):
+    files.write_json(tmp_path / "benchmarks.json", {"train-13M": TRAIN})
+
+    def run(command, **_):
+        return subprocess.CompletedProcess(command, int(command[-1] == "ours"), '{"rate": 1.0}\n', "no memory")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr("benchmarks.__main__.OUT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["benchmarks", "train-13M"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 1
+    assert files.read_json(tmp_path / "benchmarks.json") == {"train-13M": TRAIN}
+    assert "| train-13M | 3 | 50.0 |" in (tmp_path / "benchmarks.md").read_text()
+    assert capsys.readouterr().err.splitlines() == [
+        "train-13M: ours left out: no memory",
+        "error: train-13M: not measured, ours could not be | fix: mend what the lines above say; "
+        "the figures from before are kept",
+    ]
 
 
 def test_a_line_has_medians_the_range_and_the_peaks():

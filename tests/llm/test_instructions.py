@@ -193,3 +193,8 @@ def test_an_empty_part_is_refused():
 @pytest.mark.parametrize(("train", "test", "wrong"), [(0.9, 0.1, 1), (0.0, 0.1, 1), (0.5, 1.0, 2), (0.85, 0.1, 0)])
 def test_fractions_leave_something_for_every_part(train, test, wrong):
     assert len(list(InstructionsConfig(train, test, "refuse").problems())) == wrong
+
+
+def test_fractions_that_leave_nothing_are_told_with_their_sum():
+    ((_, what, _),) = InstructionsConfig(0.9, 0.2, "refuse").problems()
+    assert what == "with train_fraction it makes 1.1"
