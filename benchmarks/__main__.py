@@ -35,7 +35,7 @@ program. Of the book's epochs one is timed in chapter 6, the first and a second 
 `python -m llm use auto`, in the lines train-* also with `pretrain.compile: true`; steps are timed after the first two,
 and nobody clips gradients there. Others use this machine too, and some minutes are slower by a third than others, so
 ratios compare, and seconds of two lines do not. Works that are not measured anew keep what they had. decode-* is how
-the stage `respond` decodes; `generate` and `chat` compute in fp32. Measuring the peers takes transformers and
+the stage `respond` decodes, and `generate` and `chat`. Measuring the peers takes transformers and
 `pip install --no-deps llms-from-scratch`; tokenize and the chapters also need `LLM_MIRROR` ([data.md](data.md)).
 """.split("\n")
 Result = dict[str, Any]

@@ -1,18 +1,23 @@
 """Console commands that use models or their answers: generate, chat, classify, judge, agree.
 
-What loads torch is imported inside the functions: `--help` and the commands without a model start quickly.
+Models compute as `runtime` in params.yaml has it, like the stages. What loads torch is imported inside the functions:
+`--help` and the commands without a model start quickly.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, make_dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llm import files, params
 from llm.errors import DATA, USAGE, UserError, show
 from llm.progress import Bars
+
+if TYPE_CHECKING:
+    from llm.runtime import RuntimeConfig
 
 
 def generate_text(arguments: argparse.Namespace) -> None:
@@ -48,24 +53,23 @@ def chat_with_model(arguments: argparse.Namespace) -> None:
 
 def classify_texts(arguments: argparse.Namespace) -> None:
     """Print label, probability of spam and message, one line each."""
-    import torch
-
     from llm import checkpoint
+    from llm.classifier import predict
     from llm.spam_dataset import pad_right
 
+    config = _set_up()
     model, labels = checkpoint.load_classifier(arguments.model)
     if "spam" not in labels:
         what = f"its classes are {', '.join(labels)}, not spam"
         raise UserError(arguments.model, what, "take a folder of finetune_spam", DATA)
     tokenizer = checkpoint.load_tokenizer(arguments.model)
     limit = model.pad_to or model.gpt_config.context_length
-    model.eval()
+    model.to(config.device)
     if not arguments.message:
         _hint("one message a line; Ctrl-D ends")
     for message in arguments.message or (line.rstrip("\n") for line in sys.stdin):
         batch = pad_right([tokenizer.encode(message)[:limit] or [tokenizer.eot]], tokenizer.eot, model.pad_to, [0])
-        with torch.no_grad():
-            probabilities = model(batch.inputs, batch.lengths).softmax(dim=-1)[0]
+        probabilities = predict(model, [batch], config).softmax(dim=-1)[0]
         spam = float(probabilities[labels.index("spam")])
         print(f"{labels[int(probabilities.argmax())]}\t{spam:.4f}\t{' '.join(message.split())}", flush=True)
 
@@ -104,10 +108,12 @@ class _Loaded:
     """A model with its tokenizer and decoding, as the command line asks for them."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        from llm import checkpoint
+        from llm import checkpoint, packing
         from llm.generate import DecodingConfig
 
-        self.model = checkpoint.load_model(arguments.model)
+        config = _set_up()
+        model = checkpoint.load_model(arguments.model).to(config.device)
+        self.model = packing.for_decoding(model, config, rows=1)
         self.tokenizer = checkpoint.load_tokenizer(arguments.model)
         self.decoding = params.parse(
             DecodingConfig,
@@ -132,6 +138,21 @@ class _Loaded:
         limits = [min(self.decoding.max_new_tokens, context - len(ids))] if capped else None
         new = generate(self.model, [ids], self.decoding, self.tokenizer.eot, [self.seed], limits)
         return self.tokenizer.decode(new[0])
+
+
+def _set_up() -> RuntimeConfig:
+    """What params.yaml says under `runtime`, in effect; fp32 on the CPU in a folder without that file."""
+    import torch
+
+    from llm import runtime
+
+    if params.PARAMS.is_file():
+        schema = make_dataclass("Settings", [("runtime", runtime.RuntimeConfig)])
+        config: RuntimeConfig = params.read(schema).runtime
+    else:
+        config = runtime.RuntimeConfig("fp32", "cpu", torch.get_num_threads(), keep_pages=True, fused_loss=False)
+    runtime.setup(config)
+    return config
 
 
 def _hint(text: str) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llm import checkpoint, cli, files, params, runtime
+from llm import checkpoint, cli, files, packing, params, runtime
 from llm.classifier import Classifier
 from llm.model import GPT
 from stages.check import AllParams
@@ -123,6 +123,46 @@ def test_generate_continues_the_prompt_as_given(model, capsys):
 def test_generate_refuses_more_than_the_context(model, capsys):
     line = refused(capsys, "generate", "Every", "--model", model, "--max-new-tokens", "999", code=2)
     assert "exceed the model's context of 256 | fix: ask for" in line
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_generate_computes_as_the_runtime_section_says(precision, model, capsys, monkeypatch):
+    params.apply([{"runtime": {"precision": precision}}], AllParams)
+    ours, made = packing.for_decoding(checkpoint.load_model(model), params.read(AllParams).runtime, 1), []
+    monkeypatch.setattr("llm.generate.generate", lambda model, *_: made.append(model) or [[]])
+    cli.main(["generate", "Every effort", "--model", model])
+    ids = torch.tensor([[1, 2, 3]])
+    with torch.no_grad():
+        assert torch.equal(made[0](ids), ours(ids))
+        assert torch.equal(made[0](ids), checkpoint.load_model(model)(ids)) == (precision == "fp32")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_classify_computes_as_the_runtime_section_says(
+    precision, project, vocabulary, model_config, capsys, monkeypatch
+):
+    params.apply([{"runtime": {"precision": precision}}], AllParams)
+    spam = Classifier(GPT(model_config()), 2, "last_token")
+    checkpoint.save_classifier(spam, ["ham", "spam"], vocabulary, project / "models/spam")
+    seen = []
+    monkeypatch.setattr("llm.classifier.autocast", lambda config: seen.append(config) or runtime.autocast(config))
+    cli.main(["classify", "hello there"])
+    assert [config.precision for config in seen] == [precision]
+
+
+@pytest.mark.parametrize("command", ["generate", "classify"])
+def test_a_wrong_runtime_is_named(command, model, capsys):
+    params_file = Path("params.yaml")
+    params_file.write_text(params_file.read_text().replace("  device: cpu", "  device: tpu"))
+    assert refused(capsys, command, "a", code=2).startswith("error: params.yaml: runtime.device: 'tpu' ")
+
+
+def test_generate_needs_no_project(model, capsys):
+    cli.main(["generate", "Every effort", "--model", model, "--max-new-tokens", "3"])
+    inside = capsys.readouterr().out
+    Path("params.yaml").unlink()
+    cli.main(["generate", "Every effort", "--model", model, "--max-new-tokens", "3"])
+    assert capsys.readouterr().out == inside
 
 
 def test_classify_says_one_line_a_message(project, vocabulary, model_config, capsys, monkeypatch):
