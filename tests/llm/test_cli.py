@@ -320,6 +320,11 @@ def test_report_shows_a_single_score_without_an_interval(project, capsys):
     assert "reference score of 1 of 1 answers          80.0 of 100\n" in capsys.readouterr().out
 
 
+def test_ablation_wants_to_know_what_to_do(project, capsys):
+    line = refused(capsys, "ablation", code=2)
+    assert line.startswith("error: command line: one of the arguments --queue --table is required | fix: ")
+
+
 @pytest.mark.parametrize("seed", [str(2**32), "-1", "two"])
 def test_a_seed_that_is_none_is_refused(model, capsys, seed):
     line = refused(capsys, "generate", "a", "--model", model, "--seed", seed, code=2)
