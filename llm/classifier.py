@@ -145,10 +145,10 @@ def predict(model: nn.Module, data: BatchSource, runtime: RuntimeConfig, micro_b
     was_training = model.training
     model.eval()
     parts = []
-    for index in range(len(data)):
-        for micro in data[index].split(micro_batch_size):
-            batch = micro.to(device)
-            with autocast(runtime):
+    with autocast(runtime):  # once: it keeps what it makes of the weights
+        for index in range(len(data)):
+            for micro in data[index].split(micro_batch_size):
+                batch = micro.to(device)
                 parts.append(model(batch.inputs, batch.lengths).float().cpu())
     model.train(was_training)
     return torch.cat(parts)

@@ -55,6 +55,7 @@ def classify_texts(arguments: argparse.Namespace) -> None:
     """Print label, probability of spam and message, one line each."""
     from llm import checkpoint
     from llm.classifier import predict
+    from llm.runtime import autocast
     from llm.spam_dataset import pad_right
 
     config = _set_up()
@@ -67,11 +68,12 @@ def classify_texts(arguments: argparse.Namespace) -> None:
     model.to(config.device)
     if not arguments.message:
         _hint("one message a line; Ctrl-D ends")
-    for message in arguments.message or (line.rstrip("\n") for line in sys.stdin):
-        batch = pad_right([tokenizer.encode(message)[:limit] or [tokenizer.eot]], tokenizer.eot, model.pad_to, [0])
-        probabilities = predict(model, [batch], config).softmax(dim=-1)[0]
-        spam = float(probabilities[labels.index("spam")])
-        print(f"{labels[int(probabilities.argmax())]}\t{spam:.4f}\t{' '.join(message.split())}", flush=True)
+    with autocast(config):  # around all messages: it keeps what it makes of the weights
+        for message in arguments.message or (line.rstrip("\n") for line in sys.stdin):
+            batch = pad_right([tokenizer.encode(message)[:limit] or [tokenizer.eot]], tokenizer.eot, model.pad_to, [0])
+            probabilities = predict(model, [batch], config).softmax(dim=-1)[0]
+            spam = float(probabilities[labels.index("spam")])
+            print(f"{labels[int(probabilities.argmax())]}\t{spam:.4f}\t{' '.join(message.split())}", flush=True)
 
 
 def judge_file(arguments: argparse.Namespace) -> None:
@@ -150,7 +152,7 @@ def _set_up() -> RuntimeConfig:
         schema = make_dataclass("Settings", [("runtime", runtime.RuntimeConfig)])
         config: RuntimeConfig = params.read(schema).runtime
     else:
-        config = runtime.RuntimeConfig("fp32", "cpu", torch.get_num_threads(), keep_pages=True, fused_loss=False)
+        config = runtime.RuntimeConfig("fp32", "cpu", torch.get_num_threads(), keep_pages=False, fused_loss=False)
     runtime.setup(config)
     return config
 

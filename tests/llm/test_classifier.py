@@ -14,6 +14,7 @@ from llm.params import load, parse
 from llm.runtime import RuntimeConfig
 from llm.spam_dataset import SpamDataset, pad_right
 from llm.tokenizer import Tokenizer
+from tests.llm.conversions import Conversions
 
 FP32 = RuntimeConfig(precision="fp32", device="cpu", threads=1, keep_pages=False, fused_loss=True)
 ROWS = [[5, 6, 7, 8, 9], [10, 11], [12, 13, 14]]
@@ -198,6 +199,12 @@ def test_predictions_in_bf16_come_as_fp32_and_close(gpt, messages):
     bf16 = predict(model, InOrder(messages, 2), RuntimeConfig("bf16", "cpu", 1, False, True))
     assert bf16.dtype == torch.float32
     torch.testing.assert_close(bf16, predict(model, InOrder(messages, 2), FP32), atol=0.05, rtol=0.05)
+
+
+def test_weights_are_converted_once_not_for_every_batch(gpt, messages):
+    with Conversions() as seen:
+        predict(Classifier(gpt, 2, "mean"), InOrder(messages, 2), RuntimeConfig("bf16", "cpu", 1, False, True))
+    assert seen.shapes.count(tuple(gpt.transformer.h[0].mlp.c_fc.weight.shape)) == len(gpt.transformer.h)
 
 
 def test_as_a_gpt_it_has_the_same_transformer_under_the_embeddings_matrix(gpt):

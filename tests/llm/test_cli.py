@@ -14,6 +14,7 @@ from llm import checkpoint, cli, files, packing, params, runtime
 from llm.classifier import Classifier
 from llm.model import GPT
 from stages.check import AllParams
+from tests.llm.conversions import Conversions
 
 ROOT = Path(__file__).parents[2]
 ENTRY = {"instruction": "What is the opposite of hot?", "input": "", "output": "It is cold."}
@@ -24,6 +25,14 @@ def project(tmp_path, monkeypatch):
     shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def this_process_stays_as_it_is(monkeypatch):
+    monkeypatch.setattr("llm.runtime.keep_pages", lambda: True)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -137,17 +146,15 @@ def test_generate_computes_as_the_runtime_section_says(precision, model, capsys,
         assert torch.equal(made[0](ids), checkpoint.load_model(model)(ids)) == (precision == "fp32")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_classify_computes_as_the_runtime_section_says(
-    precision, project, vocabulary, model_config, capsys, monkeypatch
-):
+@pytest.mark.parametrize(("precision", "times"), [("fp32", 0), ("bf16", 1)])
+def test_classify_computes_as_the_runtime_section_says(precision, times, project, vocabulary, model_config, capsys):
     params.apply([{"runtime": {"precision": precision}}], AllParams)
     spam = Classifier(GPT(model_config()), 2, "last_token")
     checkpoint.save_classifier(spam, ["ham", "spam"], vocabulary, project / "models/spam")
-    seen = []
-    monkeypatch.setattr("llm.classifier.autocast", lambda config: seen.append(config) or runtime.autocast(config))
-    cli.main(["classify", "hello there"])
-    assert [config.precision for config in seen] == [precision]
+    with Conversions() as seen:
+        cli.main(["classify", "hello there", "win now", "see you"])
+    blocks = spam.transformer.h
+    assert seen.shapes.count(tuple(blocks[0].mlp.c_fc.weight.shape)) == times * len(blocks)
 
 
 @pytest.mark.parametrize("command", ["generate", "classify"])

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from llm.errors import USAGE, UserError
 from llm.generate import DecodingConfig, RespondConfig, choose, generate, greedy
 from llm.model import GPT, ModelConfig
+from tests.llm.conversions import Conversions
 
 Make = Callable[..., ModelConfig]
 PROMPTS = [[7, 8, 9], [1], [200, 3, 4, 5, 6, 7, 8, 9], [42, 42], [7, 8, 9]]
@@ -84,19 +84,6 @@ def test_generating_leaves_the_mode_and_the_global_generator_alone(model: GPT) -
 def test_dropout_is_off(model_config: Make) -> None:
     model = GPT(model_config(dropout=0.9, context_length=32)).train()
     assert generate(model, PROMPTS, GREEDY, None) == generate(model, PROMPTS, GREEDY, None)
-
-
-class Conversions(TorchDispatchMode):
-    """The shapes of what is converted from one type to another."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.shapes: list[tuple[int, ...]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (torch.ops.aten._to_copy.default, torch.ops.aten.to.dtype):  # the second in inference mode
-            self.shapes.append(tuple(args[0].shape))
-        return func(*args, **(kwargs or {}))
 
 
 def test_under_autocast_weights_are_converted_once_not_for_every_token(
