@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.work import BATCH, CONTEXT, SHAPES, WORK
-from llm import files
+from llm.common import files
 
 OUT = Path(__file__).parents[1] / "docs"
 PEERS = {"book": "the book's package", "transformers": "transformers"}

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from benchmarks.chapter6 import mirror, write_vocabulary
-from llm import files
 from llm.book.runs import MADE, Run, make
-from llm.tokenizer import Tokenizer
+from llm.common import files
+from llm.data.tokenizer import Tokenizer
 
 EPOCHS, BATCH, CONTEXT = 10, 2, 256
 ROOT = Path(__file__).parents[1]

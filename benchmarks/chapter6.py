@@ -15,16 +15,21 @@ from typing import Any
 
 import torch
 
-from llm import classifier, losses, prefix, runtime, spam
-from llm.batches import InOrder, Shuffled, steps_per_epoch
-from llm.classifier import Classifier, FinetuneSpamConfig
-from llm.model import GPT, ModelConfig
-from llm.params import load, parse
-from llm.runtime import RuntimeConfig
-from llm.spam import SPLITS, SpamConfig
-from llm.spam_dataset import SpamDataset
-from llm.tokenizer import Tokenizer
-from llm.train import Silent, fit, looks
+from llm.common.params import load, parse
+from llm.data import spam
+from llm.data.batches import InOrder, Shuffled, steps_per_epoch
+from llm.data.spam import SPLITS, SpamConfig
+from llm.data.spam_dataset import SpamDataset
+from llm.data.tokenizer import Tokenizer
+from llm.evaluate import accuracy
+from llm.model import classifier
+from llm.model.classifier import Classifier
+from llm.model.config import ModelConfig
+from llm.model.gpt import GPT
+from llm.runtime.device import RuntimeConfig, set_up_device
+from llm.train import frozen_blocks, losses
+from llm.train.loop import Silent, fit, looks
+from stages.finetune_spam import FinetuneSpamConfig
 
 EPOCHS, BATCH, WIDTH = 5, 8, 120
 ROOT = Path(__file__).parents[1]
@@ -69,7 +74,7 @@ def config(frozen_prefix: bool) -> FinetuneSpamConfig:
 
 def ours(shape: ModelConfig, precision: RuntimeConfig, frozen_prefix: bool = True) -> dict[str, Any]:
     """Messages per second, and what is said of the test messages, a digit each."""
-    runtime.setup(precision)
+    set_up_device(precision)
     settings = config(frozen_prefix)
     torch.manual_seed(0)
     model = Classifier(GPT(shape), 2, settings.position, WIDTH)
@@ -79,15 +84,16 @@ def ours(shape: ModelConfig, precision: RuntimeConfig, frozen_prefix: bool = Tru
         steps = EPOCHS * steps_per_epoch(len(messages["train"]), BATCH)
         begun = time.perf_counter()
         trained: torch.nn.Module = model
-        if frozen := prefix.frozen_blocks(settings, shape.n_layer):
-            trained = prefix.Tail(model, frozen)
+        if frozen := settings.frozen_blocks(shape.n_layer):
+            trained = frozen_blocks.UpperBlocks(model, frozen)
             messages = {
-                split: prefix.compute(model, frozen, part, precision, Path(name)) for split, part in messages.items()
+                split: frozen_blocks.compute(model, frozen, part, precision, Path(name))
+                for split, part in messages.items()
             }
         batches = Shuffled(messages["train"], BATCH, steps, 123)
         seen = looks(messages["train"], messages["validation"], settings)
         fit(trained, losses.classification, batches, seen, settings, precision, 123, Silent())
-        said = {split: classifier.predict(trained, InOrder(part, BATCH), precision) for split, part in messages.items()}
+        said = {split: accuracy.predict(trained, InOrder(part, BATCH), precision) for split, part in messages.items()}
         seconds = time.perf_counter() - begun
     return {"rate": steps * BATCH / seconds, "said": "".join(map(str, said["test"].argmax(dim=-1).tolist()))}
 

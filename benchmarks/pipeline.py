@@ -15,8 +15,8 @@ from pathlib import Path
 
 import yaml
 
-from llm import files, params
 from llm.book.runs import copy_project, with_python
+from llm.common import files, params
 
 ROOT = Path(__file__).parents[1]
 PAIRS = 5

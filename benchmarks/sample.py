@@ -26,18 +26,21 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from llm import checkpoint, files, losses, params, runtime
-from llm.batches import InOrder
 from llm.book import runs
-from llm.generate import generate, greedy
-from llm.instructions import RESPONSE, extract_answer, format_prompt
-from llm.judge_reference import reference_score
-from llm.model import GPT
-from llm.token_windows import TokenWindows
-from llm.tokenizer import Tokenizer
-from llm.tokens import read_shard
-from llm.train import evaluate
-from stages.check import AllParams
+from llm.common import files, params
+from llm.data.batches import InOrder
+from llm.data.corpus import read_shard
+from llm.data.corpus_dataset import TokenWindows
+from llm.data.prompts import RESPONSE, extract_answer, format_prompt
+from llm.data.tokenizer import Tokenizer
+from llm.evaluate.reference_score import reference_score
+from llm.generate.decoding import generate, greedy
+from llm.model.gpt import GPT
+from llm.runtime.device import set_up_device
+from llm.train import losses
+from llm.train.loop import evaluate
+from llm.weights import model_folder
+from stages.schema import AllParams
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "docs" / "sample-results.md"
@@ -93,7 +96,7 @@ def dvc(project: Path, *words: str) -> None:
 def measure_pretraining(project: Path) -> dict[str, float]:
     """Validation loss against a trigram model on the same tokens, and the share of the world's facts known."""
     config = params.read(AllParams, project / "params.yaml")
-    runtime.setup(config.runtime)
+    set_up_device(config.runtime)
     model, tokenizer = load(project / "models/pretrain")
     size, context = model.config.vocab_size, config.pretrain.context
     val = TokenWindows(project / "data/corpus", "val", context, context, size)
@@ -207,7 +210,7 @@ def score(entries: Sequence[dict[str, str]], answers: Sequence[str]) -> float:
 
 def load(folder: Path) -> tuple[GPT, Tokenizer]:
     """A model with its tokenizer."""
-    return checkpoint.load_model(folder), checkpoint.load_tokenizer(folder)
+    return model_folder.load_model(folder), model_folder.load_tokenizer(folder)
 
 
 def metrics(project: Path, stage: str) -> dict[str, Any]:

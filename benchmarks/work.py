@@ -23,19 +23,22 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import chapter5, chapter6, pipeline
-from llm import losses, packing, runtime
-from llm.batches import Batch, Shuffled
-from llm.compiled import CompiledNextToken
-from llm.generate import generate, greedy
-from llm.model import GPT, ModelConfig
-from llm.optim import TrainConfig
-from llm.runtime import RuntimeConfig, cpu_has_bf16
-from llm.tokenizer import Tokenizer
-from llm.train import fit
+from llm.data.batches import Batch, Shuffled
+from llm.data.tokenizer import Tokenizer
+from llm.generate.decoding import generate, greedy
+from llm.model import packed_weights
+from llm.model.config import ModelConfig
+from llm.model.gpt import GPT
+from llm.runtime import device
+from llm.runtime.device import RuntimeConfig, cpu_has_bf16, set_up_device
+from llm.train import losses
+from llm.train.compiled import CompiledNextToken
+from llm.train.loop import fit
+from llm.train.optim import TrainConfig
 
 VOCABULARY = 50_257
 PROMPT_TOKENS = 32
-THREADS = runtime.detect().threads
+THREADS = device.detect().threads
 BF16 = RuntimeConfig("bf16" if cpu_has_bf16() else "fp32", "cpu", THREADS, True, True)
 
 
@@ -141,9 +144,9 @@ def train_ours(size: str, compiled: bool) -> Result:
 
 
 def _train_ours(size: str, compiled: bool) -> Result:
-    runtime.setup(BF16)
+    set_up_device(BF16)
     torch.manual_seed(0)
-    model = GPT(replace(SHAPES[size].config(), attention=runtime.fastest_attention(BF16, CONTEXT)))
+    model = GPT(replace(SHAPES[size].config(), attention=device.fastest_attention(BF16, CONTEXT)))
     loss = CompiledNextToken(model, BF16.fused_loss) if compiled else losses.next_token_of(BF16.fused_loss)
     steps, clock = STEPS[size], Clock()
     config = TrainConfig(
@@ -215,9 +218,9 @@ def _prompts(rows: int) -> Tensor:
 
 def decode_ours(rows: int) -> float:
     """New tokens per second, greedy."""
-    runtime.setup(BF16)
+    set_up_device(BF16)
     torch.manual_seed(0)
-    model = packing.for_decoding(GPT(SHAPES["124M"].config()), BF16, rows)
+    model = packed_weights.for_decoding(GPT(SHAPES["124M"].config()), BF16, rows)
 
     def decode(tokens: int) -> None:
         config = greedy(tokens)
@@ -259,7 +262,7 @@ def _decode(decode: Callable[[int], Any], rows: int, tokens: int) -> float:
 
 def matmul(precision: str) -> float:
     """GFLOP/s of square matrix products."""
-    runtime.setup(BF16)
+    set_up_device(BF16)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(2048, 2048).to(dtype) for _ in range(2))
     return 2 * 2048**3 / _median_seconds(lambda: a @ b) / 1e9
@@ -267,7 +270,7 @@ def matmul(precision: str) -> float:
 
 def copying(_: str) -> float:
     """GB/s of a large copy, read and written bytes together."""
-    runtime.setup(BF16)
+    set_up_device(BF16)
     source = torch.ones(2**28, dtype=torch.uint8)
     target = torch.empty_like(source)
     return 2 * source.numel() / _median_seconds(lambda: target.copy_(source)) / 1e9

@@ -4,6 +4,6 @@ import os
 
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # before torch loads; stages/__init__.py says why
 
-from llm.cli import main
+from llm.cli.parser import main
 
 main()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from llm.download import Source, fetch
-from stages import WORK, item_of, run_stage, stage
+from llm.data.download import Source, fetch
+from stages.run import WORK, item_of, run_stage, stage
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from llm import files, leakage
-from llm.instructions import format_prompt, question, read_entries
-from llm.judge import JudgeConfig, judge, read_responses, require_coverage, summarize
-from llm.leakage import Leak
-from stages import WORK, run_stage, stage
+from llm.common import files
+from llm.data import leakage
+from llm.data.instructions import read_entries
+from llm.data.leakage import Leak
+from llm.data.prompts import format_prompt, question
+from llm.evaluate.judge import JudgeConfig, judge, read_responses, require_coverage, summarize
+from stages.run import WORK, run_stage, stage
 
 RESPONSES = Path("reports/respond/responses.json")
 TRAIN = Path("data/instructions/train.json")

@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-from llm import checkpoint, files, gpt2, lora, losses, preflight, resume, runtime
-from llm.batches import Buckets, Shuffled, derive, steps_per_epoch
-from llm.history import COLUMNS
-from llm.instruction_dataset import FinetuneInstructConfig, InstructionDataset
-from llm.instructions import read_entries
-from llm.model import count_parameters
-from llm.runtime import RuntimeConfig
-from llm.train import fit, looks
-from stages import run_stage, stage
+from llm.common import files
+from llm.common.params import Problem, fraction, positive
+from llm.common.seeds import derive
+from llm.data.batches import Buckets, Shuffled, steps_per_epoch
+from llm.data.instruction_dataset import InstructionDataset
+from llm.data.instructions import read_entries
+from llm.data.prompts import PromptForm
+from llm.model import lora, memory
+from llm.model.gpt import count_parameters
+from llm.model.lora import LoraConfig, check_together
+from llm.runtime.device import RuntimeConfig, set_up_device
+from llm.train import losses, resume
+from llm.train.history import COLUMNS
+from llm.train.loop import fit, looks
+from llm.train.optim import TrainConfig
+from llm.weights import gpt2, model_folder
+from stages.run import run_stage, stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneInstructConfig(TrainConfig):
+    """What is fine-tuned, and on which targets."""
+
+    init_from: str  # a model folder: shape, tokenizer, and the weights to start from
+    weights: Literal["pretrained", "random"]  # random: only its shape and tokenizer are used
+    trainable: Literal["all", "lora"]
+    lora: LoraConfig | None  # with trainable lora
+    prompt: PromptForm
+    mask_prompt: bool  # train on the answers alone (exercise 7.2)
+    bucket_batches: int | None  # so many batches' examples at a time are sorted by length; null: none are
+    dropout: float
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with these values together."""
+        yield from super().problems()
+        yield from positive(self, "bucket_batches")
+        yield from fraction(self, "dropout")
+        yield from check_together(self.trainable, self.lora)
+
 
 INSTRUCTIONS = Path("data/instructions")
 
@@ -31,11 +63,11 @@ def main(params: Params) -> None:
     """Fine-tune on prompts with answers; publish the model with its curve."""
     with stage("finetune_instruct", params) as run:
         config = params.finetune_instruct
-        device = runtime.setup(params.runtime)
+        device = set_up_device(params.runtime)
         run.reads(INSTRUCTIONS)
         init_from = Path(config.init_from)
-        shape = checkpoint.read_config(init_from)
-        tokenizer = checkpoint.load_tokenizer(init_from)
+        shape = model_folder.read_config(init_from)
+        tokenizer = model_folder.load_tokenizer(init_from)
         limit, mask_prompt = shape.context_length, config.mask_prompt
         train, val = (
             InstructionDataset(read_entries(path), tokenizer, limit, mask_prompt, config.prompt, str(path))
@@ -48,10 +80,10 @@ def main(params: Params) -> None:
         )
         size = (shape, params.runtime, rows, max(train.longest, val.longest), config.batch_size > rows)
         targets = max(part.most_targets(rows) for part in (train, val))
-        training = preflight.Training(*size, lora=config.lora, keeps_best=config.keep == "best", targets=targets)
-        preflight.check_training("finetune_instruct", training, run.work, steps, config.save_every)
+        training = memory.Training(*size, lora=config.lora, keeps_best=config.keep == "best", targets=targets)
+        memory.check_training("finetune_instruct", training, run.work, steps, config.save_every)
         buckets = Buckets(train.lengths, config.bucket_batches) if config.bucket_batches else None
-        model = checkpoint.starting_point(init_from, config.weights, config.dropout, params.seed)
+        model = model_folder.starting_point(init_from, config.weights, config.dropout, params.seed)
         if config.lora:
             gpt2.untie_head(model)  # the head's path is not the embedding's
             lora.add_lora(model, config.lora, derive(params.seed, "lora"))
@@ -75,9 +107,9 @@ def main(params: Params) -> None:
         run.say(history.ending(config))
         run.turn_to("save")
         adapter = lora.merge_lora(model)
-        checkpoint.save_model(model, init_from, folder := run.out("models/instruct"), config.prompt)
+        model_folder.save_model(model, init_from, folder := run.out("models/instruct"), config.prompt)
         if config.lora:
-            checkpoint.save_adapter(adapter, config.lora, config.init_from, folder)
+            model_folder.save_adapter(adapter, config.lora, config.init_from, folder)
         files.write_csv(run.out("reports/finetune_instruct/loss.csv"), COLUMNS, history.table())
         run.write_metrics(
             {

@@ -2,24 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
 
-from llm import checkpoint, classifier, files, leakage, lora, losses, prefix, preflight, resume, runtime, stats
-from llm.batches import InOrder, Shuffled, derive, steps_per_epoch
-from llm.classifier import Classifier, FinetuneSpamConfig
-from llm.history import COLUMNS
-from llm.model import ModelConfig, count_parameters
-from llm.prefix import FrozenStates
-from llm.runtime import RuntimeConfig
-from llm.spam import LABELS, SPLITS, read_split
-from llm.spam_dataset import SpamDataset
-from llm.train import fit, looks
-from stages import Run, run_stage, stage
+from llm.common import files
+from llm.common.params import Problem, fraction
+from llm.common.seeds import derive
+from llm.data.batches import Shuffled, steps_per_epoch
+from llm.data.spam import LABELS, SPLITS, read_split
+from llm.data.spam_dataset import SpamDataset
+from llm.evaluate import accuracy
+from llm.model import classifier, lora, memory
+from llm.model.classifier import UPPER_BLOCKS, Classifier, Position, Trainable
+from llm.model.config import ModelConfig
+from llm.model.gpt import count_parameters
+from llm.model.lora import LoraConfig, check_together
+from llm.runtime.device import RuntimeConfig, set_up_device
+from llm.train import frozen_blocks, losses, resume
+from llm.train.frozen_blocks import FrozenStates
+from llm.train.history import COLUMNS
+from llm.train.loop import fit, looks
+from llm.train.optim import TrainConfig
+from llm.weights import model_folder
+from stages.run import Run, run_stage, stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSpamConfig(TrainConfig):
+    """What is fine-tuned, and how messages are read."""
+
+    init_from: str  # a model folder: shape, tokenizer, and the weights to start from
+    weights: Literal["pretrained", "random"]  # random: only its shape and tokenizer are used
+    trainable: Trainable
+    lora: LoraConfig | None  # with trainable lora
+    position: Position
+    padding: Literal["longest", "context", "batch"]  # to the longest training message, the context, the batch's longest
+    causal: bool  # false: every place attends to all places, padding too
+    dropout: float
+    frozen_prefix: bool  # compute the blocks that do not train once, not in every epoch; where dropout is 0 only
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with these values together."""
+        yield from super().problems()
+        yield from fraction(self, "dropout")
+        yield from check_together(self.trainable, self.lora)
+        if self.padding == "batch" and (self.position in ("last", "mean_all") or not self.causal):
+            reads = f"position {self.position!r}" if self.causal else "causal false"
+            what = f"{self.padding!r} with {reads} makes a score depend on the rest of its batch"
+            yield "padding", what, "take padding longest" + (", or position last_token" if self.causal else "")
+
+    def frozen_blocks(self, n_layer: int) -> int:
+        """How many blocks give the same states in every epoch; 0 where the whole model has to run each time."""
+        if not self.frozen_prefix or self.dropout > 0 or not self.causal:
+            return 0
+        return max(0, n_layer - UPPER_BLOCKS.get(self.trainable, n_layer))
+
 
 SPAM = Path("data/spam")
 ACCURACY_COLUMNS = ("step", "train_accuracy", "val_accuracy")
@@ -38,14 +80,14 @@ def main(params: Params) -> None:
     """Fine-tune, predict every message of the three splits, publish the classifier."""
     with stage("finetune_spam", params) as run:
         config = params.finetune_spam
-        device = runtime.setup(params.runtime)
+        device = set_up_device(params.runtime)
         run.reads(SPAM)
         init_from = Path(config.init_from)
-        shape = replace(checkpoint.read_config(init_from), dropout=config.dropout, dropout_attention=None)
+        shape = replace(model_folder.read_config(init_from), dropout=config.dropout, dropout_attention=None)
         data = read_datasets(shape.context_length, init_from, config)
         steps = config.epochs * steps_per_epoch(len(data["train"]), config.batch_size)
         check_room(shape, data, params, steps, run)
-        gpt = checkpoint.starting_point(init_from, config.weights, config.dropout, params.seed)
+        gpt = model_folder.starting_point(init_from, config.weights, config.dropout, params.seed)
         torch.manual_seed(derive(params.seed, "head"))
         model = Classifier(gpt, len(LABELS), config.position, data["train"].width, config.causal).to(device)
         classifier.freeze(model, config.trainable)
@@ -70,12 +112,14 @@ def main(params: Params) -> None:
             )
         run.say(history.ending(config))
         adapter = lora.merge_lora(model)
-        metrics, predictions = judge_splits(trained, seen, config, params.runtime)
+        metrics, predictions = accuracy.judge_splits(
+            trained, seen, params.runtime, config.batch_size, config.micro_batch_size
+        )
         run.turn_to("save")
-        metrics |= unleaked(predictions)
-        checkpoint.save_classifier(model, LABELS, init_from, folder := run.out("models/spam"))
+        metrics |= accuracy.unleaked(predictions, SPAM)
+        model_folder.save_classifier(model, LABELS, init_from, folder := run.out("models/spam"))
         if config.lora:
-            checkpoint.save_adapter(adapter, config.lora, config.init_from, folder)
+            model_folder.save_adapter(adapter, config.lora, config.init_from, folder)
         files.write_csv(run.out("reports/finetune_spam/loss.csv"), COLUMNS, history.table())
         table = history.table(ACCURACY_COLUMNS)
         files.write_csv(run.out("reports/finetune_spam/accuracy.csv"), ACCURACY_COLUMNS, table)
@@ -93,19 +137,19 @@ def check_room(shape: ModelConfig, data: Mapping[str, SpamDataset], params: Para
     config = params.finetune_spam
     rows = config.micro_batch_size or config.batch_size
     longest = max(part.width or min(part.longest, shape.context_length) for part in data.values())
-    blocks = classifier.UPPER_BLOCKS.get(config.trainable)
+    blocks = UPPER_BLOCKS.get(config.trainable)
     size = (shape, params.runtime, rows, longest, config.batch_size > rows)
-    training = preflight.Training(*size, blocks, config.lora, len(LABELS), config.keep == "best")
+    training = memory.Training(*size, blocks, config.lora, len(LABELS), config.keep == "best")
     cached = 0
-    if prefix.frozen_blocks(config, shape.n_layer):
-        states = sum(sum(prefix.kept_lengths(p, config.position, shape.context_length)) for p in data.values())
-        cached = prefix.STATE_BYTES * states * shape.n_embd
-    preflight.check_training("finetune_spam", training, run.work, steps, config.save_every, cached)
+    if config.frozen_blocks(shape.n_layer):
+        states = sum(sum(frozen_blocks.kept_lengths(p, config.position, shape.context_length)) for p in data.values())
+        cached = frozen_blocks.STATE_BYTES * states * shape.n_embd
+    memory.check_training("finetune_spam", training, run.work, steps, config.save_every, cached)
 
 
 def read_datasets(limit: int, init_from: Path, config: FinetuneSpamConfig) -> dict[str, SpamDataset]:
     """The three splits as token ids, padded as `padding` says."""
-    tokenizer = checkpoint.load_tokenizer(init_from)
+    tokenizer = model_folder.load_tokenizer(init_from)
     data = {split: SpamDataset(*read_split(SPAM / f"{split}.csv"), tokenizer, limit) for split in SPLITS}
     width = {"longest": data["train"].longest, "context": limit, "batch": None}[config.padding]
     for dataset in data.values():
@@ -117,49 +161,12 @@ def above_frozen_blocks(
     model: Classifier, data: dict[str, SpamDataset], config: FinetuneSpamConfig, precision: RuntimeConfig, run: Run
 ) -> tuple[nn.Module, Mapping[str, SpamDataset | FrozenStates]]:
     """What has to run in every epoch, and on what: the whole model on ids, or its upper blocks on states."""
-    frozen = prefix.frozen_blocks(config, model.gpt_config.n_layer)
+    frozen = config.frozen_blocks(model.gpt_config.n_layer)
     if not frozen:
         return model, data
     run.say(f"the lower {frozen} of {model.gpt_config.n_layer} blocks do not train: computing their states once")
-    states = {split: prefix.compute(model, frozen, part, precision, run.work) for split, part in data.items()}
-    return prefix.Tail(model, frozen), states
-
-
-def judge_splits(
-    model: nn.Module,
-    data: Mapping[str, SpamDataset | FrozenStates],
-    config: FinetuneSpamConfig,
-    precision: RuntimeConfig,
-) -> tuple[dict[str, float | int | None], list[list[object]]]:
-    """Accuracy with its interval and confusion counts of every split, and one row a message."""
-    metrics: dict[str, float | int | None] = {}
-    rows: list[list[object]] = []
-    for split, dataset in data.items():
-        batches = InOrder(dataset, config.batch_size)
-        probabilities = classifier.predict(model, batches, precision, config.micro_batch_size).softmax(dim=-1)
-        predicted = probabilities.argmax(dim=-1).tolist()
-        right = [p == a for p, a in zip(predicted, dataset.labels, strict=True)]
-        metrics |= stats.share(f"{split}_accuracy", right)
-        for actual, said in [(a, p) for a in range(len(LABELS)) for p in range(len(LABELS))]:
-            hits = sum(pair == (actual, said) for pair in zip(dataset.labels, predicted, strict=True))
-            metrics[f"{split}_{LABELS[actual]}_as_{LABELS[said]}"] = hits
-        for row, (actual, said, spam) in enumerate(
-            zip(dataset.labels, predicted, probabilities[:, 1].tolist(), strict=True)
-        ):
-            rows.append([split, row, LABELS[actual], LABELS[said], spam])
-    return metrics, rows
-
-
-def unleaked(predictions: list[list[object]]) -> dict[str, float | int | None]:
-    """Accuracy on the held-out messages that do not stand in the training split, exactly or nearly."""
-    metrics: dict[str, float | int | None] = {}
-    texts = {split: read_split(SPAM / f"{split}.csv")[1] for split in SPLITS}
-    for split in SPLITS[1:]:
-        right = [actual == said for of, _, actual, said, _ in predictions if of == split]
-        found = leakage.leaks(texts[split], texts["train"])
-        metrics |= stats.share(f"{split}_accuracy_without_exact", leakage.without(right, found, "exact"))
-        metrics |= stats.share(f"{split}_accuracy_without_near", leakage.without(right, found, "exact", "near"))
-    return metrics
+    states = {split: frozen_blocks.compute(model, frozen, part, precision, run.work) for split, part in data.items()}
+    return frozen_blocks.UpperBlocks(model, frozen), states
 
 
 if __name__ == "__main__":

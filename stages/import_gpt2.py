@@ -8,11 +8,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm import checkpoint, gpt2, preflight, tf_checkpoint
-from llm.errors import DATA, UserError
-from llm.gpt2 import ImportSource
-from llm.model import GPT, count_parameters
-from stages import item_of, run_stage, stage
+from llm.common.errors import DATA, UserError
+from llm.model.gpt import GPT, count_parameters
+from llm.runtime import machine
+from llm.weights import gpt2, model_folder, openai_checkpoint
+from stages.run import item_of, run_stage, stage
+
+
+@dataclass(frozen=True)
+class ImportSource:
+    """A checkpoint to import."""
+
+    source: str  # a folder in Hugging Face's layout (config.json, model.safetensors), or in OpenAI's
+    tokenizer: str  # a folder with the vocabulary that the checkpoint was trained on
+    untie_head: bool  # give the head a matrix of its own, as the book does before fine-tuning
 
 
 @dataclass(frozen=True)
@@ -29,23 +38,23 @@ def main(params: Params, item: str) -> None:
         weights = max((path.stat().st_size for path in Path(source.source).glob("*") if path.is_file()), default=0)
         where = f"params.yaml: import_gpt2.{item}.source"
         size = 22 * weights // 10  # the tensors, their copies for the file, and what the allocator keeps (measured)
-        preflight.check_memory(where, "the import", size, "cpu", "import a smaller model, or free some memory")
-        preflight.check_disk(run.work, weights)
+        machine.check_memory(where, "the import", size, "cpu", "import a smaller model, or free some memory")
+        machine.check_disk(run.work, weights)
         model = load(Path(source.source))
         if source.untie_head:
             gpt2.untie_head(model)
-        checkpoint.save_model(model, Path(source.tokenizer), run.out(f"models/{item}"))
+        model_folder.save_model(model, Path(source.tokenizer), run.out(f"models/{item}"))
         run.write_metrics({"parameters": count_parameters(model)}, path=f"reports/import_gpt2/{item}.json")
 
 
 def load(folder: Path) -> GPT:
     """The model in a folder of either layout; raises UserError where both are there, for they may differ."""
-    openai = [name for name in tf_checkpoint.FILES if (folder / name).exists()]
-    hugging_face = [name for name in (checkpoint.CONFIG, checkpoint.WEIGHTS) if (folder / name).exists()]
+    openai = [name for name in openai_checkpoint.FILES if (folder / name).exists()]
+    hugging_face = [name for name in (model_folder.CONFIG, model_folder.WEIGHTS) if (folder / name).exists()]
     if openai and hugging_face:
         what = f"holds two layouts: {', '.join(openai)} beside {', '.join(hugging_face)}"
         raise UserError(str(folder), what, "keep the files of one layout", DATA)
-    return tf_checkpoint.load_model(folder) if openai else checkpoint.load_model(folder)
+    return openai_checkpoint.load_model(folder) if openai else model_folder.load_model(folder)
 
 
 if __name__ == "__main__":

@@ -3,26 +3,82 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
-from llm import checkpoint, files, losses, packing, preflight, resume, runtime
-from llm.batches import BatchSource, Chain, InOrder, Shuffled, derive, steps_per_epoch
-from llm.book_mode import fit_as_the_book
-from llm.compiled import CompiledNextToken
-from llm.errors import DATA, USAGE, UserError
-from llm.generate import generate, greedy
-from llm.history import COLUMNS, History, Sampling
-from llm.model import GPT, ModelConfig, count_parameters
-from llm.optim import AdamW
-from llm.runtime import RuntimeConfig
-from llm.token_windows import PretrainConfig, TokenWindows
-from llm.tokenizer import Tokenizer, fingerprint
-from llm.train import evaluate, fit, looks
-from stages import Run, run_stage, stage
+from llm.common import files
+from llm.common.errors import DATA, USAGE, UserError
+from llm.common.params import Problem, positive
+from llm.common.seeds import derive
+from llm.data.batches import BatchSource, Chain, InOrder, Shuffled, steps_per_epoch
+from llm.data.corpus_dataset import TokenWindows
+from llm.data.tokenizer import Tokenizer, fingerprint
+from llm.generate.decoding import generate, greedy
+from llm.model import memory, packed_weights
+from llm.model.config import ModelConfig
+from llm.model.gpt import GPT, count_parameters
+from llm.runtime.device import RuntimeConfig, autocast, set_up_device
+from llm.train import losses, resume
+from llm.train.book_mode import fit_as_the_book
+from llm.train.compiled import CompiledNextToken
+from llm.train.history import COLUMNS, History, Sampling
+from llm.train.loop import evaluate, fit, looks
+from llm.train.optim import AdamW, TrainConfig
+from llm.weights import model_folder
+from stages.run import Run, run_stage, stage
+
+
+@dataclass(frozen=True)
+class ShortWindows:
+    """Updates on shorter windows before the others: many small steps learn the words and facts first."""
+
+    steps: int
+    context: int
+    batch_size: int
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with these values together."""
+        yield from positive(self, "steps", "context", "batch_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(TrainConfig):
+    """Which windows over the tokens make a training run, and what it prints on the way."""
+
+    context: int  # tokens in a window
+    stride: int  # tokens from the start of one window to the next
+    short_windows: ShortWindows | None
+    sample_prompt: str  # continued greedily along the way
+    sample_tokens: int
+    sample_after: Literal["evaluation", "epoch"]  # after each, and at the end
+    save_optimizer: bool  # AdamW's moments beside the model, from which training can go on (exercise 5.4)
+    compile: bool  # the training passes by PyTorch's compiler (compiled.py)
+    mode: Literal["exact", "book"]  # book: all that is random hangs together as in chapter 5 (book_mode.py)
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with these values together."""
+        yield from super().problems()
+        yield from positive(self, "context", "stride", "sample_tokens")
+        if not self.sample_prompt:
+            yield "sample_prompt", "is empty", "write a few words"
+        if self.save_optimizer and self.keep == "best":
+            yield "save_optimizer", "is true, but goes with the last weights, and keep is best", "keep the last"
+        if self.mode == "book" and self.short_windows is not None:
+            yield "short_windows", "are there, but mode book knows one size of window", "set it to null"
+        if self.mode == "book" and self.save_every is not None:
+            what = f"{self.save_every}, but with mode book a run that was stopped cannot go on from a state"
+            yield "save_every", what, "set it to null"
+        if self.mode == "book" and self.compile:
+            yield "compile", "is true, but the digits of mode book are those of uncompiled steps", "set it to false"
+        if self.mode == "book" and (self.keep, self.patience) != ("last", None):
+            name = "patience" if self.keep == "last" else "keep"
+            what = f"{getattr(self, name)!r}, but mode book first looks at other batches: its losses do not compare"
+            yield name, what, "set keep to last and patience to null"
+
 
 CORPUS, TOKENIZER = Path("data/corpus"), Path("data/tokenizer")
 OPTIMIZER = "optimizer.safetensors"
@@ -43,7 +99,7 @@ def main(params: Params) -> None:
     """Train, sample along the way, publish the model with its curve."""
     with stage("pretrain", params) as run:
         config = params.pretrain
-        device = runtime.setup(params.runtime)
+        device = set_up_device(params.runtime)
         run.reads(CORPUS)
         tokenizer = Tokenizer.load(TOKENIZER)
         train = windows("train", params, config.context, config.stride)
@@ -69,7 +125,7 @@ def main(params: Params) -> None:
         every_window = InOrder(val, config.batch_size)
         loss = losses.next_token_of(params.runtime.fused_loss)
         whole_val = evaluate(
-            packing.beside(model, params.runtime, packing.EVALUATION_ROWS),
+            packed_weights.beside(model, params.runtime, packed_weights.EVALUATION_ROWS),
             loss,
             every_window,
             params.runtime,
@@ -77,7 +133,7 @@ def main(params: Params) -> None:
             section="pretrain",
         )
         run.turn_to("save")
-        checkpoint.save_model(model, TOKENIZER, out)
+        model_folder.save_model(model, TOKENIZER, out)
         files.write_csv(run.out("reports/pretrain/loss.csv"), COLUMNS, history.table())
         files.write_csv(run.out("reports/pretrain/samples.csv"), SAMPLE_COLUMNS, history.samples)
         run.write_metrics(
@@ -101,10 +157,10 @@ def check_room(params: Params, steps: int, run: Run) -> None:
     for batch, context in sizes:
         rows = min(batch, config.micro_batch_size or batch)
         shape = (params.model, params.runtime, rows, context, batch > rows)
-        trainings.append(preflight.Training(*shape, keeps_best=config.keep == "best"))
+        trainings.append(memory.Training(*shape, keeps_best=config.keep == "best"))
     widest = max(trainings, key=lambda t: t.memory)
-    moments = 2 * preflight.FP32 * widest.trainable if config.save_optimizer else 0
-    preflight.check_training("pretrain", widest, run.work, steps, config.save_every, moments)
+    moments = 2 * memory.FP32 * widest.trainable if config.save_optimizer else 0
+    memory.check_training("pretrain", widest, run.work, steps, config.save_every, moments)
 
 
 def train_model(
@@ -185,8 +241,8 @@ def continue_text(
     model: GPT, tokenizer: Tokenizer, prompt: list[int], new_tokens: int, precision: RuntimeConfig
 ) -> str:
     """The prompt with its greedy continuation, in the precision of the training."""
-    packed = packing.beside(model, precision, rows=1)
-    with runtime.autocast(precision):
+    packed = packed_weights.beside(model, precision, rows=1)
+    with autocast(precision):
         return tokenizer.decode(prompt + generate(packed, [prompt], greedy(new_tokens), tokenizer.eot)[0])
 
 

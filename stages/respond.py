@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from llm import checkpoint, files, packing, preflight, runtime
-from llm.batches import derive
-from llm.generate import RespondConfig, generate
-from llm.instructions import HEADERS, extract_answer, format_prompt, prompt_form, read_entries
-from llm.runtime import RuntimeConfig
-from stages import run_stage, stage
+from llm.common import files
+from llm.common.params import Problem, positive
+from llm.common.seeds import derive
+from llm.data.instructions import read_entries
+from llm.data.prompts import HEADERS, extract_answer, format_prompt, prompt_form
+from llm.generate.decoding import DecodingConfig, generate
+from llm.model import memory, packed_weights
+from llm.runtime import machine
+from llm.runtime.device import RuntimeConfig, set_up_device
+from llm.weights import model_folder
+from stages.run import run_stage, stage
+
+
+@dataclass(frozen=True)
+class RespondConfig:
+    """How the fine-tuned model is asked."""
+
+    decoding: DecodingConfig
+    batch_size: int  # prompts answered at once
+    response_header: Literal["given", "generated"]  # does the prompt end with `### Response:`? The book's does not
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with these values together."""
+        yield from positive(self, "batch_size")
+
 
 MODEL, TEST = Path("models/instruct"), Path("data/instructions/test.json")
 
@@ -28,20 +49,20 @@ def main(params: Params) -> None:
     """Decode in batches; keep the raw texts, and the answers in the book's entry form."""
     with stage("respond", params) as run:
         config = params.respond
-        device = runtime.setup(params.runtime)
-        shape = checkpoint.read_config(MODEL)
-        tokenizer = checkpoint.load_tokenizer(MODEL)
+        device = set_up_device(params.runtime)
+        shape = model_folder.read_config(MODEL)
+        tokenizer = model_folder.load_tokenizer(MODEL)
         entries = read_entries(TEST)
         form = prompt_form(MODEL)
         header = HEADERS[form] if config.response_header == "given" else ""
         prompts = tokenizer.encode_all([format_prompt(entry, form) + header for entry in entries])
         wanted = config.decoding.max_new_tokens
         longest = min(max(map(len, prompts), default=0), shape.context_length)
-        size = preflight.decoding(shape, params.runtime, min(config.batch_size, len(prompts)), longest, wanted)
+        size = memory.decoding(shape, params.runtime, min(config.batch_size, len(prompts)), longest, wanted)
         where = "params.yaml: respond.batch_size"
-        preflight.check_memory(where, "decoding", size, params.runtime.device, "lower it, or take a smaller model")
-        model = checkpoint.load_model(MODEL).to(device)
-        model = packing.for_decoding(model, params.runtime, config.batch_size)
+        machine.check_memory(where, "decoding", size, params.runtime.device, "lower it, or take a smaller model")
+        model = model_folder.load_model(MODEL).to(device)
+        model = packed_weights.for_decoding(model, params.runtime, config.batch_size)
         limits = [max(0, min(wanted, model.config.context_length - len(prompt))) for prompt in prompts]
         seeds = [derive(params.seed, "respond", number) for number in range(len(prompts))]
         raw = []

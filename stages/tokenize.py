@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm import files, instructions, leakage, spam, tokenizer, tokens
-from llm.errors import DATA, UserError
-from llm.instructions import InstructionsConfig
-from llm.spam import SpamConfig
-from llm.tokenizer import Tokenizer
-from llm.tokens import CorpusConfig
-from stages import item_of, of_a_copy, run_stage, stage
+from llm.common import files
+from llm.common.errors import DATA, UserError
+from llm.data import corpus, instructions, leakage, prompts, spam, tokenizer
+from llm.data.corpus import CorpusConfig
+from llm.data.instructions import InstructionsConfig
+from llm.data.spam import SpamConfig
+from llm.data.tokenizer import Tokenizer
+from stages.run import item_of, of_a_copy, run_stage, stage
 
 RAW, TOKENIZER = Path("data/raw"), Path("data/tokenizer")
 
@@ -54,14 +55,14 @@ def main(params: Params, item: str) -> None:
 def cut_corpus(params: Params, vocabulary: Tokenizer, folder: Path) -> dict[str, Any]:
     """Token shards of the training and validation documents."""
     config = params.tokenize.corpus
-    documents = tokens.read_documents(RAW / "corpus", config.separator)
+    documents = corpus.read_documents(RAW / "corpus", config.separator)
     counts: dict[str, Any] = {"documents": len(documents), "characters": sum(map(len, documents))}
-    splits = zip(("train", "val"), tokens.split_documents(documents, config.train_fraction), strict=True)
+    splits = zip(("train", "val"), corpus.split_documents(documents, config.train_fraction), strict=True)
     for split, part in splits:
-        ids = tokens.encode_documents(part, vocabulary)
+        ids = corpus.encode_documents(part, vocabulary)
         text_bytes = sum(len(document.encode()) for document in part)
-        pins = tokens.Pins(vocabulary.vocab_size, tokenizer.fingerprint(TOKENIZER))
-        tokens.write_shards(folder, split, ids, text_bytes, pins, config.shard_tokens)
+        pins = corpus.Pins(vocabulary.vocab_size, tokenizer.fingerprint(TOKENIZER))
+        corpus.write_shards(folder, split, ids, text_bytes, pins, config.shard_tokens)
         counts[f"{split}_tokens"] = len(ids)
     if len(documents) > 1:
         counts["tokens"] = counts["train_tokens"] + 1 + counts["val_tokens"]  # <|endoftext|> stands between the two
@@ -96,9 +97,9 @@ def cut_instructions(params: Params, vocabulary: Tokenizer, folder: Path) -> dic
     for split, part in instructions.split_entries(entries, config).items():
         files.write_json(folder / f"{split}.json", part)
         counts[split] = len(part)
-        texts = [instructions.format_prompt(entry) + instructions.RESPONSE + entry["output"] for entry in part]
+        texts = [prompts.format_prompt(entry) + prompts.RESPONSE + entry["output"] for entry in part]
         counts[f"{split}_longest_tokens"] = max(map(len, vocabulary.encode_all(texts)))
-        questions[split] = [instructions.question(entry) for entry in part]
+        questions[split] = [prompts.question(entry) for entry in part]
     return counts | leakage.counts(questions)
 
 

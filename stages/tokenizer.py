@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm import tokenizer, tokens
-from llm.errors import USAGE, UserError
-from llm.tokenizer import Tokenizer, TokenizerConfig
-from stages import of_a_copy, run_stage, stage
+from llm.common.errors import USAGE, UserError
+from llm.data import corpus, tokenizer
+from llm.data.tokenizer import Tokenizer, TokenizerConfig
+from stages.run import of_a_copy, run_stage, stage
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ def main(params: Params) -> None:
         if (source / "vocab.json").is_file():
             tokenizer.adopt(source, folder)
         else:
-            texts = tokens.read_documents(source, separator=None)
+            texts = corpus.read_documents(source, separator=None)
             tokenizer.train(texts, params.tokenizer.vocab_size, folder)
         size = Tokenizer.load(folder).vocab_size
         if size != params.tokenizer.vocab_size:

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from llm.book.runs import with_python
-from llm.errors import BUG, USAGE, UserError, error_contract
+from llm.common.errors import BUG, USAGE, UserError, error_contract
 
 ROOT = Path(__file__).parents[1]
 COMPARED = ("dvc.lock", "data", "models", "reports")

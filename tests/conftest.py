@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from llm import tokenizer
-from llm.model import ModelConfig
+from llm.data import tokenizer
+from llm.model.config import ModelConfig
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as where a script starts the tests in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # or all that they start would ignore it too

@@ -67,7 +67,12 @@ class Forks:
 
 def serve() -> None:
     """Read jobs from stdin, one line each; print how each ended."""
-    for module in ("llm.resume", "llm.generate", "llm.classifier", "torch._dynamo"):  # all that is slow to load
+    for module in (
+        "llm.train.resume",
+        "llm.generate.decoding",
+        "llm.model.classifier",
+        "torch._dynamo",
+    ):  # all that is slow to load
         importlib.import_module(module)
     gc.freeze()  # a collection in a fork would copy every page
     for line in sys.stdin:

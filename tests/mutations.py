@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm.errors import DATA, USAGE, UserError
+from llm.common.errors import DATA, USAGE, UserError
 
 PIECES = [b'"', b"{", b"}", b"[", b"]", b",", b":", b"NaN", b"null", b"1e999", b"\xff", b"\\ud800", b"\n", b"\x00"]
 VALUES = [0, -1, 1, 10, 2**31, 2**53 + 1, 10**30, 0.0, -0.5, 1.5, 5e-324, 1e308, 5e-05, True, False, None]

@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 import yaml
 
-from llm import files, params
 from llm.book.measures.common import MEASURES, Measured
 from llm.book.measures.sources import Sources
 from llm.book.runs import Run
-from llm.errors import DATA, UserError
-from llm.params import Problem
+from llm.common import files, params
+from llm.common.errors import DATA, UserError
+from llm.common.params import Problem
 
 GOLDEN = Path(__file__).with_name("golden.yaml")
 VERDICTS = ("equal", "within", "outside", "skipped", "open")

@@ -13,9 +13,10 @@ from typing import Any
 
 import yaml
 
-from llm import files, spool
-from llm.errors import DATA, USAGE, UserError
-from llm.params import Problem
+from llm.common import files
+from llm.common.errors import DATA, USAGE, UserError
+from llm.common.params import Problem
+from llm.tracking import spool
 
 MADE = Path(".work/verify")  # a copy of the project for each run that `make` made
 COPIED = ("llm", "stages", "configs", "data/sample", "data/web", "dvc.yaml", "params.yaml", ".dvcignore", ".dvc/config")

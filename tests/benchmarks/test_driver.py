@@ -9,7 +9,7 @@ import pytest
 from benchmarks import pipeline
 from benchmarks.__main__ import TOLD_APART, main, measure, page, ratios, utilisation
 from benchmarks.work import SHAPES, WORK
-from llm import files, params
+from llm.common import files, params
 
 
 def rounds(*rates: float) -> list[dict[str, float]]:

@@ -17,83 +17,23 @@ ROOT = Path(__file__).parents[2]
 
 # Modules that cannot change a result, so an edit of theirs re-runs nothing.
 EXEMPT = {
-    "llm/errors.py": "says what went wrong and leaves",
-    "llm/spool.py": "where runs wait for MLflow",
-    "llm/tracking.py": "writes to MLflow only",
-    "llm/progress.py": "draws bars",
-    "llm/__init__.py": "a docstring",
+    "llm/common/errors.py": "says what went wrong and leaves",
+    "llm/tracking/spool.py": "where runs wait for MLflow",
+    "llm/tracking/tracker.py": "writes to MLflow only",
+    "llm/common/progress.py": "draws bars",
 }
 
-# A module imports only from levels below its own (docs/architecture.md).
-LEVELS = [
-    {"dropout", "errors", "files", "head_loss", "params", "shapes"},
-    {
-        "batches",
-        "judge_config",
-        "judge_reference",
-        "leakage",
-        "lora",
-        "model",
-        "optim",
-        "progress",
-        "repair",
-        "runtime",
-        "stats",
-        "tokenizer",
-        "spool",
-        "web",
-    },
-    {
-        "ablation",
-        "agreement",
-        "classifier",
-        "download",
-        "generate",
-        "gpt2",
-        "history",
-        "instructions",
-        "judge_backends",
-        "losses",
-        "packing",
-        "preflight",
-        "recorder",
-        "report",
-        "spam",
-        "spam_dataset",
-        "tokens",
-        "tracking",
-    },
-    {
-        "checkpoint",
-        "compiled",
-        "instruction_dataset",
-        "judge",
-        "prefix",
-        "tf_checkpoint",
-        "token_windows",
-        "train",
-        "ui",
-    },
-    {"book_mode", "resume", "book.attention", "book.basics", "book.demos", "book.runs", "book.text"},
-    {"book.measures.common", "book.measures.sources"},
-    {
-        "book.measures.chapter2",
-        "book.measures.chapter3",
-        "book.measures.chapter4",
-        "book.measures.chapter5",
-        "book.measures.chapter6",
-        "book.measures.chapter7",
-        "book.measures.reports",
-    },
-    {"book.measures.appendices"},
-    {"book.ledger"},
-    {"commands_models", "commands_project"},
-    {"cli"},
-    {"__main__"},
+# A package imports from the layers below its own only (docs/architecture.md).
+LAYERS = [
+    {"llm.common"},
+    {"llm.data", "llm.runtime", "llm.tracking"},
+    {"llm.model", "llm.evaluate"},
+    {"llm.weights"},
+    {"llm.generate"},
+    {"llm.train"},
+    {"stages", "llm.book"},
+    {"llm.cli"},
 ]
-WITHIN_LEVEL_0 = {("files", "errors"), ("params", "errors"), ("params", "files")}
-THE_BOOK = Path("llm/book")
-THE_PROJECT = Path("llm/commands_project.py")  # alone may import llm/book and stages; the core never does
 
 
 def module_file(module: str) -> Path | None:
@@ -121,7 +61,8 @@ def closure(path: Path) -> set[str]:
     found, todo = set(), [path]
     while todo:
         current = todo.pop()
-        if str(current) not in found and str(current) not in EXEMPT:
+        package_of_llm = current.parts[0] == "llm" and current.name == "__init__.py"
+        if str(current) not in found and str(current) not in EXEMPT and not package_of_llm:
             found.add(str(current))
             todo += imports(current)
     return found
@@ -195,43 +136,57 @@ def test_every_stage_waits_for_check():
     assert [stage.name for stage in STAGES if not waits_for_check(stage)] == ["check"]  # which shows the rule can fail
 
 
-def module_name(path: Path) -> str:
-    return ".".join(path.relative_to("llm").with_suffix("").parts)
+def package(path: Path) -> str:
+    """`llm.data`, `stages`, ...; `llm/__main__.py` belongs to the console."""
+    if path == Path("llm/__main__.py"):
+        return "llm.cli"
+    return ".".join(path.parts[: 2 if path.parts[0] == "llm" else 1])
 
 
-def test_modules_import_from_lower_levels_only():
-    level = {name: number for number, names in enumerate(LEVELS) for name in names}
-    for path in sorted((ROOT / "llm").rglob("*.py")):
-        if path.stem == "__init__":
-            continue
-        name = module_name(path.relative_to(ROOT))
-        for imported in imports(path.relative_to(ROOT)):
-            if imported.parts[0] == "llm" and imported.stem != "__init__":
-                pair = (name, module_name(imported))
-                assert level[pair[0]] > level[pair[1]] or pair in WITHIN_LEVEL_0, pair
-            assert imported.parts[0] == "llm" or path == ROOT / THE_PROJECT, f"{path.name} imports {imported}"
+def wrong_imports(sources: dict[Path, set[Path]]) -> list[str]:
+    """What imports from its own layer's neighbours or from a layer above, given the imports of each file."""
+    layer = {name: number for number, names in enumerate(LAYERS) for name in names}
+    pairs = [(path, imported) for path, found in sources.items() for imported in found]
+    return [
+        f"{path} imports {imported}"
+        for path, imported in pairs
+        if imported != Path("llm/__init__.py")
+        and package(path) != package(imported)
+        and layer[package(path)] <= layer[package(imported)]
+    ]
 
 
-def importers_of_the_book(paths: list[Path]) -> set[str]:
-    return {
-        str(path)
-        for path in paths
-        if THE_BOOK not in path.parents and path != THE_PROJECT
-        for imported in imports(path)
-        if THE_BOOK in imported.parents
-    }
+def files_of_ours() -> list[Path]:
+    return sorted(path.relative_to(ROOT) for folder in ("llm", "stages") for path in (ROOT / folder).rglob("*.py"))
 
 
-def test_the_core_and_the_stages_do_not_import_the_book():
-    paths = [path.relative_to(ROOT) for folder in ("llm", "stages") for path in (ROOT / folder).rglob("*.py")]
-    assert len(paths) > 30
-    assert importers_of_the_book(paths) == set()
-    assert importers_of_the_book([Path("tests/llm/book/test_attention.py")]) != set()  # the rule can fail
+def test_packages_import_from_lower_layers_only():
+    assert wrong_imports({path: imports(path) for path in files_of_ours() if path != Path("llm/__init__.py")}) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "imported"),
+    [("llm/common/files.py", "llm/data/spam.py"), ("llm/data/spam.py", "llm/tracking/ui.py")],
+    ids=["upwards", "sideways"],
+)
+def test_an_import_from_the_same_layer_or_above_is_seen(path, imported):
+    assert wrong_imports({Path(path): {Path(imported)}}) == [f"{path} imports {imported}"]
+
+
+def test_every_package_has_a_layer():
+    assert {package(path) for path in files_of_ours()} - {"llm.__init__.py"} == set().union(*LAYERS)
+
+
+def test_packages_are_docstrings_only():
+    """A package's `__init__.py` that imports would load torch for the stages that do without."""
+    for path in (ROOT / "llm").rglob("__init__.py"):
+        if path != ROOT / "llm/book/measures/__init__.py":
+            assert [type(node) for node in ast.parse(path.read_text(encoding="utf-8")).body] == [ast.Expr], path
 
 
 def test_the_closure_follows_imports_inside_functions():
-    assert "llm/tokens.py" in closure(Path("stages/tokenize.py"))
-    assert "llm/model.py" not in closure(Path("stages/download.py"))
+    assert "llm/data/corpus.py" in closure(Path("stages/tokenize.py"))
+    assert "llm/model/gpt.py" not in closure(Path("stages/download.py"))
 
 
 @pytest.mark.parametrize("stage", ["download", "tokenizer", "tokenize", "evaluate_with_judge", "pretrain"])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from llm import files, params
+from llm.common import files, params
 
 ROOT = Path(__file__).parents[2]
 LOCK = YAML(typ="safe").load((ROOT / "dvc.lock").read_text())["stages"]

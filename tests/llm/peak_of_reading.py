@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import stages
-from llm import checkpoint, files, params, preflight, tokenizer
-from llm.model import GPT
+from llm.common import files, params
+from llm.data import tokenizer
+from llm.model.gpt import GPT
+from llm.runtime import machine
+from llm.weights import model_folder
 from stages import import_gpt2, respond
-from stages.check import AllParams
+from stages.schema import AllParams
 from tests.llm.tiny_run import MODEL
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +34,7 @@ def make(model: dict[str, Any], settings: dict[str, Any], rows: int) -> None:
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copyfile(ROOT / name, name)
     tokenizer.train([(ROOT / "data/sample/corpus.txt").read_text(encoding="utf-8")], model["vocab_size"], TOKENIZER)
-    checkpoint.save_model(GPT(replace(MODEL, dropout=0.0, **model)), TOKENIZER, INSTRUCT)
+    model_folder.save_model(GPT(replace(MODEL, dropout=0.0, **model)), TOKENIZER, INSTRUCT)
     files.write_json(Path("data/instructions/test.json"), [ENTRY] * rows)
     params.apply([{"tracking": {"enabled": False}} | settings], AllParams)
 
@@ -61,7 +64,7 @@ class Peak:
 
 def measure(stage: str) -> dict[str, int]:
     estimates = []
-    preflight.check_memory = lambda _where, _what, needed, _device, _fix: estimates.append(needed)
+    machine.check_memory = lambda _where, _what, needed, _device, _fix: estimates.append(needed)
     before = own_bytes()
     with Peak() as peak:
         if stage == "respond":

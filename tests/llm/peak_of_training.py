@@ -10,14 +10,15 @@ from pathlib import Path
 import torch
 
 import stages
-from llm import lora, losses, runtime
-from llm.batches import IGNORED, Batch, Shuffled
-from llm.classifier import Classifier, freeze
-from llm.lora import LoraConfig
-from llm.model import GPT
-from llm.preflight import Training
-from llm.runtime import RuntimeConfig
-from llm.train import fit
+from llm.data.batches import IGNORED, Batch, Shuffled
+from llm.model import lora
+from llm.model.classifier import Classifier, freeze
+from llm.model.gpt import GPT
+from llm.model.lora import LoraConfig
+from llm.model.memory import Training
+from llm.runtime.device import RuntimeConfig, set_up_device
+from llm.train import losses
+from llm.train.loop import fit
 from tests.llm.tiny_run import MODEL, TRAIN, Steps
 
 
@@ -49,7 +50,7 @@ def main(case: dict) -> dict:
     rows, length, batch = case["rows"], case["length"], case.get("batch", case["rows"])
     adapter = LoraConfig(**case["lora"]) if "lora" in case else None
     classes, blocks = case.get("classes"), case.get("trained_blocks")
-    runtime.setup(settings)
+    set_up_device(settings)
     before = memory("VmRSS")
     model: torch.nn.Module = GPT(config)
     if classes:

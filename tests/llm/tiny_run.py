@@ -19,16 +19,19 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from llm import files, losses, resume
-from llm.batches import IGNORED, Batch, BatchSource, Buckets, Chain, InOrder, Shuffled
-from llm.classifier import Classifier, freeze, predict
-from llm.errors import error_contract
-from llm.generate import generate, greedy
-from llm.history import NO_SAMPLES, History, Sampling
-from llm.model import GPT, ModelConfig
-from llm.optim import TrainConfig
-from llm.runtime import RuntimeConfig
-from llm.train import States, fit
+from llm.common import files
+from llm.common.errors import error_contract
+from llm.data.batches import IGNORED, Batch, BatchSource, Buckets, Chain, InOrder, Shuffled
+from llm.evaluate.accuracy import predict
+from llm.generate.decoding import generate, greedy
+from llm.model.classifier import Classifier, freeze
+from llm.model.config import ModelConfig
+from llm.model.gpt import GPT
+from llm.runtime.device import RuntimeConfig
+from llm.train import losses, resume
+from llm.train.history import NO_SAMPLES, History, Sampling
+from llm.train.loop import States, fit
+from llm.train.optim import TrainConfig
 
 STEPS = 5
 FP32 = RuntimeConfig("fp32", "cpu", 1, False, True)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm import files, params
 from llm.book.runs import with_python
-from stages.check import AllParams
+from llm.common import files, params
+from stages.schema import AllParams
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("llm", "stages", "configs", "data/sample", ".dvc/config", "dvc.yaml", "params.yaml", ".dvcignore")

@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 
-from llm import params
-from stages.check import AllParams
+from llm.common import params
+from stages.schema import AllParams
 from tests.stages.project import ROOT, Project
 
 pytestmark = pytest.mark.slow

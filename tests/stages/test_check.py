@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from llm import params
-from llm.token_windows import ShortWindows
-from stages.check import AllParams, missing_sources
+from llm.common import params
+from stages.check import missing_sources
+from stages.pretrain import ShortWindows
+from stages.schema import AllParams
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from llm import files
-from llm.errors import UserError
+from llm.common import files
+from llm.common.errors import UserError
 from tests.stages.project import ROOT, Project
 
 pytestmark = pytest.mark.slow

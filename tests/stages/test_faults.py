@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llm import files, params
-from stages.check import AllParams
+from llm.common import files, params
+from stages.schema import AllParams
 from tests.stages.project import ROOT, Project
 
 LINE = re.compile(r"error: (?P<where>[^|]+?): [^|]+ \| fix: [^|]+")

@@ -5,14 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from llm import preflight
-from llm.classifier import Classifier, FinetuneSpamConfig
-from llm.model import GPT
-from llm.params import load, parse
-from llm.runtime import RuntimeConfig
-from llm.spam_dataset import SpamDataset
-from llm.tokenizer import Tokenizer
-from stages.finetune_spam import Params, above_frozen_blocks, check_room
+from llm.common.params import load, parse
+from llm.data.spam_dataset import SpamDataset
+from llm.data.tokenizer import Tokenizer
+from llm.model import memory
+from llm.model.classifier import Classifier
+from llm.model.gpt import GPT
+from llm.runtime.device import RuntimeConfig
+from stages.finetune_spam import FinetuneSpamConfig, Params, above_frozen_blocks, check_room
 
 FP32 = RuntimeConfig("fp32", "cpu", threads=1, keep_pages=False, fused_loss=True)
 
@@ -26,7 +26,7 @@ def test_what_frozen_blocks_write_is_asked_for_before(position, vocabulary, mode
     sample = parse(FinetuneSpamConfig, load("params.yaml")["finetune_spam"])
     config = replace(sample, trainable="last_block", frozen_prefix=True, dropout=0.0, position=position)
     asked = []
-    monkeypatch.setattr(preflight, "check_training", lambda *arguments: asked.append(arguments[-1]))
+    monkeypatch.setattr(memory, "check_training", lambda *arguments: asked.append(arguments[-1]))
     run = SimpleNamespace(work=tmp_path, say=lambda _text: None)
 
     check_room(shape, data, Params(1, FP32, config), 10, run)

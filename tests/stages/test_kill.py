@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llm.compiled import COMPILERS
+from llm.train.compiled import COMPILERS
 from tests.killing import Forks
 from tests.stages.project import Project
 

@@ -6,8 +6,8 @@ import pytest
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
-from llm import params
-from stages.check import AllParams
+from llm.common import params
+from stages.schema import AllParams
 from tests.stages.project import ROOT, Project
 
 SECONDS = {f"seconds/{part}" for part in ("start_up", "data", "compute", "save")}

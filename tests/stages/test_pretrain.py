@@ -7,14 +7,22 @@ import numpy as np
 import pytest
 import torch
 
-from llm import generate
-from llm.errors import UserError
-from llm.model import GPT
-from llm.runtime import RuntimeConfig
-from llm.token_windows import ShortWindows
-from llm.tokenizer import Tokenizer, fingerprint
-from llm.tokens import Pins, write_shards
-from stages.pretrain import CORPUS, TOKENIZER, batches, continue_text, sample_prompt, when_to_write, windows
+from llm.common.errors import UserError
+from llm.data.corpus import Pins, write_shards
+from llm.data.tokenizer import Tokenizer, fingerprint
+from llm.generate import decoding
+from llm.model.gpt import GPT
+from llm.runtime.device import RuntimeConfig
+from stages.pretrain import (
+    CORPUS,
+    TOKENIZER,
+    ShortWindows,
+    batches,
+    continue_text,
+    sample_prompt,
+    when_to_write,
+    windows,
+)
 
 PROMPT = "Every effort"
 
@@ -24,8 +32,8 @@ def test_samples_are_drawn_in_the_precision_of_the_training(precision, dtype, vo
     tokenizer = Tokenizer.load(vocabulary)
     model = GPT(model_config(vocab_size=tokenizer.vocab_size))
     seen = []
-    choose = generate.choose
-    monkeypatch.setattr(generate, "choose", lambda logits, *how: seen.append(logits.dtype) or choose(logits, *how))
+    choose = decoding.choose
+    monkeypatch.setattr(decoding, "choose", lambda logits, *how: seen.append(logits.dtype) or choose(logits, *how))
     runtime = RuntimeConfig(precision, "cpu", threads=1, keep_pages=False, fused_loss=True)
     text = continue_text(model, tokenizer, tokenizer.encode(PROMPT), 3, runtime)
     assert text.startswith(PROMPT)

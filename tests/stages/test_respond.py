@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from llm import checkpoint, files, params
-from llm.instructions import format_prompt
-from llm.judge import _book_prompt
-from llm.model import GPT
-from llm.tokenizer import Tokenizer
+from llm.common import files, params
+from llm.data.prompts import format_prompt
+from llm.data.tokenizer import Tokenizer
+from llm.evaluate.judge_prompts import _book_prompt
+from llm.model.gpt import GPT
+from llm.weights import model_folder
 from stages import respond
-from stages.check import AllParams
+from stages.schema import AllParams
 
 ROOT = Path(__file__).parents[2]
 ENTRY = {"instruction": "Name a colour.", "input": "A warm one.", "output": "Red."}
@@ -34,7 +35,7 @@ def test_the_prompt_is_in_the_models_form(form, header, prompt, tmp_path, vocabu
     changes = {"respond": {"response_header": header}, "tracking": {"enabled": False}}
     params.apply([changes | {"runtime": {"threads": 1, "keep_pages": False}}], AllParams)
     torch.manual_seed(0)
-    checkpoint.save_model(GPT(model_config(context_length=256)), vocabulary, Path("models/instruct"), form)
+    model_folder.save_model(GPT(model_config(context_length=256)), vocabulary, Path("models/instruct"), form)
     files.write_json(Path("data/instructions/test.json"), [ENTRY])
     asked = []
 
@@ -59,7 +60,7 @@ def test_new_tokens_are_capped_at_what_the_context_leaves_and_counted(
     shutil.copyfile(ROOT / "dvc.yaml", "dvc.yaml")
     changes = {"respond": {"decoding": {"max_new_tokens": wanted}}, "tracking": {"enabled": False}}
     params.apply([changes | {"runtime": {"threads": 1, "keep_pages": False}}], AllParams)
-    checkpoint.save_model(GPT(model_config(context_length=256)), vocabulary, Path("models/instruct"))
+    model_folder.save_model(GPT(model_config(context_length=256)), vocabulary, Path("models/instruct"))
     files.write_json(Path("data/instructions/test.json"), [ENTRY, ENTRY])
     given = []
 

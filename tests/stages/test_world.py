@@ -12,10 +12,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from llm import tokens
-from llm.errors import DATA, USAGE, UserError, UserErrors, raise_all
-from llm.tokenizer import fingerprint
-from stages import _one_process, of_a_copy, pretrain
+from llm.common.errors import DATA, USAGE, UserError, UserErrors, raise_all
+from llm.data import corpus
+from llm.data.tokenizer import fingerprint
+from stages import pretrain
+from stages.run import _one_process, of_a_copy
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,7 +43,7 @@ def test_the_only_rank_and_no_rank_are_accepted(monkeypatch):
 # A run of five steps that kills its parent in the third.
 CHILD = """
 import os, signal, time
-from stages import _end_with_dvc
+from stages.run import _end_with_dvc
 from tests.llm import tiny_run
 
 kill = os.kill
@@ -143,11 +144,11 @@ def test_tokens_of_another_tokenizer_are_refused(vocabulary, tmp_path, monkeypat
     monkeypatch.setattr(pretrain, "TOKENIZER", vocabulary)
     params = SimpleNamespace(model=SimpleNamespace(vocab_size=300))
     ids = np.arange(50, dtype=np.uint32)
-    tokens.write_shards(tmp_path, "train", ids, 50, tokens.Pins(300, "0" * 64), 1000)
+    corpus.write_shards(tmp_path, "train", ids, 50, corpus.Pins(300, "0" * 64), 1000)
     with pytest.raises(UserError, match=f"{tmp_path}: was not cut with ") as caught:
         pretrain.windows("train", params, 8, 8)
     assert caught.value.code == DATA
-    tokens.write_shards(tmp_path, "train", ids, 50, tokens.Pins(300, fingerprint(vocabulary)), 1000)
+    corpus.write_shards(tmp_path, "train", ids, 50, corpus.Pins(300, fingerprint(vocabulary)), 1000)
     assert len(pretrain.windows("train", params, 8, 8)) > 0
 
 

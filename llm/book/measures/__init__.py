@@ -4,6 +4,6 @@
 imports below first, so MEASURES is full wherever it is read; a new module of measures is added to them.
 """
 
-from llm.book.measures import appendices, chapter2, chapter3, chapter4, chapter5, chapter6, chapter7, reports
+from llm.book.measures import appendices, ch02, ch03, ch04, ch05, ch06, ch07, reports
 
-__all__ = ["appendices", "chapter2", "chapter3", "chapter4", "chapter5", "chapter6", "chapter7", "reports"]
+__all__ = ["appendices", "ch02", "ch03", "ch04", "ch05", "ch06", "ch07", "reports"]

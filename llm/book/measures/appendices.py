@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from llm.book import basics, demos
-from llm.book.measures.chapter5 import verdict_batches
+from llm.book import appendix_a, ch04
+from llm.book.measures.ch05 import verdict_batches
 from llm.book.measures.common import Measured, measure
 from llm.book.measures.sources import Sources
-from llm.classifier import Classifier
-from llm.lora import LoraConfig, add_lora
-from llm.model import count_parameters
-from llm.shapes import only_shapes
+from llm.model.classifier import Classifier
+from llm.model.gpt import count_parameters
+from llm.model.lora import LoraConfig, add_lora
+from llm.model.meta import only_shapes
 
 LORA = LoraConfig(rank=16, alpha=16, scaling="alpha/rank")
 
@@ -20,26 +20,26 @@ LORA = LoraConfig(rank=16, alpha=16, scaling="alpha/rank")
 @measure
 def tensor_product(_sources: Sources) -> Measured:
     """The matrix of A.2 times itself turned over, row by row."""
-    return [float(value) for value in basics.tensor_steps()["product"].flatten()]
+    return [float(value) for value in appendix_a.tensor_steps()["product"].flatten()]
 
 
 @measure
 def logistic(_sources: Sources) -> Measured:
     """Loss, gradient of the weight, gradient of the bias."""
-    return list(basics.logistic_example())
+    return list(appendix_a.logistic_example())
 
 
 @measure
 def network_parameters(_sources: Sources, inputs: str, outputs: str) -> Measured:
     """Parameters of the network with hidden layers of 30 and 20."""
-    return [count_parameters(basics.NeuralNetwork(int(inputs), int(outputs)))]
+    return [count_parameters(appendix_a.NeuralNetwork(int(inputs), int(outputs)))]
 
 
 @measure
 def network_outputs(_sources: Sources) -> Measured:
     """Logits, then probabilities, of one random row."""
     torch.manual_seed(123)
-    model = basics.NeuralNetwork(50, 3)
+    model = appendix_a.NeuralNetwork(50, 3)
     torch.manual_seed(123)
     with torch.no_grad():
         out = model(torch.rand(1, 50))[0]
@@ -50,10 +50,10 @@ def network_outputs(_sources: Sources) -> Measured:
 def toy_training(_sources: Sources) -> Measured:
     """Losses of six batches, then accuracy on both loaders."""
     torch.manual_seed(123)
-    loader, held_out = basics.toy_loaders()
-    model = basics.NeuralNetwork(2, 2)
-    losses = basics.train(model, loader, epochs=3, lr=0.5)
-    return [*losses, basics.accuracy(model, loader), basics.accuracy(model, held_out)]
+    loader, held_out = appendix_a.toy_loaders()
+    model = appendix_a.NeuralNetwork(2, 2)
+    losses = appendix_a.train(model, loader, epochs=3, lr=0.5)
+    return [*losses, appendix_a.accuracy(model, loader), appendix_a.accuracy(model, held_out)]
 
 
 @measure
@@ -68,9 +68,9 @@ def lora_counts(_sources: Sources, of: str) -> Measured:
     """Trainable parameters before, when frozen, and with LoRA: of the spam classifier on 124M, or of 355M untied."""
     with only_shapes():
         if of == "spam":
-            model: nn.Module = Classifier(demos.book_gpt("124M", qkv_bias=True, tie_head=True), 2, "last")
+            model: nn.Module = Classifier(ch04.book_gpt("124M", qkv_bias=True, tie_head=True), 2, "last")
         else:
-            model = demos.book_gpt("355M", qkv_bias=True)
+            model = ch04.book_gpt("355M", qkv_bias=True)
     before = count_parameters(model, trainable_only=True)
     frozen = count_parameters(model.requires_grad_(False), trainable_only=True)
     add_lora(model, LORA, seed=123)

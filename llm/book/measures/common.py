@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor
 
-from llm.generate import DecodingConfig, generate
-from llm.model import GPT
-from llm.tokenizer import Tokenizer
+from llm.data.tokenizer import Tokenizer
+from llm.generate.decoding import DecodingConfig, generate
+from llm.model.gpt import GPT
 
 Measured = list[float] | str
 MEASURES: dict[str, Callable[..., Measured]] = {}

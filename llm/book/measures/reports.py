@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import io
 
-from llm import files
 from llm.book.measures.common import Measured, measure
 from llm.book.measures.sources import Sources
-from llm.errors import DATA, UserError
+from llm.common import files
+from llm.common.errors import DATA, UserError
 
 
 @measure

@@ -15,14 +15,15 @@ from typing import Any
 import torch
 import yaml
 
-from llm import checkpoint, files
-from llm.book import demos
+from llm.book import ch04
 from llm.book.runs import MADE, Run
-from llm.errors import DATA, UserError
-from llm.instructions import Entry, read_entries
-from llm.model import GPT
-from llm.spam import SpamConfig, balanced_splits, read_messages
-from llm.tokenizer import Tokenizer
+from llm.common import files
+from llm.common.errors import DATA, UserError
+from llm.data.instructions import Entry, read_entries
+from llm.data.spam import SpamConfig, balanced_splits, read_messages
+from llm.data.tokenizer import Tokenizer
+from llm.model.gpt import GPT
+from llm.weights import model_folder
 
 PINS = "configs/book-offline.yaml"  # names, addresses and hashes of the book's files
 FETCH = f"set LLM_MIRROR to a folder with the book's files, or `python -m llm use {PINS} && dvc repro`"
@@ -102,12 +103,12 @@ class Sources:
     def untrained(self, context_length: int) -> GPT:
         """GPT-2 124M at seed 123, before training."""
         torch.manual_seed(123)
-        return demos.book_gpt("124M", context_length).eval()
+        return ch04.book_gpt("124M", context_length).eval()
 
     @lru_cache(maxsize=1)  # noqa: B019
     def model(self, name: str) -> GPT:
         """A model folder below models/."""
-        return checkpoint.load_model(self.root / "models" / name).eval()
+        return model_folder.load_model(self.root / "models" / name).eval()
 
     def _find(self, name: str) -> bytes | None:
         if name not in self._found:

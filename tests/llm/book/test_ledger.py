@@ -8,15 +8,16 @@ import pytest
 import torch
 import yaml
 
-from llm import cli, files
 from llm.book import ledger
 from llm.book.ledger import Result, Row
 from llm.book.measures import common
 from llm.book.measures.common import MEASURES
 from llm.book.measures.sources import Sources
 from llm.book.runs import MADE, Run, lookup
-from llm.errors import UserError
-from llm.model import GPT
+from llm.cli import parser
+from llm.common import files
+from llm.common.errors import UserError
+from llm.model.gpt import GPT
 
 ROOT = Path(__file__).parents[3]
 LEDGER = ledger.read()
@@ -307,7 +308,7 @@ def test_without_files_a_row_is_skipped_with_the_command(tmp_path, monkeypatch):
 
 def test_verify_prints_and_writes(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
-    cli.main(["verify", "--only", "logistic", "--write", str(tmp_path / "page.md")])
+    parser.main(["verify", "--only", "logistic", "--write", str(tmp_path / "page.md")])
     out = capsys.readouterr().out
     assert "equal    logistic" in out
     assert out.splitlines()[-1].split() == ["all", "3", "0", "0", "0", "0"]
@@ -321,7 +322,7 @@ def test_verify_ends_with_a_code(words, code, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setitem(MEASURES, "logistic", lambda _sources: [0.0852, -0.0898, 0.0817])
     with pytest.raises(SystemExit) as left:
-        cli.main(["verify", *words])
+        parser.main(["verify", *words])
     assert left.value.code == code
     assert capsys.readouterr().err.startswith("error:")
 

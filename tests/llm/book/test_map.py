@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llm import cli, params
 from llm.book import ledger
-from llm.errors import UserError
-from stages.check import AllParams
+from llm.cli import parser
+from llm.common import params
+from llm.common.errors import UserError
+from stages.schema import AllParams
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/book.md").read_text("utf-8")
@@ -69,7 +70,7 @@ def dead(pointer: str, folder: Path) -> str | None:
 
 def dead_command(words: list[str]) -> str | None:
     try:
-        cli.parser().parse_args([*words, "answers.json"] if words == ["judge"] else words)
+        parser.parser().parse_args([*words, "answers.json"] if words == ["judge"] else words)
     except UserError as error:
         return str(error)
     return None
@@ -90,8 +91,8 @@ def test_a_pointer_leads_somewhere(pointer, tmp_path):
     "pointer",
     [
         "llm/no_such.py",
-        "llm/model.py:NoSuch",
-        "llm/model.py:GPT.no_such",
+        "llm/model/gpt.py:NoSuch",
+        "llm/model/gpt.py:GPT.no_such",
         "configs/no-such.yaml",
         "ledger:no.such",
         "python -m llm no-such",

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llm import files, params
 from llm.book import ledger
 from llm.book.runs import MADE, Run, lookup, make
-from llm.errors import UserError
-from stages.check import AllParams
+from llm.common import files, params
+from llm.common.errors import UserError
+from stages.schema import AllParams
 from tests.stages.project import ROOT, Project
 
 SMOKE = Run(
@@ -45,9 +45,9 @@ def test_a_run_is_made_in_a_copy_and_known_again(tmp_path, monkeypatch):
     make("small", SMOKE, project.folder)
     assert (copy / "dvc.lock").read_bytes() == lock
 
-    tokens = project.folder / "llm/tokens.py"
+    tokens = project.folder / "llm/data/corpus.py"
     files.write_text(tokens, tokens.read_text("utf-8") + "# another\n")
-    assert SMOKE.missing(copy, project.folder) == "the last tokenize@corpus ran with another llm/tokens.py"
+    assert SMOKE.missing(copy, project.folder) == "the last tokenize@corpus ran with another llm/data/corpus.py"
     with pytest.raises(UserError, match=r"`llm use configs/absent\.yaml` ended with 2"):
         make("small", Run("tokenize@corpus", (), ("configs/absent.yaml",)), project.folder)
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from llm.book.demos import book_gpt, toy_loss
-from llm.model import count_parameters
+from llm.book.ch04 import book_gpt, toy_loss
+from llm.model.gpt import count_parameters
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,57 @@
+"""Chapter 4: GPT-2's sizes, its parts, and what it writes before training."""
+
+from __future__ import annotations
+
+from llm.book import ch04
+from llm.book.measures.common import Measured, continue_text, measure
+from llm.book.measures.sources import Sources
+from llm.model.gpt import Block, count_parameters
+from llm.model.meta import only_shapes
+
+
+@measure
+def parameters(_sources: Sources, size: str, head: str) -> Measured:
+    """Parameters of a GPT-2 size: head untied (no QKV bias), tied (with it), or none (untied, without the head)."""
+    with only_shapes():
+        model = ch04.book_gpt(size, qkv_bias=head == "tied", tie_head=head == "tied")
+    return [count_parameters(model) - (model.lm_head.weight.numel() if head == "none" else 0)]
+
+
+@measure
+def mebibytes(_sources: Sources, size: str) -> Measured:
+    """MiB of the weights in fp32, head untied."""
+    with only_shapes():
+        model = ch04.book_gpt(size)
+    return [sum(p.numel() * p.element_size() for p in model.parameters()) / 2**20]
+
+
+@measure
+def block_parameters(_sources: Sources) -> Measured:
+    """Feed forward and attention of one block of 124M."""
+    with only_shapes():
+        block: Block = ch04.book_gpt("124M").transformer.h[0]  # type: ignore[assignment]
+    return [count_parameters(block.mlp), count_parameters(block.attn)]
+
+
+@measure
+def flops(_sources: Sources, size: str) -> Measured:
+    """Operations of a forward pass of 2 x 1024 tokens, as printed: two digits."""
+    return f"{ch04.forward_flops(size):.1e}"
+
+
+@measure
+def layer_norm(_sources: Sources) -> Measured:
+    """Means and variances of two rows before the norm, then after it."""
+    return [v for part in ch04.layer_norm_demo() for v in (*part.mean(dim=-1).tolist(), *part.var(dim=-1).tolist())]
+
+
+@measure
+def gradients(_sources: Sources, shortcuts: str) -> Measured:
+    """Mean gradients of five layers."""
+    return list(ch04.mean_gradients(shortcuts == "yes"))
+
+
+@measure
+def untrained_text(sources: Sources, prompt: str, tokens: str, context: str) -> Measured:
+    """Greedy continuation by the untrained 124M."""
+    return continue_text(sources.untrained(int(context)), sources.gpt2, prompt, int(tokens), 0.0, None)

@@ -1,0 +1,245 @@
+"""The table of chapter 6's variants: its rows as queued DVC experiments, and its figures beside the published ones.
+
+A row is a list of `key=value` words for `dvc exp run -S`. The table compares every row with row 1 on the same test
+messages (McNemar's test), since the difference of two accuracies has less noise than either of them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from llm.common import params
+from llm.common.errors import DATA, USAGE, UserError, raise_all
+from llm.common.params import Problem
+from llm.evaluate.stats import mcnemar, wilson
+
+FILE = Path("configs/ablation/chapter6.yaml")
+TARGET = "finetune_spam"  # nothing below this stage has to run
+PREDICTIONS = "reports/finetune_spam/predictions.csv"
+SIGNIFICANT = 0.05
+WEIGHTS = "`python -m llm use configs/book.yaml` brings 124M, gpt2-medium.yaml, -large and -xl the larger ones"
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant."""
+
+    number: int
+    name: str
+    published: float  # test accuracy in percent
+    needs: Literal["weights", "nothing"]  # weights: OpenAI's
+    set: tuple[str, ...]  # key=value over params.yaml
+    same_as: int | None = None  # the row whose experiment this would repeat
+
+    @property
+    def experiment(self) -> str:
+        """The name of its experiment."""
+        return f"ablation-{self.same_as or self.number:02d}"
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The whole table."""
+
+    common: tuple[str, ...]  # what every row sets before its own
+    rows: tuple[Row, ...]
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with the rows together."""
+        numbers = [row.number for row in self.rows]
+        if sorted(set(numbers)) != sorted(numbers) or 1 not in numbers:
+            yield "rows", f"are numbered {numbers}", "give each a number of its own, and the first 1"
+        for row in self.rows:
+            if row.same_as is not None and row.same_as not in set(numbers) - {row.number}:
+                yield "rows", f"row {row.number} is the same as {row.same_as}, which is no other row", "name one"
+
+    def settings(self, row: Row) -> dict[str, str]:
+        """What `row` sets, by dotted key; its own settings win over the common ones. UserError for a malformed word."""
+        words = [*self.common, *row.set]
+        wrong = [word for word in words if "=" not in word]
+        where = f"{FILE}: row {row.number}"
+        raise_all([UserError(where, f"{word!r} sets nothing", "write key=value", USAGE) for word in wrong])
+        return {key: value for key, _, value in (word.partition("=") for word in words)}
+
+    def row(self, number: int) -> Row:
+        """The row of this number; raises UserError where there is none."""
+        for row in self.rows:
+            if row.number == number:
+                return row
+        raise UserError("command line", f"there is no row {number}", f"name some of 1 to {len(self.rows)}", USAGE)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an experiment did with each test message: whether it was right, by the row of the message and its class."""
+
+    model: str  # what it started from
+    right: Mapping[tuple[str, str], bool]
+
+    @property
+    def hits(self) -> int:
+        """How many were right."""
+        return sum(self.right.values())
+
+
+def read(path: Path = FILE) -> Ablation:
+    """The table of a file; raises UserError for every key that is unknown, missing or mistyped."""
+    return params.parse(Ablation, params.load(path), str(path))
+
+
+def with_settings(settings: Mapping[str, str], schema: type[S], where: str) -> S:
+    """params.yaml as an experiment with these settings sees it; raises UserError where that is not valid."""
+    sections = params.load()
+    for key, text in settings.items():
+        try:
+            value = YAML(typ="safe", pure=True).load(text)
+        except YAMLError:
+            raise UserError(f"{where}: {key}", f"{text!r} is not YAML", "correct the value", USAGE) from None
+        *path, last = key.split(".")
+        section: Any = sections
+        for name in path:
+            section = section.get(name) if isinstance(section.get(name), dict) else {}
+        if last not in section:
+            raise UserError(f"{where}: {key}", "unknown key", "name one of params.yaml", USAGE)
+        section[last] = value
+    return params.parse(schema, sections, where)
+
+
+def queue(table: Ablation, numbers: Sequence[int], schema: type[Any]) -> Iterator[str]:
+    """Queue the rows of these numbers (none: all whose needs are met) as experiments; yields a line on each.
+
+    Every row is checked before the first is queued. Raises UserError for a row that cannot run, where it was named.
+    """
+    rows = [table.row(number) for number in numbers] or list(table.rows)
+    skipped = {row.number: reason for row in rows if (reason := _obstacle(table, row, schema, bool(numbers)))}
+    if numbers:
+        raise_all([UserError(f"row {number}", *reason, USAGE) for number, reason in skipped.items()])
+    there = experiments()
+    for row in rows:
+        shown = f"row {row.number:>2}, {row.name}"
+        if row.number in skipped:
+            yield f"{shown}: left out: {skipped[row.number][0]}"
+        elif row.experiment in there:
+            state = there[row.experiment][1]
+            yield f"{shown}: {row.experiment} is there ({state}); `dvc exp remove {row.experiment}` to have it anew"
+        else:
+            settings = [word for key, value in table.settings(row).items() for word in ("-S", f"{key}={value}")]
+            _dvc("exp", "run", "--queue", "-n", row.experiment, *settings, TARGET)
+            there[row.experiment] = ("", "queued")
+            yield f"{shown}: queued as {row.experiment}"
+    if skipped:
+        yield f"what is left out: {WEIGHTS}; or name the row to run it with the model there is"
+
+
+def experiments() -> dict[str, tuple[str, str]]:
+    """Commit and state (queued, running, success, failed) of every experiment on top of git's HEAD, by name."""
+    found = {}
+    for baseline in json.loads(_dvc("exp", "show", "--json")):
+        for experiment in baseline["experiments"] or []:
+            state = (experiment["executor"] or {}).get("state", "success")
+            # A failed one stands there without revisions, and after it was run again beside its success.
+            if experiment["name"] not in found or state == "success":
+                found[experiment["name"]] = ((experiment["revs"] or [{"rev": ""}])[0]["rev"], state)
+    return found
+
+
+def outcome(commit: str) -> Outcome:
+    """The model and the test messages of an experiment, from its commit: params.yaml and the stage's report."""
+    text, settings = (
+        _output(["git", "show", f"{commit}:./{path}"], f"{path} of experiment {commit[:7]}")
+        for path in (PREDICTIONS, params.PARAMS)
+    )
+    rows = [row for row in csv.DictReader(io.StringIO(text)) if row["split"] == "test"]
+    model = Path(YAML(typ="safe", pure=True).load(settings)["finetune_spam"]["init_from"]).name
+    return Outcome(model, {(row["row"], row["actual"]): row["actual"] == row["predicted"] for row in rows})
+
+
+def markdown(table: Ablation, outcomes: Mapping[str, Outcome], states: Mapping[str, str]) -> Iterator[str]:
+    """The lines of the table; `outcomes` and `states` by the names of experiments.
+
+    Raises UserError where two rows were tested on different messages.
+    """
+    yield "| row | variant | published % | ours % | 95 % interval | from | against row 1, on the same messages |"
+    yield "| ---: | --- | ---: | ---: | --- | --- | --- |"
+    first = outcomes.get(table.row(1).experiment)
+    for row in table.rows:
+        begin = f"| {row.number} | {row.name} | {row.published:.2f} |"
+        ours = outcomes.get(row.experiment)
+        if ours is None:
+            yield f"{begin} {states.get(row.experiment, 'not run')} | | | |"
+            continue
+        low, high = wilson(ours.hits, len(ours.right))
+        verdict = ""
+        if row.number != 1 and first:
+            verdict = f"the same run as row {row.same_as}" if row.same_as else _verdict(row, first, ours)
+        share = 100 * ours.hits / len(ours.right)
+        yield f"{begin} {share:.2f} | {100 * low:.2f} to {100 * high:.2f} | {ours.model} | {verdict} |"
+
+
+def render(table: Ablation) -> list[str]:
+    """The table of the experiments on top of git's HEAD, and how to read it."""
+    found = experiments()
+    names = {row.experiment for row in table.rows}
+    done = {name: commit for name, (commit, state) in found.items() if name in names and state == "success"}
+    outcomes = {name: outcome(commit) for name, commit in done.items()}
+    lines = list(markdown(table, outcomes, {name: state for name, (_, state) in found.items()}))
+    if outcomes:
+        sizes = sorted({len(one.right) for one in outcomes.values()})
+        lines += [
+            "",
+            f"{' or '.join(map(str, sizes))} test messages; Wilson's intervals. A row is better or worse than",
+        ]
+        lines += [f"row 1 where McNemar's exact test gives p < {SIGNIFICANT}; one in twenty equal rows is by chance."]
+    return lines
+
+
+def _verdict(row: Row, first: Outcome, ours: Outcome) -> str:
+    if first.right.keys() != ours.right.keys():
+        what = f"row {row.number} was tested on other messages than row 1"
+        raise UserError(row.experiment, what, "remove the experiments with `dvc exp remove`, and queue them anew", DATA)
+    lost = sum(was and not ours.right[message] for message, was in first.right.items())
+    won = sum(ours.right[message] and not was for message, was in first.right.items())
+    p = mcnemar(lost, won)
+    said = "not distinguishable" if p >= SIGNIFICANT else "better" if won > lost else "worse"
+    return f"{said} (+{won} -{lost}, p = {p:.2g})"
+
+
+def _obstacle(table: Ablation, row: Row, schema: type[Any], named: bool) -> tuple[str, str] | None:
+    """Why a row cannot run, or unless it was named should not, and what helps; None where it may."""
+    if row.same_as:
+        return f"it is row {row.same_as} once more", f"queue row {row.same_as}"
+    everything = with_settings(table.settings(row), schema, f"{FILE}: row {row.number}")
+    model = Path(everything.finetune_spam.init_from)
+    source = everything.import_gpt2.get(model.name) if model.parent == Path("models") else None
+    if source is None and not model.exists():
+        return f"params.yaml has no {model}", WEIGHTS
+    if row.needs == "weights" and not named and not (source and source.source.startswith("data/raw/")):
+        return f"it needs OpenAI's weights, not {model}", WEIGHTS
+    return None
+
+
+def _dvc(*words: str) -> str:
+    return _output([sys.executable, "-m", "dvc", *words], f"dvc {' '.join(words[:2])}")
+
+
+def _output(words: Sequence[str], where: str) -> str:
+    """What a program prints; raises UserError with its last line where it fails."""
+    done = subprocess.run(words, capture_output=True, text=True, encoding="utf-8", check=False)
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
+        errors = [line for line in said if line.startswith(("ERROR", "fatal"))] or said
+        fix = "experiments need a git repository with a commit: `git init`, `git add`, `git commit`"
+        raise UserError(where, errors[-1], fix, USAGE)
+    return done.stdout

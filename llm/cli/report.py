@@ -1,0 +1,67 @@
+"""What `make repro` ends with: the results that stand in reports/, a sample text, and what to try next."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from llm.common import files, params
+
+PROGRAM, DVC = ".venv/bin/python -m llm", ".venv/bin/python -m dvc"  # they work in an environment that is not activated
+REPORTS = Path("reports")
+
+
+def lines() -> list[str]:
+    """The results, a line each (a stage that has not run has none), the sample text, and what comes next."""
+    found = [f"{stage:<13} {name:<42} {value}" for stage, name, value in _results()]
+    sample = _last_sample()
+    if sample:
+        found += ["", f"The model writes: {sample!r}"]
+    found += ["", "Next:", "  make ui                                     every run, in the MLflow UI"]
+    found += [f"  {PROGRAM} chat                give instructions to your model"]
+    found += [f"  edit params.yaml, then: make repro && {DVC} metrics diff"]
+    hint = _precision_hint()
+    return [*found, "", hint] if hint else found
+
+
+def _results() -> Iterator[tuple[str, str, str]]:
+    if pretrain := _metrics("pretrain"):
+        yield "pretraining", "loss, training / validation", _pair(pretrain, "train_loss", "val_loss", ".3f")
+        yield "", "validation bits per byte", f"{pretrain['val_bits_per_byte']:.3f}"
+    if spam := _metrics("finetune_spam"):
+        yield "spam", "accuracy, training / test", _pair(spam, "train_accuracy", "test_accuracy", ".1%")
+    if instruct := _metrics("finetune_instruct"):
+        yield "instructions", "loss, training / validation", _pair(instruct, "train_loss", "val_loss", ".3f")
+    if (judge := _metrics("evaluate_with_judge")) and judge["score_mean"] is not None:
+        shown = f"{judge['score_mean']:.1f} of 100"
+        if judge["score_ci95_low"] is not None:  # one score has no interval
+            shown += f" ({judge['score_ci95_low']:.1f} to {judge['score_ci95_high']:.1f})"
+        yield "judge", f"{judge['backend']} score of {judge['n_scored']} of {judge['n_items']} answers", shown
+
+
+def _metrics(stage: str) -> dict[str, Any] | None:
+    path = REPORTS / stage / "metrics.json"
+    return files.read_json(path) if path.is_file() else None
+
+
+def _pair(metrics: dict[str, Any], first: str, second: str, form: str) -> str:
+    return f"{metrics[first]:{form}} / {metrics[second]:{form}}"
+
+
+def _last_sample() -> str | None:
+    path = REPORTS / "pretrain" / "samples.csv"
+    if not path.is_file():
+        return None
+    return list(csv.DictReader(io.StringIO(files.read_text(path))))[-1]["text"]
+
+
+def _precision_hint() -> str | None:
+    from llm.runtime.device import RuntimeConfig, cpu_has_bf16
+
+    config = params.parse(RuntimeConfig, params.load().get("runtime"), "params.yaml: runtime")
+    if (config.precision, config.device) == ("fp32", "cpu") and cpu_has_bf16():
+        return f"This CPU multiplies bf16 in hardware: `{PROGRAM} use auto` makes training faster."
+    return None

@@ -1,0 +1,100 @@
+"""A second opinion: how far two judges agree who scored the same answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm.common.errors import DATA, UserError, raise_all
+from llm.common.files import read_json
+from llm.evaluate.stats import kendall, pearson, spearman
+
+ANSWER = ("instruction", "input", "model_response")  # what tells an answer, where a file has it
+NO_SPREAD = "none: one judge's scores are all equal"
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Of the answers that both judges scored; a correlation is None where one of them always gives the same score."""
+
+    n_first: int  # answers that the first judge scored
+    n_second: int
+    n_common: int
+    mean_first: float
+    mean_second: float
+    pearson: float | None
+    spearman: float | None
+    kendall: float | None  # tau-b
+
+    @property
+    def mean_difference(self) -> float:
+        """How much higher the first judge scores."""
+        return self.mean_first - self.mean_second
+
+
+def agree(first: Path, second: Path) -> Agreement:
+    """Compare two files of verdicts, answer by answer: those of evaluate_with_judge, or of `judge --out`.
+
+    Raises UserError for a file that is none, where the two hold different answers, and where no answer was scored in
+    both.
+    """
+    a, b = read_verdicts(first), read_verdicts(second)
+    others = [index for index in sorted(a.keys() & b.keys()) if not _same(a[index], b[index])]
+    if others:
+        what = f"{len(others)} answers are not the same, the first is {others[0]}"
+        raise UserError(f"{first}, {second}", what, "let both judges score the same answers", DATA)
+    scored = [{index: one["score"] for index, one in side.items() if one["score"] is not None} for side in (a, b)]
+    common = sorted(scored[0].keys() & scored[1].keys())
+    if not common:
+        what = f"no answer has a score in both ({len(scored[0])} and {len(scored[1])} have one)"
+        raise UserError(f"{first}, {second}", what, "let both judges score the same answers", DATA)
+    x, y = ([side[index] for index in common] for side in scored)
+    return Agreement(
+        n_first=len(scored[0]),
+        n_second=len(scored[1]),
+        n_common=len(common),
+        mean_first=math.fsum(x) / len(x),
+        mean_second=math.fsum(y) / len(y),
+        pearson=pearson(x, y),
+        spearman=spearman(x, y),
+        kendall=kendall(x, y),
+    )
+
+
+def read_verdicts(path: Path) -> dict[int, Mapping[str, Any]]:
+    """The verdicts of a file by the index of their answer; raises UserError naming every one that is not whole."""
+    records = read_json(path)
+    fix = "name a file of `judge --out`, data/verdicts/verdicts.json or reports/evaluate_with_judge/scores.json"
+    if not isinstance(records, list) or not records:
+        raise UserError(str(path), f"holds {records!r:.40}, not a list of verdicts", fix, DATA)
+    problems: list[UserError] = []
+    found: dict[int, Mapping[str, Any]] = {}
+    for number, record in enumerate(records):
+        index, score = (record.get(key, "") if isinstance(record, dict) else "" for key in ("index", "score"))
+        whole = type(index) is int and (score is None or (type(score) is int and 0 <= score <= 100))
+        if whole and index not in found:
+            found[int(index)] = record
+        else:
+            what = "stands there twice" if whole else f"has index {index!r:.20} and score {score!r:.20}"
+            problems.append(UserError(f"{path}: verdict {number}", what, fix, DATA))
+    raise_all(problems[:10])
+    return found
+
+
+def lines(found: Agreement) -> Sequence[str]:
+    """The agreement as a table for the screen."""
+    measures = [("Pearson", found.pearson), ("Spearman", found.spearman), ("Kendall tau-b", found.kendall)]
+    return [
+        f"{'scored by both':<16} {found.n_common} (of {found.n_first} and {found.n_second})",
+        f"{'means':<16} {found.mean_first:.2f} and {found.mean_second:.2f}",
+        f"{'mean difference':<16} {found.mean_difference:+.2f}",
+        *(f"{name:<16} {NO_SPREAD if r is None else format(r, '.3f')}" for name, r in measures),
+    ]
+
+
+def _same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two verdicts are about one answer, as far as both files say."""
+    return all(a[key] == b[key] for key in ANSWER if key in a and key in b)

@@ -1,0 +1,47 @@
+"""The shape of a GPT."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from llm.common.params import Problem, fraction, positive
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a GPT (book, section 4.1)."""
+
+    vocab_size: int
+    context_length: int
+    n_layer: int
+    n_head: int
+    n_embd: int
+    dropout: float
+    qkv_bias: bool  # GPT-2 as published has it; the book trains without
+    tie_head: bool  # one matrix for the token embedding and the head, as GPT-2; the book trains two
+    init: Literal["gpt2", "torch"]  # GPT-2's 0.02 and scaled shortcuts, or PyTorch's defaults, as the book
+    attention: Literal["sdpa", "eager"]  # PyTorch's fused attention, or chapter 3 written out
+    dropout_embedding: float | None  # null: as dropout, which is that of the shortcuts (exercise 4.3)
+    dropout_attention: float | None
+    dropout_random: Literal["each", "packed"]  # a random number for each element, as PyTorch, or one for four
+
+    @property
+    def embedding_rate(self) -> float:
+        """The dropout rate of the embeddings."""
+        return self.dropout if self.dropout_embedding is None else self.dropout_embedding
+
+    @property
+    def attention_rate(self) -> float:
+        """The dropout rate of the attention weights."""
+        return self.dropout if self.dropout_attention is None else self.dropout_attention
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with these values together."""
+        yield from positive(self, "vocab_size", "context_length", "n_layer", "n_head", "n_embd")
+        yield from fraction(self, "dropout", "dropout_embedding", "dropout_attention")
+        if self.n_head > 0 and self.n_embd % self.n_head:
+            what = f"{self.n_embd} is not divisible by n_head ({self.n_head})"
+            below = self.n_embd - self.n_embd % self.n_head
+            yield "n_embd", what, f"take {below or self.n_head} or {below + self.n_head}"

@@ -1,0 +1,1 @@
+"""Where tensors are computed: device, precision, threads, free memory."""

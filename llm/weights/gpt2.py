@@ -1,0 +1,261 @@
+"""GPT-2 checkpoints in the published layouts <-> ours: one table of facts, strict in both directions.
+
+Hugging Face's: `config.json`, and `model.safetensors` with GPT-2's tensor names, where the four matrices of a block are
+stored the other way round (Conv1D: (in, out)). A tied head is not stored; an untied one is `lm_head.weight`.
+OpenAI's own layout is read only: `hparams.json`, and TensorFlow's names, the four matrices as (1, in, out).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llm.common.errors import DATA, UserError, raise_all
+from llm.model.config import ModelConfig
+from llm.model.gpt import GPT
+from llm.model.meta import only_shapes
+
+FIX = "take weights and config from the same checkpoint, and fetch them again"
+PREFIX, HEAD = "transformer.", "lm_head.weight"
+TRANSPOSED = re.compile(r"h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight$")
+MASKS = re.compile(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)$")  # constants in OpenAI's own files
+
+# The keys of OpenAI's hparams.json, and theirs of config.json.
+HPARAMS = {
+    "n_vocab": "vocab_size",
+    "n_ctx": "n_positions",
+    "n_embd": "n_embd",
+    "n_head": "n_head",
+    "n_layer": "n_layer",
+}
+
+# What config.json must say for the arithmetic to be ours; a missing key means the value given here.
+ASSUMED: dict[str, Any] = {
+    "model_type": "gpt2",
+    "activation_function": "gelu_new",
+    "layer_norm_epsilon": 1e-5,
+    "n_inner": None,
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+}
+
+
+def published(config: ModelConfig, eot: int) -> dict[str, Any]:
+    """The `config.json` of a model of ours; the keys transformers does not know say what it cannot."""
+    return ASSUMED | {
+        "architectures": ["GPT2LMHeadModel"],
+        "vocab_size": config.vocab_size,
+        "n_positions": config.context_length,
+        "n_embd": config.n_embd,
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "embd_pdrop": config.embedding_rate,
+        "attn_pdrop": config.attention_rate,
+        "resid_pdrop": config.dropout,
+        "tie_word_embeddings": config.tie_head,
+        "bos_token_id": eot,
+        "eos_token_id": eot,
+        "torch_dtype": "float32",
+        "qkv_bias": config.qkv_bias,
+        "init": config.init,
+    }
+
+
+def parse_config(published: Any, where: str) -> ModelConfig:
+    """The model that a `config.json` describes; raises UserError naming every key that is missing or not GPT-2's."""
+    if not isinstance(published, Mapping):
+        what = f"holds {type(published).__name__}, not an object"
+        raise UserError(where, what, "take the config.json that belongs to the weights", DATA)
+    problems = []
+    for key, value in ASSUMED.items():
+        if published.get(key, value) != value:
+            what = f"{key} is {published[key]!r}, this code computes {value!r}"
+            problems.append(UserError(where, what, "take a checkpoint of the GPT-2 family", DATA))
+
+    def read(key: str, default: Any, kind: str, valid: Callable[[Any], bool]) -> Any:
+        value = published.get(key, default)
+        if not valid(value):
+            what = f"{key} is {value!r}, not {kind}"
+            problems.append(UserError(where, what, "take the config.json that belongs to the weights", DATA))
+        return value
+
+    def size(key: str) -> Any:
+        return read(key, None, "a whole number above 0", lambda value: type(value) is int and value > 0)
+
+    def flag(key: str) -> Any:
+        return read(key, True, "true or false", lambda value: type(value) is bool)
+
+    def rate(key: str, default: Any) -> Any:
+        return read(key, default, "a number", lambda value: type(value) in (int, float))
+
+    init = read("init", "gpt2", "gpt2 or torch", lambda value: value in ("gpt2", "torch"))
+    shortcut = rate("resid_pdrop", 0.0)
+    embedding, attention = (rate(key, shortcut) for key in ("embd_pdrop", "attn_pdrop"))
+    config = ModelConfig(
+        vocab_size=size("vocab_size"),
+        context_length=size("n_positions"),
+        n_layer=size("n_layer"),
+        n_head=size("n_head"),
+        n_embd=size("n_embd"),
+        dropout=shortcut,
+        dropout_embedding=None if embedding == shortcut else embedding,
+        dropout_attention=None if attention == shortcut else attention,
+        qkv_bias=flag("qkv_bias"),
+        tie_head=flag("tie_word_embeddings"),
+        init=init,
+        attention="sdpa",
+        dropout_random="each",
+    )
+    raise_all(problems)
+    raise_all([UserError(where, f"{name}: {what}", fix, DATA) for name, what, fix in config.problems()])
+    return config
+
+
+def parse_hparams(hparams: Any, where: str) -> ModelConfig:
+    """The model that OpenAI's `hparams.json` describes; raises UserError naming every key that is missing or wrong."""
+    fix = "take the hparams.json that belongs to the weights"
+    if not isinstance(hparams, Mapping):
+        raise UserError(where, f"holds {type(hparams).__name__}, not an object", fix, DATA)
+    problems = []
+    for key in HPARAMS:
+        if type(value := hparams.get(key)) is not int or value <= 0:
+            problems.append(UserError(where, f"{key} is {value!r}, not a whole number above 0", fix, DATA))
+    for key in sorted(hparams.keys() - HPARAMS.keys()):
+        what = f"{key} is {hparams[key]!r}, but GPT-2 has only {', '.join(HPARAMS)}"
+        problems.append(UserError(where, what, fix, DATA))
+    raise_all(problems)
+    return parse_config({published: hparams[key] for key, published in HPARAMS.items()}, where)
+
+
+def export(model: GPT) -> dict[str, Tensor]:
+    """The model's tensors under their published names and orientation; a model without QKV bias gets zeros."""
+    tied = model.lm_head.weight is model.transformer.wte.weight
+    assert tied or not model.config.tie_head, "the head is a matrix of its own, and would be lost"
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _published_tensors(model).items()}
+    if not model.config.qkv_bias:
+        for layer in range(model.config.n_layer):
+            tensors[f"{PREFIX}h.{layer}.attn.c_attn.bias"] = torch.zeros(3 * model.config.n_embd)
+    return tensors
+
+
+def load_published(config: ModelConfig, tensors: Mapping[str, Tensor], where: str) -> GPT:
+    """A model with these published tensors.
+
+    Names may come with or without `transformer.`. Raises UserError listing every missing, extra or misshaped
+    tensor, every tensor that is not floating point, and every one that holds NaN or infinity.
+    """
+    raise_all(list(_out_of_proportion(config, tensors, where)))
+    with only_shapes():
+        model = GPT(config)
+    found = _checked(tensors, _published_shapes(config), where)
+    state = {name: (t.t() if TRANSPOSED.search(name) else t).float().contiguous() for name, t in found.items()}
+    if not config.qkv_bias:
+        _drop_zero_bias(state, where)
+    if config.tie_head:
+        state[HEAD] = state[f"{PREFIX}wte.weight"]
+    model.load_state_dict(state, assign=True)
+    if config.tie_head:
+        model.lm_head.weight = model.transformer.wte.weight
+    return model
+
+
+def load_openai(config: ModelConfig, tensors: Mapping[str, Tensor], where: str) -> GPT:
+    """A model with the tensors of OpenAI's checkpoint; raises UserError as `load_published`, with OpenAI's names."""
+    shapes = _published_shapes(config)
+    names = {openai_name(name): name for name in shapes}
+    expected = {
+        theirs: torch.Size((1, *shapes[name])) if TRANSPOSED.search(name) else shapes[name]
+        for theirs, name in names.items()
+    }
+    raise_all(_misfits(tensors, expected, where))
+    flat = {name: tensors[theirs].reshape(shapes[name]) for theirs, name in names.items()}
+    return load_published(config, flat, where)
+
+
+def openai_name(published: str) -> str:
+    """OpenAI's name of a tensor: `transformer.h.0.ln_1.weight` is `model/h0/ln_1/g`."""
+    path, _, kind = published.removeprefix(PREFIX).rpartition(".")
+    matrix = "/w" if TRANSPOSED.search(published) else ""  # embeddings have no last part
+    gain = "/g" if "ln_" in path else ""
+    return "model/" + re.sub(r"^h\.", "h", path).replace(".", "/") + ("/b" if kind == "bias" else matrix or gain)
+
+
+def untie_head(model: GPT) -> None:
+    """Give the model a copy of the token embedding as a head of its own (book, section 5.5), if it has none."""
+    if model.config.tie_head:
+        model.lm_head.weight = nn.Parameter(model.transformer.wte.weight.detach().clone())
+        model.config = replace(model.config, tie_head=False)
+
+
+def _published_tensors(model: GPT) -> dict[str, Tensor]:
+    """Views of the model's tensors in the published orientation, without a tied head; meta tensors will do."""
+    return {
+        name: tensor.t() if TRANSPOSED.search(name) else tensor
+        for name, tensor in model.state_dict().items()
+        if not (name == HEAD and model.config.tie_head)
+    }
+
+
+def _published_shapes(config: ModelConfig) -> dict[str, torch.Size]:
+    """What a file must hold: the QKV bias too, which is zero where the model has none."""
+    with only_shapes():
+        stored = GPT(replace(config, qkv_bias=True))
+    return {name: tensor.shape for name, tensor in _published_tensors(stored).items()}
+
+
+def _out_of_proportion(config: ModelConfig, tensors: Mapping[str, Tensor], where: str) -> Iterator[UserError]:
+    """Sizes that no such file can have, before a model of millions of layers is made to compare it with."""
+    most = max([10**6, *(tensor.numel() for tensor in tensors.values())])  # below that, `_misfits` names each tensor
+    limits = dict.fromkeys(("vocab_size", "context_length", "n_embd"), most) | {"n_layer": max(1000, len(tensors))}
+    for name, limit in limits.items():
+        if (value := getattr(config, name)) > limit:
+            yield UserError(where, f"is too small for config.json, whose {name} is {value}", FIX, DATA)
+
+
+def _checked(tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], where: str) -> dict[str, Tensor]:
+    """The tensors under their full names, after every check that can be made on them."""
+    problems = []
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        full = name if name.startswith((PREFIX, "lm_head.")) else PREFIX + name
+        if full in found:
+            problems.append(UserError(where, f"{full} stands there twice, with and without {PREFIX}", FIX, DATA))
+        elif not MASKS.fullmatch(name):
+            found[full] = tensor
+    if HEAD in found and HEAD not in shapes:  # some files store a tied head all the same
+        head = found.pop(HEAD)
+        if not torch.equal(head, found.get(f"{PREFIX}wte.weight", head)):
+            what = f"{HEAD} differs from wte.weight, but config.json says tie_word_embeddings: true"
+            problems.append(UserError(where, what, "set tie_word_embeddings to false in config.json", DATA))
+    raise_all(problems + _misfits(found, shapes, where))
+    return found
+
+
+def _misfits(found: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], where: str) -> list[UserError]:
+    problems = [UserError(where, f"{name} is missing", FIX, DATA) for name in shapes if name not in found]
+    problems += [UserError(where, f"{name} belongs to no GPT-2", FIX, DATA) for name in found if name not in shapes]
+    for name, tensor in found.items():
+        shape = shapes.get(name, tensor.shape)
+        if tensor.shape != shape:
+            what = f"{name} has the shape {tuple(tensor.shape)}, not {tuple(shape)}"
+            problems.append(UserError(where, what, FIX, DATA))
+        elif not tensor.is_floating_point():
+            problems.append(UserError(where, f"{name} holds {tensor.dtype}, not floating point", FIX, DATA))
+        elif not torch.isfinite(tensor.float()).all():
+            problems.append(UserError(where, f"{name} holds NaN or infinity", FIX, DATA))
+    return problems
+
+
+def _drop_zero_bias(state: dict[str, Tensor], where: str) -> None:
+    problems = []
+    for name in [name for name in state if name.endswith("attn.c_attn.bias")]:
+        if state.pop(name).any():
+            what = f"{name} is not zero, but config.json says qkv_bias: false"
+            problems.append(UserError(where, what, "set qkv_bias to true in config.json", DATA))
+    raise_all(problems)

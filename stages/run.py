@@ -1,0 +1,212 @@
+"""What every stage shares: the error contract, a lock, a tracked run, and outputs that appear whole at the end."""
+
+from __future__ import annotations
+
+import ctypes
+import inspect
+import os
+import shutil
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from tqdm import tqdm
+
+from llm.common import files, params
+from llm.common.errors import USAGE, UserError, error_contract, raise_all
+from llm.common.progress import Bars
+from llm.tracking import spool
+from llm.tracking.tracker import Tracker, TrackingConfig, start_tracking
+
+WORK = Path(".work")
+
+
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+P = TypeVar("P")
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Tracking:
+    tracking: TrackingConfig
+
+
+def run_stage(main: Callable[..., None], schema: type[P], read: Callable[[type[P]], P] = params.read) -> None:
+    """The `if __name__ == "__main__"` of a stage: params in, `main(params, *words)`, exit code out."""
+    with error_contract():
+        _end_with_dvc()
+        _one_process()
+        files.project_root()
+        words = sys.argv[1:]
+        takes = list(inspect.signature(main).parameters)[1:]
+        if len(words) != len(takes):
+            what = f"{len(words)} words, not {len(takes)}"
+            raise UserError("command line", what, f"name the {' and '.join(takes) or 'module only'}", USAGE)
+        main(read(schema), *words)
+
+
+def _end_with_dvc() -> None:
+    """Have the kernel send SIGTERM when dvc, our parent, is killed (Linux): no stage runs on unseen."""
+    if "DVC_STAGE" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _one_process() -> None:
+    """Refuse to be one of several ranks: each would train the whole model, and all would write the same outputs."""
+    ranks = os.environ.get("WORLD_SIZE", "1")  # as torchrun and its like set it
+    if ranks != "1":
+        what = f"{ranks} processes were asked for, but a stage is one process"
+        raise UserError("WORLD_SIZE", what, "start it without torchrun, or unset WORLD_SIZE", USAGE)
+
+
+def item_of(section: Mapping[str, T], item: str, name: str) -> T:
+    """The entry `item` of a section; raises UserError where there is none."""
+    if item not in section:
+        raise UserError("command line", f"{item!r} is not in {name}", f"name one of {', '.join(section)}", USAGE)
+    return section[item]
+
+
+@contextmanager
+def of_a_copy() -> Iterator[None]:
+    """Say of a file below data/raw that it is a copy: mended there, it comes back as it was."""
+    try:
+        yield
+    except UserError as error:
+        raise_all([_at_the_source(problem) for problem in getattr(error, "problems", [error])])
+
+
+def _at_the_source(problem: UserError) -> UserError:
+    *folders, item = Path(problem.where).parts[:3] or [""]
+    if folders != ["data", "raw"]:
+        return problem
+    fix = f"{problem.fix}, in what download.{item}.source names: this is a copy"
+    return UserError(problem.where, problem.what, fix, problem.code)
+
+
+Part = Literal["start_up", "data", "compute", "save"]
+
+
+class Stopwatch:
+    """What the time of a stage went into: starting the process, reading the data, computing, writing."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[Part, float] = {"start_up": spool.age(), "data": 0.0, "compute": 0.0, "save": 0.0}
+        self._part: Part = "data"
+        self._since = time.monotonic()
+
+    def turn_to(self, part: Part) -> None:
+        """What follows counts for `part`."""
+        now = time.monotonic()
+        self.seconds[self._part] += now - self._since
+        self._part, self._since = part, now
+
+
+class Run:
+    """One run of a stage: where it builds its outputs, and whom it tells about progress."""
+
+    def __init__(self, name: str, work: Path, tracker: Tracker) -> None:
+        self.name, self._tracker = name, tracker
+        self._build = work / "outputs"
+        shutil.rmtree(self._build, ignore_errors=True)  # of a run that was killed
+        self.work = work
+        self.states = work / "states"  # of a training that may be stopped; there until the outputs are published
+        self._outputs: list[Path] = []
+        self._bars = Bars()
+        self.received = self._bars.received  # of a download
+        self._speeds: list[float] = []
+        self._stopwatch = Stopwatch()
+        self.turn_to = self._stopwatch.turn_to
+
+    def reads(self, path: Path | str) -> None:
+        """Name a data set that this stage learns from; MLflow gets the md5 that DVC knows it by."""
+        self._tracker.dataset(Path(path).name, Path(path), files.dvc_md5(path))
+
+    def out(self, path: str) -> Path:
+        """Where to build the output `path` (a file or a folder) until the stage has ended well."""
+        self._outputs.append(Path(path))
+        built = self._build / path
+        built.parent.mkdir(parents=True, exist_ok=True)
+        return built
+
+    def write_metrics(self, values: Mapping[str, Any], headline: Sequence[str] = (), path: str | None = None) -> None:
+        """Write the stage's metrics report; MLflow shows the `headline` ones in the row of the whole `dvc repro`."""
+        files.write_json(self.out(path or f"reports/{self.name}/metrics.json"), values)
+        numbers = {k: v for k, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        self._tracker.headline({key: numbers[key] for key in headline if key in numbers})
+        self._tracker.metrics({k: v for k, v in numbers.items() if k not in headline}, 0)
+
+    def progress(self, step: int, steps: int, loss: float, tokens_per_second: float) -> None:
+        """Move the progress bar."""
+        self._bars.show(self.name, step, steps, "step", f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s")
+        self._speeds.append(tokens_per_second)
+
+    def each(self, items: Sequence[T]) -> Iterable[T]:
+        """The items, with a progress bar."""
+        return self._bars.each(items, self.name)
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """A point of every curve in `values` (`loss/train`, ...): one line on the screen, and MLflow."""
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        tqdm.write(f"{self.name}: step {step}: {shown}", file=sys.stderr)
+        if self._speeds:
+            values = {**values, "tokens_per_second": statistics.median(self._speeds)}
+            self._speeds = []
+        self._tracker.metrics(values, step)
+
+    def say(self, text: str) -> None:
+        """One line on the screen."""
+        tqdm.write(f"{self.name}: {text}", file=sys.stderr)
+
+    def publish(self) -> None:
+        """Move the outputs into place, reports last, and show them in MLflow."""
+        self.turn_to("save")
+        for path in sorted(self._outputs, key=lambda path: path.parts[0] == "reports"):
+            files.publish(self._build / path, path)
+        for path in self._outputs:
+            if path.parts[0] == "reports":
+                self._tracker.artifact(path)
+                if path.suffix == ".json" and isinstance(rows := files.read_json(path), list) and rows:
+                    self._tracker.table(f"{path.stem}_table", list(rows[0]), [list(row.values()) for row in rows])
+            elif path.parts[0] == "models":
+                self._tracker.model(path.name, path, files.dvc_md5(path))
+        self.turn_to("save")
+        self._tracker.metrics({f"seconds/{part}": spent for part, spent in self._stopwatch.seconds.items()}, 0)
+
+    def close(self) -> None:
+        """Finish the progress bars, and drop what was built and not published."""
+        self._bars.close()
+        shutil.rmtree(self._build, ignore_errors=True)
+
+
+@contextmanager
+def stage(name: str, config: Any) -> Iterator[Run]:
+    """Run a stage: locked, tracked, its outputs published only when the block ends well.
+
+    Raises UserError (code 7) while another process runs the same stage.
+    """
+    work = WORK / name
+    with files.lock(work / "lock"):
+        settings = params.read(_Tracking).tracking
+        tracker = start_tracking(name, config, Path.cwd(), settings)
+        run = Run(name, work, tracker)
+        try:
+            yield run
+            run.publish()
+            shutil.rmtree(run.states, ignore_errors=True)
+        except BaseException as error:
+            tracker.close(str(error) or type(error).__name__)
+            raise
+        else:
+            tracker.close(None)
+        finally:
+            run.close()

@@ -1,0 +1,364 @@
+"""The console commands, on tiny models in a folder of their own."""
+
+import io
+import json
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from llm.cli import parser
+from llm.common import files, params
+from llm.model import packed_weights
+from llm.model.classifier import Classifier
+from llm.model.gpt import GPT
+from llm.runtime import device
+from llm.weights import model_folder
+from stages.schema import AllParams
+from tests.llm.conversions import Conversions
+
+ROOT = Path(__file__).parents[3]
+ENTRY = {"instruction": "What is the opposite of hot?", "input": "", "output": "It is cold."}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def this_process_stays_as_it_is(monkeypatch):
+    monkeypatch.setattr("llm.runtime.device.keep_pages", lambda: True)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def model(project, vocabulary, model_config):
+    torch.manual_seed(0)
+    model_folder.save_model(GPT(model_config(context_length=256)), vocabulary, project / "models/instruct")
+    return "models/instruct"
+
+
+def refused(capsys, *words, code):
+    with pytest.raises(SystemExit) as left:
+        parser.main(words)
+    assert left.value.code == code
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_use_applies_an_overlay_and_keeps_comments(project, capsys):
+    (project / "mine.yaml").write_text("pretrain: {lr: 0.001}\n")
+    parser.main(["use", "mine.yaml"])
+    text = (project / "params.yaml").read_text()
+    assert "  lr: 0.001 # the highest learning rate" in text
+    assert params.read(AllParams).pretrain.lr == 0.001
+
+
+def test_use_says_how_to_go_back_and_that_profiles_add_up(project, capsys):
+    (project / "mine.yaml").write_text("pretrain: {lr: 0.001}\n")
+    parser.main(["use", "mine.yaml"])
+    assert "git" not in capsys.readouterr().out
+    for words in (["init", "-q"], ["add", "params.yaml"]):
+        subprocess.run(["git", *words], cwd=project, check=True)
+    parser.main(["use", "mine.yaml"])
+    assert "add up" not in capsys.readouterr().out
+    (project / "other.yaml").write_text("pretrain: {lr: 0.002}\n")
+    parser.main(["use", "other.yaml"])
+    unedited = capsys.readouterr().out
+    assert "add up" not in unedited
+    assert "to go back: git checkout params.yaml, then dvc repro" in unedited
+    parser.main(["use", "mine.yaml"])
+    assert "git checkout params.yaml && .venv/bin/python -m llm use mine.yaml" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("profile", sorted(path.name for path in (ROOT / "configs").glob("*.yaml")))
+def test_every_profile_is_valid(project, profile, capsys):
+    parser.main(["use", str(ROOT / "configs" / profile)])
+    params.read(AllParams)
+
+
+def test_use_refuses_an_unknown_key_and_writes_nothing(project, capsys):
+    before = (project / "params.yaml").read_bytes()
+    (project / "mine.yaml").write_text("pretrain: {learning_rate: 0.001}\n")
+    line = refused(capsys, "use", "mine.yaml", code=2)
+    assert line.startswith("error: mine.yaml: pretrain.learning_rate: unknown key")
+    assert (project / "params.yaml").read_bytes() == before
+
+
+def test_use_auto_writes_what_this_machine_has(project, capsys):
+    parser.main(["use", "auto"])
+    written = params.read(AllParams)
+    assert written.runtime == device.detect()
+    assert written.model.attention == device.fastest_attention(written.runtime, written.pretrain.context)
+    assert written.model.dropout_random == device.fastest_dropout(written.runtime, compiled=False)
+    assert f"model: attention {written.model.attention}" in capsys.readouterr().out
+
+
+def test_use_auto_leaves_the_model_of_mode_book_alone(project, capsys):
+    parser.main(["use", str(ROOT / "configs/book-digits.yaml")])
+    parser.main(["use", "auto"])
+    model = params.read(AllParams).model
+    assert (model.attention, model.dropout_random) == ("eager", "each")
+
+
+def test_pin_has_nothing_to_do_on_the_sample(project, capsys):
+    parser.main(["pin"])
+    assert capsys.readouterr().out == "every download is pinned\n"
+
+
+def test_pin_writes_what_it_fetched(project, capsys, monkeypatch):
+    (project / "mirror").mkdir()
+    (project / "mirror/corpus.txt").write_text("some text")
+    monkeypatch.setenv("LLM_MIRROR", str(project / "mirror"))
+    web = {"source": "data/web", "files": [{"name": "corpus.txt", "url": "https://127.0.0.1:1/corpus.txt"}]}
+    params.apply([{"download": {"corpus": web}}], AllParams)
+    parser.main(["pin"])
+    assert "corpus: corpus.txt: 9 bytes, sha256 " in capsys.readouterr().out
+    assert params.read(AllParams).download["corpus"].files[0].size == 9
+
+
+def test_generate_continues_the_prompt_as_given(model, capsys):
+    parser.main(["generate", "Every effort", "--model", model, "--max-new-tokens", "3"])
+    first = capsys.readouterr().out
+    assert first.startswith("Every effort")
+    for option in (["--top-k", "1"], ["--top-p", "0.000001"]):
+        parser.main(
+            ["generate", "Every effort", "--model", model, "--max-new-tokens", "3", "--temperature", "2", *option]
+        )
+        assert capsys.readouterr().out == first
+
+
+def test_generate_refuses_more_than_the_context(model, capsys):
+    line = refused(capsys, "generate", "Every", "--model", model, "--max-new-tokens", "999", code=2)
+    assert "exceed the model's context of 256 | fix: ask for" in line
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_generate_computes_as_the_runtime_section_says(precision, model, capsys, monkeypatch):
+    params.apply([{"runtime": {"precision": precision}}], AllParams)
+    ours, made = packed_weights.for_decoding(model_folder.load_model(model), params.read(AllParams).runtime, 1), []
+    monkeypatch.setattr("llm.generate.decoding.generate", lambda model, *_: made.append(model) or [[]])
+    parser.main(["generate", "Every effort", "--model", model])
+    ids = torch.tensor([[1, 2, 3]])
+    with torch.no_grad():
+        assert torch.equal(made[0](ids), ours(ids))
+        assert torch.equal(made[0](ids), model_folder.load_model(model)(ids)) == (precision == "fp32")
+
+
+@pytest.mark.parametrize(("precision", "times"), [("fp32", 0), ("bf16", 1)])
+def test_classify_computes_as_the_runtime_section_says(precision, times, project, vocabulary, model_config, capsys):
+    params.apply([{"runtime": {"precision": precision}}], AllParams)
+    spam = Classifier(GPT(model_config()), 2, "last_token")
+    model_folder.save_classifier(spam, ["ham", "spam"], vocabulary, project / "models/spam")
+    with Conversions() as seen:
+        parser.main(["classify", "hello there", "win now", "see you"])
+    blocks = spam.transformer.h
+    assert seen.shapes.count(tuple(blocks[0].mlp.c_fc.weight.shape)) == times * len(blocks)
+
+
+@pytest.mark.parametrize("command", ["generate", "classify"])
+def test_a_wrong_runtime_is_named(command, model, capsys):
+    params_file = Path("params.yaml")
+    params_file.write_text(params_file.read_text().replace("  device: cpu", "  device: tpu"))
+    assert refused(capsys, command, "a", code=2).startswith("error: params.yaml: runtime.device: 'tpu' ")
+
+
+def test_generate_needs_no_project(model, capsys):
+    parser.main(["generate", "Every effort", "--model", model, "--max-new-tokens", "3"])
+    inside = capsys.readouterr().out
+    Path("params.yaml").unlink()
+    parser.main(["generate", "Every effort", "--model", model, "--max-new-tokens", "3"])
+    assert capsys.readouterr().out == inside
+
+
+def test_classify_says_one_line_a_message(project, vocabulary, model_config, capsys, monkeypatch):
+    torch.manual_seed(0)
+    spam = Classifier(GPT(model_config()), 2, "last_token")
+    model_folder.save_classifier(spam, ["ham", "spam"], vocabulary, project / "models/spam")
+    parser.main(["classify", "hello there", "win now"])
+    given = capsys.readouterr().out
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello there\nwin now\n"))
+    parser.main(["classify"])
+    assert capsys.readouterr().out == given
+    assert [line.split("\t")[2] for line in given.splitlines()] == ["hello there", "win now"]
+    assert all(line.split("\t")[0] in ("ham", "spam") for line in given.splitlines())
+
+
+@pytest.mark.parametrize("labels", [["spam", "ham"], ["ham", "spam", "other"]])
+def test_classify_reads_the_labels_of_the_folder(labels, project, vocabulary, model_config, capsys):
+    torch.manual_seed(0)
+    spam = Classifier(GPT(model_config()), len(labels), "last_token").eval()
+    spam.score.bias.data[labels.index("spam")] += 20
+    model_folder.save_classifier(spam, labels, vocabulary, project / "models/spam")
+    parser.main(["classify", "win now"])
+    label, probability, _ = capsys.readouterr().out.split("\t")
+    assert (label, probability) == ("spam", "1.0000")
+
+
+def test_classify_refuses_classes_without_spam(project, vocabulary, model_config, capsys):
+    model_folder.save_classifier(
+        Classifier(GPT(model_config()), 2, "last_token"), ["good", "bad"], vocabulary, project / "models/spam"
+    )
+    assert "its classes are good, bad, not spam" in refused(capsys, "classify", "win now", code=3)
+
+
+def test_classify_refuses_a_folder_without_a_classifier(model, capsys):
+    line = refused(capsys, "classify", "hello", "--model", model, code=3)
+    assert "name a folder that finetune_spam wrote" in line
+
+
+def test_chat_answers_a_line_each(model, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("Say hello.\n\nSay goodbye.\n"))
+    parser.main(["chat", "--max-new-tokens", "4"])
+    assert len(capsys.readouterr().out.split("\n")) >= 3
+
+
+def test_chat_asks_in_the_form_that_the_model_was_taught(model, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "llm.generate.session.Session.answer", lambda _self, prompt, capped: asked.append(prompt) or "hi"
+    )
+    config = Path(model) / "config.json"
+    for form in ({}, {"prompt": "phi3"}):
+        config.write_text(json.dumps(json.loads(config.read_text()) | form))
+        monkeypatch.setattr("sys.stdin", io.StringIO("Say hello.\n"))
+        parser.main(["chat", "--model", model])
+    assert asked[0].endswith("### Instruction:\nSay hello.\n\n### Response:\n")
+    assert asked[1] == "<|user|>\nSay hello.\n<|assistant|>:\n"
+
+
+def test_chat_goes_on_after_a_line_that_is_too_long(model, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("Say hello.\n" + "hello " * 300 + "\nSay hello.\n"))
+    parser.main(["chat", "--max-new-tokens", "4"])
+    shown = capsys.readouterr()
+    first, second, end = shown.out.split("\n")
+    assert (first, end) == (second, "")
+    (line,) = shown.err.splitlines()
+    assert line.startswith("error: instruction: ")
+    assert line.endswith("leave no room for an answer in a context of 256 | fix: shorten it")
+
+
+def test_chat_asks_for_no_more_new_tokens_than_the_context_leaves(model, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr("llm.generate.decoding.generate", lambda *words: asked.append(words) or [[]])
+    monkeypatch.setattr("sys.stdin", io.StringIO("Say hello.\n"))
+    parser.main(["chat", "--max-new-tokens", "999"])
+    (_, (prompt,), *_, limits) = asked[0]
+    assert limits == [256 - len(prompt)]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("command", "hint"), [("generate", "type the text"), ("classify", "one message a line")])
+def test_a_terminal_is_told_that_it_is_read(command, hint, project, vocabulary, model_config, capsys, monkeypatch):
+    gpt = GPT(model_config(context_length=256))
+    model_folder.save_model(gpt, vocabulary, project / "models/pretrain")
+    model_folder.save_classifier(Classifier(gpt, 2, "last_token"), ["ham", "spam"], vocabulary, project / "models/spam")
+    for stdin, said in (Terminal("hello\n"), True), (io.StringIO("hello\n"), False):
+        monkeypatch.setattr("sys.stdin", stdin)
+        parser.main([command])
+        assert (hint in capsys.readouterr().err) == said
+
+
+def test_judge_scores_any_file_of_the_form(project, capsys):
+    entries = [{**ENTRY, "model_response": "It is cold."}, {**ENTRY, "model_response": ""}]
+    (project / "answers.json").write_text(json.dumps(entries))
+    parser.main(["judge", "answers.json", "--backend", "reference", "--out", "scores.json"])
+    assert capsys.readouterr().out.startswith("mean score 50.00 (reference), 2 of 2 answers scored, 0 unparsed")
+    assert [record["score"] for record in json.loads((project / "scores.json").read_text())] == [100, 0]
+
+
+def test_judge_says_in_one_line_that_the_server_is_down(project, capsys):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+    (project / "answers.json").write_text(json.dumps([{**ENTRY, "model_response": "Cold."}]))
+    line = refused(capsys, "judge", "answers.json", "--backend", "ollama", "--url", url, code=4)
+    assert url in line
+    assert "ollama serve" in line
+
+
+def test_report_has_a_row_for_what_has_run_only(project, capsys):
+    parser.main(["report"])
+    assert "make ui" in capsys.readouterr().out
+    (project / "reports/pretrain").mkdir(parents=True)
+    metrics = {"train_loss": 1.0, "val_loss": 2.0, "val_bits_per_byte": 3.0}
+    (project / "reports/pretrain/metrics.json").write_text(json.dumps(metrics))
+    parser.main(["report"])
+    assert "1.000 / 2.000" in capsys.readouterr().out
+
+
+def test_a_command_outside_the_project_says_where_to_go(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert "no params.yaml here | fix: change to the project's folder" in refused(capsys, "report", code=2)
+
+
+def test_an_unknown_command_is_refused_in_one_line(capsys):
+    assert refused(capsys, "pretrian", code=2).startswith("error: command line: ")
+
+
+def test_fsck_names_an_output_that_changed_or_is_gone(project, capsys):
+    (project / "models/spam").mkdir(parents=True)
+    (project / "models/spam/config.json").write_text("{}")
+    (project / "a.json").write_text("1")
+    outs = [{"path": path, "md5": files.dvc_md5(path)} for path in ("models/spam", "a.json")]
+    (project / "dvc.lock").write_text(json.dumps({"stages": {"one": {"outs": outs}}}))
+    parser.main(["fsck"])
+    assert capsys.readouterr().out == "2 outputs are as dvc.lock says\n"
+    (project / "models/spam/config.json").write_text("[]")  # one byte of two, as a disk may turn it
+    (project / "a.json").unlink()
+    with pytest.raises(SystemExit) as left:
+        parser.main(["fsck"])
+    assert left.value.code == 3
+    errors = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[1] for line in errors] == [" models/spam", " a.json"]
+
+
+def test_report_shows_a_single_score_without_an_interval(project, capsys):
+    (project / "reports/evaluate_with_judge").mkdir(parents=True)
+    metrics = {"backend": "reference", "score_mean": 80.0, "n_scored": 1, "n_items": 1}
+    metrics |= {"score_ci95_low": None, "score_ci95_high": None}
+    (project / "reports/evaluate_with_judge/metrics.json").write_text(json.dumps(metrics))
+    parser.main(["report"])
+    assert "reference score of 1 of 1 answers          80.0 of 100\n" in capsys.readouterr().out
+
+
+def test_ablation_wants_to_know_what_to_do(project, capsys):
+    line = refused(capsys, "ablation", code=2)
+    assert line.startswith("error: command line: one of the arguments --queue --table is required | fix: ")
+
+
+@pytest.mark.parametrize("seed", [str(2**32), "-1", "two"])
+def test_a_seed_that_is_none_is_refused(model, capsys, seed):
+    line = refused(capsys, "generate", "a", "--model", model, "--seed", seed, code=2)
+    assert line.startswith("error: command line: argument --seed: ")
+
+
+def test_a_model_whose_configuration_is_none_is_the_users_to_mend(model, capsys, project):
+    (project / model / "config.json").write_text("[1]")
+    line = refused(capsys, "chat", "--model", model, code=3)
+    assert line.startswith(f"error: {model}/config.json: ")
+
+
+def test_a_lock_without_stages_has_nothing_to_compare(project, capsys):
+    (project / "dvc.lock").write_text("schema: '2.0'\n")
+    parser.main(["fsck"])
+    assert capsys.readouterr().out == "0 outputs are as dvc.lock says\n"
+
+
+def test_a_message_of_several_lines_is_one_line(project, vocabulary, model_config, capsys):
+    torch.manual_seed(0)
+    classifier = Classifier(GPT(model_config(context_length=64)), 2, "last_token")
+    model_folder.save_classifier(classifier, ["ham", "spam"], vocabulary, project / "models/spam")
+    parser.main(["classify", "see you\nat\tnoon"])
+    assert capsys.readouterr().out.split("\t")[2:] == ["see you at noon\n"]

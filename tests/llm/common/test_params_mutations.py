@@ -1,0 +1,90 @@
+"""A thousand broken copies of params.yaml: each is refused in so many words, or means what another parser reads in it.
+
+The copies are written as JSON, which is YAML too; so Python's json module, of which the reader knows nothing, says what
+a copy means.
+"""
+
+import copy
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm.common.errors import USAGE, UserError
+from llm.common.params import flat, load, read_all
+from stages.schema import AllParams
+from tests.mutations import mutate_document, text_of
+
+ROOT = Path(__file__).parents[3]
+
+
+def meaning(text: str) -> tuple[dict[str, Any], bool]:
+    """What the json module reads, and whether a key stands twice in a section."""
+    twice = []
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        twice.extend([key for key, _ in items if [k for k, _ in items].count(key) > 1])
+        return dict(items)
+
+    return json.loads(text, object_pairs_hook=pairs), bool(twice)
+
+
+def same(read: Any, meant: Any) -> bool:
+    """Whether a parsed value is the meant one: of its type too, but for a whole number where a float is wanted."""
+    if isinstance(read, tuple | list):
+        return isinstance(meant, list) and len(read) == len(meant) and all(map(same, read, meant))
+    return read == meant and (type(read) is type(meant) or (type(read), type(meant)) == (float, int))
+
+
+def wrong(read: Callable[[Path], Any], path: Path, text: str) -> str | None:
+    """What is wrong with the reader's answer to this text; `accepted` and `refused` texts are both fine."""
+    path.write_text(text, encoding="utf-8")
+    meant, twice = meaning(text)
+    try:
+        config = read(path)
+    except UserError as error:
+        return None if error.code == USAGE and error.what and error.fix else f"refused without reasons: {error!r}"
+    except Exception as error:
+        return f"traceback: {error!r}"
+    got, wanted = flat(config), flat(meant)
+    if twice:
+        return "accepted with a key that stands twice"
+    for key in sorted(wanted):
+        if wanted[key] != {} and not (key in got and same(got[key], wanted[key])):
+            return f"{key} read as {got.get(key, 'nothing')!r}, means {wanted[key]!r}"
+    return None
+
+
+def test_no_mutation_is_misread(tmp_path):
+    good = load(ROOT / "params.yaml")
+    refused = []
+
+    def read(path: Path) -> AllParams:
+        try:
+            return read_all(AllParams, path)
+        except UserError as error:
+            refused.append(error)
+            raise
+
+    for seed in range(1000):
+        chance, document = random.Random(seed), copy.deepcopy(good)
+        for _ in range(chance.choice([1, 1, 2, 4])):
+            mutate_document(document, chance)
+        assert wrong(read, tmp_path / "params.yaml", text_of(document)) is None, seed
+    assert 500 < len(refused) < 1000  # most copies are broken, some are another valid file
+
+
+@pytest.mark.parametrize(
+    ("reader", "seen"),
+    [
+        (lambda path: json.loads(path.read_text()), "twice"),  # keeps the last of two keys
+        (lambda path: {**load(path), "seed": 1}, "seed read as 1"),
+        (lambda path: load(path)["no such section"], "traceback"),
+    ],
+)
+def test_the_oracle_sees_a_reader_that_is_wrong(reader, seen, tmp_path):
+    text = '{"seed": 2, "seed": 2}' if seen == "twice" else '{"seed": 2}'
+    assert seen in str(wrong(reader, tmp_path / "params.yaml", text))

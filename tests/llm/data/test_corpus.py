@@ -1,0 +1,145 @@
+"""Token shards, every damaged one refused, and the documents of a corpus: read, joined, and cut in two."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llm.common.errors import DATA, UserError
+from llm.data import corpus
+from llm.data.corpus import HEADER_BYTES, CorpusConfig, Pins, encode_documents, read_shard, write_shards
+from llm.data.tokenizer import Tokenizer
+
+PINS = Pins(1000, "hash of the tokenizer")
+
+
+def write(folder: Path, ids: list[int]) -> Path:
+    """Write `ids`; returns their shard."""
+    folder.mkdir(exist_ok=True)
+    write_shards(folder, "train", np.array(ids, dtype=np.uint32), 77, PINS, 10**6)
+    return folder / "train-00000.bin"
+
+
+# Shards
+
+
+def test_shards_are_memory_mapped(tmp_path: Path) -> None:
+    ids, _ = read_shard(write(tmp_path, [1, 2, 3]), 1000)
+    assert isinstance(ids, np.memmap)
+
+
+def test_writing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    assert write(tmp_path / "a", [1, 2, 3]).read_bytes() == write(tmp_path / "b", [1, 2, 3]).read_bytes()
+
+
+# Damaged shards
+
+
+def edit_header(**changes: object) -> Callable[[bytes], bytes]:
+    def edit(data: bytes) -> bytes:
+        header = {k: v for k, v in (json.loads(data[:HEADER_BYTES]) | changes).items() if v is not None}
+        return json.dumps(header).encode().ljust(HEADER_BYTES - 1) + b"\n" + data[HEADER_BYTES:]
+
+    return edit
+
+
+DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "empty": (lambda data: b"", r"not a token shard: begins with b''"),
+    "no header": (lambda data: data[HEADER_BYTES:], r"not a token shard: begins with b'\\x00\\x00\\x01"),
+    "pickle": (lambda data: b"\x80\x04cposix\nsystem\n", "not a token shard"),
+    "object npy": (lambda data: b"\x93NUMPY\x01\x00v\x00{'descr': '|O'", "not a token shard"),
+    "foreign magic": (edit_header(magic="llm-tokens-0"), "not a token shard"),
+    "unknown dtype": (edit_header(dtype="int8"), "not a token shard"),
+    "no count": (edit_header(count=None), "not a token shard"),
+    "no vocabulary": (edit_header(vocab_size=None), "not a token shard"),
+    "no hash": (edit_header(sha256=None), "not a token shard"),
+    "wrong dtype": (edit_header(dtype="uint32"), "holds 12 bytes of tokens, its header says 24"),
+    "other vocabulary": (edit_header(vocab_size=999), "vocabulary of 999, but the model has 1000"),
+    "truncated": (lambda data: data[:-2], "holds 10 bytes of tokens, its header says 12"),
+    "odd": (lambda data: data[:-1], "holds 11 bytes of tokens, its header says 12"),
+    "trailing bytes": (lambda data: data + b"\0\0", "holds 14 bytes of tokens, its header says 12"),
+    "flipped bit": (lambda data: data[:-1] + bytes([data[-1] ^ 1]), r"sha256 \w+ is not the header's"),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGE.values(), ids=DAMAGE.keys())
+def test_damaged_shard_is_refused(tmp_path: Path, damage: Callable[[bytes], bytes], message: str) -> None:
+    path = write(tmp_path, [0, 1, 2, 3, 4, 5])
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match=message) as caught:
+        read_shard(path, 1000)
+    assert (caught.value.where, caught.value.code) == (str(path), DATA)
+
+
+def test_undamaged_shard_is_accepted(tmp_path: Path) -> None:
+    path = write(tmp_path, [0, 1, 2, 3, 4, 5])
+    path.write_bytes(edit_header()(path.read_bytes()))
+    assert read_shard(path, 1000)[0].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_id_above_the_vocabulary_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"token id 1000 is not below vocab_size \(1000\)"):
+        read_shard(write(tmp_path, [999, 1000]), 1000)
+    assert read_shard(write(tmp_path, [999, 998]), 1000)[0].tolist() == [999, 998]
+
+
+# Documents
+
+
+def test_special_token_stands_between_two_documents(vocabulary: Path) -> None:
+    ours = Tokenizer.load(vocabulary)
+    ids = encode_documents(["one", "two"], ours).tolist()
+    assert ids == [*ours.encode("one"), ours.eot, *ours.encode("two")]
+
+
+def test_documents_come_in_the_order_of_the_file_names(tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_text("three")
+    (tmp_path / "a.txt").write_text("one\n\ntwo\n\n\n\n")
+    assert corpus.read_documents(tmp_path, "\n\n") == ["one", "two", "three"]
+    assert corpus.read_documents(tmp_path, None) == ["one\n\ntwo\n\n\n\n", "three"]
+
+
+def test_folder_without_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no text file"):
+        corpus.read_documents(tmp_path, None)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n \n\n", b"\xef\xbb\xbf"], ids=["no byte", "line ends", "a mark"])
+@pytest.mark.parametrize("separator", [None, "\n\n"])
+def test_empty_text_file_is_refused(tmp_path: Path, content: bytes, separator: str | None) -> None:
+    (tmp_path / "a.txt").write_text("one")
+    assert corpus.read_documents(tmp_path, separator) == ["one"]
+    (tmp_path / "b.txt").write_bytes(content)
+    with pytest.raises(UserError, match=rf"b\.txt: the file is empty \({len(content)} bytes\)") as caught:
+        corpus.read_documents(tmp_path, separator)
+    assert caught.value.code == DATA
+
+
+@pytest.mark.parametrize("text", ["a\u2028b", "a\x85b", "a\x0cb"], ids=ascii)
+def test_foreign_line_end_stays_in_the_corpus(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    assert corpus.read_documents(tmp_path, "\n\n") == [text]
+
+
+def test_special_token_in_the_corpus_is_ordinary_text(vocabulary: Path) -> None:
+    ours = Tokenizer.load(vocabulary)
+    ids = encode_documents(["a<|endoftext|>b", "c"], ours).tolist()
+    assert ids.count(ours.eot) == 1  # the one between the two
+    assert ours.decode(ids[: ids.index(ours.eot)]) == "a<|endoftext|>b"
+
+
+def test_one_document_is_cut_at_a_fraction_of_its_characters() -> None:
+    assert corpus.split_documents(["0123456789"], 0.9) == (["012345678"], ["9"])
+
+
+def test_several_documents_are_cut_between_two() -> None:
+    assert corpus.split_documents(["aa", "b", "c", "d"], 0.75) == (["aa", "b", "c"], ["d"])
+
+
+def test_empty_separator_is_a_problem() -> None:
+    assert [name for name, *_ in CorpusConfig(0.9, "", 10).problems()] == ["separator"]
+    assert not list(CorpusConfig(0.9, None, 10).problems())

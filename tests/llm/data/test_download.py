@@ -1,0 +1,992 @@
+"""Downloads against a real HTTP server on the loopback that misbehaves in every way we know."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import subprocess
+import sys
+import threading
+import time
+import warnings
+import zipfile
+from collections import ChainMap
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm.common import files, params
+from llm.common.errors import DATA, RESOURCES, RUNNING, SERVICE, USAGE, UserError
+from llm.data import download
+from llm.data.download import WEB, Source, WebFile, fetch, pin
+from llm.data.web import Failure, Patience, _redirected
+
+ROOT = Path(__file__).parents[3]
+CONFIGS = ROOT / "configs"
+BODY = b"I had always thought Jack Gisburn rather a cheap genius.\n" * 400
+HTML = b"\n<!DOCTYPE html><html><body>Sign in to this network</body></html>"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 548105171\n"
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+# The server
+
+
+class Exchange(BaseHTTPRequestHandler):
+    """One request; `reply` is what the scripts of the tests call."""
+
+    protocol_version = "HTTP/1.1"
+    server: Any
+
+    def do_GET(self) -> None:
+        script = self.server.web.next_script(self.path, dict(self.headers))
+        self.close_connection = True
+        with suppress(BrokenPipeError, ConnectionResetError):
+            script(self)
+
+    def reply(self, body: bytes, status: int = 200, length: int | None = -1, **headers: str) -> None:
+        """Send `body`; `length` is the Content-Length to declare (None: none, the body ends with the connection)."""
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        if length is not None:
+            self.send_header("Content-Length", str(len(body) if length == -1 else length))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+Script = Callable[[Exchange], None]
+
+
+@dataclass
+class Web:
+    """Scripts by path (the last one of a path repeats), and the requests seen."""
+
+    base: str
+    scripts: dict[str, list[Script]] = field(default_factory=dict)
+    seen: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    sent: int = 0  # bytes that `endless` got rid of
+
+    def serve(self, path: str, *scripts: Script) -> str:
+        self.scripts[path] = list(scripts)
+        return self.base + path
+
+    def next_script(self, path: str, headers: dict[str, str]) -> Script:
+        self.seen.append((path, headers))
+        waiting = self.scripts.get(path, [status(404)])
+        return waiting.pop(0) if len(waiting) > 1 else waiting[0]
+
+    def header(self, name: str) -> list[str | None]:
+        return [headers.get(name) for _, headers in self.seen]
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Exchange)
+    server.daemon_threads = True
+    server.block_on_close = False
+    web = Web(f"http://127.0.0.1:{server.server_port}")
+    server.web = web  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield web
+    server.shutdown()
+    server.server_close()
+
+
+def send(body: bytes = BODY, **how: Any) -> Script:
+    return lambda exchange: exchange.reply(body, **how)
+
+
+def status(code: int, **headers: Any) -> Script:
+    return lambda exchange: exchange.reply(b"", code, **headers)
+
+
+def redirect(to: str, code: int = 302, **headers: Any) -> Script:
+    return status(code, Location=to, **headers)
+
+
+def ranged(body: bytes = BODY, etag: str = '"one"') -> Script:
+    """A server that honours Range and If-Range as RFC 9110 has it."""
+
+    def script(exchange: Exchange) -> None:
+        wanted = exchange.headers.get("Range")
+        if wanted is None or exchange.headers.get("If-Range") != etag:
+            return exchange.reply(body, ETag=etag)
+        start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+        if start >= len(body):
+            return exchange.reply(b"", 416, ETag=etag, Content_Range=f"bytes */{len(body)}")
+        return exchange.reply(body[start:], 206, ETag=etag, Content_Range=f"bytes {start}-{len(body) - 1}/{len(body)}")
+
+    return script
+
+
+def drip(first: bytes, rest: bytes, pause: float = 0.02) -> Script:
+    """Sends `first` at once and `rest` byte by byte."""
+
+    def script(exchange: Exchange) -> None:
+        exchange.wfile.write(first)
+        for byte in rest:
+            exchange.wfile.write(bytes([byte]))
+            exchange.wfile.flush()
+            time.sleep(pause)
+
+    return script
+
+
+def endless(status: int, **headers: Any) -> Script:
+    """A body of a gigabyte, or as much of it as is read."""
+
+    def script(exchange: Exchange) -> None:
+        exchange.reply(b"", status, length=None, **headers)
+        for _ in range(1 << 14):
+            exchange.wfile.write(b"x" * (1 << 16))
+            exchange.server.web.sent += 1 << 16
+
+    return script
+
+
+# The user
+
+PATIENCE = Patience(stall_seconds=5, grace_seconds=5, attempts=3)
+
+
+@dataclass
+class User:
+    """Calls `fetch` and `pin` as a stage does, with a clock that does not sleep."""
+
+    folder: Path
+    blobs: Path
+    mirror: str | None = None
+    waits: list[float] = field(default_factory=list)
+    patience: Patience = PATIENCE
+
+    def fetch(self, *sources: WebFile | Source, item: str = "corpus") -> list[download.Record]:
+        source = sources[0] if isinstance(sources[0], Source) else Source(WEB, sources)  # type: ignore[arg-type]
+        self.folder.mkdir(exist_ok=True)
+        for old in self.folder.iterdir():
+            old.unlink()
+        patience = replace(self.patience, sleep=self.waits.append)
+        return fetch(item, source, self.folder, self.blobs, self.mirror, patience=patience)
+
+    def pin(self, *wanted: WebFile, item: str = "corpus") -> dict[str, Any]:
+        patience = replace(self.patience, sleep=self.waits.append)
+        return pin(item, Source(WEB, wanted), self.blobs, self.mirror, patience=patience)
+
+    def refused(self, *sources: WebFile | Source, code: int, item: str = "corpus") -> str:
+        """The message of the error that `fetch` must raise; nothing may appear in the folder."""
+        with pytest.raises(UserError) as caught:
+            self.fetch(*sources, item=item)
+        assert caught.value.code == code, caught.value
+        assert list(self.folder.iterdir()) == []
+        return str(caught.value)
+
+    def pin_refused(self, *wanted: WebFile, code: int) -> str:
+        with pytest.raises(UserError) as caught:
+            self.pin(*wanted)
+        assert caught.value.code == code, caught.value
+        return str(caught.value)
+
+    def parts(self) -> list[Path]:
+        return sorted(self.blobs.glob("*.part"))
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> User:
+    return User(tmp_path / "new", tmp_path / "blobs")
+
+
+def text(url: str, body: bytes = BODY, name: str = "verdict.txt", **rest: Any) -> WebFile:
+    return WebFile(name, url, sha256=digest(body), size=len(body), **rest)
+
+
+# Parameters
+
+
+@dataclass(frozen=True)
+class Config:
+    download: dict[str, Source]
+
+
+def parse(*wanted: Any, source: str = WEB) -> Config:
+    return params.parse(Config, {"download": {"corpus": {"source": source, "files": list(wanted)}}})
+
+
+GOOD = {"name": "a.txt", "url": "https://host/a.txt"}
+
+
+def test_good_parameters_have_no_problems() -> None:
+    parse(GOOD, {**GOOD, "name": "b.txt", "sha256": "0" * 64, "size": 1, "mirrors": ["http://h/b"], "member": "m"})
+
+
+@pytest.mark.parametrize(
+    ("bad", "where"),
+    [
+        ({"name": "../a.txt"}, "files[0].name: '../a.txt' is no plain file name"),
+        ({"name": ".hidden"}, "files[0].name"),
+        ({"name": ""}, "files[0].name"),
+        ({"name": "a\\b"}, "files[0].name"),
+        ({"name": "a\nb"}, "files[0].name"),
+        ({"url": "file:///etc/passwd"}, "files[0].url: 'file:///etc/passwd' is no http(s) URL"),
+        ({"url": "ftp://host/a"}, "files[0].url"),
+        ({"url": "https://user:secret@host/a"}, "files[0].url"),
+        ({"url": "https:///a"}, "files[0].url"),
+        ({"url": "https://[host/a"}, "files[0].url"),
+        ({"mirrors": ["https://host/a", "host/a"]}, "files[0].mirrors[1]"),
+        ({"sha256": "ABC"}, "files[0].sha256: 'ABC' is not 64 lowercase hex digits"),
+        ({"size": 0}, "files[0].size: 0 is not above 0"),
+        ({"member": ""}, "files[0].member"),
+    ],
+)
+def test_a_bad_pin_is_named(bad: dict[str, Any], where: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse({**GOOD, **bad})
+    assert f"params.yaml: download.corpus.{where}" in str(caught.value)
+    assert caught.value.code == USAGE
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted", "where"),
+    [
+        (WEB, [], "files: is empty, although source is data/web"),
+        ("data/sample", [GOOD], "files: is given, although source is the local path 'data/sample'"),
+        ("data/web/", [GOOD], "source: 'data/web/' is not spelled 'data/web'"),
+        (" ", [], "source: is empty"),
+        (WEB, [GOOD, {**GOOD, "name": "A.txt"}], "files: the name 'a.txt' stands there 2 times"),
+    ],
+)
+def test_a_contradictory_source_is_named(source: str, wanted: list[Any], where: str) -> None:
+    with pytest.raises(UserError, match="corpus") as caught:
+        parse(*wanted, source=source)
+    assert f"download.corpus.{where}" in str(caught.value)
+
+
+def book(name: str) -> dict[str, Source]:
+    sections = [part.get("download", {}) for part in params.read_overlay(CONFIGS / name)]
+    return params.parse(Config, {"download": dict(ChainMap(*reversed(sections)))}, name).download
+
+
+@pytest.mark.parametrize(
+    ("name", "items"),
+    [
+        ("book-offline.yaml", set()),
+        ("book.yaml", {"gpt2-124M"}),
+        ("gpt2-medium.yaml", {"gpt2-124M", "gpt2-355M"}),
+        ("gpt2-large.yaml", {"gpt2-124M", "gpt2-774M"}),
+        ("gpt2-xl.yaml", {"gpt2-124M", "gpt2-1558M"}),
+    ],
+)
+def test_the_configs_parse(name: str, items: set[str]) -> None:
+    assert set(book(name)) == {"corpus", "spam", "instructions", "vocab"} | items
+
+
+def test_both_book_profiles_pin_the_same_data() -> None:
+    whole = book("book.yaml")
+    assert {item: whole[item] for item in book("book-offline.yaml")} == book("book-offline.yaml")
+    assert all(file.sha256 and file.size for source in whole.values() for file in source.files)
+
+
+# What is there is not fetched again
+
+
+def test_a_download_arrives_with_its_record(web: Web, user: User) -> None:
+    records = user.fetch(text(web.serve("/the-verdict.txt", send())))
+    assert (user.folder / "verdict.txt").read_bytes() == BODY
+    assert records == [{"name": "verdict.txt", "sha256": digest(BODY), "bytes": len(BODY)}]
+    assert web.header("Accept-Encoding") == ["identity"]
+    assert user.parts() == []
+
+
+def test_a_second_run_links_and_asks_nobody(web: Web, user: User) -> None:
+    file = text(web.serve("/a", send()))
+    first = user.fetch(file)
+    assert user.fetch(file) == first
+    assert len(web.seen) == 1
+    assert (user.folder / "verdict.txt").samefile(user.blobs / digest(BODY))
+
+
+def test_a_file_system_without_links_gets_a_copy(web: Web, user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: object) -> None:
+        raise OSError("cross-device link")
+
+    monkeypatch.setattr(Path, "hardlink_to", no_links)
+    user.fetch(text(web.serve("/a", send())))
+    assert (user.folder / "verdict.txt").read_bytes() == BODY
+
+
+def test_a_damaged_blob_is_not_trusted(web: Web, user: User) -> None:
+    file = text(web.serve("/a", send()))
+    user.fetch(file)
+    (user.blobs / digest(BODY)).write_bytes(b"!" + BODY[1:])
+    user.fetch(file)
+    assert (user.folder / "verdict.txt").read_bytes() == BODY
+    assert len(web.seen) == 2
+
+
+def test_progress_counts_to_the_whole_file(web: Web, user: User) -> None:
+    steps: list[tuple[str, int, int | None]] = []
+    user.folder.mkdir()
+    source = Source(WEB, (text(web.serve("/a", send())),))
+    fetch("corpus", source, user.folder, user.blobs, progress=lambda *step: steps.append(step))
+    assert steps[-1] == ("verdict.txt", len(BODY), len(BODY))
+
+
+def test_a_blob_that_another_process_fetches_is_left_to_it(web: Web, user: User) -> None:
+    file = text(web.serve("/a", send()))
+    with files.lock(user.blobs / f"{digest(BODY)}.lock"):
+        assert f"held by pid {os.getpid()}" in user.refused(file, code=RUNNING)
+    assert web.seen == []
+    user.fetch(file)
+    with files.lock(user.blobs / f"{digest(BODY)}.lock"):
+        user.fetch(file)  # it is there: nobody needs to wait
+
+
+# Wrong content
+
+
+def test_wrong_content_names_both_hashes(web: Web, user: User) -> None:
+    other = BODY.swapcase()
+    message = user.refused(text(web.serve("/a", send(other))), code=DATA)
+    assert f"the pinned sha256 is {digest(BODY)}, but the content has {digest(other)}" in message
+    assert user.parts() == []
+
+
+def test_a_wrong_pinned_size_is_named(web: Web, user: User) -> None:
+    message = user.refused(replace(text(web.serve("/a", send())), size=len(BODY) + 1), code=DATA)
+    assert f"the pinned size is {len(BODY) + 1}, but the content has {len(BODY)}" in message
+
+
+@pytest.mark.parametrize("length", [-1, None])
+@pytest.mark.parametrize(("body", "name"), [(HTML, "an HTML page"), (POINTER, "a Git-LFS pointer")])
+def test_a_page_with_status_200_is_named_and_the_mirror_used(
+    web: Web, user: User, body: bytes, name: str, length: int | None
+) -> None:
+    bad = web.serve("/a", send(body, length=length))
+    assert f"{bad}: {name} instead of the file" in user.refused(text(bad), code=DATA)
+    assert len(web.seen) == 1  # asking again would bring the same page
+    user.fetch(text(bad, mirrors=(web.serve("/b", send()),)))
+    user.fetch(text(web.serve("/page", send(body)), body, "page.html"))  # control: pinned, it is content
+
+
+def test_an_endless_body_is_cut_off(web: Web, user: User) -> None:
+    bad = web.serve("/a", endless(200))
+    assert f"more than the {len(BODY)} bytes expected" in user.refused(text(bad), code=DATA)
+    assert web.sent < 1 << 26
+
+
+def test_a_declared_length_over_the_pin_is_cut_off(web: Web, user: User) -> None:
+    assert "more than the" in user.refused(text(web.serve("/a", send(BODY * 2))), code=DATA)
+
+
+def test_a_content_encoding_is_refused(web: Web, user: User) -> None:
+    bad = web.serve("/a", send(Content_Encoding="gzip"))
+    assert "sent as gzip, although identity was asked for" in user.refused(text(bad), code=SERVICE)
+    user.fetch(text(bad, mirrors=(web.serve("/b", send(Content_Encoding="identity")),)))
+
+
+# Servers that fail
+
+
+@pytest.mark.parametrize("code", [403, 404, 410])
+def test_a_refusal_leads_to_the_next_mirror(web: Web, user: User, code: int) -> None:
+    user.fetch(text(web.serve("/a", status(code)), mirrors=(web.base + "/none", web.serve("/c", send()))))
+    assert [path for path, _ in web.seen] == ["/a", "/none", "/c"]
+    assert user.waits == []
+
+
+def test_the_last_error_lists_every_url_and_what_to_do(web: Web, user: User) -> None:
+    urls = [web.serve("/the%20verdict.txt", status(404)), web.serve("/b", status(403)), web.serve("/c", status(503))]
+    message = user.refused(text(urls[0], mirrors=tuple(urls[1:])), code=SERVICE)
+    assert f"{urls[0]}: status 404; {urls[1]}: status 403; {urls[2]}: status 503" in message
+    assert message.endswith(f"put the verdict.txt (sha256 {digest(BODY)}) into a folder and set LLM_MIRROR to it")
+
+
+@pytest.mark.parametrize("code", [408, 429, 500, 502, 503, 504])
+def test_a_passing_failure_is_asked_again_with_longer_waits(web: Web, user: User, code: int) -> None:
+    user.fetch(text(web.serve("/a", status(code), status(code), send())))
+    assert user.waits == [0.5, 1.0]
+
+
+def test_a_lasting_failure_is_asked_a_bounded_number_of_times(web: Web, user: User) -> None:
+    user.refused(text(web.serve("/a", status(503))), code=SERVICE)
+    assert len(web.seen) == user.patience.attempts
+
+
+@pytest.mark.parametrize(
+    ("value", "least", "most"),
+    [("7", 7, 7), ("99999", 60, 60), ("soon", 0.5, 0.5), ("-3", 0.5, 0.5), ("9" * 400, 60, 60)],
+)
+def test_retry_after_is_honoured_and_capped(web: Web, user: User, value: str, least: float, most: float) -> None:
+    user.fetch(text(web.serve("/a", status(429, Retry_After=value), send())))
+    assert least <= user.waits[0] <= most
+
+
+def test_retry_after_may_be_a_date(web: Web, user: User) -> None:
+    dated = status(503, Retry_After=formatdate(time.time() + 30, usegmt=True))
+    user.fetch(text(web.serve("/a", dated, send())))
+    assert 25 < user.waits[0] <= 31
+
+
+def test_nobody_listening_is_a_service_error(user: User, web: Web) -> None:
+    message = user.refused(text("http://127.0.0.1:1/the-verdict.txt"), code=SERVICE)
+    assert "Connection refused" in message
+    assert user.waits == [0.5, 1.0]
+    assert f"put the-verdict.txt (sha256 {digest(BODY)}) into a folder and set LLM_MIRROR to it" in message
+
+
+def test_a_dripping_body_ends_at_the_deadline(web: Web, user: User) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 22800\r\n\r\n"
+    user.patience = Patience(stall_seconds=5, grace_seconds=0.2, bytes_per_second=1000, attempts=1)
+    start = time.monotonic()
+    assert "too slow" in user.refused(text(web.serve("/a", drip(head, BODY))), code=SERVICE)
+    assert time.monotonic() - start < 2  # the server would take minutes
+    short = drip(b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n", BODY[:20])
+    user.patience = replace(user.patience, bytes_per_second=10)  # control: it drips 50 bytes a second
+    user.fetch(text(web.serve("/b", short), BODY[:20]))
+
+
+def test_dripping_headers_end_at_the_deadline(web: Web, user: User) -> None:
+    user.patience = Patience(stall_seconds=5, grace_seconds=0.2, attempts=1)
+    dripping = drip(b"HTTP/1.1 200 OK\r\nX-Slow: ", b"x" * 200)
+    start = time.monotonic()
+    assert "no answer within 0 seconds" in user.refused(text(web.serve("/a", dripping)), code=SERVICE)
+    assert time.monotonic() - start < 2  # the server takes 4
+
+
+def test_a_stalled_body_ends_at_the_stall_limit(web: Web, user: User) -> None:
+    user.patience = Patience(stall_seconds=0.2, grace_seconds=5, attempts=1)
+    stalled = drip(b"HTTP/1.1 200 OK\r\nContent-Length: 22800\r\n\r\nI had", b"xx", pause=1)
+    assert "timed out" in user.refused(text(web.serve("/a", stalled)), code=SERVICE)
+    short = text(web.serve("/b", drip(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", b"xx", pause=0.4)), b"xx")
+    assert "timed out" in user.refused(short, code=SERVICE)
+    user.patience = replace(user.patience, stall_seconds=5)  # control: the limit is what ended it
+    user.fetch(short)
+
+
+# Resuming
+
+
+@pytest.mark.parametrize("length", [-1, None], ids=["declared", "undeclared"])
+def test_a_truncated_body_is_resumed_where_it_broke(web: Web, user: User, length: int | None) -> None:
+    cut = send(BODY[:5000], length=None if length is None else len(BODY), ETag='"one"')
+    user.fetch(text(web.serve("/a", cut, ranged())))
+    assert web.header("Range") == [None, "bytes=5000-"]
+    assert web.header("If-Range") == [None, '"one"']
+    assert (user.folder / "verdict.txt").read_bytes() == BODY
+
+
+def test_a_broken_chunked_body_is_asked_again(web: Web, user: User) -> None:
+    def broken(exchange: Exchange) -> None:
+        exchange.reply(b"100\r\nshort", length=None, Transfer_Encoding="chunked")
+
+    user.fetch(replace(text(web.serve("/a", broken, send())), size=None))
+    assert len(web.seen) == 2
+
+
+def test_a_body_truncated_for_ever_is_a_service_error(web: Web, user: User) -> None:
+    message = user.refused(text(web.serve("/a", send(BODY[:5000], length=len(BODY)))), code=SERVICE)
+    assert f"truncated at 5000 of {len(BODY)} bytes" in message
+
+
+def test_without_a_validator_a_download_starts_again(web: Web, user: User) -> None:
+    user.fetch(text(web.serve("/a", send(BODY[:5000], length=len(BODY)), send())))
+    assert web.header("Range") == [None, None]
+
+
+def test_a_weak_etag_is_no_validator_but_a_date_is(web: Web, user: User) -> None:
+    date = "Tue, 15 Nov 1994 12:45:26 GMT"
+    cut = send(BODY[:5000], length=len(BODY), ETag='W/"one"', Last_Modified=date)
+    user.fetch(text(web.serve("/a", cut, send())))
+    assert web.header("If-Range") == [None, date]
+
+
+def test_a_server_that_ignores_range_starts_again(web: Web, user: User) -> None:
+    user.fetch(text(web.serve("/a", send(BODY[:5000], length=len(BODY), ETag='"one"'), send())))
+    assert web.header("Range") == [None, "bytes=5000-"]
+    assert (user.folder / "verdict.txt").read_bytes() == BODY
+
+
+def test_a_changed_etag_starts_again(web: Web, user: User) -> None:
+    old = BODY.swapcase()
+    user.fetch(text(web.serve("/a", send(old[:5000], length=len(BODY), ETag='"old"'), ranged())))
+    assert (user.folder / "verdict.txt").read_bytes() == BODY
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"ETag": '"new"', "Content_Range": f"bytes 5000-{len(BODY) - 1}/{len(BODY)}"},
+        {"ETag": '"one"', "Content_Range": f"bytes 4000-{len(BODY) - 1}/{len(BODY)}"},
+        {"ETag": '"one"'},
+    ],
+    ids=["other etag", "other start", "no range"],
+)
+def test_a_part_that_does_not_continue_ours_starts_again(web: Web, user: User, wrong: dict[str, str]) -> None:
+    cut = send(BODY[:5000], length=len(BODY), ETag='"one"')
+    user.fetch(text(web.serve("/a", cut, send(BODY[5000:], status=206, **wrong), ranged())))
+    assert web.header("Range") == [None, "bytes=5000-", None]
+    assert (user.folder / "verdict.txt").read_bytes() == BODY
+
+
+def test_an_unasked_part_is_refused(web: Web, user: User) -> None:
+    part = send(BODY, status=206, Content_Range=f"bytes 0-{len(BODY) - 1}/{len(BODY)}")
+    assert "status 206" in user.refused(text(web.serve("/a", part)), code=SERVICE)
+
+
+def left_over(user: User, url: str, data: bytes, etag: str = '"one"') -> None:
+    """What a process killed during the download leaves behind."""
+    user.blobs.mkdir()
+    part = user.blobs / f"{digest(BODY)[:32]}-{digest(url.encode())[:32]}.part"
+    part.write_bytes(data)
+    part.with_suffix(".validator").write_text(etag)
+
+
+def test_a_complete_part_is_taken_after_status_416(web: Web, user: User) -> None:
+    url = web.serve("/a", ranged())
+    left_over(user, url, BODY)
+    user.fetch(text(url))
+    assert web.header("Range") == [f"bytes={len(BODY)}-"]
+
+
+def test_a_part_longer_than_the_file_starts_again(web: Web, user: User) -> None:
+    url = web.serve("/a", ranged())
+    left_over(user, url, BODY + b"more")
+    user.fetch(text(url))
+    assert web.header("Range") == [f"bytes={len(BODY) + 4}-", None]
+
+
+def test_a_resumed_file_is_hashed_as_a_whole(web: Web, user: User) -> None:
+    url = web.serve("/a", ranged())
+    left_over(user, url, BODY[:5000].swapcase())
+    assert "the pinned sha256" in user.refused(text(url), code=DATA)
+    user.fetch(text(url))  # the bad part is gone
+
+
+FETCH = """
+import sys
+from pathlib import Path
+from llm.data.download import WEB, Source, WebFile, fetch
+url, sha, size, folder, blobs = sys.argv[1:]
+fetch("corpus", Source(WEB, (WebFile("verdict.txt", url, (), sha, int(size)),)), Path(folder), Path(blobs))
+"""
+
+
+def child(code: str, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def test_a_killed_download_leaves_no_file_and_resumes(web: Web, user: User) -> None:
+    def slow(exchange: Exchange) -> None:
+        exchange.reply(BODY[:5000], length=len(BODY), ETag='"one"')
+        time.sleep(5)
+
+    user.folder.mkdir()
+    url = web.serve("/a", slow, ranged())
+    process = child(FETCH, url, digest(BODY), len(BODY), user.folder, user.blobs)
+    while process.poll() is None and not (user.parts() and web.seen):
+        time.sleep(0.01)
+    time.sleep(0.1)  # the server stands still after 5,000 bytes
+    process.kill()
+    process.communicate()
+    assert list(user.folder.iterdir()) == []
+    assert not (user.blobs / digest(BODY)).exists()
+    user.fetch(text(url))
+    assert web.header("If-Range") == [None, '"one"']
+    assert (user.folder / "verdict.txt").read_bytes() == BODY
+
+
+FULL = f"""
+import resource
+from llm.common.errors import error_contract
+resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+with error_contract():
+    exec({FETCH!r})
+"""
+
+
+def test_a_full_disk_is_named(web: Web, user: User) -> None:
+    user.folder.mkdir()
+    url = web.serve("/a", send())
+    process = child(FULL, url, digest(BODY), len(BODY), user.folder, user.blobs)
+    output, _ = process.communicate()
+    assert process.returncode == RESOURCES, output
+    assert "error: download.corpus.source: no room on the disk" in output
+
+
+# Redirects and proxies
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_redirects_are_followed(web: Web, user: User, code: int) -> None:
+    web.serve("/c", send())
+    web.serve("/b", redirect(web.base + "/c", code))
+    user.fetch(text(web.serve("/a", redirect("/b", code))))
+    assert [path for path, _ in web.seen] == ["/a", "/b", "/c"]
+
+
+def test_a_redirect_loop_ends(web: Web, user: User) -> None:
+    assert "more than 5 redirects" in user.refused(text(web.serve("/a", redirect("/a"))), code=SERVICE)
+    assert len(web.seen) == 6
+
+
+def test_the_body_of_a_redirect_is_not_read(web: Web, user: User) -> None:
+    web.serve("/b", send())
+    user.patience = replace(user.patience, attempts=1, grace_seconds=1)
+    user.fetch(text(web.serve("/a", endless(302, Location="/b"))))
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://host/a", "javascript:1", "http://[bad"])
+def test_a_redirect_to_another_scheme_is_refused(web: Web, user: User, target: str) -> None:
+    message = user.refused(text(web.serve("/a", redirect(target))), code=SERVICE)
+    assert f"refused the redirect to '{target}'" in message
+
+
+def test_a_redirect_never_leaves_https() -> None:
+    with pytest.raises(Failure, match="refused the redirect"):
+        _redirected("https://host/a", "http://host/b")
+    assert _redirected("https://host/a", "/b") == "https://host/b"
+    assert _redirected("http://host/a", "https://host/b") == "https://host/b"
+
+
+def test_a_redirect_does_not_print_signatures(web: Web, user: User) -> None:
+    assert "secret" not in user.refused(text(web.serve("/a", redirect("ftp://h/a?sign=secret"))), code=SERVICE)
+
+
+def test_a_proxy_serves_downloads_but_not_the_loopback(web: Web, user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", web.base)
+    url = "http://books.invalid/the-verdict.txt"
+    web.serve(url, send())  # a proxy is asked for the whole URL
+    user.fetch(text(url))
+    assert [path for path, _ in web.seen] == [url]
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # nobody there
+    user.fetch(text(web.serve("/direct", send(b"other")), b"other"))
+    assert "no answer" in user.refused(text(url, b"third"), code=SERVICE)  # control: the proxy is used
+
+
+# Archives
+
+
+def archive(*members: tuple[str | zipfile.ZipInfo, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as bundle:
+        warnings.simplefilter("ignore")  # a duplicate name is what we are after
+        for name, data in members:
+            bundle.writestr(name, data)
+    return buffer.getvalue()
+
+
+def link(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)
+    info.external_attr = 0o120777 << 16
+    return info
+
+
+def stored_crc_broken() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as bundle:
+        bundle.writestr("SMS", BODY)
+    return buffer.getvalue().replace(BODY, BODY.swapcase())
+
+
+def encrypted() -> bytes:
+    data = bytearray(archive(("SMS", BODY)))
+    data[6] |= 1  # the flag bits of the local header, then of the central one
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    return bytes(data)
+
+
+def lying() -> bytes:
+    """An archive whose directory says 4 bytes for a member that unpacks to more."""
+    data = archive(("SMS", BODY))
+    return data.replace(len(BODY).to_bytes(4, "little"), (4).to_bytes(4, "little"))
+
+
+def spam(url: str, body: bytes = BODY) -> WebFile:
+    return text(url, body, "SMSSpamCollection", member="SMS")
+
+
+def test_one_member_is_taken_and_nothing_else_is_written(web: Web, user: User, tmp_path: Path) -> None:
+    evil: list[tuple[str | zipfile.ZipInfo, bytes]] = [
+        ("../../evil", b"1"),
+        ("/tmp/evil-absolute", b"2"),
+        (link("evil-link"), b"/etc/passwd"),
+    ]
+    data = archive(*evil, ("SMS", BODY))
+
+    def written() -> bool:
+        return any("evil" in path.name for path in [*tmp_path.rglob("*"), *Path("/tmp").iterdir()])
+
+    records = user.fetch(spam(web.serve("/sms.zip", send(data))))
+    assert records == [{"name": "SMSSpamCollection", "sha256": digest(BODY), "bytes": len(BODY)}]
+    assert (user.folder / "SMSSpamCollection").read_bytes() == BODY
+    assert not written()
+    assert [path.name for path in user.blobs.iterdir() if path.suffix not in (".lock",)] == [digest(BODY)]
+    zipfile.ZipFile(io.BytesIO(data)).extractall(tmp_path / "wholesale")
+    assert written()  # the control
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (archive(("other", BODY)), "0 members of the archive are named 'SMS'"),
+        (archive(("SMS", BODY), ("SMS", BODY)), "2 members of the archive are named 'SMS'"),
+        (archive((link("SMS"), b"/etc/passwd")), "is encrypted, or a link"),
+        (encrypted(), "is encrypted, or a link"),
+        (archive(("SMS", bytes(10_000_000))), f"has 10000000 bytes, more than {len(BODY)}"),
+        (stored_crc_broken(), "not a sound zip archive: Bad CRC-32"),
+        (lying(), "not a sound zip archive"),
+        (archive(("SMS", BODY))[:-30], "not a sound zip archive"),
+        (b"PK\x03\x04 garbage", "not a sound zip archive"),
+        (HTML, "an HTML page instead of the file"),
+        (archive(("SMS", BODY[:-1])), f"the pinned sha256 is {digest(BODY)}, but the content has {digest(BODY[:-1])}"),
+    ],
+    ids=["missing", "duplicate", "link", "encrypted", "bomb", "crc", "lying", "truncated", "garbage", "html", "hash"],
+)
+def test_a_bad_archive_is_refused(web: Web, user: User, data: bytes, message: str) -> None:
+    assert message in user.refused(spam(web.serve("/sms.zip", send(data))), code=DATA)
+    assert [path.suffix for path in user.blobs.iterdir()] == [".lock"]
+
+
+def test_an_unpinned_bomb_is_refused_by_its_ratio(web: Web, user: User) -> None:
+    bomb = replace(spam(web.serve("/sms.zip", send(archive(("SMS", bytes(10_000_000)))))), sha256=None, size=None)
+    assert "has 10000000 bytes, more than" in user.pin_refused(bomb, code=DATA)
+    user.pin(replace(bomb, url=web.serve("/fair.zip", send(archive(("SMS", os.urandom(5000)))))))
+
+
+def test_two_archives_of_one_member_are_both_right(web: Web, user: User) -> None:
+    one, two = archive(("SMS", BODY)), archive(("readme", b"see SMS"), ("SMS", BODY))
+    first = user.fetch(spam(web.serve("/one.zip", send(one))))
+    (user.blobs / digest(BODY)).unlink()
+    assert user.fetch(spam(web.serve("/two.zip", send(two)))) == first
+
+
+# The user's mirror
+
+
+@pytest.mark.parametrize(
+    ("place", "url"),
+    [
+        ("the verdict+1.txt", "http://127.0.0.1:1/x/the%20verdict+1.txt?raw=1"),
+        ("corpus/the-verdict.txt", "http://127.0.0.1:1/the-verdict.txt"),
+        ("corpus/verdict.txt", "http://127.0.0.1:1/the-verdict.txt"),
+        ("verdict.txt", "http://127.0.0.1:1/the-verdict.txt"),
+    ],
+)
+def test_a_mirror_folder_is_enough(user: User, tmp_path: Path, place: str, url: str) -> None:
+    held = tmp_path / "mirror" / place
+    held.parent.mkdir(parents=True)
+    held.write_bytes(BODY)
+    user.mirror = str(tmp_path / "mirror")
+    assert user.fetch(text(url)) == [{"name": "verdict.txt", "sha256": digest(BODY), "bytes": len(BODY)}]
+
+
+def test_a_mirror_url_is_asked_first_and_may_lack_the_file(web: Web, user: User) -> None:
+    user.mirror = web.base + "/mirror/"
+    url = web.serve("/the%3Fverdict.txt", send())
+    user.fetch(text(url))
+    tried = ["corpus/the%3Fverdict.txt", "corpus/verdict.txt", "the%3Fverdict.txt", "verdict.txt"]
+    assert [path for path, _ in web.seen] == [*(f"/mirror/{name}" for name in tried), "/the%3Fverdict.txt"]
+    web.seen.clear()
+    web.serve("/mirror/corpus/the%3Fverdict.txt", send(b"mine"))
+    user.fetch(text(url, b"mine"))
+    assert len(web.seen) == 1
+
+
+@pytest.mark.parametrize("as_url", [False, True])
+def test_a_wrong_file_in_the_mirror_is_no_reason_to_look_elsewhere(
+    web: Web, user: User, tmp_path: Path, as_url: bool
+) -> None:
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror/verdict.txt").write_bytes(b"wrong")
+    web.serve("/mirror/verdict.txt", send(b"wrong"))
+    user.mirror = web.base + "/mirror" if as_url else str(tmp_path / "mirror")
+    message = user.refused(text(web.serve("/good", send())), code=DATA)
+    assert digest(BODY) in message
+    assert digest(b"wrong") in message
+    assert not any(path == "/good" for path, _ in web.seen)
+    user.mirror = None
+    user.fetch(text(web.base + "/good"))  # control
+
+
+@pytest.mark.parametrize("mirror", ["/no/such/folder", "file:///tmp", "ftp://host"])
+def test_a_mirror_that_is_neither_folder_nor_url_is_named(web: Web, user: User, mirror: str) -> None:
+    user.mirror = mirror
+    assert f"LLM_MIRROR: '{mirror}' is neither" in user.refused(text(web.serve("/a", send())), code=USAGE)
+
+
+def test_offline_the_error_names_the_place_in_the_mirror(user: User, tmp_path: Path) -> None:
+    user.mirror = str(tmp_path)
+    message = user.refused(spam("http://127.0.0.1:1/sms+spam%20collection.zip"), code=SERVICE)
+    assert f"put sms+spam collection.zip (sha256 of its member SMS: {digest(BODY)}) into {tmp_path}" in message
+
+
+def test_a_mirror_may_hold_an_archive_or_its_member(user: User, tmp_path: Path) -> None:
+    user.mirror = str(tmp_path)
+    (tmp_path / "sms.zip").write_bytes(archive(("SMS", BODY)))
+    user.fetch(spam("http://127.0.0.1:1/sms.zip"))
+    (user.blobs / digest(BODY)).unlink()
+    (tmp_path / "sms.zip").rename(tmp_path / "gone")
+    (tmp_path / "SMSSpamCollection").write_bytes(BODY)
+    user.fetch(spam("http://127.0.0.1:1/sms.zip"))
+    assert (user.folder / "SMSSpamCollection").read_bytes() == BODY
+
+
+def test_the_books_data_comes_from_the_mirror(mirror: Path, user: User) -> None:
+    user.mirror = str(mirror)
+    sizes = {
+        record["name"]: record["bytes"]
+        for item, source in book("book-offline.yaml").items()
+        for record in user.fetch(source, item=item)
+    }
+    assert sizes == {
+        "the-verdict.txt": 20_479,
+        "SMSSpamCollection": 477_907,
+        "instruction-data.json": 203_524,
+        "merges.txt": 456_318,
+        "vocab.json": 1_042_301,
+    }
+
+
+# Local sources
+
+
+def test_a_local_file_is_taken_under_its_own_name(user: User, tmp_path: Path) -> None:
+    (tmp_path / "my text.txt").write_bytes(BODY)
+    records = user.fetch(Source(str(tmp_path / "my text.txt")))
+    assert records == [{"name": "my text.txt", "sha256": digest(BODY), "bytes": len(BODY)}]
+    assert (user.folder / "my text.txt").read_bytes() == BODY
+    assert not (user.folder / "my text.txt").samefile(tmp_path / "my text.txt")
+
+
+def test_a_local_folder_is_taken_in_order_without_hidden_files(user: User, tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    for name in ("b.txt", "a.txt", ".DS_Store"):
+        (tmp_path / "texts" / name).write_text(name)
+    records = user.fetch(Source(str(tmp_path / "texts")))
+    assert [record["name"] for record in records] == ["a.txt", "b.txt"]
+    assert sorted(path.name for path in user.folder.iterdir()) == ["a.txt", "b.txt"]
+
+
+def test_a_local_source_that_cannot_be_taken_is_named(user: User, tmp_path: Path) -> None:
+    where = "download.corpus.source: "
+    assert f"{where}{tmp_path / 'none'}: no such" in user.refused(Source(str(tmp_path / "none")), code=USAGE)
+    (tmp_path / "texts").mkdir()
+    texts = Source(str(tmp_path / "texts"))
+    assert f"{where}{tmp_path / 'texts'} holds no files" in user.refused(texts, code=DATA)
+    (tmp_path / "texts/empty.txt").touch()
+    assert f"{where}{tmp_path / 'texts/empty.txt'} is empty" in user.refused(texts, code=DATA)
+    (tmp_path / "texts/empty.txt").unlink()
+    (tmp_path / "texts/sub").mkdir()
+    assert f"{where}{tmp_path / 'texts/sub'} is a folder" in user.refused(texts, code=DATA)
+    (tmp_path / "texts/sub").rmdir()
+    os.mkfifo(tmp_path / "texts/pipe")
+    assert f"{where}{tmp_path / 'texts/pipe'} is no regular file" in user.refused(texts, code=DATA)
+
+
+def test_an_unreadable_local_source_is_named(user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(source: Path, _target: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(source))
+
+    (tmp_path / "a.txt").write_bytes(BODY)
+    monkeypatch.setattr("shutil.copyfile", denied)  # root may read everything
+    message = user.refused(Source(str(tmp_path / "a.txt")), code=DATA)
+    assert f"download.corpus.source: cannot be read or written: [Errno 13] Permission denied: '{tmp_path}" in message
+
+
+# Pinning
+
+
+def unpinned(url: str, **rest: Any) -> WebFile:
+    return WebFile("verdict.txt", url, **rest)
+
+
+def test_an_unpinned_file_is_not_fetched(web: Web, user: User) -> None:
+    message = user.refused(text(web.base + "/a"), unpinned(web.base + "/b"), code=USAGE)
+    assert "download.corpus.files[1].sha256: verdict.txt is not pinned | fix: run `python -m llm pin`" in message
+    assert web.seen == []
+
+
+def test_gpt2_weights_are_pinned_once_and_then_fetched_from_the_blob(web: Web, user: User, tmp_path: Path) -> None:
+    weights = os.urandom(1 << 20) * 4
+    config = b'{"n_layer": 24}'
+    source = book("gpt2-medium.yaml")["gpt2-355M"]
+    local = {file.name: file.url.replace("https://huggingface.co", web.base) for file in source.files}
+    paths = {name: url.removeprefix(web.base) for name, url in local.items()}
+    storage = web.serve("/storage/ab12", send(weights, ETag=f'"{digest(b"of the storage")}"'))
+    linked: dict[str, Any] = {"X_Linked_Etag": f'"{digest(weights)}"', "X_Linked_Size": str(len(weights))}
+    web.serve(paths["model.safetensors"], redirect(storage, **linked))
+    web.serve(paths["config.json"], send(config, ETag=f'"{"0" * 40}"'))
+    wanted = [replace(file, url=local[file.name]) for file in source.files]
+
+    params_yaml = tmp_path / "params.yaml"
+    entries = "".join(f"      - name: {file.name}\n        url: {file.url}\n" for file in wanted)
+    params_yaml.write_text(f"download:\n  gpt2-355M:\n    source: data/web # pinned\n    files:\n{entries}")
+    changes = user.pin(*wanted, item="gpt2-355M")
+    params.apply([{"download": {"gpt2-355M": changes}}], Config, params_yaml)
+
+    pinned = params.read(Config, params_yaml).download["gpt2-355M"]
+    assert {file.name: (file.sha256, file.size) for file in pinned.files} == {
+        "config.json": (digest(config), len(config)),
+        "model.safetensors": (digest(weights), len(weights)),
+    }
+    asked = len(web.seen)
+    user.fetch(pinned, item="gpt2-355M")
+    assert len(web.seen) == asked
+    assert (user.folder / "model.safetensors").read_bytes() == weights
+    assert user.pin(*pinned.files) == {}
+
+
+def test_a_pin_unlike_what_the_server_declares_is_refused(web: Web, user: User) -> None:
+    of_another = digest(b"another")
+    for header, value, what in [("X_Linked_Etag", f'"{of_another}"', of_another), ("X_Linked_Size", "7", "7")]:
+        declared: dict[str, Any] = {header: value}
+        url = web.serve("/a", redirect("/b", **declared))
+        web.serve("/b", send())
+        message = user.pin_refused(unpinned(url, mirrors=(web.base + "/b",)), code=DATA)
+        assert f"that the server declares is {what}, but the content has" in message
+        assert not (user.blobs / digest(BODY)).exists()
+    user.pin(unpinned(web.base + "/b"))  # control
+
+
+def test_a_pin_keeps_the_rest_of_an_entry(web: Web, user: User) -> None:
+    url = web.serve("/a.zip", send(archive(("SMS", BODY))))
+    other = text(web.base + "/never-asked", name="b")
+    changes = user.pin(unpinned(url, mirrors=("https://h/a",), member="SMS"), other)
+    pin_of_a = {"sha256": digest(BODY), "size": len(BODY), "member": "SMS"}
+    pin_of_b = {"sha256": digest(BODY), "size": len(BODY)}
+    assert changes["files"] == [
+        {"name": "verdict.txt", "url": url, "mirrors": ["https://h/a"], **pin_of_a},
+        {"name": "b", "url": other.url, **pin_of_b},
+    ]
+
+
+@pytest.mark.parametrize(("body", "name"), [(HTML, "an HTML page"), (POINTER, "a Git-LFS pointer"), (b"", "0 bytes")])
+def test_a_page_is_never_pinned(web: Web, user: User, body: bytes, name: str) -> None:
+    assert name in user.pin_refused(unpinned(web.serve("/a", send(body))), code=DATA)
+
+
+def test_a_truncated_file_is_never_pinned(web: Web, user: User) -> None:
+    url = web.serve("/a", send(BODY[:-1], length=len(BODY)))
+    assert "truncated" in user.pin_refused(unpinned(url), code=SERVICE)
+
+
+def test_the_module_imports_nothing_heavy() -> None:
+    process = child("import sys, llm.data.download; print(sorted({'torch', 'numpy', 'mlflow'} & set(sys.modules)))")
+    assert process.communicate()[0].strip() == "[]"

@@ -1,0 +1,104 @@
+"""Texts that are held out and trained on: by hand, against the plainest comparison, and the published counts."""
+
+import random
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from llm.data import leakage
+from llm.data.instructions import InstructionsConfig, read_entries, split_entries
+from llm.data.leakage import ALIKE, counts, leaks, runs, without, words
+from llm.data.prompts import question
+from llm.data.spam import SpamConfig, balanced_splits, read_messages
+
+LONG = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
+
+
+@pytest.mark.parametrize(
+    ("text", "leak"),
+    [
+        ("Call 0800 123 now!", "exact"),
+        ("Call 0800 123 now! ", "near"),
+        ("call 0900 456 NOW", "near"),
+        ("callnow", "near"),
+        ("Call now or later", "none"),
+        ("now call", "none"),
+        ("77", "none"),  # nothing but digits is like no other number
+        ("12345", "exact"),
+        (LONG + " fifteen", "near"),  # 10 runs of 11
+        (LONG.removeprefix("one two "), "near"),  # 8 runs of 10: just enough
+        (LONG.removeprefix("one two three "), "none"),  # 7 of 10
+        (" ".join(reversed(LONG.split())), "none"),
+    ],
+)
+def test_leaks_by_hand(text, leak):
+    assert leaks([text], ["Call 0800 123 now!", "12345", LONG]) == [leak]
+
+
+def test_without_training_texts_nothing_leaks():
+    assert leaks(["a", ""], []) == ["none", "none"]
+
+
+def test_runs_are_of_five_words_or_of_all():
+    assert runs("A b, c-D 5 e f") == {("a", "b", "c", "d", "e"), ("b", "c", "d", "e", "f")}
+    assert runs("only two") == {("only", "two")}
+    assert runs("12 !") == set()
+    assert words("Grüße, 3x naïve_café") == ["grüsse", "x", "naïve", "café"]
+
+
+def test_the_index_finds_what_comparing_every_pair_finds():
+    draw = random.Random(0)
+    base = [[draw.choice("abcdefgh") for _ in range(draw.randint(1, 120))] for _ in range(60)]
+
+    def changed(text):
+        return [draw.choice("abcdefgh") if draw.random() < 0.02 else word for word in text]
+
+    train, held_out = ([" ".join(text) for text in texts] for texts in (base, [changed(t) for t in base]))
+
+    def plain(text):
+        pairs = [(runs(text), runs(other)) for other in train]
+        return any(len(a & b) / len(a | b) >= ALIKE for a, b in pairs)
+
+    found = leaks(held_out, train)
+    assert [leak != "none" for leak in found] == [plain(text) for text in held_out]
+    assert 5 < found.count("near") < 55
+
+
+def test_what_leaks_is_taken_out_and_counted():
+    found = ["none", "near", "exact", "none"]
+    assert without([1, 2, 3, 4], found, "exact") == [1, 2, 4]
+    assert without([1, 2, 3, 4], found, "exact", "near") == [1, 4]
+    parts = {"train": ["a b"], "test": ["a b", "A B", "c"], "validation": ["c"]}
+    assert counts(parts) == {
+        "test_exact_in_train": 1,
+        "test_near_in_train": 1,
+        "validation_exact_in_train": 0,
+        "validation_near_in_train": 0,
+    }
+
+
+# --- the book's data ---
+
+
+def test_37_of_the_books_300_test_messages_stand_in_its_training_part(mirror, tmp_path):
+    with zipfile.ZipFile(mirror / "sms+spam+collection.zip") as archive:
+        frame = read_messages(Path(archive.extract("SMSSpamCollection", tmp_path)), "book")
+    splits = balanced_splits(frame, SpamConfig("book", "shuffled", 0.7, 0.1), 123)
+    found = counts({split: part["Text"].tolist() for split, part in splits.items()})
+    assert found["test_exact_in_train"] == 37
+    assert found["test_near_in_train"] == 25  # other digits, mostly: the same advertisement with another number
+    assert found["validation_exact_in_train"] == 13
+
+
+def test_2_of_the_books_110_test_prompts_stand_in_its_training_part(mirror):
+    splits = split_entries(read_entries(mirror / "instruction-data.json"), InstructionsConfig(0.85, 0.1, "refuse"))
+    found = counts({split: [question(entry) for entry in part] for split, part in splits.items()})
+    assert found["test_exact_in_train"] == 2
+    assert found["test_near_in_train"] == 6
+
+
+def test_a_lower_threshold_finds_more(monkeypatch):
+    assert leaks([LONG.removeprefix("one two three ")], [LONG]) == ["none"]
+    monkeypatch.setattr(leakage, "ALIKE", 0.7)
+    assert leaks([LONG.removeprefix("one two three ")], [LONG]) == ["near"]

@@ -1,0 +1,120 @@
+"""Intervals, tests and correlations against numbers worked by hand, and against another implementation."""
+
+import math
+import random
+
+import pytest
+
+from llm.evaluate.stats import Z95, kendall, mcnemar, pearson, ranks, share, spearman, wilson
+
+# --- intervals ---
+
+
+def test_wilsons_interval_of_nothing_and_of_everything_is_the_formula_at_the_ends():
+    edge = Z95**2 / (10 + Z95**2)
+    assert wilson(0, 10) == pytest.approx((0, edge))
+    assert wilson(10, 10) == pytest.approx((1 - edge, 1))
+
+
+def test_wilsons_interval_of_five_of_ten():
+    half = Z95 / (1 + Z95**2 / 10) * math.sqrt(0.025 + Z95**2 / 400)
+    assert wilson(5, 10) == pytest.approx((0.5 - half, 0.5 + half))
+
+
+@pytest.mark.parametrize(("hits", "n"), [(287, 300), (1, 7), (50, 110)])
+def test_at_the_ends_of_wilsons_interval_the_share_is_just_surprising(hits, n):
+    """What defines it: the ends p solve |hits / n - p| = z sqrt(p (1 - p) / n)."""
+    for p in wilson(hits, n):
+        assert abs(hits / n - p) == pytest.approx(Z95 * math.sqrt(p * (1 - p) / n))
+
+
+def test_the_books_300_test_messages_tell_two_points_apart_from_nothing():
+    low, high = wilson(285, 300)
+    assert low < 287 / 300 < high
+    assert not low < 275 / 300 < high
+
+
+@pytest.mark.parametrize(("hits", "n"), [(-1, 3), (4, 3), (0, 0)])
+def test_no_share_has_no_interval(hits, n):
+    with pytest.raises(ValueError, match="hits of"):
+        wilson(hits, n)
+
+
+def test_a_share_stands_with_its_interval_and_its_count():
+    low, high = wilson(3, 4)
+    assert share("accuracy", [True, True, False, True]) == {
+        "accuracy": 0.75,
+        "accuracy_ci95_low": low,
+        "accuracy_ci95_high": high,
+        "accuracy_n": 4,
+    }
+    assert share("a", []) == {"a": None, "a_ci95_low": None, "a_ci95_high": None, "a_n": 0}
+
+
+# --- paired test ---
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "p"), [(0, 0, 1.0), (3, 3, 1.0), (0, 1, 1.0), (0, 5, 2 / 32), (5, 0, 2 / 32), (1, 5, 14 / 64)]
+)
+def test_mcnemars_test_by_hand(first, second, p):
+    assert mcnemar(first, second) == pytest.approx(p)
+
+
+def test_mcnemars_test_is_the_binomial_test():
+    scipy = pytest.importorskip("scipy.stats")
+    for first in range(12):
+        for second in range(1, 12):
+            expected = scipy.binomtest(first, first + second).pvalue
+            assert mcnemar(first, second) == pytest.approx(expected)
+
+
+# --- correlations ---
+
+
+def test_ties_share_their_mean_rank():
+    assert ranks([30, 10, 20, 10]) == [4, 1.5, 3, 1.5]
+    assert ranks([7, 7, 7]) == [2, 2, 2]
+
+
+def test_correlations_by_hand():
+    x, y = [1, 2, 3, 4], [1, 3, 2, 9]
+    assert pearson(x, y) == pytest.approx(
+        (-1.5 * -2.75 - 0.5 * -0.75 + 0.5 * -1.75 + 1.5 * 5.25) / math.sqrt(5 * 38.75)
+    )
+    assert spearman(x, y) == pytest.approx(1 - 6 * 2 / (4 * 15))  # 1 - 6 sum d^2 / (n (n^2 - 1))
+    assert kendall(x, y) == pytest.approx((5 - 1) / 6)
+
+
+def test_kendall_with_ties_by_hand():
+    # Pairs: (1,1) against the others agrees twice; the two with x = 2 are tied in x only.
+    assert kendall([1, 2, 2], [1, 2, 3]) == pytest.approx(2 / math.sqrt(2 * 3))
+
+
+def test_correlations_are_those_of_scipy():
+    scipy = pytest.importorskip("scipy.stats")
+    draw = random.Random(0)
+    for n in (5, 40):
+        x, y = ([draw.randint(0, 9) for _ in range(n)] for _ in range(2))
+        assert pearson(x, y) == pytest.approx(scipy.pearsonr(x, y).statistic)
+        assert spearman(x, y) == pytest.approx(scipy.spearmanr(x, y).statistic)
+        assert kendall(x, y) == pytest.approx(scipy.kendalltau(x, y).statistic)
+
+
+@pytest.mark.parametrize("measure", [pearson, spearman, kendall])
+def test_a_correlation_is_1_with_itself_and_minus_1_with_its_reverse(measure):
+    x = [3, 1, 4, 1, 5]
+    assert measure(x, x) == pytest.approx(1)
+    assert measure(x, [-value for value in x]) == pytest.approx(-1)
+
+
+@pytest.mark.parametrize("measure", [pearson, spearman, kendall])
+@pytest.mark.parametrize(("x", "y"), [([], []), ([1], [2]), ([1, 1, 1], [1, 2, 3]), ([1, 2], [5, 5])])
+def test_without_spread_there_is_no_correlation(measure, x, y):
+    assert measure(x, y) is None
+
+
+@pytest.mark.parametrize("measure", [pearson, spearman, kendall])
+def test_values_without_a_partner_are_refused(measure):
+    with pytest.raises(ValueError, match="no pairs"):
+        measure([1, 2], [1, 2, 3])

@@ -1,0 +1,212 @@
+"""What a stage will need, against what it needed; and what is said where there is less."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from llm.common.errors import RESOURCES, UserError
+from llm.model import lora, memory
+from llm.model.classifier import Classifier, freeze
+from llm.model.gpt import GPT, count_parameters
+from llm.model.kv_cache import KVCache
+from llm.model.lora import LoraConfig
+from llm.model.memory import Training
+from llm.runtime import machine
+from llm.runtime.device import RuntimeConfig
+from llm.weights.gpt2 import untie_head
+from tests.llm.tiny_run import FP32, MODEL
+
+ROOT = Path(__file__).parents[3]
+LORA = LoraConfig(4, 8.0, "alpha/rank")
+SMALL = {"vocab_size": 2048, "context_length": 512, "n_layer": 4, "n_head": 6, "n_embd": 192, "attention": "sdpa"}
+WIDE = SMALL | {"n_embd": 768, "n_head": 12}
+READ = SMALL | {"n_layer": 6, "n_head": 16, "n_embd": 1024}
+CASES = {
+    "small": {"model": SMALL, "precision": "fp32", "rows": 8, "length": 256},
+    "words": {"model": SMALL | {"vocab_size": 50257}, "precision": "bf16", "rows": 4, "length": 256},
+    "logits": {
+        "model": SMALL | {"vocab_size": 50257},
+        "precision": "bf16",
+        "rows": 4,
+        "length": 256,
+        "fused_loss": False,
+    },
+    "masked": {"model": SMALL | {"vocab_size": 50257}, "precision": "fp32", "rows": 8, "length": 512, "counting": 50},
+    "eager": {"model": SMALL | {"attention": "eager"}, "precision": "fp32", "rows": 8, "length": 512},
+    "micro": {"model": WIDE, "precision": "bf16", "rows": 2, "length": 128, "batch": 4},
+    "best": {"model": WIDE, "precision": "fp32", "rows": 2, "length": 128, "keep": "best"},
+    "lora": {"model": WIDE, "precision": "fp32", "rows": 4, "length": 128, "lora": vars(LORA)},
+    "last_block": {"model": WIDE, "precision": "fp32", "rows": 8, "length": 128, "classes": 2, "trained_blocks": 1},
+}
+TRAINING = Training(MODEL, FP32, 4, 8)
+
+
+def measured(folder: Path, module: str, *words: object) -> dict[str, int]:
+    """What a module of ours prints, run in `folder`."""
+    command = [
+        sys.executable,
+        "-m",
+        f"tests.llm.{module}",
+        *(w if isinstance(w, str) else json.dumps(w) for w in words),
+    ]
+    inherited = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=folder, env=inherited, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
+@pytest.mark.parametrize("case", CASES)
+def test_the_estimate_is_near_the_measured_peak(case):
+    seen = measured(ROOT, "peak_of_training", CASES[case])
+    ratio = (seen["before"] + seen["work"]) / seen["peak"]
+    print(case, f"{ratio:.2f}")
+    assert 0.6 <= ratio <= 1.15
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_estimates_of_stages_that_only_read_a_model_are_near_their_peaks(precision, tmp_path):
+    settings = {
+        "runtime": {"precision": precision, "threads": 2},
+        "respond": {"batch_size": 32, "decoding": {"max_new_tokens": 8}},
+        "import_gpt2": {"gpt2-sample": {"source": "models/instruct", "untie_head": True}},
+    }
+    measured(tmp_path, "peak_of_reading", "make", READ, settings, 32)
+    for stage in ("respond", "import_gpt2"):
+        seen = measured(tmp_path, "peak_of_reading", stage)
+        ratio = (seen["before"] + seen["work"]) / seen["peak"]
+        print(stage, precision, f"{ratio:.2f}")
+        assert 0.6 <= ratio <= 1.15
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_parameters_are_those_of_the_model(tied, bias):
+    config = replace(MODEL, tie_head=tied, qkv_bias=bias)
+    assert memory.parameters(config) == count_parameters(GPT(config))
+
+
+def test_trainable_parameters_are_those_of_the_model():
+    whole = GPT(MODEL)
+    untie_head(whole)
+    lora.add_lora(whole, LORA, 1)
+    untied = replace(MODEL, tie_head=False)
+    assert replace(TRAINING, model=untied, lora=LORA).trainable == count_parameters(whole, trainable_only=True)
+    classifier = Classifier(GPT(MODEL), 2, "last_token")
+    freeze(classifier, "last_block")
+    spam = replace(TRAINING, classes=2, trained_blocks=1)
+    assert spam.trainable == count_parameters(classifier, trainable_only=True)
+    assert spam.parameters == count_parameters(classifier)
+
+
+def test_the_best_weights_count_in_memory_and_in_every_state():
+    best = replace(TRAINING, keeps_best=True)
+    assert best.memory - TRAINING.memory == best.state_bytes - TRAINING.state_bytes == 4 * TRAINING.trainable
+
+
+def check(work: Path) -> None:
+    memory.check_training("pretrain", TRAINING, work, 10, 2)
+
+
+def test_too_little_memory_is_refused_and_names_the_knob(monkeypatch, tmp_path):
+    needed = TRAINING.memory
+    monkeypatch.setattr(memory, "available", lambda _device: int(0.69 * needed))
+    with pytest.raises(UserError, match=r"params.yaml: pretrain.micro_batch_size: training needs about") as error:
+        check(tmp_path)
+    assert error.value.code == RESOURCES
+
+
+@pytest.mark.parametrize(("share", "warns"), [(0.71, True), (0.99, True), (1.01, False), (None, False)])
+def test_what_may_fit_is_not_refused(monkeypatch, tmp_path, capsys, share, warns):
+    monkeypatch.setattr(memory, "available", lambda _device: share and int(share * TRAINING.memory))
+    check(tmp_path)
+    assert capsys.readouterr().err.startswith("warning: params.yaml: pretrain") == warns
+
+
+def test_a_full_disk_is_refused_and_states_that_lie_there_count(monkeypatch, tmp_path):
+    needed = 4 * TRAINING.parameters + 3 * TRAINING.state_bytes
+    monkeypatch.setattr(memory.shutil, "disk_usage", lambda _path: SimpleNamespace(free=needed - 1))
+    with pytest.raises(UserError, match="GB will be written") as error:
+        check(tmp_path / "not-there-yet")
+    assert error.value.code == RESOURCES
+    assert error.value.where == str(tmp_path / "not-there-yet")
+    (tmp_path / "state").write_bytes(b"1")
+    check(tmp_path)
+
+
+def cgroup(root: Path, line: str, files: dict[str, str]) -> None:
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(line)
+    (root / "proc/meminfo").write_text("MemTotal: 9000 kB\nMemAvailable: 8000 kB\n")
+    for name, text in files.items():
+        path = root / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+V2 = {
+    "a/memory.max": "5000000\n",
+    "a/memory.current": "4000000\n",
+    "a/memory.stat": "anon 1\ninactive_file 500000\n",
+    "a/b/memory.max": "max\n",
+    "a/b/memory.current": "1\n",
+    "a/b/memory.stat": "inactive_file 0\n",
+}
+V1 = {
+    "memory/a/memory.limit_in_bytes": "3000000\n",
+    "memory/a/memory.usage_in_bytes": "1000000\n",
+    "memory/a/memory.stat": "total_inactive_file 7\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("line", "files", "free"),
+    [
+        ("0::/a/b\n", V2, 1_500_000),  # the limit is that of the group above
+        ("0::/a/b\n", V2 | {"a/memory.max": "max\n"}, 8_192_000),
+        ("0::/\n", {}, 8_192_000),
+        ("5:cpu:/x\n4:memory:/a\n0::/\n", V1, 2_000_007),
+        ("4:memory:/a\n", V1 | {"memory/a/memory.limit_in_bytes": "9223372036854771712\n"}, 8_192_000),
+    ],
+)
+def test_available_is_the_least_of_machine_and_cgroups(monkeypatch, tmp_path, line, files, free):
+    cgroup(tmp_path, line, files)
+    monkeypatch.setattr(memory, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path / "cgroup")
+    assert machine.available("cpu") == free
+
+
+def test_unknown_systems_are_not_checked(monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "PROC", tmp_path)
+    assert machine.available("cpu") is None
+    assert machine.available("mps") is None
+
+
+def test_it_costs_little(tmp_path):
+    start = time.perf_counter()
+    for _ in range(10):
+        check(tmp_path)
+    assert (time.perf_counter() - start) / 10 < 0.02
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_answers_that_grow_by_a_token_need_the_slots_that_the_cache_has_for_it(precision, dtype):
+    def cache(slots: int) -> int:
+        found = KVCache(MODEL, 3, slots, torch.empty(0, dtype=dtype))
+        return sum(store.nbytes for store in found.keys + found.values)
+
+    def estimate(new: int) -> int:
+        return memory.decoding(MODEL, RuntimeConfig(precision, "cpu", 1, True, True), 3, 4, new)
+
+    assert estimate(3) - estimate(2) == cache(7) - cache(6) > 0

@@ -1,0 +1,32 @@
+"""Modules without numbers: the same names and shapes, nothing drawn, no compiler loaded."""
+
+import subprocess
+import sys
+
+import pytest
+
+from llm.model.gpt import GPT
+from llm.model.meta import only_shapes
+
+
+def test_names_and_shapes_are_those_of_the_model_itself(model_config):
+    real = GPT(model_config())
+    with only_shapes():
+        empty = GPT(model_config())
+    assert {name: t.shape for name, t in empty.state_dict().items()} == {
+        name: t.shape for name, t in real.state_dict().items()
+    }
+    assert {p.device.type for p in empty.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("init", ["gpt2", "torch"])
+@pytest.mark.parametrize(("context", "loads"), [("only_shapes()", False), ("torch.device('meta')", True)])
+def test_no_compiler_is_loaded(context, loads, init, model_config):
+    """Once torch's own device does not load it either, `only_shapes` has lost its reason."""
+    asked = (
+        "import sys, torch\nfrom llm.model.gpt import GPT, ModelConfig\nfrom llm.model.meta import only_shapes\n"
+        f"with {context}: GPT({model_config(init=init)!r})\n"
+        "print('torch._dynamo' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert told.stdout == f"{loads}\n"

@@ -1,0 +1,132 @@
+"""Decoding with packed bf16 weights: the products of the same weights, laid out in another order."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from llm.generate.decoding import generate, greedy
+from llm.model import packed_weights
+from llm.model.gpt import GPT, MLP
+from llm.model.lora import LoraConfig, LoraLinear, add_lora
+from llm.model.packed_weights import PackedLinear, PackedMLP, beside, can_pack, for_decoding
+from llm.runtime.device import RuntimeConfig, autocast
+
+BF16 = RuntimeConfig("bf16", "cpu", 1, False, True)
+FP32 = RuntimeConfig("fp32", "cpu", 1, False, True)
+GREEDY = greedy(8)
+PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13]]
+
+needs_onednn = pytest.mark.skipif(not can_pack(), reason="oneDNN has no bf16 on this CPU")
+
+
+@pytest.fixture
+def gpt(model_config):
+    torch.manual_seed(0)
+    model = GPT(model_config(n_embd=32, init="torch")).eval()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(8)  # far between the likeliest tokens, or rounding alone chooses
+    return model
+
+
+@needs_onednn
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [1, 16])
+def test_a_packed_linear_multiplies_as_an_unpacked_one(rows, bias):
+    torch.manual_seed(0)
+    linear, x = nn.Linear(48, 80, bias=bias), torch.randn(rows, 3, 48).bfloat16()
+    weight, offset = linear.weight.bfloat16(), None if linear.bias is None else linear.bias.bfloat16()
+    found = PackedLinear(linear, rows)(x)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, F.linear(x, weight, offset), rtol=2e-2, atol=2e-2)
+    wrong = F.linear(x, weight.flip(0), offset)  # control
+    assert (found - wrong).abs().max() > 0.5
+
+
+@needs_onednn
+@pytest.mark.parametrize("rows", [1, 16])
+def test_a_packed_mlp_takes_the_gelu_of_its_first_product(model_config, rows):
+    torch.manual_seed(0)
+    mlp, x = MLP(model_config(n_embd=32)).bfloat16(), 4 * torch.randn(rows, 3, 32).bfloat16()
+    with torch.no_grad():
+        found, exact = PackedMLP(mlp, rows)(x).float(), copy.deepcopy(mlp).float()(x.float())
+        rounded, ungated = mlp(x).float(), mlp.c_proj(mlp.c_fc(x)).float()
+    assert (found - exact).norm() <= 1.05 * (rounded - exact).norm()  # no further from fp32 than step by step
+    assert (ungated - exact).norm() > 20 * (rounded - exact).norm()  # control
+
+
+@needs_onednn
+def test_every_linear_is_packed_once_and_the_embedding_stays(gpt):
+    kinds = [type(module) for module in for_decoding(gpt, BF16, 4).modules()]
+    assert nn.Linear not in kinds
+    assert kinds.count(PackedMLP) == 2
+    assert kinds.count(PackedLinear) == 2 * 4 + 1
+    assert gpt.transformer.wte.weight.dtype == torch.bfloat16
+
+
+@needs_onednn
+def test_a_path_beside_a_linear_is_not_lost(gpt):
+    add_lora(gpt, LoraConfig(rank=2, alpha=4, scaling="alpha/rank"), seed=1)
+    for module in gpt.modules():
+        if isinstance(module, LoraLinear):
+            nn.init.normal_(module.lora_B)
+    expected = gpt(torch.tensor([PROMPTS[0]]))
+    found = for_decoding(gpt, BF16, 1)(torch.tensor([PROMPTS[0]])).float()
+    assert (found - expected).norm() < 0.05 * expected.norm()
+
+
+def test_the_text_is_that_of_unpacked_bf16_weights(gpt, model_config, monkeypatch):
+    torch.manual_seed(0)
+    other = GPT(model_config(n_embd=32, init="torch")).eval()
+    other.load_state_dict(gpt.state_dict())
+    monkeypatch.setattr(packed_weights, "can_pack", lambda: False)
+    plain = for_decoding(other, BF16, 3)
+    assert PackedLinear not in [type(module) for module in plain.modules()]
+    monkeypatch.undo()
+    packed = for_decoding(gpt, BF16, 3)
+    assert generate(packed, PROMPTS, GREEDY, None) == generate(plain, PROMPTS, GREEDY, None)
+
+
+@needs_onednn
+def test_beside_a_model_it_is_packed_as_it_is_now(gpt):
+    def off(found: torch.Tensor) -> float:
+        return float((found - expected).norm() / expected.norm())
+
+    ids = torch.tensor(PROMPTS[:1])
+    with torch.no_grad(), autocast(BF16):
+        expected, found = gpt(ids).float(), beside(gpt, BF16, 1)(ids)
+        nn.init.normal_(gpt.transformer.h[1].mlp.c_proj.weight)
+        later = beside(gpt, BF16, 1)(ids)
+    assert found.dtype == torch.bfloat16
+    assert off(found) < 0.01
+    assert off(later) > 0.1  # control
+
+
+@needs_onednn
+def test_a_model_trains_on_after_it_was_packed_beside(gpt):
+    before, kinds = copy.deepcopy(gpt.state_dict()), [type(module) for module in gpt.modules()]
+    packed = beside(gpt, BF16, 1)
+    assert [type(module) for module in packed.modules()].count(PackedLinear) == 2 * 4 + 1
+    assert [type(module) for module in gpt.modules()] == kinds
+    assert all(torch.equal(before[name], tensor) for name, tensor in gpt.state_dict().items())
+    assert {id(parameter) for parameter in packed.parameters()} < {id(parameter) for parameter in gpt.parameters()}
+    gpt(torch.tensor([PROMPTS[0]])).sum().backward()
+    assert all(parameter.grad is not None for parameter in gpt.parameters())
+
+
+def test_what_cannot_be_packed_is_the_model_itself(gpt, monkeypatch):
+    assert beside(gpt.transformer, BF16, 1) is gpt.transformer
+    assert beside(gpt, replace(BF16, device="cuda"), 1) is gpt
+    assert beside(gpt, FP32, 1) is gpt
+    monkeypatch.setattr(packed_weights, "can_pack", lambda: False)
+    assert beside(gpt, BF16, 1) is gpt
+
+
+def test_fp32_is_left_as_it_is(gpt):
+    before = {name: tensor.clone() for name, tensor in gpt.state_dict().items()}
+    after = for_decoding(gpt, FP32, 4).state_dict()
+    assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
+    assert len(before) == len(after)

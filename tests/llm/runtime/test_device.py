@@ -1,0 +1,170 @@
+"""Device, precision, threads, and the allocator's setting."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llm.common.errors import RESOURCES, UserError
+from llm.runtime import device
+from llm.runtime.device import RuntimeConfig, autocast, detect, fastest_attention, fastest_dropout, set_up_device
+
+GLIBC = platform.system() == "Linux" and platform.libc_ver()[0] == "glibc"
+
+# The sizes, in KiB, of the mappings that may have huge pages.
+LIST_HUGE = """
+import re, sys
+from llm.runtime import device
+if sys.argv[1] == "keep":
+    assert device.keep_pages()
+with open("/proc/self/smaps") as file:
+    for mapping in re.split(r"(?m)^(?=[0-9a-f]+-)", file.read()):
+        if re.search(r"^VmFlags:.* hg", mapping, re.M):
+            print(re.search(r"^Size: *([0-9]+) kB", mapping, re.M)[1])
+"""
+
+# Minor page faults of 10 tensors of 40 MB, made and freed one after the other.
+COUNT_FAULTS = """
+import resource, sys, torch
+from llm.runtime import device
+if sys.argv[1] == "keep":
+    assert device.keep_pages()
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+torch.set_num_threads(1)
+for turn in range(2):  # the first warms up
+    before = faults()
+    for _ in range(10):
+        torch.ones(10_000_000)
+print(faults() - before)
+"""
+
+
+@pytest.fixture(autouse=True)
+def same_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def said(code: str, how: str) -> list[int]:
+    """The numbers that a process prints which keeps its pages, or gives them back."""
+    done = subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, check=True)
+    return [int(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.skipif(not GLIBC, reason="the allocator is not glibc's")
+def test_kept_pages_are_not_faulted_in_again() -> None:
+    (kept,), (given_back,) = said(COUNT_FAULTS, "keep"), said(COUNT_FAULTS, "give back")
+    assert kept * 10 < given_back
+
+
+@pytest.mark.skipif(not GLIBC, reason="the allocator is not glibc's")
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="the system has no huge pages")
+@pytest.mark.skipif(resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY, reason="addresses are limited")
+def test_half_of_the_memory_may_come_in_huge_pages() -> None:
+    half = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 / 2**10
+    assert said(LIST_HUGE, "give back") == []
+    (huge,) = said(LIST_HUGE, "keep")
+    assert 0.99 * half < huge <= half
+
+
+@pytest.mark.skipif(not GLIBC, reason="the allocator is not glibc's")
+def test_no_addresses_are_reserved_where_they_are_limited() -> None:
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**40, 2**40))\n"
+    assert said(limit + LIST_HUGE, "keep") == []
+
+
+def test_keep_pages_is_harmless_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    assert device.keep_pages() is False
+
+
+def test_setup_sets_the_threads_and_returns_the_device() -> None:
+    torch.set_num_threads(1)
+    assert set_up_device(RuntimeConfig("fp32", "cpu", 2, False, True)) == torch.device("cpu")
+    assert torch.get_num_threads() == 2
+
+
+def test_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"runtime\.device: 'cuda' is not on this machine") as caught:
+        set_up_device(RuntimeConfig("fp32", "cuda", 1, False, True))
+    assert caught.value.code == RESOURCES
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_precision_is_that_of_matrix_products(precision: Any, dtype: torch.dtype) -> None:
+    with autocast(RuntimeConfig(precision, "cpu", 1, False, True)):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+ASKED_OF_CUDA = """
+import os, torch
+from llm.runtime.device import RuntimeConfig, set_up_device
+torch.cuda.is_available = lambda: True
+for device in ("cpu", "cuda"):
+    set_up_device(RuntimeConfig("fp32", device, 1, False, True))
+    print(device, torch.are_deterministic_algorithms_enabled(), os.environ.get("CUBLAS_WORKSPACE_CONFIG"))
+"""
+
+
+def test_cuda_is_asked_for_the_same_order_of_additions_every_time() -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "CUBLAS_WORKSPACE_CONFIG"}
+    command = [sys.executable, "-c", ASKED_OF_CUDA]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["cpu False None", "cuda True :4096:8"]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_detected_precision_follows_the_gpu(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: precision == "bf16")
+    assert (detect().device, detect().precision) == ("cuda", precision)
+
+
+def test_detected_settings_are_valid_here() -> None:
+    config = detect()
+    assert not list(config.problems())
+    assert set_up_device(config).type == config.device
+
+
+@pytest.mark.parametrize(("has_bf16", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_detected_precision_follows_the_cpu(monkeypatch: pytest.MonkeyPatch, has_bf16: bool, precision: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(device, "cpu_has_bf16", lambda: has_bf16)
+    assert detect().precision == precision
+
+
+@pytest.mark.parametrize(("threads", "fine"), [(0, False), (1, True), (1024, True), (1025, False)])
+def test_no_thread_and_too_many_are_a_problem(threads: int, fine: bool) -> None:
+    found = [name for name, *_ in RuntimeConfig("fp32", "cpu", threads, False, True).problems()]
+    assert found == ([] if fine else ["threads"])
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "context", "expected"),
+    [
+        ("cpu", "bf16", 256, "eager"),
+        ("cpu", "bf16", 257, "sdpa"),
+        ("cpu", "fp32", 64, "sdpa"),
+        ("cuda", "bf16", 64, "sdpa"),
+    ],
+)
+def test_only_short_windows_in_bf16_on_a_cpu_are_attended_to_step_by_step(device, precision, context, expected):
+    assert fastest_attention(RuntimeConfig(precision, device, 1, False, True), context) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "compiled", "expected"), [("cpu", False, "packed"), ("cpu", True, "each"), ("cuda", False, "each")]
+)
+def test_only_cpus_that_do_not_compile_pack_the_numbers_of_dropout(device, compiled, expected):
+    assert fastest_dropout(RuntimeConfig("fp32", device, 1, False, True), compiled) == expected

@@ -1,0 +1,144 @@
+"""Compiled training passes: the loss and gradients of plain ones, evaluations untouched, the same bits twice."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from llm.common.errors import RESOURCES, UserError
+from llm.data.batches import Batch
+from llm.model.gpt import GPT
+from llm.train import fused_loss, losses
+from llm.train.compiled import COMPILERS, CompiledNextToken
+from tests.llm.tiny_run import MODEL
+
+needs_compiler = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C++ compiler here")
+IDS = torch.randint(MODEL.vocab_size, (3, 8), generator=torch.Generator().manual_seed(0))
+BATCH = Batch(IDS[:, :-1], IDS[:, 1:])
+FUSED = True
+
+
+def model(dropout: float = 0.0, attention: str = "sdpa", tie_head: bool = True) -> GPT:
+    torch.manual_seed(1)
+    return GPT(replace(MODEL, dropout=dropout, attention=attention, tie_head=tie_head))
+
+
+def step(gpt: GPT, loss: object) -> tuple[float, dict[str, torch.Tensor]]:
+    """The loss of a training pass, and all gradients."""
+    gpt.train()
+    gpt.zero_grad()
+    torch.manual_seed(2)
+    total = loss(gpt, BATCH)["loss"]
+    total.backward()
+    return total.item(), {name: p.grad.clone() for name, p in gpt.named_parameters()}
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize(("attention", "fused"), [("sdpa", True), ("eager", True), ("sdpa", False)])
+def test_a_compiled_pass_gives_the_loss_and_gradients_of_a_plain_one(attention, fused):
+    gpt = model(attention=attention)
+    plain, gradients = step(gpt, losses.next_token)
+    compiled, others = step(gpt, CompiledNextToken(gpt, fused))
+    assert compiled == pytest.approx(plain, rel=1e-6)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(others[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+    gpt.transformer.h[0].mlp.c_proj.weight.data *= 5
+    changed, _ = step(gpt, CompiledNextToken(gpt, fused))
+    assert changed != pytest.approx(plain, rel=1e-6)  # it reads the weights as they are
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_dropout_of_compiled_passes_hangs_on_the_seed():
+    gpt = model(dropout=0.5)
+    first, gradients = step(gpt, CompiledNextToken(gpt, FUSED))
+    again, others = step(gpt, CompiledNextToken(gpt, FUSED))
+    assert again == first != step(model(), losses.next_token)[0]
+    assert all(torch.equal(others[name], gradient) for name, gradient in gradients.items())
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "off"), [(torch.float32, 1e-5), (torch.bfloat16, 2**-7)])  # bf16: one step of it
+def test_compiled_steps_over_logits_are_those_written_down(dtype, off):
+    torch.manual_seed(0)
+    logits, targets = (5 * torch.randn(20, 128)).to(dtype)[:, :99], torch.randint(99, (20,))
+    found, expected = logits.clone(), logits.clone()
+    loss = torch.compile(fused_loss.in_one_pass, dynamic=False)(found, targets)
+    torch.testing.assert_close(loss, fused_loss.in_one_pass(expected, targets), rtol=1e-6, atol=0.0)
+    torch.testing.assert_close(found, expected, rtol=off, atol=1e-7)
+    assert not torch.equal(found, logits)
+
+
+@needs_compiler
+def test_training_passes_hand_their_logits_to_what_was_compiled():
+    gpt = model().train()
+    loss, seen = CompiledNextToken(gpt, FUSED), []
+    loss._blocks = gpt.transformer.h  # as they are: nothing is compiled here
+
+    def of_logits(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        seen.append(logits.shape)
+        return fused_loss.in_one_pass(logits, targets)
+
+    loss._of_logits = of_logits
+    total = loss(gpt, BATCH)["loss"]
+    assert seen == [(BATCH.targets.numel(), MODEL.vocab_size)]
+    torch.testing.assert_close(total, losses.next_token(gpt, BATCH)["loss"])
+
+
+@needs_compiler
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_gradient_of_the_embedding_is_that_of_plain_passes(tied, fused):
+    gpt = model(tie_head=tied).train()
+    loss = CompiledNextToken(gpt, fused)
+    loss._blocks, loss._of_logits = gpt.transformer.h, fused_loss.in_one_pass  # as they are: nothing is compiled here
+    gradients = []
+    for passes in (losses.next_token, loss):
+        gpt.zero_grad()
+        for ids in torch.tensor([[1, 1, 2, 3], [3, 5, 1, 19]]):  # gradients of two micro-batches add up
+            passes(gpt, Batch(ids[None, :-1], ids[None, 1:]))["loss"].backward()
+        gradients.append(gpt.transformer.wte.weight.grad)
+    torch.testing.assert_close(*gradients)  # layouts too
+    assert (gradients[0][7] != 0).any() == tied  # a word that is in no input
+
+
+@needs_compiler
+@pytest.mark.parametrize("tied", [True, False])
+def test_only_a_tied_embedding_adds_its_gradient_as_rows(tied):
+    gpt = model(tie_head=tied).train()
+    loss, seen = CompiledNextToken(gpt, FUSED), []
+    loss._blocks, loss._of_logits = gpt.transformer.h, fused_loss.in_one_pass  # as they are: nothing is compiled here
+    below = gpt.transformer.below
+
+    def watched(*arguments: object) -> torch.Tensor:
+        states = below(*arguments)
+        (gradient,) = torch.autograd.grad(states.sum(), gpt.transformer.wte.weight, retain_graph=True)
+        seen.append(gradient.is_sparse)
+        return states
+
+    gpt.transformer.below = watched
+    loss(gpt, BATCH)
+    assert seen == [tied]
+
+
+@needs_compiler
+def test_evaluations_and_the_model_are_left_alone():
+    gpt = model()
+    names = list(gpt.state_dict())
+    loss = CompiledNextToken(gpt, FUSED)
+    gpt.eval()
+    loss._blocks, loss._of_logits = [None], None  # what training passes would run
+    assert torch.equal(loss(gpt, BATCH)["loss"], losses.next_token_of(FUSED)(gpt, BATCH)["loss"])
+    assert list(gpt.state_dict()) == names
+    assert type(gpt.transformer.h[0]).__name__ == "Block"
+
+
+def test_no_compiler_is_one_clear_line(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(UserError, match=r"pretrain\.compile: needs a C\+\+ compiler") as caught:
+        CompiledNextToken(model(), FUSED)
+    assert caught.value.code == RESOURCES

@@ -1,0 +1,176 @@
+"""Frozen blocks computed once: the same scores and the same training as the whole model's."""
+
+import os
+import resource
+from dataclasses import replace
+from itertools import pairwise
+from typing import get_args
+
+import pytest
+import torch
+
+from llm.common.errors import NO_ROOM
+from llm.common.params import load, parse
+from llm.data.batches import InOrder, Shuffled
+from llm.data.spam_dataset import SpamDataset
+from llm.data.tokenizer import Tokenizer
+from llm.evaluate.accuracy import predict
+from llm.model.classifier import Classifier, Position, freeze
+from llm.model.gpt import GPT
+from llm.runtime.device import RuntimeConfig
+from llm.train import frozen_blocks, losses
+from llm.train.frozen_blocks import STATE_BYTES, UpperBlocks, compute, kept_lengths, last_block_at
+from llm.train.loop import Silent, fit, looks
+from stages.finetune_spam import FinetuneSpamConfig
+
+FP32 = RuntimeConfig(precision="fp32", device="cpu", threads=1, keep_pages=False, fused_loss=True)
+TEXTS = ["win", "the quick brown fox", "Every effort moves you", "jump over", "naïve café", "lazy dogs, 12", "", "fox"]
+TRAINED = {"head": 0, "last_block": 1, "last_two_blocks": 2}
+
+
+@pytest.fixture
+def config() -> FinetuneSpamConfig:
+    sample = parse(FinetuneSpamConfig, load("params.yaml")["finetune_spam"])
+    return replace(sample, trainable="last_block", epochs=3, batch_size=3, lr=0.01, warmup_steps=0, eval_every=2)
+
+
+@pytest.fixture
+def messages(vocabulary) -> SpamDataset:
+    data = SpamDataset([0, 1] * 4, TEXTS, Tokenizer.load(vocabulary), limit=16)
+    data.width = 12
+    return data
+
+
+@pytest.fixture
+def classifier(model_config):
+    def make(position="last", trainable="last_block", **shape) -> Classifier:
+        torch.manual_seed(0)
+        model = Classifier(GPT(model_config(n_layer=3, **shape)), 2, position, 12)
+        freeze(model, trainable)
+        with torch.no_grad():  # as chapter 4 makes them, all places of a tiny model look alike
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+        return model
+
+    return make
+
+
+@pytest.mark.parametrize("qkv_bias", [True, False])
+@pytest.mark.parametrize("trainable", TRAINED)
+@pytest.mark.parametrize("position", get_args(Position))
+def test_scores_are_those_of_the_whole_model(position, trainable, qkv_bias, classifier, messages, tmp_path):
+    model = classifier(position, trainable, qkv_bias=qkv_bias)
+    frozen = 3 - TRAINED[trainable]
+    states = compute(model, frozen, messages, FP32, tmp_path)
+    expected = predict(model, InOrder(messages, 3), FP32)
+    found = predict(UpperBlocks(model, frozen), InOrder(states, 3), FP32)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    wrong = predict(UpperBlocks(model, frozen - 1), InOrder(states, 3), FP32)  # control: a block too many
+    assert (wrong - expected).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("padding", [12, None])
+@pytest.mark.parametrize("position", ["first", "last_token", "mean", "last_token_and_mean"])
+def test_padding_to_the_batch_gives_the_same(position, padding, classifier, messages, tmp_path):
+    model, messages.width = classifier(position), padding
+    states = compute(model, 2, messages, FP32, tmp_path)
+    expected = predict(model, InOrder(messages, 3), FP32)
+    torch.testing.assert_close(predict(UpperBlocks(model, 2), InOrder(states, 3), FP32), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("position", "padding"),
+    [*((position, 12) for position in get_args(Position)), ("last_token", None), ("mean", None)],
+)
+def test_the_states_are_as_many_as_was_said_before(position, padding, classifier, messages, tmp_path):
+    model, messages.width = classifier(position), padding
+    said = kept_lengths(messages, position, model.gpt_config.context_length)
+    states = compute(model, 2, messages, FP32, tmp_path)
+    assert [end - start for start, end in pairwise(states.starts)] == said
+    assert states.states.shape == (sum(said), model.gpt_config.n_embd)
+    assert states.states.element_size() == STATE_BYTES
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot set room aside")
+def test_a_disk_without_room_is_an_error_and_no_signal(classifier, messages, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            compute(classifier(), 2, messages, FP32, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.errno in NO_ROOM
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_training_ends_with_the_weights_of_the_whole_models(keep, config, classifier, messages, tmp_path):
+    if keep == "best":
+        config = replace(config, keep=keep, patience=1, eval_every=1, schedule="constant")
+
+    def train(model, trained, data):
+        steps = 2 * config.epochs
+        batches = Shuffled(data, 3, steps, 0)
+        history = fit(trained, losses.classification, batches, looks(data, data, config), config, FP32, 0, Silent())
+        return history, [p.detach().clone() for p in model.parameters() if p.requires_grad]
+
+    # without the biases of keys: their gradient is zero but for rounding, which AdamW makes steps of
+    whole = classifier(qkv_bias=False)
+    expected, weights = train(whole, whole, messages)
+    model = classifier(qkv_bias=False)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    found, same = train(model, UpperBlocks(model, 2), compute(model, 2, messages, FP32, tmp_path))
+    for ours, theirs in zip(same, weights, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert [row["val_loss"] for row in found.rows] == pytest.approx([row["val_loss"] for row in expected.rows], 1e-4)
+    assert [row["tokens_seen"] for row in found.rows] == [row["tokens_seen"] for row in expected.rows]
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert {name.split(".")[1] for name in moved} == {"h", "ln_f", "weight", "bias"}
+    assert keep == "last" or 0 < found.best["step"] < found.step, "nothing to put back"
+    assert not any(name.startswith(("transformer.h.0", "transformer.h.1")) for name in moved)
+
+
+def test_only_the_place_that_is_read_is_computed_and_only_what_it_sees_counts(classifier):
+    block = classifier().transformer.h[0]
+    x, places = torch.randn(2, 6, 8), torch.tensor([5, 2])
+    whole = block(x, None, None)
+    torch.testing.assert_close(last_block_at(block, x, places), whole[[0, 1], places])
+    later = x.clone()
+    later[1, 3:] = torch.randn(3, 8)  # after the place that row 1 reads
+    torch.testing.assert_close(last_block_at(block, later, places), whole[[0, 1], places])
+    later[1, 1] = torch.randn(8)  # control: before it
+    assert (last_block_at(block, later, places)[1] - whole[1, 2]).abs().max() > 1e-3
+
+
+def test_states_of_padding_are_kept_only_where_they_are_read(classifier, messages, tmp_path):
+    tokens = sum(max(1, len(ids)) for ids in messages.ids)
+    assert len(compute(classifier("last_token"), 2, messages, FP32, tmp_path).states) == tokens
+    assert len(compute(classifier("last"), 2, messages, FP32, tmp_path).states) == 12 * len(messages)
+    assert list(tmp_path.iterdir()) == []  # the file has no name, and goes with the process
+
+
+@pytest.mark.parametrize(
+    ("change", "frozen"),
+    [
+        ({}, 11),
+        ({"trainable": "head"}, 12),
+        ({"trainable": "last_two_blocks"}, 10),
+        ({"trainable": "all"}, 0),
+        ({"trainable": "lora"}, 0),
+        ({"dropout": 0.1}, 0),
+        ({"causal": False, "padding": "longest"}, 0),
+        ({"frozen_prefix": False}, 0),
+    ],
+)
+def test_it_applies_where_the_states_cannot_change(config, change, frozen):
+    assert replace(config, **change).frozen_blocks(12) == frozen
+
+
+def test_a_model_of_fewer_blocks_than_train_has_no_prefix(config):
+    assert replace(config, trainable="last_two_blocks").frozen_blocks(1) == 0
+
+
+def test_states_of_many_messages_are_computed_in_parts(classifier, messages, tmp_path, monkeypatch):
+    expected = compute(classifier(), 2, messages, FP32, tmp_path).states
+    monkeypatch.setattr(frozen_blocks, "ROWS", 3)
+    torch.testing.assert_close(compute(classifier(), 2, messages, FP32, tmp_path).states, expected)

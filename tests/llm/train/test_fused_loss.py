@@ -1,0 +1,242 @@
+"""The fused loss of a head: the numbers of one that keeps its logits, in less memory."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llm.data.batches import IGNORED, Batch
+from llm.model.gpt import GPT
+from llm.model.lora import LoraConfig, add_lora
+from llm.model.packed_weights import PackedLinear
+from llm.runtime.device import autocast
+from llm.train import fused_loss, losses
+from tests.llm.model.test_packed_weights import BF16, FP32, needs_onednn
+
+WORDS, WIDTH, TOKENS = 321, 16, 50
+SUMS = {
+    "fused": losses.of_hidden,
+    "one pass": partial(losses.of_hidden, one_pass=fused_loss.in_one_pass),
+    "plain": lambda hidden, head, targets: losses.cross_entropy(head(hidden), targets),
+}
+FUSED = ("fused", "one pass")
+
+
+def example(scale: float = 1.0, seed: int = 0) -> tuple[Tensor, nn.Linear, Tensor]:
+    """Hidden states (2, TOKENS, WIDTH), a head, and targets of which every seventh does not count."""
+    torch.manual_seed(seed)
+    head = nn.Linear(WIDTH, WORDS, bias=False)
+    targets = torch.randint(WORDS, (2, TOKENS))
+    targets.flatten()[::7] = IGNORED
+    return (torch.randn(2, TOKENS, WIDTH) * scale).requires_grad_(), head, targets
+
+
+def step(kind: str, precision: object, hidden: Tensor, head: nn.Linear, targets: Tensor) -> tuple[Tensor, ...]:
+    """The mean loss, and its gradients."""
+    with autocast(precision):
+        loss = SUMS[kind](hidden, head, targets) / 43  # no power of 2, which would hide roundings
+    return loss.detach(), *torch.autograd.grad(loss, (hidden, head.weight))
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+@pytest.mark.parametrize("cached", [fused_loss.CACHED, 3 * WORDS, 1])
+@pytest.mark.parametrize("kind", FUSED)
+def test_loss_and_gradients_are_those_of_kept_logits(monkeypatch, scale, cached, kind):
+    monkeypatch.setattr(fused_loss, "CACHED", cached)  # all rows at once, three, and one
+    found, expected = (step(kind, FP32, *example(scale)) for kind in (kind, "plain"))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == theirs.dtype == torch.float32
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", FUSED)
+@pytest.mark.parametrize("seed", range(3))
+def test_in_bf16_they_are_as_near_to_the_exact_ones(seed, kind):
+    exact = step("plain", FP32, *example(seed=seed))
+    for of_ours, of_plain, of_exact in zip(
+        step(kind, BF16, *example(seed=seed)), step("plain", BF16, *example(seed=seed)), exact, strict=True
+    ):
+        assert of_ours.dtype == of_exact.dtype
+        off, plain_off = ((found - of_exact).norm() / of_exact.norm() for found in (of_ours, of_plain))
+        assert off < 0.01
+        assert off < 1.2 * plain_off + 1e-4
+
+
+def test_gradients_are_those_of_finite_differences():
+    hidden, head, targets = example()
+    hidden = hidden.detach().flatten(0, 1).double().requires_grad_()
+    head.double()
+    counts = targets.flatten() != IGNORED
+    fine = torch.autograd.gradcheck(
+        lambda h, w: fused_loss.summed_cross_entropy(h[counts], of_weight(w), targets.flatten()[counts]),
+        (hidden, head.weight),
+        eps=1e-3,  # the loss is summed in fp32
+        atol=2e-2,
+        nondet_tol=0.0,
+        fast_mode=True,
+    )
+    assert fine
+
+
+def of_weight(weight: Tensor) -> nn.Linear:
+    """A head whose weight is part of a graph."""
+    head = nn.Linear(WIDTH, WORDS, bias=False)
+    del head.weight
+    head.weight = weight
+    return head
+
+
+def test_a_gradient_does_not_hang_on_whether_the_other_is_wanted():
+    hidden, head, targets = example()
+    head.weight.requires_grad_(False)
+    of_hidden = torch.autograd.grad(losses.of_hidden(hidden, head, targets), hidden)[0]
+    head.weight.requires_grad_(True)
+    assert torch.equal(of_hidden, torch.autograd.grad(losses.of_hidden(hidden, head, targets), hidden)[0])
+    of_weight = torch.autograd.grad(losses.of_hidden(hidden.detach(), head, targets), head.weight)[0]
+    assert torch.equal(of_weight, torch.autograd.grad(losses.of_hidden(hidden, head, targets), head.weight)[0])
+
+
+@pytest.mark.parametrize(("precision", "off"), [(FP32, 0.0), (BF16, 1e-5)])  # bf16: products of other widths
+def test_without_gradients_the_loss_is_the_same(precision, off):
+    with autocast(precision):
+        expected = losses.of_hidden(*example()).detach()
+        with torch.no_grad():
+            loss = losses.of_hidden(*example())
+    assert not loss.requires_grad
+    torch.testing.assert_close(loss, expected, rtol=off, atol=0.0)
+
+
+@needs_onednn
+def test_a_packed_head_is_asked_for_its_logits():
+    hidden, head, targets = example()
+    packed, kept = PackedLinear(head, 2 * TOKENS), []
+    with torch.no_grad(), autocast(BF16):
+        expected = losses.of_hidden(hidden, head, targets)
+        packed.register_forward_hook(lambda _module, _inputs, logits: kept.append(logits))
+        loss = losses.of_hidden(hidden, packed, targets)
+        wrong = losses.of_hidden(
+            hidden, packed, torch.where(targets == IGNORED, targets, WORDS - 1 - targets)
+        )  # control
+    assert [logits.shape for logits in kept[:1]] == [((targets != IGNORED).sum(), WORDS)]
+    torch.testing.assert_close(loss, expected, rtol=1e-3, atol=0.0)
+    assert (wrong - expected).abs() > 1e-2 * expected
+
+
+@pytest.mark.parametrize("kind", FUSED)
+def test_logits_whose_powers_no_float_can_hold_have_a_loss(kind):
+    hidden, head, targets = example(scale=400.0)
+    loss, *gradients = step(kind, FP32, hidden, head, targets)
+    assert head(hidden).abs().max() > 100  # exp(100) is more than fp32 holds
+    torch.testing.assert_close(loss, step("plain", FP32, hidden, head, targets)[0], rtol=1e-5, atol=0.0)
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("kind", ["one pass", "fused"])
+def test_rows_come_in_portions_of_a_power_of_2_that_fits_into_the_cache(monkeypatch, kind):
+    monkeypatch.setattr(fused_loss, "CACHED", 50 * WORDS + 1)
+    seen = []
+
+    def of_rows(logits: Tensor, targets: Tensor, **_: bool) -> Tensor:
+        seen.append(logits.shape)
+        return fused_loss.in_one_pass(logits, targets)
+
+    if kind == "fused":
+        monkeypatch.setattr(fused_loss, "_of_rows", of_rows)
+    hidden, head, targets = example()
+    targets[targets == IGNORED] = 0
+    losses.of_hidden(hidden, head, targets, one_pass=of_rows if kind == "one pass" else None)
+    assert seen == [(32, WORDS)] * 3 + [(2 * TOKENS - 96, WORDS)]
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_one_pass_gets_the_logits_of_the_targets_that_count(ignored):
+    hidden, head, targets = example()
+    if not ignored:
+        targets[targets == IGNORED] = 0
+    seen = []
+
+    def one_pass(logits: Tensor, counting: Tensor) -> Tensor:
+        seen.append(counting)
+        return fused_loss.in_one_pass(logits, counting)
+
+    losses.of_hidden(hidden, head, targets, one_pass=one_pass)
+    assert [found.tolist() for found in seen] == [targets[targets != IGNORED].tolist()]
+
+
+@pytest.mark.parametrize("kind", FUSED)
+def test_where_no_target_counts_the_loss_is_zero_and_so_are_the_gradients(kind):
+    hidden, head, targets = example()
+    loss, of_hidden, of_weight = step(kind, FP32, hidden, head, torch.full_like(targets, IGNORED))
+    assert loss == 0
+    assert not of_hidden.any()
+    assert not of_weight.any()
+
+
+@pytest.mark.parametrize("kind", FUSED)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_state_that_is_not_finite_makes_the_loss_so(bad, kind):
+    hidden, head, targets = example()
+    hidden.data[0, 1, 0] = bad
+    with torch.no_grad():
+        assert not SUMS[kind](hidden, head, targets).isfinite()
+    assert not SUMS[kind](hidden, head, targets).isfinite()
+
+
+def test_a_gpt_trains_to_the_same_weights_with_either(model_config):
+    weights = []
+    ids = torch.randint(300, (4, 9), generator=torch.Generator().manual_seed(0))
+    batch = Batch(ids[:, :-1], ids[:, 1:])
+    for fused in (True, False):
+        torch.manual_seed(1)
+        model = GPT(model_config())
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(5):
+            optimizer.zero_grad()
+            (losses.next_token_of(fused)(model, batch)["loss"] / batch.count).backward()
+            optimizer.step()
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(*weights, rtol=1e-5, atol=1e-7)
+    torch.manual_seed(1)
+    start = torch.cat([p.detach().flatten() for p in GPT(model_config()).parameters()])
+    assert (weights[0] - start).abs().max() > 1e-3
+
+
+def test_a_head_with_a_path_beside_it_keeps_it(model_config):
+    torch.manual_seed(1)
+    model = GPT(model_config(tie_head=False))
+    add_lora(model, LoraConfig(2, 4.0, "alpha/rank"), seed=1)
+    nn.init.normal_(model.lm_head.lora_B)
+    ids = torch.randint(300, (2, 8))
+    batch = Batch(ids, ids)
+    assert torch.equal(losses.fused_next_token(model, batch)["loss"], losses.next_token(model, batch)["loss"])
+
+
+def test_without_gradients_too_a_head_keeps_the_path_beside_it(model_config):
+    torch.manual_seed(1)
+    model = GPT(model_config(tie_head=False)).eval()
+    add_lora(model, LoraConfig(2, 4.0, "alpha/rank"), seed=1)
+    ids = torch.randint(300, (2, 8))
+    batch = Batch(ids, ids)
+    with torch.no_grad():
+        unmoved = losses.fused_next_token(model, batch)["loss"]
+        nn.init.normal_(model.lm_head.lora_B)
+        found, expected = (loss(model, batch)["loss"] for loss in (losses.fused_next_token, losses.next_token))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0.0)
+    assert (unmoved - expected).abs() > 1e-4 * expected  # control
+
+
+def test_a_bias_is_not_lost():
+    hidden, _, targets = example()
+    head = nn.Linear(WIDTH, WORDS)
+    nn.init.normal_(head.bias)
+    assert torch.equal(losses.of_hidden(hidden, head, targets), losses.cross_entropy(head(hidden), targets))
+
+
+def test_the_fused_loss_calls_no_cross_entropy_that_keeps_logits(monkeypatch, model_config):
+    monkeypatch.setattr(F, "cross_entropy", None)
+    ids = torch.randint(300, (2, 8))
+    losses.next_token_of(fused=True)(GPT(model_config()), Batch(ids, ids))["loss"].backward()

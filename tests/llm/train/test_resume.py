@@ -1,0 +1,584 @@
+"""A run that was stopped, at any point and in any way, ends with the bytes of one that was not."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from llm.common.files import sha256
+from llm.data.batches import Chain, InOrder
+from llm.model.gpt import GPT
+from llm.train import losses
+from llm.train.history import History
+from llm.train.loop import NoStates, Silent, States, fit
+from llm.train.optim import AdamW, trained
+from llm.train.resume import (
+    BEST,
+    HISTORY,
+    MANIFEST,
+    MOMENTS,
+    WEIGHTS,
+    GoesOn,
+    SavedStates,
+    save_optimizer,
+    what_decides,
+)
+from tests.killing import CHANGES, RENAMES, Forks
+from tests.llm.tiny_run import FP32, MODEL, STEPS, TRAIN, Rows, bytes_of, states, train
+
+TASKS = ("pretrain", "spam", "instruct", "buckets")
+KEPT = {"pretrain-best": (1, 3), "spam-best": (2, 4), "instruct-best": (1, 3)}  # the kept step and the last
+RUN = "tests.llm.tiny_run"
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with Forks() as running:
+        yield running
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Callable[[], Path]:
+    """Make a folder with the data set that the run names as its input."""
+    numbers = iter(range(10**6))
+
+    def make() -> Path:
+        folder = tmp_path / str(next(numbers))
+        folder.mkdir()
+        (folder / "data").write_text("rows")
+        return folder
+
+    return make
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    published = folder / "published"
+    return {str(p.relative_to(published)): p.read_bytes() for p in sorted(published.rglob("*")) if p.is_file()}
+
+
+# Killed
+
+
+def survives(forks: Forks, folder: Path, task: str, expected: dict[str, bytes], **kill: Any) -> bool:
+    """Kill a run and start it again: the bytes are the expected ones. Whether the kill came in time."""
+    ended = forks.run(folder, RUN, task, **kill)
+    assert ended.killed or ended.code == 0, ended.err
+    again = forks.run(folder, RUN, task)
+    assert again.code == 0, again.err
+    assert outputs(folder) == expected, kill
+    assert not (folder / "states").exists()
+    shutil.rmtree(folder)
+    return ended.killed
+
+
+def uninterrupted(forks: Forks, folder: Path, task: str) -> dict[str, bytes]:
+    ended = forks.run(folder, RUN, task)
+    assert ended.code == 0, ended.err
+    assert len(outputs(folder)) == 3
+    return outputs(folder)
+
+
+def survived_kills(forks, fresh, task, calls):
+    """Kill at the first of the system calls, at the second, and so on, until one is not reached; return how many were.
+
+    Each time the run is started again, and must end with the bytes of one that was not killed.
+    """
+    expected = uninterrupted(forks, fresh(), task)
+    kills = 0
+    while survives(forks, fresh(), task, expected, kill_at=kills + 1, calls=calls):
+        kills += 1
+    return kills
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_killed_at_any_rename(task, forks, fresh):
+    # two states of four files and one without moments; the report as it is written and both outputs
+    assert survived_kills(forks, fresh, task, RENAMES) == 2 * 4 + 3 + 3
+
+
+@pytest.mark.parametrize("task", KEPT)
+def test_killed_at_any_rename_with_the_best_weights_kept(task, forks, fresh):
+    # a state of five files and one without moments; the report as it is written and both outputs
+    assert survived_kills(forks, fresh, task, RENAMES) == 5 + 4 + 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_killed_at_any_change_of_a_folder(task, forks, fresh):
+    assert survived_kills(forks, fresh, task, CHANGES) > 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", KEPT)
+def test_killed_at_any_change_of_a_folder_with_the_best_weights_kept(task, forks, fresh):
+    assert survived_kills(forks, fresh, task, CHANGES) > 30  # one state less
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_killed_over_an_older_output_at_any_change(task, forks, fresh):
+    older, expected = fresh(), uninterrupted(forks, fresh(), task)
+    (older / "published/model").mkdir(parents=True)
+    (older / "published/model/model.safetensors").write_text("older")
+    (older / "published/model/no longer written").write_text("older")
+    (older / "published/report.json").write_text("older")
+    kills, going = 0, True
+    while going:
+        folder = fresh()
+        shutil.copytree(older, folder, dirs_exist_ok=True)
+        going = survives(forks, folder, task, expected, kill_at=kills + 1, calls=CHANGES)
+        kills += 1
+    assert kills > 40
+
+
+def test_killed_at_random_moments(forks, fresh):
+    chance = random.Random(0)
+    expected = {task: uninterrupted(forks, fresh(), task) for task in TASKS}
+    delays = [(task, chance.uniform(0.0, 0.1)) for task in TASKS * 2]
+    kills = sum(survives(forks, fresh(), task, expected[task], kill_after=delay) for task, delay in delays)
+    assert kills > 0
+
+
+def test_killed_at_random_steps(forks, fresh):
+    for task in TASKS:
+        expected = uninterrupted(forks, fresh(), task)
+        for step in random.Random(task).sample(range(1, STEPS + 1), 3):
+            folder = fresh()
+            assert forks.run(folder, RUN, task, f"SIGKILL@{step}").killed
+            again = forks.run(folder, RUN, task)
+            saved = (step - 1) // 2 * 2
+            assert (f"resuming after step {saved}" in again.err) == (saved > 0)
+            assert outputs(folder) == expected
+
+
+def test_killed_again_and_again(forks, fresh):
+    """Each attempt saves one state at least, so a run that is killed after that gets to its end."""
+    folder, expected = fresh(), uninterrupted(forks, fresh(), "pretrain")
+    attempts = 1
+    while forks.run(folder, RUN, "pretrain", kill_at=6).killed:
+        attempts += 1
+    assert outputs(folder) == expected
+    assert attempts == 4
+
+
+# Asked to stop
+
+
+@pytest.mark.parametrize(("name", "code", "how"), [("SIGTERM", 143, "terminated"), ("SIGINT", 130, "interrupted")])
+def test_a_signal_lets_the_step_end_and_saves_it(name, code, how, forks, fresh):
+    folder, expected = fresh(), uninterrupted(forks, fresh(), "spam")
+    ended = forks.run(folder, RUN, "spam", f"{name}@3")
+    assert ended.code == code
+    line = f"error: {how}: by {name}; step 3 is saved, nothing was published"
+    assert ended.err.splitlines()[-1] == f"{line} | fix: run the same command again, it will resume there"
+    assert not (folder / "published").exists()
+    again = forks.run(folder, RUN, "spam")
+    assert again.err.splitlines() == ["resuming after step 3"]
+    assert outputs(folder) == expected
+
+
+def test_a_signal_in_the_last_step_stops_before_the_outputs(forks, fresh):
+    folder, expected = fresh(), uninterrupted(forks, fresh(), "instruct")
+    assert forks.run(folder, RUN, "instruct", f"SIGTERM@{STEPS}").code == 143
+    assert outputs(folder) == {}
+    assert forks.run(folder, RUN, "instruct").err.splitlines() == [f"resuming after step {STEPS}"]
+    assert outputs(folder) == expected
+
+
+def test_a_second_interrupt_does_not_wait_for_the_step(tmp_path):
+    saved = SavedStates(tmp_path, 1, print)
+    saved.on_signal(2, None)
+    saved.on_signal(15, None)  # dvc, stopped by the same Ctrl-C, has the kernel send it
+    with pytest.raises(KeyboardInterrupt):
+        saved.on_signal(2, None)
+
+
+# What a state holds: in this process, stopped by an exception
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_after(last: int) -> Callable[[int], None]:
+    def on_step(step: int) -> None:
+        if step == last + 1:
+            raise Stopped
+
+    return on_step
+
+
+def finish(task: str, folder: Path, wrap: Callable[[Any], States] = lambda saved: saved) -> dict[str, bytes]:
+    with states(folder) as saved:
+        return bytes_of(*train(task, wrap(saved)), folder / "out")
+
+
+def finished(task: str, folder: Path) -> Path:
+    """The folder of a run that came to its end, but for publishing."""
+    finish(task, folder)
+    return folder
+
+
+def stopped_after(step: int, task: str, folder: Path) -> Path:
+    """The folder of a run that was stopped after this step."""
+    with pytest.raises(Stopped), states(folder) as saved:
+        train(task, saved, stop_after(step))
+    return folder
+
+
+class Tampered:
+    """States that give back something else than was saved."""
+
+    def __init__(self, saved: States, change: Callable[[History, AdamW], None]) -> None:
+        self.saved, self.change = saved, change
+
+    def load(self, model: nn.Module, optimizer: AdamW) -> History:
+        history = self.saved.load(model, optimizer)
+        self.change(history, optimizer)
+        return history
+
+    def save(self, *args: Any) -> None:
+        self.saved.save(*args)
+
+
+def without_moments(_: History, optimizer: AdamW) -> None:
+    optimizer.moments.clear()
+
+
+def without_step_counters(_: History, optimizer: AdamW) -> None:
+    for moments in optimizer.moments.values():
+        moments["step"].zero_()
+
+
+def off_by_one(history: History, _: AdamW) -> None:
+    history.step -= 1
+
+
+def untouched(_: History, __: AdamW) -> None:
+    pass
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [(untouched, True), (without_moments, False), (without_step_counters, False), (off_by_one, False)],
+)
+def test_moments_counters_and_the_step_are_needed(task, change, same, fresh):
+    reference = finish(task, fresh())
+    resumed = finish(task, stopped_after(4, task, fresh()), lambda saved: Tampered(saved, change))
+    assert (resumed["model.safetensors"] == reference["model.safetensors"]) == same
+
+
+def test_states_change_nothing(fresh):
+    for task in TASKS:
+        assert bytes_of(*train(task, NoStates()), fresh() / "out") == finish(task, fresh())
+
+
+def test_every_row_is_there_once(fresh):
+    folder = stopped_after(4, "spam", fresh())
+    with states(folder) as saved:
+        _, history = train("spam", saved)
+    assert [row["step"] for row in history.rows] == [0, 3, 5]
+    assert [step for step, _ in history.samples] == [0, 3, 5]
+    assert (history.step, history.tokens_seen) == (5, 5 * 48)
+
+
+def test_a_watcher_hears_of_earlier_rows_again(fresh, monkeypatch):
+    folder, heard = stopped_after(4, "pretrain", fresh()), []
+    monkeypatch.setattr("tests.llm.tiny_run.Steps.metrics", lambda self, values, step: heard.append(step))
+    finish("pretrain", folder)
+    assert heard == [0, 3, 5]
+
+
+# The best weights, and a run that ends early
+
+
+@pytest.mark.parametrize("task", KEPT)
+def test_the_runs_here_end_early_with_weights_from_before_their_end(task):
+    model, history = train(task, NoStates())
+    kept, end = KEPT[task]
+    assert (history.best["step"], history.step, history.planned) == (kept, end, STEPS)
+    at_the_kept_step: list[Any] = []
+
+    def on_step(step: int) -> None:
+        if step == kept + 1:  # the evaluation of the kept step is over: stop before the next
+            raise Stopped
+
+    class Watched(NoStates):
+        def save(self, history: History, over: bool, model: nn.Module, optimizer: AdamW) -> None:
+            if history.step == kept:
+                at_the_kept_step.append({name: p.detach().clone() for name, p in trained(model).items()})
+
+    with pytest.raises(Stopped):
+        train(task, Watched(), on_step)
+    assert same(at_the_kept_step[0], trained(model))
+
+
+def same(some: dict[str, torch.Tensor], others: dict[str, Any]) -> bool:
+    return some.keys() == others.keys() and all(torch.equal(some[name], others[name]) for name in some)
+
+
+class Forgetful:
+    """States that do not give the best weights back: those of the resumed step take their place."""
+
+    def __init__(self, saved: States) -> None:
+        self.saved = saved
+
+    def load(self, model: nn.Module, optimizer: AdamW) -> History:
+        history = self.saved.load(model, optimizer)
+        history.best_weights = {name: p.detach().clone() for name, p in trained(model).items()}
+        return history
+
+    def save(self, *args: Any) -> None:
+        self.saved.save(*args)
+
+
+@pytest.mark.parametrize("task", KEPT)
+@pytest.mark.parametrize(("wrap", "right"), [(lambda saved: saved, True), (Forgetful, False)])
+def test_a_resumed_run_needs_the_best_weights(task, wrap, right, fresh):
+    reference = finish(task, fresh())
+    resumed = finish(task, finished(task, fresh()), wrap)
+    assert (resumed["model.safetensors"] == reference["model.safetensors"]) == right
+    assert resumed["history.json"] == reference["history.json"]
+
+
+@pytest.mark.parametrize("task", KEPT)
+def test_a_run_that_has_ended_early_trains_no_further(task, fresh):
+    folder, done, said = finished(task, fresh()), [], []
+    with states(folder, say=said.append) as saved:
+        _, history = train(task, saved, done.append)
+    kept, end = KEPT[task]
+    assert said == [f"resuming after step {end}"]
+    assert done == []
+    assert (history.best["step"], history.step) == (kept, end)
+
+
+@pytest.mark.parametrize("damage", ["a bit", "gone"])
+def test_a_state_with_damaged_best_weights_is_skipped(damage, fresh):
+    folder, said = finished("spam-best", fresh()), []
+    (best,) = (folder / "states").glob(f"*/step-000000004/{BEST}")
+    data = bytearray(best.read_bytes())
+    data[-1] ^= 1
+    best.write_bytes(data) if damage == "a bit" else best.unlink()
+    with states(folder, say=said.append) as saved:
+        resumed = bytes_of(*train("spam-best", saved), folder / "out")
+    assert [line.rpartition("/")[2] for line in said] == [
+        "step-000000004 is not whole: skipped",
+        "resuming after step 2",
+    ]
+    assert resumed == finish("spam-best", fresh())
+
+
+def test_of_the_best_weights_too_only_what_trains_is_saved(fresh):
+    from llm.weights.tensors import read_tensors
+
+    (state,) = (stopped_after(2, "spam-best", fresh()) / "states").glob("*/*")
+    assert set(read_tensors(state / BEST)) == set(read_tensors(state / WEIGHTS))
+    assert not any("wte" in name or "h.0." in name for name in read_tensors(state / BEST))
+
+
+# States on disk
+
+
+def state_folders(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "states").glob("*/*"))
+
+
+def test_the_two_newest_are_kept(fresh):
+    assert state_folders(finished("pretrain", fresh())) == ["step-000000004", "step-000000005"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_after_the_last_update_no_moments_are_saved(task, fresh):
+    folder = finished(task, fresh())
+    having = {state.name: (state / MOMENTS).exists() for state in (folder / "states").glob("*/*")}
+    assert having == {"step-000000004": True, "step-000000005": False}
+    assert finish(task, folder) == finish(task, fresh())
+
+
+def damages() -> dict[str, Callable[[Path], object]]:
+    def flip(name: str) -> Callable[[Path], object]:
+        def damage(state: Path) -> None:
+            data = bytearray((state / name).read_bytes())
+            data[len(data) // 2] ^= 1
+            (state / name).write_bytes(data)
+
+        return damage
+
+    named = {f"a bit of {name}": flip(name) for name in (WEIGHTS, MOMENTS, HISTORY, MANIFEST)}
+    named |= {f"no {name}": lambda s, name=name: (s / name).unlink() for name in (WEIGHTS, MOMENTS, HISTORY, MANIFEST)}
+    named["truncated"] = lambda s: (s / WEIGHTS).write_bytes((s / WEIGHTS).read_bytes()[:-1])
+    named["empty"] = lambda s: [path.unlink() for path in s.iterdir()]
+    return named
+
+
+@pytest.mark.parametrize("damage", damages())
+def test_a_damaged_state_is_skipped_for_the_older_one(damage, fresh):
+    folder, said = stopped_after(STEPS - 1, "spam", fresh()), []
+    (newest,) = (folder / "states").glob("*/step-000000004")
+    damages()[damage](newest)
+    with states(folder, say=said.append) as saved:
+        resumed = bytes_of(*train("spam", saved), folder / "out")
+    assert [re.sub("the state .*step", "step", line) for line in said] == [
+        "step-000000004 is not whole: skipped",
+        "resuming after step 2",
+    ]
+    assert resumed == finish("spam", fresh())
+
+
+def test_with_all_states_damaged_it_starts_anew(fresh):
+    folder, said = finished("spam", fresh()), []
+    for manifest in (folder / "states").rglob(MANIFEST):
+        manifest.unlink()
+    with states(folder, say=said.append) as saved:
+        resumed = bytes_of(*train("spam", saved), folder / "out")
+    assert len(said) == 2
+    assert resumed == finish("spam", fresh())
+
+
+def test_other_parameters_start_anew_and_remove_the_old_states(fresh):
+    folder, said = stopped_after(4, "spam", fresh()), []
+    (old,) = (folder / "states").iterdir()
+    with states(folder, replace(TRAIN, lr=0.02), said.append) as saved:
+        assert said == ["other parameters, data or code than those of the run that was stopped (lr): starting anew"]
+        assert not old.exists()
+        train("spam", saved)
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        (TRAIN, ["data"]),
+        (replace(TRAIN, batch_size=3, clip_norm=None), ["batch_size", "clip_norm", "data"]),
+    ],
+    ids=["data", "data and parameters"],
+)
+def test_all_that_differs_from_the_run_that_was_stopped_is_named(config, named, fresh):
+    folder, said = stopped_after(4, "spam", fresh()), []
+    (folder / "data").write_text("other rows")
+    with states(folder, config, said.append):
+        pass
+    (line,) = said
+    names = re.search(r"\((.*)\): starting anew", line)[1].replace((folder / "data").as_posix(), "data")
+    assert sorted(names.split(", ")) == named
+
+
+def test_a_damaged_state_of_another_run_names_nothing_and_goes(fresh):
+    folder, said = stopped_after(4, "spam", fresh()), []
+    for history in (folder / "states").rglob(HISTORY):
+        history.write_text("[]")
+    with states(folder, replace(TRAIN, lr=0.02), said.append):
+        pass
+    assert said == ["other parameters, data or code than those of the run that was stopped: starting anew"]
+
+
+def test_the_fingerprint_knows_parameters_data_and_code(tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "a").write_text("1")
+    seen = [what_decides(TRAIN, [data])]
+    assert what_decides(TRAIN, [data]) == seen[0]
+    assert what_decides(replace(TRAIN, save_every=1), [data]) == seen[0]
+    seen += [what_decides(replace(TRAIN, lr=0.02), [data]), what_decides(MODEL, [data]), what_decides(TRAIN, [])]
+    (data / "a").write_text("2")
+    seen.append(what_decides(TRAIN, [data]))
+    monkeypatch.setattr("llm.train.resume._code", lambda: {"llm/model/gpt.py": "edited"})
+    seen.append(what_decides(TRAIN, [data]))
+    assert len({json.dumps(decides, sort_keys=True) for decides in seen}) == 6
+
+
+def test_the_code_is_what_is_loaded_of_ours():
+    from llm.train.resume import _code
+
+    code = _code()
+    assert {"llm/train/loop.py", "llm/train/resume.py", "llm/model/gpt.py"} <= set(code)
+    assert all(name.split("/")[0] in ("llm", "stages") for name in code)
+    assert code["llm/train/loop.py"] == sha256(Path(__file__).parents[3] / "llm/train/loop.py")
+
+
+def test_frozen_weights_are_not_saved_and_tied_ones_once(fresh):
+    from llm.weights.tensors import read_tensors
+
+    (state,) = (stopped_after(2, "spam", fresh()) / "states").glob("*/*")
+    names = set(read_tensors(state / WEIGHTS))
+    assert "score.weight" in names
+    assert not any("wte" in name or "h.0." in name for name in names)
+    (state,) = (stopped_after(2, "pretrain", fresh()) / "states").glob("*/*")
+    assert "lm_head.weight" not in read_tensors(state / WEIGHTS)
+
+
+def test_a_state_needs_no_pickle(fresh):
+    (state,) = (stopped_after(2, "pretrain", fresh()) / "states").glob("*/*")
+    assert sorted(path.name for path in state.iterdir()) == sorted([WEIGHTS, MOMENTS, HISTORY, MANIFEST])
+    assert json.loads((state / MANIFEST).read_text()) == {n: sha256(state / n) for n in (WEIGHTS, MOMENTS, HISTORY)}
+
+
+def test_null_saves_nothing(tmp_path):
+    from llm.train import resume
+
+    with resume.states(tmp_path / "states", TRAIN, [], None, print) as saved:
+        model, _ = train("spam", saved)
+    assert not (tmp_path / "states").exists()
+    assert saved.load(model, AdamW(model, TRAIN)).rows == []
+
+
+# Going on after the end
+
+
+def test_a_run_goes_on_from_a_saved_model_and_optimizer(tmp_path):
+    """Two passes in one run, and one pass twice with the optimizer saved between: the same bits; without it, others."""
+    data = InOrder(Rows("pretrain"), 6)
+    config = replace(TRAIN, schedule="constant", warmup_steps=0)
+    shape = replace(MODEL, dropout=0.0)
+    torch.manual_seed(5)
+    begun = GPT(shape)
+    looks = {"train": data, "val": data}
+
+    def passes(model: GPT, count: int, states: States | None) -> AdamW:
+        kept = []
+        source = Chain(*[data] * count)
+        loss, silent = losses.next_token, Silent()
+        fit(model, loss, source, looks, config, FP32, 3, silent, states=states, on_end=kept.append)
+        return kept[0]
+
+    whole, first = copy.deepcopy(begun), copy.deepcopy(begun)
+    passes(whole, 2, None)
+    save_optimizer(tmp_path / "optimizer.safetensors", passes(first, 1, None))
+    with_it, without = copy.deepcopy(first), copy.deepcopy(first)
+    passes(with_it, 1, GoesOn(tmp_path / "optimizer.safetensors"))
+    passes(without, 1, None)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), with_it.parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(whole.parameters(), without.parameters(), strict=True))
+
+
+def test_the_optimizer_that_is_kept_is_there_after_a_kill_too(tmp_path):
+    """Of a run that was killed between its last update and its end, as of one that was not."""
+
+    def end(states: States) -> bytes:
+        torch.manual_seed(5)
+        model, data = GPT(MODEL), InOrder(Rows("pretrain"), 6)
+        path = tmp_path / "optimizer.safetensors"
+        on_end = partial(save_optimizer, path)
+        evaluations = {"train": data, "val": data}
+        fit(model, losses.next_token, data, evaluations, TRAIN, FP32, 3, Silent(), states=states, on_end=on_end)
+        return path.read_bytes()
+
+    whole = end(NoStates())
+    said: list[str] = []
+    assert end(SavedStates(tmp_path / "states", 2, said.append)) == whole
+    assert said == []
+    assert end(SavedStates(tmp_path / "states", 2, said.append)) == whole
+    assert said == ["resuming after step 4"]

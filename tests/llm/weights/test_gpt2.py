@@ -1,0 +1,376 @@
+"""GPT-2's published layout against transformers, both ways, and every way in which a checkpoint may not fit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+from llm.common.errors import DATA, UserError, UserErrors
+from llm.model.config import ModelConfig
+from llm.model.gpt import GPT, count_parameters
+from llm.weights import gpt2
+from llm.weights.model_folder import load_model, load_tokenizer, save_model
+
+Make = Callable[..., ModelConfig]
+Tensors = dict[str, Tensor]
+IDS = torch.randint(300, (2, 16), generator=torch.Generator().manual_seed(1))
+
+
+def spread(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Give every parameter values large enough for it to matter."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model.eval()
+
+
+def theirs(folder: Path, **changes: Any) -> GPT2LMHeadModel:
+    """A tiny GPT-2 of transformers, saved to `folder`."""
+    shape: dict[str, Any] = {"vocab_size": 300, "n_positions": 16, "n_embd": 8, "n_layer": 2, "n_head": 2}
+    model = GPT2LMHeadModel(GPT2Config(**(shape | changes)))
+    spread(model)
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """The folder of a tiny checkpoint that transformers wrote."""
+    theirs(tmp_path)
+    return tmp_path
+
+
+def logits(model: torch.nn.Module, ids: Tensor = IDS) -> Tensor:
+    with torch.no_grad():
+        answer = model(ids)
+    return answer if isinstance(answer, Tensor) else answer.logits
+
+
+def rewrite(folder: Path, change: Callable[[Tensors], Any]) -> None:
+    """Change the tensors of a folder."""
+    tensors = load_file(folder / "model.safetensors")
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    change(tensors)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
+
+
+def reconfigure(folder: Path, **changes: Any) -> None:
+    """Change keys of config.json; None removes one."""
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+
+
+# Parity with transformers
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_checkpoint_of_transformers_gives_their_logits(tmp_path: Path, tied: bool) -> None:
+    model = theirs(tmp_path, tie_word_embeddings=tied)
+    ours = load_model(tmp_path).eval()
+    assert ours.config.tie_head == tied
+    torch.testing.assert_close(logits(ours), logits(model), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("qkv_bias", [True, False])
+def test_model_of_ours_gives_its_logits_in_transformers(
+    tmp_path: Path, vocabulary: Path, model_config: Make, tied: bool, qkv_bias: bool
+) -> None:
+    model = spread(GPT(model_config(tie_head=tied, qkv_bias=qkv_bias)))
+    assert isinstance(model, GPT)
+    save_model(model, vocabulary, tmp_path)
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(logits(opened), logits(model), atol=1e-4, rtol=0)
+
+
+def test_tokenizer_of_ours_opens_in_transformers(tmp_path: Path, vocabulary: Path, model_config: Make) -> None:
+    save_model(GPT(model_config()), vocabulary, tmp_path)
+    opened = AutoTokenizer.from_pretrained(tmp_path)
+    text = "  Naïve foxes don't\n\njump 12 times 🙂"
+    assert opened.encode(text, add_special_tokens=False) == load_tokenizer(tmp_path).encode(text)
+    assert opened.decode(opened.encode(text)) == text
+    assert (len(opened), opened.eos_token_id) == (300, 299)
+
+
+def test_transformers_stops_where_we_stop(tmp_path: Path, vocabulary: Path, model_config: Make) -> None:
+    save_model(GPT(model_config()), vocabulary, tmp_path)
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert opened.generation_config.eos_token_id == opened.config.bos_token_id == 299
+
+
+@pytest.mark.slow
+def test_full_size_checkpoint_of_transformers_gives_their_logits(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config()).eval()
+    model.save_pretrained(tmp_path)
+    ours = load_model(tmp_path).eval()
+    ids = torch.randint(50257, (1, 64))
+    assert count_parameters(ours) == 124_439_808
+    torch.testing.assert_close(logits(ours, ids), logits(model, ids), atol=1e-4, rtol=0)
+
+
+# What parity would not forgive: each of these passes every check of names and shapes
+
+
+def transpose_projection(tensors: Tensors) -> None:
+    tensors["transformer.h.0.attn.c_proj.weight"] = tensors["transformer.h.0.attn.c_proj.weight"].t()
+
+
+def reorder_qkv(*places: int) -> Callable[[Tensors], None]:
+    def reorder(tensors: Tensors) -> None:
+        for name in ("weight", "bias"):
+            parts = tensors[f"transformer.h.1.attn.c_attn.{name}"].chunk(3, dim=-1)
+            tensors[f"transformer.h.1.attn.c_attn.{name}"] = torch.cat([parts[place] for place in places], dim=-1)
+
+    return reorder
+
+
+def swap(first: str, second: str) -> Callable[[Tensors], None]:
+    def swapped(tensors: Tensors) -> None:
+        for name in ("weight", "bias"):
+            a, b = f"transformer.{first}.{name}", f"transformer.{second}.{name}"
+            tensors[a], tensors[b] = tensors[b], tensors[a]
+
+    return swapped
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(transpose_projection, id="c_proj not transposed"),
+        pytest.param(reorder_qkv(1, 0, 2), id="q and k swapped"),
+        pytest.param(reorder_qkv(0, 2, 1), id="k and v swapped"),
+        pytest.param(reorder_qkv(2, 1, 0), id="q and v swapped"),
+        pytest.param(swap("h.0.ln_1", "h.0.ln_2"), id="norms of a block swapped"),
+        pytest.param(swap("h.1.ln_2", "ln_f"), id="last norms swapped"),
+        pytest.param(swap("h.0.ln_1", "h.1.ln_1"), id="norms of two blocks swapped"),
+    ],
+)
+def test_parity_notices_a_wrong_tensor_of_the_right_shape(published: Path, damage: Callable[[Tensors], None]) -> None:
+    right = logits(load_model(published).eval())
+    rewrite(published, damage)
+    assert (logits(load_model(published).eval()) - right).abs().max() > 1e-3
+
+
+# Out and in again
+
+
+@pytest.mark.parametrize("qkv_bias", [True, False])
+@pytest.mark.parametrize("tie_head", [True, False])
+def test_weights_go_out_and_in_bitwise(
+    tmp_path: Path, vocabulary: Path, model_config: Make, qkv_bias: bool, tie_head: bool
+) -> None:
+    model = spread(GPT(model_config(qkv_bias=qkv_bias, tie_head=tie_head, init="torch", dropout=0.25)))
+    assert isinstance(model, GPT)
+    save_model(model, vocabulary, tmp_path)
+    again = load_model(tmp_path)
+    assert again.config == model.config
+    assert again.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in again.parameters())
+
+
+@pytest.mark.parametrize(
+    ("rates", "written"),
+    [
+        ({"dropout": 0.1}, (0.1, 0.1, 0.1)),
+        ({"dropout": 0.1, "dropout_embedding": 0.0}, (0.0, 0.1, 0.1)),
+        ({"dropout": 0.1, "dropout_embedding": 0.2, "dropout_attention": 0.3}, (0.2, 0.3, 0.1)),
+    ],
+)
+def test_three_dropout_rates_go_out_and_in_under_gpt2s_names(
+    model_config: Make, rates: dict[str, float], written: tuple[float, float, float]
+) -> None:
+    config = model_config(**rates)
+    published = gpt2.published(config, 0)
+    assert tuple(published[f"{name}_pdrop"] for name in ("embd", "attn", "resid")) == written
+    assert gpt2.parse_config(published, "here") == config
+
+
+def test_a_config_with_the_shortcuts_rate_alone_has_it_everywhere(model_config: Make) -> None:
+    published = gpt2.published(model_config(dropout=0.25), 0)
+    del published["embd_pdrop"], published["attn_pdrop"]
+    assert gpt2.parse_config(published, "here") == model_config(dropout=0.25)
+
+
+def test_tied_head_is_one_tensor_after_loading(published: Path) -> None:
+    model = load_model(published)
+    assert model.lm_head.weight is model.transformer.wte.weight
+
+
+def test_untied_head_starts_as_a_copy_of_the_embedding(published: Path) -> None:
+    tied, untied = load_model(published).eval(), load_model(published).eval()
+    gpt2.untie_head(untied)
+    assert torch.equal(logits(untied), logits(tied))
+    assert not untied.config.tie_head
+    with torch.no_grad():
+        untied.lm_head.weight.add_(1)
+    assert torch.equal(untied.transformer.wte.weight, tied.transformer.wte.weight)
+    head = untied.lm_head.weight
+    gpt2.untie_head(untied)
+    assert untied.lm_head.weight is head
+
+
+# Names as in other publications of GPT-2
+
+
+def openai_names(tensors: Tensors) -> None:
+    """As `openai-community/gpt2` has them: no prefix, and the mask stored as a tensor."""
+    for name in list(tensors):
+        tensors[name.removeprefix("transformer.")] = tensors.pop(name)
+    for layer in (0, 1):
+        tensors[f"h.{layer}.attn.bias"] = torch.ones(16, 16).tril().view(1, 1, 16, 16)
+        tensors[f"h.{layer}.attn.masked_bias"] = torch.tensor(-1e4)
+
+
+def test_names_without_prefix_and_stored_masks_are_read(published: Path) -> None:
+    right = logits(load_model(published).eval())
+    rewrite(published, openai_names)
+    assert torch.equal(logits(load_model(published).eval()), right)
+
+
+def test_stored_tied_head_is_read(published: Path) -> None:
+    right = logits(load_model(published).eval())
+    rewrite(published, lambda t: t.update({"lm_head.weight": t["transformer.wte.weight"].clone()}))
+    assert torch.equal(logits(load_model(published).eval()), right)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floating_point_is_read_as_fp32(published: Path, dtype: torch.dtype) -> None:
+    right = load_model(published)
+    rewrite(published, lambda t: t.update({name: tensor.to(dtype) for name, tensor in t.items()}))
+    for name, tensor in load_model(published).state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, right.state_dict()[name].to(dtype).float())
+
+
+# Tensors that do not fit
+
+WTE, BIAS = "transformer.wte.weight", "transformer.h.0.attn.c_attn.bias"
+
+
+def set_nan(tensors: Tensors, value: float = float("nan")) -> None:
+    tensors[WTE][7, 3] = value
+
+
+DAMAGE: dict[str, tuple[Callable[[Tensors], Any], str]] = {
+    "missing": (lambda t: t.pop(WTE), f"{WTE} is missing"),
+    "extra": (
+        lambda t: t.update({"transformer.h.2.ln_1.weight": torch.ones(8)}),
+        "h.2.ln_1.weight belongs to no GPT-2",
+    ),
+    "foreign": (lambda t: t.update({"optimizer": torch.ones(8)}), "transformer.optimizer belongs to no GPT-2"),
+    "misshaped": (lambda t: t.update({BIAS: torch.ones(8)}), rf"{BIAS} has the shape \(8,\), not \(24,\)"),
+    "transposed": (
+        lambda t: t.update({"transformer.h.0.mlp.c_fc.weight": torch.ones(32, 8)}),
+        r"h\.0\.mlp\.c_fc\.weight has the shape \(32, 8\), not \(8, 32\)",
+    ),
+    "whole numbers": (lambda t: t.update({BIAS: torch.ones(24, dtype=torch.int8)}), f"{BIAS} holds torch.int8"),
+    "NaN": (set_nan, f"{WTE} holds NaN or infinity"),
+    "infinity": (lambda t: set_nan(t, float("inf")), f"{WTE} holds NaN or infinity"),
+    "infinite in fp32": (
+        lambda t: t.update({BIAS: torch.full((24,), 1e300, dtype=torch.float64)}),
+        f"{BIAS} holds NaN or infinity",
+    ),
+    "twice": (lambda t: t.update({"wte.weight": t[WTE].clone()}), f"{WTE} stands there twice"),
+    "head not tied": (lambda t: t.update({"lm_head.weight": t[WTE] + 1}), "lm_head.weight differs from wte.weight"),
+    "head misshaped": (lambda t: t.update({"lm_head.weight": torch.ones(2, 2)}), "lm_head.weight differs"),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGE.values(), ids=DAMAGE.keys())
+def test_tensor_that_does_not_fit_is_refused(published: Path, damage: Callable[[Tensors], Any], message: str) -> None:
+    rewrite(published, damage)
+    with pytest.raises(UserError, match=message) as caught:
+        load_model(published)
+    assert (caught.value.where, caught.value.code) == (str(published / "model.safetensors"), DATA)
+
+
+def test_all_tensors_that_do_not_fit_are_listed_together(published: Path) -> None:
+    def damage(tensors: Tensors) -> None:
+        tensors.pop("transformer.h.0.ln_1.weight")
+        tensors.pop("transformer.h.1.ln_1.weight")
+        tensors["transformer.extra"] = torch.ones(1)
+        tensors[BIAS] = torch.ones(8)
+        set_nan(tensors)
+
+    rewrite(published, damage)
+    with pytest.raises(UserErrors) as caught:
+        load_model(published)
+    listed = "\n".join(str(problem) for problem in caught.value.problems)
+    assert len(caught.value.problems) == 5
+    for name in ("h.0.ln_1.weight is missing", "h.1.ln_1.weight is missing", "extra belongs", "(8,)", "NaN"):
+        assert name in listed
+
+
+def test_qkv_bias_that_is_not_zero_is_not_dropped(published: Path) -> None:
+    reconfigure(published, qkv_bias=False)
+    with pytest.raises(UserErrors) as caught:
+        load_model(published)
+    assert [p.what.split(" is not zero")[0] for p in caught.value.problems] == [BIAS, BIAS.replace(".0.", ".1.")]
+
+
+def test_rewriting_without_a_change_keeps_a_checkpoint_valid(published: Path) -> None:
+    rewrite(published, lambda tensors: None)
+    reconfigure(published)
+    load_model(published)
+
+
+# config.json
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "llama"}, "model_type is 'llama', this code computes 'gpt2'"),
+        ({"activation_function": "relu"}, "activation_function is 'relu'"),
+        ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon is 1e-06"),
+        ({"n_inner": 16}, "n_inner is 16"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
+        ({"scale_attn_weights": False}, "scale_attn_weights is False"),
+        ({"add_cross_attention": True}, "add_cross_attention is True"),
+        ({"n_layer": None}, "n_layer is None, not a whole number above 0"),
+        ({"n_layer": True}, "n_layer is True"),
+        ({"n_head": 0}, "n_head is 0"),
+        ({"vocab_size": "300"}, "vocab_size is '300'"),
+        ({"n_positions": 16.0}, "n_positions is 16.0"),
+        ({"n_head": 3}, r"n_embd: 8 is not divisible by n_head \(3\)"),
+        ({"resid_pdrop": "0.1"}, "resid_pdrop is '0.1', not a number"),
+        ({"embd_pdrop": "0.2"}, "embd_pdrop is '0.2', not a number"),
+        ({"attn_pdrop": True}, "attn_pdrop is True, not a number"),
+        ({"attn_pdrop": 1.5}, "dropout_attention: 1.5 does not lie between 0 and 1"),
+        ({"resid_pdrop": 1.5}, "dropout: 1.5 does not lie between 0 and 1"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings is 'false', not true or false"),
+        ({"qkv_bias": 0}, "qkv_bias is 0, not true or false"),
+        ({"n_positions": 32}, r"wpe.weight has the shape \(16, 8\), not \(32, 8\)"),
+        ({"tie_word_embeddings": False}, "lm_head.weight is missing"),
+    ],
+    ids=str,
+)
+def test_config_that_is_not_the_checkpoints_is_refused(published: Path, changes: dict[str, Any], message: str) -> None:
+    reconfigure(published, **changes)
+    with pytest.raises(UserError, match=message) as caught:
+        load_model(published)
+    assert caught.value.code == DATA
+
+
+def test_all_wrong_keys_are_listed_together(published: Path) -> None:
+    reconfigure(published, model_type="llama", n_layer=0, n_head=-1)
+    with pytest.raises(UserErrors) as caught:
+        load_model(published)
+    assert [problem.what.split(" ")[0] for problem in caught.value.problems] == ["model_type", "n_layer", "n_head"]
+
+
+def test_config_that_is_no_object_is_refused(published: Path) -> None:
+    (published / "config.json").write_text("[1]")
+    with pytest.raises(UserError, match="holds list, not an object"):
+        load_model(published)
