@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -13,14 +14,14 @@ from typing import Any
 
 import yaml
 
-from llm.common import files
+from llm.common import code, files
 from llm.common.errors import DATA, USAGE, UserError
 from llm.common.params import Problem
 from llm.tracking import spool
 
 MADE = Path(".work/verify")  # a copy of the project for each run that `make` made
 COPIED = ("llm", "stages", "configs", "data/sample", "data/web", "dvc.yaml", "params.yaml", ".dvcignore", ".dvc/config")
-CODE = ("llm/", "stages/")
+CODE = ".check/"  # the lists of code that `check` writes
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,10 @@ class Run:
                 return f"the last {self.stage} had {key} {found}, not {wanted}"
         for dep in entry.get("deps", []):
             name = str(dep["path"])
-            if name.startswith(CODE) and not _is(project / name, dep["md5"]):
-                return f"the last {self.stage} ran with another {name}"
+            if name.startswith(CODE):
+                text = code.listing(code.closure(f"stages.{name.removeprefix(CODE)}", project))
+                if hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() != dep["md5"]:
+                    return f"the last {self.stage} ran with other code"
         for out in entry["outs"]:
             name = str(out["path"])
             if name.startswith("reports/") and not _is(root / name, out["md5"]):

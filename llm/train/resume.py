@@ -12,7 +12,6 @@ import hashlib
 import json
 import shutil
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from llm.common import params
+from llm.common import code, params
 from llm.common.errors import Terminated, UserError
 from llm.common.files import dvc_md5, read_json, sha256, write_json, write_text
 from llm.train.history import History
@@ -37,7 +36,6 @@ BEST = "best.safetensors"  # with keep best only
 NOT_ALWAYS = (MOMENTS, BEST)  # the manifest says which should be there
 RUN = "run"  # the key of the history under which all stands that decides its run
 KEPT = 2  # states; a damaged one is skipped for the one before
-CODE = ("llm", "stages")  # our packages
 T = TypeVar("T")
 
 
@@ -76,7 +74,7 @@ def what_decides(config: Any, inputs: Sequence[Path]) -> dict[str, str]:
     return (
         {key: repr(value) for key, value in values.items()}
         | {path.as_posix(): dvc_md5(path) for path in inputs}
-        | _code()
+        | code.loaded()
         | {"torch": torch.__version__}
     )
 
@@ -207,13 +205,6 @@ def _at_once(do: Callable[[str], T], names: Iterable[str]) -> dict[str, T]:
     """What `do` returns for each; large files are written and hashed side by side, which takes less time."""
     with ThreadPoolExecutor() as pool:
         return dict(zip(names, pool.map(do, names), strict=True))
-
-
-def _code() -> dict[str, str]:
-    """The hash of every module of ours that this process has loaded."""
-    ours = [module for name, module in sys.modules.items() if name.partition(".")[0] in (*CODE, "__main__")]
-    paths = {Path(file) for module in ours if (file := getattr(module, "__file__", None))}
-    return {f"{path.parent.name}/{path.name}": sha256(path) for path in paths if path.parent.name in CODE}
 
 
 @contextmanager

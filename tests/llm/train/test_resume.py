@@ -495,18 +495,9 @@ def test_the_fingerprint_knows_parameters_data_and_code(tmp_path, monkeypatch):
     seen += [what_decides(replace(TRAIN, lr=0.02), [data]), what_decides(MODEL, [data]), what_decides(TRAIN, [])]
     (data / "a").write_text("2")
     seen.append(what_decides(TRAIN, [data]))
-    monkeypatch.setattr("llm.train.resume._code", lambda: {"llm/model/gpt.py": "edited"})
+    monkeypatch.setattr("llm.common.code.loaded", lambda: {"llm/model/gpt.py": "edited"})
     seen.append(what_decides(TRAIN, [data]))
     assert len({json.dumps(decides, sort_keys=True) for decides in seen}) == 6
-
-
-def test_the_code_is_what_is_loaded_of_ours():
-    from llm.train.resume import _code
-
-    code = _code()
-    assert {"llm/train/loop.py", "llm/train/resume.py", "llm/model/gpt.py"} <= set(code)
-    assert all(name.split("/")[0] in ("llm", "stages") for name in code)
-    assert code["llm/train/loop.py"] == sha256(Path(__file__).parents[3] / "llm/train/loop.py")
 
 
 def test_frozen_weights_are_not_saved_and_tied_ones_once(fresh):
