@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
-from llm.model.meta import only_shapes
+from llm.model.meta import on_meta_device
 
 # The shapes of GPT-2 (section 4.1, exercise 4.2): width, layers, heads.
 SIZES = {"124M": (768, 12, 12), "355M": (1024, 24, 16), "774M": (1280, 36, 20), "1558M": (1600, 48, 25)}
@@ -119,7 +119,7 @@ def forward_flops(size: str, rows: int = 2, tokens: int = 1024) -> int:
 
     Left out, as by the usual counters: attention's own products, norms, embeddings.
     """
-    with only_shapes():
+    with on_meta_device():
         model = book_gpt(size)
     weights = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear))
     return 2 * weights * rows * tokens

@@ -12,7 +12,7 @@ from llm.book.measures.sources import Sources
 from llm.model.classifier import Classifier
 from llm.model.gpt import count_parameters
 from llm.model.lora import LoraConfig, add_lora
-from llm.model.meta import only_shapes
+from llm.model.meta import on_meta_device
 
 LORA = LoraConfig(rank=16, alpha=16, scaling="alpha/rank")
 
@@ -66,7 +66,7 @@ def schedule(sources: Sources) -> Measured:
 @measure
 def lora_counts(_sources: Sources, of: str) -> Measured:
     """Trainable parameters before, when frozen, and with LoRA: of the spam classifier on 124M, or of 355M untied."""
-    with only_shapes():
+    with on_meta_device():
         if of == "spam":
             model: nn.Module = Classifier(ch04.book_gpt("124M", qkv_bias=True, tie_head=True), 2, "last")
         else:

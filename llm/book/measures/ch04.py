@@ -6,13 +6,13 @@ from llm.book import ch04
 from llm.book.measures.common import Measured, continue_text, measure
 from llm.book.measures.sources import Sources
 from llm.model.gpt import Block, count_parameters
-from llm.model.meta import only_shapes
+from llm.model.meta import on_meta_device
 
 
 @measure
 def parameters(_sources: Sources, size: str, head: str) -> Measured:
     """Parameters of a GPT-2 size: head untied (no QKV bias), tied (with it), or none (untied, without the head)."""
-    with only_shapes():
+    with on_meta_device():
         model = ch04.book_gpt(size, qkv_bias=head == "tied", tie_head=head == "tied")
     return [count_parameters(model) - (model.lm_head.weight.numel() if head == "none" else 0)]
 
@@ -20,7 +20,7 @@ def parameters(_sources: Sources, size: str, head: str) -> Measured:
 @measure
 def mebibytes(_sources: Sources, size: str) -> Measured:
     """MiB of the weights in fp32, head untied."""
-    with only_shapes():
+    with on_meta_device():
         model = ch04.book_gpt(size)
     return [sum(p.numel() * p.element_size() for p in model.parameters()) / 2**20]
 
@@ -28,7 +28,7 @@ def mebibytes(_sources: Sources, size: str) -> Measured:
 @measure
 def block_parameters(_sources: Sources) -> Measured:
     """Feed forward and attention of one block of 124M."""
-    with only_shapes():
+    with on_meta_device():
         block: Block = ch04.book_gpt("124M").transformer.h[0]  # type: ignore[assignment]
     return [count_parameters(block.mlp), count_parameters(block.attn)]
 

@@ -21,10 +21,9 @@ from llm.data.corpus_dataset import TokenWindows
 from llm.model.gpt import GPT
 from llm.runtime.device import RuntimeConfig
 from llm.train.book_mode import fit_as_the_book
-from llm.train.loop import Silent
+from llm.train.callbacks import WarmStart
 from llm.train.losses import next_token
 from llm.train.optim import TrainConfig
-from llm.train.resume import GoesOn
 from llm.weights import model_folder
 
 # Section 5.2's settings, for one epoch.
@@ -92,9 +91,9 @@ def another_epoch(sources: Sources) -> Measured:
     with _verdict_windows(sources) as windows:
         torch.manual_seed(123)
         runtime = RuntimeConfig("fp32", "cpu", threads=torch.get_num_threads(), keep_pages=False, fused_loss=False)
-        data = (windows["train"], windows["val"], ONE_EPOCH, runtime, 123, Silent())
-        start = GoesOn(folder / "optimizer.safetensors")
-        history = fit_as_the_book(model, next_token, *data, states=start)
+        data = (windows["train"], windows["val"], ONE_EPOCH, runtime, 123)
+        start = WarmStart(folder / "optimizer.safetensors")
+        history = fit_as_the_book(model, next_token, *data, [start])
     rows = {row["step"]: row for row in history.rows}
     return [rows[step][column] for step in (0, 5) for column in ("train_loss", "val_loss")]
 
