@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import random
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +41,7 @@ from tests.llm.tiny_run import FP32, MODEL, STEPS, TRAIN, Rows, bytes_of, states
 
 TASKS = ("pretrain", "spam", "instruct", "buckets")
 KEPT = {"pretrain-best": (1, 3), "spam-best": (2, 4), "instruct-best": (1, 3)}  # the kept step and the last
+ROOT = Path(__file__).parents[3]
 RUN = "tests.llm.tiny_run"
 
 
@@ -566,3 +570,55 @@ def test_the_optimizer_that_is_kept_is_there_after_a_kill_too(tmp_path):
     assert said == []
     assert end(TrainingCheckpoints(tmp_path / "states", 2, said.append, keep_moments=True)) == whole
     assert said == ["resuming after step 4"]
+
+
+# An edit of the code between a stop and the next run
+
+LOADED = [  # a module of every package that the tiny run loads
+    "llm/common/params.py",
+    "llm/data/batches.py",
+    "llm/runtime/device.py",
+    "llm/model/gpt.py",
+    "llm/evaluate/accuracy.py",
+    "llm/weights/tensors.py",
+    "llm/generate/decoding.py",
+    "llm/train/optim.py",
+]
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory):
+    """A copy of the code, and the folder of a run that was stopped after step 3: its path is part of the run."""
+    root, stopped = tmp_path_factory.mktemp("copied"), tmp_path_factory.mktemp("stopped")
+    for name in ("llm", "stages", "tests"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (stopped / "data").write_text("rows")
+    assert run_copy(root, stopped, "SIGTERM@3").returncode == 143
+    return root, stopped
+
+
+def run_copy(root: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", RUN, "pretrain", *words]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", LOADED)
+def test_a_comment_resumes_and_an_edit_of_code_starts_over(path, copied, tmp_path):
+    root, stopped = copied
+    text = (root / path).read_text()
+    said = {}
+    try:
+        for kind, edit in [("comment", "# a comment\n"), ("code", "ADDED = 1\n")]:
+            shutil.copytree(stopped, tmp_path / kind)
+            (root / path).write_text(text + edit)
+            done = run_copy(root, stopped)
+            shutil.rmtree(stopped)
+            shutil.move(tmp_path / kind, stopped)  # as it was
+            assert done.returncode == 0, done.stderr
+            said[kind] = done.stderr.splitlines()
+    finally:
+        (root / path).write_text(text)
+    assert said["comment"] == ["resuming after step 3"]
+    assert said["code"] == [f"parameters, data or code changed since the interrupted run ({path}): starting over"]
