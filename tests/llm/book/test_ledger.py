@@ -185,8 +185,8 @@ def test_contradictions_in_a_row(changes, said):
         (lambda given: given["rows"][0].update(values=1), "a whole number, not a text"),
         (lambda given: given["rows"][0].update(kind="sure"), "not one of"),
         (lambda given: given["rows"][0].pop("source"), "missing"),
-        (lambda given: given["rows"].append(given["rows"][0]), "2 have the id"),
-        (lambda given: given["rows"][0].update(needs=["run away"]), "not among runs"),
+        (lambda given: given["rows"].append(given["rows"][0]), "2 rows have the id"),
+        (lambda given: given["rows"][0].update(needs=["run away"]), "not in runs"),
         (lambda given: given["runs"]["spam"].update(params=["lr"]), "has no ="),
     ],
 )
@@ -225,7 +225,7 @@ def test_a_report_counts_where_dvc_lock_says_what_it_was_made_with(finished, tmp
     assert reason == "the last pretrain had pretrain.mode exact, not book"
     run = finished()
     files.write_text("reports/pretrain/loss.csv", "step,train_loss\n0,9.781\n")
-    assert "not the one of dvc.lock" in (run.missing(tmp_path, ROOT) or "")
+    assert "not the file that dvc.lock records" in (run.missing(tmp_path, ROOT) or "")
     assert "dvc.lock has no pretrain" in (run.missing(tmp_path / "empty", ROOT) or "")
 
 
