@@ -1,4 +1,4 @@
-"""The ledger: strict reading, comparison by class, every row reachable, wrong values found."""
+"""The ledger is read strictly, compares by class, reaches every row, and finds wrong values."""
 
 from collections import Counter
 from dataclasses import replace
@@ -21,7 +21,7 @@ from llm.model.gpt import GPT
 
 ROOT = Path(__file__).parents[3]
 LEDGER = ledger.read()
-SLOW = ("untrained_text", "toy_loss", "toy_probabilities", "verdict_losses")  # they build 124M
+SLOW = ("untrained_text", "toy_loss", "toy_probabilities", "verdict_losses")  # these build GPT-2 124M
 OPEN: set[str] = set()
 HERE = [row for row in LEDGER.rows if row.measure and not any(need.startswith(("run", "model")) for need in row.needs)]
 CHEAP = [row for row in HERE if row.measure not in SLOW]
@@ -36,7 +36,7 @@ def errors(**changes) -> str:
     return "; ".join(f"{name} {what}" for name, what, _ in row(**changes).problems())
 
 
-# --- what is in it ---
+# --- the rows ---
 
 
 def test_values_per_section():
@@ -65,7 +65,7 @@ def test_every_run_is_used():
 
 
 def test_every_row_is_reachable(monkeypatch):
-    """With everything there, each row calls its measure with arguments that it takes."""
+    """If nothing is missing, each row calls its measure with the arguments of that measure."""
     called = []
     for name, function in MEASURES.items():
         code = function.__code__
@@ -99,12 +99,12 @@ def test_rows_of_the_untrained_124m_are_equal(each, mirror):
 
 
 WEIGHTS = [each for each in LEDGER.rows if any(need.startswith("model") for need in each.needs)]
-WEIGHTS = [each for each in WEIGHTS if each.measure not in ("", "another_epoch")]  # which trains 124M
+WEIGHTS = [each for each in WEIGHTS if each.measure not in ("", "another_epoch")]  # this one trains GPT-2 124M
 
 
 @pytest.mark.parametrize("each", WEIGHTS, ids=lambda each: each.id)
 def test_rows_of_the_weights_measure_a_small_model_and_find_it_outside(each, mirror, model_config, monkeypatch):
-    """OpenAI's weights are not here; what is measured of any other model has the row's form and not its values."""
+    """With another model than OpenAI's, a measure gives as many values as the row, but other values."""
     small = model_config(vocab_size=50257, context_length=1024, n_layer=1)
     torch.manual_seed(0)
     monkeypatch.setattr(Sources, "model", lambda _self, _name: GPT(small).eval())
@@ -203,7 +203,7 @@ def test_reading_is_strict(change, said, tmp_path):
 
 @pytest.fixture
 def finished(tmp_path, monkeypatch):
-    """A project whose dvc.lock says that chapter 5 was trained with these parameters."""
+    """A project whose dvc.lock records a training run of chapter 5 with these parameters."""
     monkeypatch.chdir(tmp_path)
     files.write_text(tmp_path / "params.yaml", "seed: 123\n")
     files.write_text(tmp_path / "reports/pretrain/loss.csv", "step,train_loss,val_loss\n0,9.7811,9.9329\n5,8.1,8.2\n")
@@ -231,7 +231,7 @@ def test_a_report_counts_where_dvc_lock_says_what_it_was_made_with(finished, tmp
 
 @pytest.mark.parametrize(("change", "verdict"), [("", "equal"), ("9.782", "outside")])
 def test_the_losses_of_chapter_5_are_read_from_the_report_of_their_run(change, verdict, tmp_path):
-    """A report that holds the printed losses, made with the run's parameters, is equal; one digit off is outside."""
+    """A report with the printed losses is equal; a report with one wrong digit is outside."""
     rows = {each.id: each for each in LEDGER.rows}
     both = zip(*(rows[f"chapter5.{split}-loss"].printed for split in ("train", "val")), strict=True)
     lines = ["step,train_loss,val_loss", *(f"{5 * n},{train},{val}" for n, (train, val) in enumerate(both))]
@@ -254,7 +254,7 @@ def test_the_losses_of_chapter_5_are_read_from_the_report_of_their_run(change, v
 
 @pytest.mark.parametrize("own", [False, True])
 def test_the_model_of_a_run_that_was_made_in_a_copy_is_read_there(own, finished, tmp_path, mirror, monkeypatch):
-    """And where the project itself has made the run, there, whatever lies in the copy."""
+    """If the project itself made the run, its model is read in the project instead."""
     run = finished()
     made = tmp_path / MADE / "chapter5"
     for name in ("dvc.lock", "reports/pretrain/loss.csv"):
@@ -299,7 +299,7 @@ def test_without_files_a_row_is_skipped_with_the_command(tmp_path, monkeypatch):
     files.write_text(tmp_path / "models/gpt2-124M/model.safetensors", "")
     assert sources.missing("model gpt2-124M") is None
     files.write_text(tmp_path / "data/raw/corpus/the-verdict.txt", "another text of the same name")
-    with pytest.raises(UserError, match="is another file"):
+    with pytest.raises(UserError, match="is not the book's file"):
         Sources(tmp_path, {}).file("the-verdict.txt")
 
 

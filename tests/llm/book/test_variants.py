@@ -1,4 +1,4 @@
-"""The table of variants: its rows are valid settings, run where they can, and are compared on the same messages."""
+"""The table of variants: valid settings, queued if possible, compared on the same messages."""
 
 import shutil
 from dataclasses import replace
@@ -26,7 +26,7 @@ def project(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def dvc(project, monkeypatch) -> list[tuple[str, ...]]:
-    """What DVC is asked for, while it has no experiments."""
+    """The calls of DVC, which has no experiments."""
     asked: list[tuple[str, ...]] = []
 
     def answer(*words: str) -> str:
@@ -42,7 +42,7 @@ def row(number: int, *settings: str, needs: str = "nothing", same_as: int | None
 
 
 def outcome(right: str) -> Outcome:
-    """Of messages that were answered right (+) or wrong (-)."""
+    """An outcome with one message per letter: + is right, - is wrong."""
     return Outcome("gpt2", {(str(n), "ham"): letter == "+" for n, letter in enumerate(right)})
 
 
