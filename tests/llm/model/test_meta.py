@@ -22,7 +22,7 @@ def test_names_and_shapes_are_those_of_the_model_itself(model_config):
 @pytest.mark.parametrize("init", ["gpt2", "torch"])
 @pytest.mark.parametrize(("context", "loads"), [("on_meta_device()", False), ("torch.device('meta')", True)])
 def test_no_compiler_is_loaded(context, loads, init, model_config):
-    """Once torch's own device does not load it either, `only_shapes` has lost its reason."""
+    """Once torch's own device does not load it either, `on_meta_device` has lost its reason."""
     asked = (
         "import sys, torch\nfrom llm.model.gpt import GPT, ModelConfig\nfrom llm.model.meta import on_meta_device\n"
         f"with {context}: GPT({model_config(init=init)!r})\n"
