@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from llm.common import params
+from llm.common import params, profiles
 from llm.common.errors import UserError
 from llm.data import corpus
 from llm.data.batches import Batch
@@ -314,7 +314,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> AllParams:
     """All parameters with the profile of the digits."""
     path = tmp_path_factory.mktemp("digits") / "params.yaml"
     shutil.copyfile(ROOT / "params.yaml", path)
-    params.overlay(ROOT / "configs/book-digits.yaml", AllParams, path)
+    profiles.use(ROOT / "configs/book-digits.yaml", AllParams, path)
     return params.read_all(AllParams, path)
 
 
