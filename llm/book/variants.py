@@ -1,7 +1,7 @@
-"""The table of chapter 6's variants: its rows as queued DVC experiments, and its figures beside the published ones.
+"""The table of variants of chapter 6: its rows run as DVC experiments, and are compared with the published figures.
 
-A row is a list of `key=value` words for `dvc exp run -S`. The table compares every row with row 1 on the same test
-messages (McNemar's test), since the difference of two accuracies has less noise than either of them.
+A row is a list of `key=value` words for `dvc exp run -S`. Every row is compared with row 1 on the same test messages
+(McNemar's test), which has less noise than comparing two accuracies.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Row:
 
     @property
     def experiment(self) -> str:
-        """The name of its experiment."""
+        """The name of its DVC experiment."""
         return f"ablation-{self.same_as or self.number:02d}"
 
 
@@ -52,11 +52,11 @@ class Row:
 class Ablation:
     """The whole table."""
 
-    common: tuple[str, ...]  # what every row sets before its own
+    common: tuple[str, ...]  # settings of every row
     rows: tuple[Row, ...]
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong with the rows together."""
+        """Contradictions between rows."""
         numbers = [row.number for row in self.rows]
         if sorted(set(numbers)) != sorted(numbers) or 1 not in numbers:
             yield "rows", f"are numbered {numbers}", "give each a number of its own, and the first 1"
@@ -65,7 +65,7 @@ class Ablation:
                 yield "rows", f"row {row.number} is the same as {row.same_as}, which is no other row", "name one"
 
     def settings(self, row: Row) -> dict[str, str]:
-        """What `row` sets, by dotted key; its own settings win over the common ones. UserError for a malformed word."""
+        """The settings of `row` by dotted key, over the common ones. Raises UserError for a malformed word."""
         words = [*self.common, *row.set]
         wrong = [word for word in words if "=" not in word]
         where = f"{FILE}: row {row.number}"
@@ -73,7 +73,7 @@ class Ablation:
         return {key: value for key, _, value in (word.partition("=") for word in words)}
 
     def row(self, number: int) -> Row:
-        """The row of this number; raises UserError where there is none."""
+        """The row with this number. Raises UserError if there is none."""
         for row in self.rows:
             if row.number == number:
                 return row
@@ -82,24 +82,24 @@ class Ablation:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an experiment did with each test message: whether it was right, by the row of the message and its class."""
+    """The result of an experiment: for each test message (its row and class), whether the prediction was right."""
 
-    model: str  # what it started from
+    model: str  # the model it started from
     right: Mapping[tuple[str, str], bool]
 
     @property
     def hits(self) -> int:
-        """How many were right."""
+        """The number of right predictions."""
         return sum(self.right.values())
 
 
 def read(path: Path = FILE) -> Ablation:
-    """The table of a file; raises UserError for every key that is unknown, missing or mistyped."""
+    """Read the table. Raises UserError for every unknown, missing or mistyped key."""
     return params.parse(Ablation, params.load(path), str(path))
 
 
 def with_settings(settings: Mapping[str, str], schema: type[S], where: str) -> S:
-    """params.yaml as an experiment with these settings sees it; raises UserError where that is not valid."""
+    """params.yaml with these settings. Raises UserError if the result is invalid."""
     sections = params.load()
     for key, text in settings.items():
         try:
@@ -117,9 +117,9 @@ def with_settings(settings: Mapping[str, str], schema: type[S], where: str) -> S
 
 
 def queue(table: Ablation, numbers: Sequence[int], schema: type[Any]) -> Iterator[str]:
-    """Queue the rows of these numbers (none: all whose needs are met) as experiments; yields a line on each.
+    """Queue these rows as experiments, or without numbers all rows that can run. Yields a line for each.
 
-    Every row is checked before the first is queued. Raises UserError for a row that cannot run, where it was named.
+    Every row is checked before the first is queued. Raises UserError if a named row cannot run.
     """
     rows = [table.row(number) for number in numbers] or list(table.rows)
     skipped = {row.number: reason for row in rows if (reason := _obstacle(table, row, schema, bool(numbers)))}
@@ -132,7 +132,7 @@ def queue(table: Ablation, numbers: Sequence[int], schema: type[Any]) -> Iterato
             yield f"{shown}: left out: {skipped[row.number][0]}"
         elif row.experiment in there:
             state = there[row.experiment][1]
-            yield f"{shown}: {row.experiment} is there ({state}); `dvc exp remove {row.experiment}` to have it anew"
+            yield f"{shown}: {row.experiment} is there ({state}); `dvc exp remove {row.experiment}` to run it again"
         else:
             settings = [word for key, value in table.settings(row).items() for word in ("-S", f"{key}={value}")]
             _dvc("exp", "run", "--queue", "-n", row.experiment, *settings, TARGET)
@@ -143,19 +143,19 @@ def queue(table: Ablation, numbers: Sequence[int], schema: type[Any]) -> Iterato
 
 
 def experiments() -> dict[str, tuple[str, str]]:
-    """Commit and state (queued, running, success, failed) of every experiment on top of git's HEAD, by name."""
+    """Commit and state (queued, running, success, failed) of every experiment based on git's HEAD, by name."""
     found = {}
     for baseline in json.loads(_dvc("exp", "show", "--json")):
         for experiment in baseline["experiments"] or []:
             state = (experiment["executor"] or {}).get("state", "success")
-            # A failed one stands there without revisions, and after it was run again beside its success.
+            # A failed experiment has no revisions. It stays in the list after it was run again with success.
             if experiment["name"] not in found or state == "success":
                 found[experiment["name"]] = ((experiment["revs"] or [{"rev": ""}])[0]["rev"], state)
     return found
 
 
 def outcome(commit: str) -> Outcome:
-    """The model and the test messages of an experiment, from its commit: params.yaml and the stage's report."""
+    """The result of an experiment, read from params.yaml and the report in its commit."""
     text, settings = (
         _output(["git", "show", f"{commit}:./{path}"], f"{path} of experiment {commit[:7]}")
         for path in (PREDICTIONS, params.PARAMS)
@@ -166,9 +166,9 @@ def outcome(commit: str) -> Outcome:
 
 
 def markdown(table: Ablation, outcomes: Mapping[str, Outcome], states: Mapping[str, str]) -> Iterator[str]:
-    """The lines of the table; `outcomes` and `states` by the names of experiments.
+    """The lines of the table; `outcomes` and `states` are by experiment.
 
-    Raises UserError where two rows were tested on different messages.
+    Raises UserError if two rows were tested on different messages.
     """
     yield "| row | variant | published % | ours % | 95 % interval | from | against row 1, on the same messages |"
     yield "| ---: | --- | ---: | ---: | --- | --- | --- |"
@@ -188,7 +188,7 @@ def markdown(table: Ablation, outcomes: Mapping[str, Outcome], states: Mapping[s
 
 
 def render(table: Ablation) -> list[str]:
-    """The table of the experiments on top of git's HEAD, and how to read it."""
+    """The table of the experiments based on git's HEAD, and how to read it."""
     found = experiments()
     names = {row.experiment for row in table.rows}
     done = {name: commit for name, (commit, state) in found.items() if name in names and state == "success"}
@@ -207,7 +207,7 @@ def render(table: Ablation) -> list[str]:
 def _verdict(row: Row, first: Outcome, ours: Outcome) -> str:
     if first.right.keys() != ours.right.keys():
         what = f"row {row.number} was tested on other messages than row 1"
-        raise UserError(row.experiment, what, "remove the experiments with `dvc exp remove`, and queue them anew", DATA)
+        raise UserError(row.experiment, what, "remove the experiments with `dvc exp remove`, and queue them again", DATA)
     lost = sum(was and not ours.right[message] for message, was in first.right.items())
     won = sum(ours.right[message] and not was for message, was in first.right.items())
     p = mcnemar(lost, won)
@@ -216,7 +216,7 @@ def _verdict(row: Row, first: Outcome, ours: Outcome) -> str:
 
 
 def _obstacle(table: Ablation, row: Row, schema: type[Any], named: bool) -> tuple[str, str] | None:
-    """Why a row cannot run, or unless it was named should not, and what helps; None where it may."""
+    """Why a row cannot run (or should not, unless it was named) and the fix; None if it can run."""
     if row.same_as:
         return f"it is row {row.same_as} once more", f"queue row {row.same_as}"
     everything = with_settings(table.settings(row), schema, f"{FILE}: row {row.number}")
@@ -234,7 +234,7 @@ def _dvc(*words: str) -> str:
 
 
 def _output(words: Sequence[str], where: str) -> str:
-    """What a program prints; raises UserError with its last line where it fails."""
+    """The standard output of a program. Raises UserError with its last line if it fails."""
     done = subprocess.run(words, capture_output=True, text=True, encoding="utf-8", check=False)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
