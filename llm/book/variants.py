@@ -207,7 +207,7 @@ def render(table: Ablation) -> list[str]:
 def _verdict(row: Row, first: Outcome, ours: Outcome) -> str:
     if first.right.keys() != ours.right.keys():
         what = f"row {row.number} was tested on other messages than row 1"
-        raise UserError(row.experiment, what, "remove the experiments with `dvc exp remove`, and queue them again", DATA)
+        raise UserError(row.experiment, what, "remove them with `dvc exp remove` and queue them again", DATA)
     lost = sum(was and not ours.right[message] for message, was in first.right.items())
     won = sum(ours.right[message] and not was for message, was in first.right.items())
     p = mcnemar(lost, won)
