@@ -1,4 +1,4 @@
-"""Chapter 5: losses on The Verdict, one more epoch over it, temperature, continuations."""
+"""Chapter 5: losses on The Verdict, one more epoch of training, temperature, continuations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from torch.utils.data import DataLoader
 from llm.book import ch02, ch04
 from llm.book.measures.common import Measured, continue_text, loss_of, measure
 from llm.book.measures.sources import Sources
+from llm.common import params, profiles
 from llm.data.batches import steps_per_epoch
 from llm.data.corpus import Pins, encode_documents, split_documents, write_shards
 from llm.data.corpus_dataset import TokenWindows
@@ -27,26 +30,7 @@ from llm.train.optim import TrainConfig
 from llm.train.resume import GoesOn
 from llm.weights import model_folder
 
-# Section 5.2's settings, for one epoch.
-ONE_EPOCH = TrainConfig(
-    epochs=1,
-    batch_size=2,
-    micro_batch_size=None,
-    eval_every=5,
-    eval_batches=5,
-    save_every=None,
-    lr=0.0004,
-    schedule="constant",
-    warmup_steps=0,
-    warmup_from=0.0,
-    decay_to=0.0,
-    weight_decay=0.1,
-    weight_decay_on="all",
-    beta2=0.999,
-    clip_norm=None,
-    keep="last",
-    patience=None,
-)
+DIGITS = "configs/book-digits.yaml"  # the settings of section 5.2
 
 
 @measure
@@ -64,7 +48,7 @@ def toy_probabilities(sources: Sources) -> Measured:
 
 @measure
 def verdict_batches(sources: Sources) -> Measured:
-    """Tokens in batches of 2 x 256 for training and validation, and how many batches (the core's windows)."""
+    """The number of tokens in batches of 2 x 256, training and validation, and the number of batches."""
     with _verdict_windows(sources) as windows:
         batches = [steps_per_epoch(len(windows[split]), 2) for split in ("train", "val")]
     return [*(512 * count for count in batches), *batches]
@@ -72,7 +56,7 @@ def verdict_batches(sources: Sources) -> Measured:
 
 @measure
 def verdict_losses(sources: Sources, model: str) -> Measured:
-    """Loss on the training and validation windows of The Verdict; `model` untrained or a folder below models/."""
+    """Losses on the training and validation windows; `model` is `untrained` or a folder in models/."""
     gpt = sources.untrained(256) if model == "untrained" else sources.model(model)
     torch.manual_seed(123)
     cut = int(0.9 * len(sources.verdict))
@@ -85,29 +69,39 @@ def verdict_losses(sources: Sources, model: str) -> Measured:
 
 @measure
 def another_epoch(sources: Sources) -> Measured:
-    """Losses of an epoch after those of chapter 5, from model and optimizer as they were saved (exercise 5.4)."""
+    """Losses of one more epoch, from the saved model and optimizer of chapter 5 (exercise 5.4)."""
     folder = sources.root / "models/pretrain"
     model = ch04.book_gpt("124M", 256)
     model.load_state_dict(model_folder.load_model(folder).state_dict())
     with _verdict_windows(sources) as windows:
         torch.manual_seed(123)
         runtime = RuntimeConfig("fp32", "cpu", threads=torch.get_num_threads(), keep_pages=False, fused_loss=False)
-        data = (windows["train"], windows["val"], ONE_EPOCH, runtime, 123, Silent())
+        data = (windows["train"], windows["val"], one_epoch(sources.home), runtime, 123, Silent())
         start = GoesOn(folder / "optimizer.safetensors")
         history = fit_as_the_book(model, next_token, *data, states=start)
     rows = {row["step"]: row for row in history.rows}
     return [rows[step][column] for step in (0, 5) for column in ("train_loss", "val_loss")]
 
 
+def one_epoch(project: Path) -> TrainConfig:
+    """The settings of chapter 5's training, for one epoch."""
+    settings: dict[str, Any] = {"warmup_from": 0.0, "decay_to": 0.0}  # not used by a constant learning rate
+    for changes in profiles.read(project / DIGITS):
+        settings |= changes.get("pretrain", {})
+    names = {field.name for field in fields(TrainConfig)}
+    chosen = {name: value for name, value in settings.items() if name in names}
+    return params.parse(TrainConfig, chosen | {"epochs": 1}, DIGITS)
+
+
 @measure
 def draws(_sources: Sources, temperature: str) -> Measured:
-    """How often each of nine words comes in 1000 draws."""
+    """How often each of nine words is drawn in 1000 draws."""
     return [*ch04.draw_counts(float(temperature))]
 
 
 @measure
 def pizza(_sources: Sources, temperature: str) -> Measured:
-    """Draws of "pizza" in 1000 (exercise 5.1)."""
+    """How often "pizza" is drawn in 1000 draws (exercise 5.1)."""
     return [ch04.draw_counts(float(temperature))[ch04.WORDS.index("pizza")]]
 
 
@@ -120,7 +114,7 @@ def pizza_probability(_sources: Sources, temperature: str) -> Measured:
 
 @measure
 def continuation(sources: Sources, model: str, prompt: str, tokens: str, temperature: str, top_k: str) -> Measured:
-    """A model's continuation of a prompt; temperature 0 is greedy, else at seed 123."""
+    """The continuation of a prompt: greedy at temperature 0, else sampled with seed 123."""
     gpt = sources.model(model)
     k = int(top_k) if top_k != "none" else None
     return continue_text(gpt, sources.gpt2, prompt, int(tokens), float(temperature), k)
