@@ -145,7 +145,7 @@ def test_tokens_of_another_tokenizer_are_refused(vocabulary, tmp_path, monkeypat
     params = SimpleNamespace(model=SimpleNamespace(vocab_size=300))
     ids = np.arange(50, dtype=np.uint32)
     corpus.write_shards(tmp_path, "train", ids, 50, corpus.Pins(300, "0" * 64), 1000)
-    with pytest.raises(UserError, match=f"{tmp_path}: was not cut with ") as caught:
+    with pytest.raises(UserError, match=f"{tmp_path}: was not tokenized with ") as caught:
         pretrain.windows("train", params, 8, 8)
     assert caught.value.code == DATA
     corpus.write_shards(tmp_path, "train", ids, 50, corpus.Pins(300, fingerprint(vocabulary)), 1000)
