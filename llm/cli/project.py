@@ -14,7 +14,7 @@ from pathlib import Path
 
 from llm.cli import report
 from llm.cli.report import DVC, PROGRAM
-from llm.common import files, params
+from llm.common import files, params, profiles
 from llm.common.errors import DATA, USAGE, UserError, raise_all
 from llm.common.progress import Bars
 
@@ -35,11 +35,11 @@ def use_profile(arguments: argparse.Namespace) -> None:
             attention = device.fastest_attention(found, current.pretrain.context)
             dropout = device.fastest_dropout(found, current.pretrain.compile)
             changes["model"] = {"attention": attention, "dropout_random": dropout}
-        params.apply([changes], AllParams, origin="this machine")
+        profiles.apply([changes], AllParams, origin="this machine")
         for section, values in changes.items():
             print(f"params.yaml: {section}: " + ", ".join(f"{key} {value}" for key, value in values.items()))
     else:
-        params.overlay(Path(arguments.profile), AllParams)
+        profiles.use(Path(arguments.profile), AllParams)
         print(f"params.yaml: {arguments.profile} applied; `dvc repro` runs what depends on it")
     if edited:
         print("params.yaml was not as git has it: profiles add up")
@@ -65,7 +65,7 @@ def pin_downloads(_arguments: argparse.Namespace) -> None:
             for file in pinned["files"]:
                 print(f"{item}: {file['name']}: {file['size']:,} bytes, sha256 {file['sha256']}")
     if changes:
-        params.apply([{"download": changes}], AllParams, origin="pin")
+        profiles.apply([{"download": changes}], AllParams, origin="pin")
         print("params.yaml: written; look at `git diff params.yaml` and commit it")
     else:
         print("every download is pinned")

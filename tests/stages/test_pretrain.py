@@ -1,6 +1,7 @@
 """Parts of the stage pretrain: its samples, and the key that an error of its windows names."""
 
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,6 @@ from llm.data.corpus import Pins, write_shards
 from llm.data.tokenizer import Tokenizer, fingerprint
 from llm.generate import decoding
 from llm.model.gpt import GPT
-from llm.runtime.device import RuntimeConfig
 from stages.pretrain import (
     CORPUS,
     TOKENIZER,
@@ -23,6 +23,7 @@ from stages.pretrain import (
     when_to_write,
     windows,
 )
+from tests.tiny import FP32
 
 PROMPT = "Every effort"
 
@@ -34,7 +35,7 @@ def test_samples_are_drawn_in_the_precision_of_the_training(precision, dtype, vo
     seen = []
     choose = decoding.choose
     monkeypatch.setattr(decoding, "choose", lambda logits, *how: seen.append(logits.dtype) or choose(logits, *how))
-    runtime = RuntimeConfig(precision, "cpu", threads=1, keep_pages=False, fused_loss=True)
+    runtime = replace(FP32, precision=precision)
     text = continue_text(model, tokenizer, tokenizer.encode(PROMPT), 3, runtime)
     assert text.startswith(PROMPT)
     assert seen == [dtype] * 3

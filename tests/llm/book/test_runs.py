@@ -8,7 +8,7 @@ import yaml
 
 from llm.book import ledger
 from llm.book.runs import MADE, Run, lookup, make
-from llm.common import files, params
+from llm.common import files, params, profiles
 from llm.common.errors import UserError
 from stages.schema import AllParams
 from tests.stages.project import ROOT, Project
@@ -59,8 +59,8 @@ def test_every_profile_of_a_run_is_there_and_brings_its_parameters_about(tmp_pat
         path = tmp_path / f"{name}.yaml"
         path.write_bytes(Path("params.yaml").read_bytes())
         for profile in run.use:
-            params.overlay(Path(profile), AllParams, path)
-        params.apply([run.settings], AllParams, path)
+            profiles.use(Path(profile), AllParams, path)
+        profiles.apply([run.settings], AllParams, path)
         given = params.load(path)
         for word in run.params:
             key, _, wanted = word.partition("=")

@@ -24,7 +24,8 @@ from llm.model.memory import Training
 from llm.runtime import machine
 from llm.runtime.device import RuntimeConfig
 from llm.weights.gpt2 import untie_head
-from tests.llm.tiny_run import FP32, MODEL
+from tests.llm.tiny_run import MODEL
+from tests.tiny import FP32
 
 ROOT = Path(__file__).parents[3]
 LORA = LoraConfig(4, 8.0, "alpha/rank")
