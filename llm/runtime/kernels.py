@@ -46,7 +46,7 @@ def use_portable() -> bool:
     """Use the portable products in this process, from now on; says whether this CPU then gives the portable bytes."""
     import torch
 
-    if not _LIBRARY and torch.backends.mkldnn.is_available():
+    if not _LIBRARY and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         # Fused attention multiplies by MKL. Without it PyTorch's attention is made of products.
         torch.backends.cuda.enable_flash_sdp(False)  # despite its name, CPUs ask it too
         library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
