@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 
 from llm.data import tokenizer
 from llm.model.config import ModelConfig
+from llm.runtime import kernels
 from tests import tiny
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as where a script starts the tests in the background
@@ -54,3 +55,10 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model_config() -> Callable[..., ModelConfig]:
     """Make a tiny ModelConfig; keyword arguments change its fields."""
     return lambda **changes: replace(tiny.MODEL, **changes)
+
+
+@pytest.fixture(autouse=True)
+def native_kernels() -> Iterator[None]:
+    """Portable kernels stay for the rest of the process, so tests use them in processes of their own only."""
+    yield
+    assert not kernels._LIBRARY

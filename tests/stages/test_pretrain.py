@@ -20,7 +20,7 @@ from stages.pretrain import (
     batches,
     continue_text,
     sample_prompt,
-    when_to_write,
+    samples_due,
     windows,
 )
 from tests.tiny import FP32
@@ -58,15 +58,12 @@ def test_a_sample_beyond_the_context_names_its_parameter(room, fix, vocabulary):
 )
 def test_epochs_begin_after_the_short_windows_and_are_as_long_as_their_full_batches(short, updates):
     config = SimpleNamespace(sample_after="epoch", short_windows=short, batch_size=5)
-    sampling = when_to_write(str, 23, config)
-    for evaluated in (True, False):
-        assert [update for update in range(14) if sampling.due(update, evaluated, over=False)] == updates
+    due = samples_due(23, config)
+    assert [update for update in range(14) if due(update)] == updates
 
 
-def test_otherwise_every_evaluation_is_followed_by_a_sample():
-    sampling = when_to_write(str, 23, SimpleNamespace(sample_after="evaluation"))
-    assert sampling.due(7, evaluated=True, over=False)
-    assert not sampling.due(8, evaluated=False, over=False)
+def test_otherwise_every_evaluation_has_a_sample():
+    assert samples_due(23, SimpleNamespace(sample_after="evaluation")) is None
 
 
 @pytest.fixture

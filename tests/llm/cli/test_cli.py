@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 import socket
 import subprocess
 from pathlib import Path
@@ -26,7 +25,8 @@ ENTRY = {"instruction": "What is the opposite of hot?", "input": "", "output": "
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
+    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("kernels: portable", "kernels: native"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -144,7 +144,7 @@ def test_generate_refuses_more_than_the_context(model, capsys):
 def test_generate_computes_as_the_runtime_section_says(precision, model, capsys, monkeypatch):
     profiles.apply([{"runtime": {"precision": precision}}], AllParams)
     ours, made = packed_weights.pack_for_decoding(model_folder.load_model(model), params.read(AllParams).runtime, 1), []
-    monkeypatch.setattr("llm.generate.decoding.generate", lambda model, *_: made.append(model) or [[]])
+    monkeypatch.setattr("llm.generate.session.generate", lambda model, *_: made.append(model) or [[]])
     parser.main(["generate", "Every effort", "--model", model])
     ids = torch.tensor([[1, 2, 3]])
     with torch.no_grad():
@@ -247,7 +247,7 @@ def test_chat_goes_on_after_a_line_that_is_too_long(model, capsys, monkeypatch):
 
 def test_chat_asks_for_no_more_new_tokens_than_the_context_leaves(model, capsys, monkeypatch):
     asked = []
-    monkeypatch.setattr("llm.generate.decoding.generate", lambda *words: asked.append(words) or [[]])
+    monkeypatch.setattr("llm.generate.session.generate", lambda *words: asked.append(words) or [[]])
     monkeypatch.setattr("sys.stdin", io.StringIO("Say hello.\n"))
     parser.main(["chat", "--max-new-tokens", "999"])
     (_, (prompt,), *_, limits) = asked[0]
