@@ -1,1 +1,1 @@
-"""Measurements: what the sample's figures are worth beside cheap baselines."""
+"""Measurements: the sample's results against simple baselines, and the speed against other implementations."""

@@ -1,6 +1,6 @@
-"""Chapter 5 from the tokens of The Verdict to the trained 124M: 10 epochs, an evaluation every 5 updates, samples.
+"""Chapter 5 as a benchmark: train the 124M model on The Verdict for 10 epochs, evaluating every 5 updates.
 
-The text and GPT-2's vocabulary come from the folder LLM_MIRROR. Rates are training tokens per second of the whole.
+The text and GPT-2's vocabulary come from the folder LLM_MIRROR. A rate is all training tokens over the whole time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COPY = "benchmark-chapter5"
 
 
 def ours() -> dict[str, float]:
-    """The stage pretrain with the book's settings and this machine's fastest, from start to published model."""
+    """The stage `pretrain` with the book's settings and `use auto`, timed as a whole process."""
     make(COPY, Run("tokenize@corpus", (), ("configs/book-offline.yaml", "auto")), ROOT)
     folder = ROOT / MADE / COPY
     begun = time.perf_counter()
@@ -38,25 +38,23 @@ def ours() -> dict[str, float]:
 
 
 class BookTokenizer:
-    """Our tokenizer as the book's functions call theirs."""
+    """Our tokenizer with the interface that the book's functions use (tiktoken's)."""
 
     def __init__(self, folder: Path) -> None:
         self._ours = Tokenizer.load(folder)
 
     def encode(self, text: str, **_: Any) -> list[int]:
-        """Token ids."""
         return self._ours.encode(text)
 
     def decode(self, ids: list[int]) -> str:
-        """Text."""
         return self._ours.decode(ids)
 
 
 def book(build: Callable[[], Any]) -> dict[str, float]:
     """The book's script, from building the model to saving it.
 
-    Of its ten epochs two are trained: the first, in which all memory is new, and a second, which stands for the other
-    nine. An epoch alone has two evaluations, and ten in a row have 18.
+    Two of its ten epochs are run: the first, which also allocates memory, and a second one that is counted nine times.
+    Ten epochs run separately have 20 evaluations, but in one run they have 18. So two are subtracted.
     """
     from llms_from_scratch import ch05
     from llms_from_scratch.ch02 import GPTDatasetV1

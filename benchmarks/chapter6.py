@@ -1,6 +1,6 @@
-"""Chapter 6 from the tokenized messages to the accuracies: 124M, random weights, last block, 5 epochs, real messages.
+"""Chapter 6 as a benchmark: fine-tune a 124M classifier (random weights, last block, 5 epochs) and measure accuracy.
 
-The messages are the book's, from the folder LLM_MIRROR. Rates are training messages per second of the whole.
+The messages are the book's, from the folder LLM_MIRROR. A rate is all training messages over the whole time.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ ROOT = Path(__file__).parents[1]
 
 
 def mirror() -> Path:
-    """The folder of the book's data and GPT-2's vocabulary."""
+    """The folder with the book's data and GPT-2's vocabulary."""
     if "LLM_MIRROR" not in os.environ:
-        raise SystemExit("LLM_MIRROR is not set: a folder with the book's data and GPT-2's vocabulary")
+        raise SystemExit("LLM_MIRROR is not set | fix: set it to the folder of the book's files (docs/data.md)")
     return Path(os.environ["LLM_MIRROR"])
 
 
 def write_vocabulary(folder: Path) -> None:
-    """GPT-2's two files, under the names that our tokenizer knows."""
+    """Copy GPT-2's two vocabulary files, under the names that our tokenizer reads."""
     for theirs, ours in (("vocab.bpe", "merges.txt"), ("encoder.json", "vocab.json")):
         (folder / ours).write_bytes((mirror() / theirs).read_bytes())
 
@@ -66,7 +66,7 @@ def data(folder: Path) -> dict[str, SpamDataset]:
 
 
 def config(frozen_prefix: bool) -> FinetuneSpamConfig:
-    """The book's settings (section 6.7) in the pipeline's terms."""
+    """The book's settings (section 6.7)."""
     sample = parse(FinetuneSpamConfig, load(ROOT / "params.yaml")["finetune_spam"])
     book: dict[str, Any] = load(ROOT / "configs/book-offline.yaml")["finetune_spam"]
     known = {name: value for name, value in book.items() if name != "init_from"}
@@ -74,7 +74,7 @@ def config(frozen_prefix: bool) -> FinetuneSpamConfig:
 
 
 def ours(shape: ModelConfig, precision: RuntimeConfig, frozen_prefix: bool = True) -> dict[str, Any]:
-    """Messages per second, and what is said of the test messages, a digit each."""
+    """Messages per second, and the predicted class of each test message as one digit."""
     set_up_device(precision)
     settings = config(frozen_prefix)
     torch.manual_seed(0)
@@ -94,16 +94,16 @@ def ours(shape: ModelConfig, precision: RuntimeConfig, frozen_prefix: bool = Tru
         batches = ShuffledBatches(messages["train"], BATCH, steps, 123)
         seen = evaluation_batches(messages["train"], messages["validation"], settings)
         fit(Task(trained, losses.classification, batches, seen), settings, precision, 123)
-        said = {
+        scores = {
             split: accuracy.predict(trained, SequentialBatches(part, BATCH), precision)
             for split, part in messages.items()
         }
         seconds = time.perf_counter() - begun
-    return {"rate": steps * BATCH / seconds, "said": "".join(map(str, said["test"].argmax(dim=-1).tolist()))}
+    return {"rate": steps * BATCH / seconds, "predictions": "".join(map(str, scores["test"].argmax(dim=-1).tolist()))}
 
 
 def book(model: Any) -> float:
-    """Messages per second of the book's script: one epoch, scaled to five, and the accuracies at its end."""
+    """Messages per second of the book's script. One epoch is run and counted five times."""
     from llms_from_scratch import ch06
     from torch.utils.data import DataLoader, TensorDataset
 

@@ -1,6 +1,6 @@
-"""`dvc repro` of the sample with this machine's fastest settings: the whole of it, and once more with nothing to do.
+"""`dvc repro` of the sample with `use auto` as a benchmark: a full run, and a run with nothing to do.
 
-Beside it a pipeline of as many empty stages with as many dependencies: what DVC itself takes.
+The run with nothing to do is compared with a pipeline of empty stages with as many dependencies, to see DVC's share.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PAIRS = 5
 
 
 def ours() -> dict[str, float]:
-    """Seconds of the rebuild and of what its stages computed; of a `dvc repro` without work, and of an empty one."""
+    """Seconds of the full run and of its computing, and of a run with nothing to do, also relative to empty stages."""
     with tempfile.TemporaryDirectory() as name:
         project, empty = Path(name) / "project", Path(name) / "empty"
         copy_project(ROOT, project)
@@ -45,7 +45,7 @@ def ours() -> dict[str, float]:
 
 
 def run(folder: Path, *words: str) -> float:
-    """Seconds of `python -m WORDS` there."""
+    """Run `python -m WORDS` in `folder` and return its seconds."""
     begun = time.perf_counter()
     command = [sys.executable, "-m", *words]
     subprocess.run(command, cwd=folder, env=with_python(), check=True, stdout=subprocess.DEVNULL)
@@ -53,7 +53,7 @@ def run(folder: Path, *words: str) -> float:
 
 
 def write_empty(folder: Path, deps: Sequence[int]) -> None:
-    """A chain of stages that do nothing, one for each number of dependencies."""
+    """Write a chain of stages that do nothing, one for each number of dependencies in `deps`."""
     stages = {}
     for number, count in enumerate(deps):
         names = [f"in/{at}" for at in range(count - 1)] + [f"out/{number - 1}" if number else "in/first"]
@@ -67,7 +67,7 @@ def write_empty(folder: Path, deps: Sequence[int]) -> None:
 
 
 def computed(project: Path) -> float:
-    """Seconds that went into tensors and the judge, as the runs in MLflow tell."""
+    """Seconds that the stages spent computing, from the metrics in MLflow."""
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{project}/mlflow.db")

@@ -1,7 +1,7 @@
-"""The sample's figures beside cheap baselines, over three seeds of the split -> docs/sample-results.md.
+"""Compare the sample results with simple baselines, over three split seeds: `python -m benchmarks.sample`.
 
-`python -m benchmarks.sample` runs the pipeline in copies of the project, once a split seed and once more with random
-weights. They share this project's DVC cache, so the pretraining that all have in common is not done again.
+Writes docs/sample-results.md. For each split seed, the pipeline runs in a copy of the project, once from the pretrained
+model and once from random weights. The copies share this project's DVC cache, so pretraining runs only once.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
+from benchmarks.machine import describe
 from llm.book import runs
 from llm.common import files, params, profiles
 from llm.data.batches import SequentialBatches
@@ -46,15 +47,15 @@ ROOT = Path(__file__).parents[1]
 OUT = ROOT / "docs" / "sample-results.md"
 SPLIT_SEEDS = (1, 2, 3)
 NOTE = """\
-Mean and sample standard deviation over split seeds {seeds}. Test patterns of the spam data and test facts
-of the instructions do not occur in their training data. The README shows the committed sample, which is split
-seed 0, and the validation loss of `pretrain.eval_batches` batches.
+The tables below give the mean and the sample standard deviation over the split seeds {seeds}. Message patterns and
+facts of the test splits do not occur in the training splits. The README shows the results of the committed sample. It
+has split seed 0, and its validation loss is over `pretrain.eval_batches` batches only.
 """
 Figures = dict[str, list[float]]
 
 
 def main() -> None:
-    """Measure all and write the table."""
+    """Measure everything and write the page."""
     figures: Figures = defaultdict(list)
     with tempfile.TemporaryDirectory() as parent:
         for seed in SPLIT_SEEDS:
@@ -78,7 +79,7 @@ def main() -> None:
 
 
 def copy_project(folder: Path, split_seed: int) -> Path:
-    """A copy of the project whose sample is split with `split_seed`, on this project's cache."""
+    """Copy the project, with the sample of `split_seed` and this project's DVC cache."""
     runs.copy_project(ROOT, folder, "dvc.lock")
     make = [sys.executable, "data/sample/make.py", "--out", "data/sample", "--split-seed", str(split_seed)]
     subprocess.run(make, cwd=folder, check=True)
@@ -89,12 +90,12 @@ def copy_project(folder: Path, split_seed: int) -> Path:
 
 
 def dvc(project: Path, *words: str) -> None:
-    """Run DVC there."""
+    """Run DVC in `project`."""
     subprocess.run([sys.executable, "-m", "dvc", *words], cwd=project, check=True, env=runs.with_python())
 
 
 def measure_pretraining(project: Path) -> dict[str, float]:
-    """Validation loss against a trigram model on the same tokens, and the share of the world's facts known."""
+    """Validation loss of the model and of a trigram model, and the share of facts that the model knows."""
     config = params.read(AllParams, project / "params.yaml")
     set_up_device(config.runtime)
     model, tokenizer = load(project / "models/pretrain")
@@ -117,34 +118,34 @@ def measure_pretraining(project: Path) -> dict[str, float]:
 
 
 def measure_spam(project: Path, figures: Figures) -> None:
-    """Test accuracy of the model, of a bag of words and of the best single word."""
+    """Add the test accuracies of the model and of the baselines."""
     spam = metrics(project, "finetune_spam")
     figures["spam: fine-tuned from the pretrained model"].append(spam["test_accuracy"])
     data = {split: read_csv(project / f"data/spam/{split}.csv") for split in ("train", "test")}
     words = make_pipeline(CountVectorizer(token_pattern=r"\S+"), LogisticRegression(max_iter=1000))
     words.fit(*reversed(data["train"]))
     figures["spam: bag of words, logistic regression"].append(words.score(*reversed(data["test"])))
-    figures["spam: best single word, chosen on training"].append(single_word(data["train"], data["test"]))
-    figures["spam: best single word, chosen on the test itself"].append(single_word(data["test"], data["test"]))
+    figures["spam: best single word, chosen on the training split"].append(single_word(data["train"], data["test"]))
+    figures["spam: best single word, chosen on the test split itself"].append(single_word(data["test"], data["test"]))
 
 
 def measure_instructions(project: Path, figures: Figures) -> None:
-    """Reference score of the model, and of what costs nothing."""
+    """Add the reference scores of the model and of the baselines."""
     figures["judge: fine-tuned from the pretrained model"].append(judge_score(project))
     train, test = (files.read_json(project / f"data/instructions/{split}.json") for split in ("train", "test"))
     model, tokenizer = load(project / "models/pretrain")
     figures["judge: the pretrained model before fine-tuning"].append(score(test, respond(model, tokenizer, test)))
     prompts = [format_prompt(entry) for entry in train]
     nearest = [process.extractOne(format_prompt(entry), prompts, scorer=fuzz.ratio)[2] for entry in test]
-    figures["judge: the nearest training prompt's answer"].append(score(test, [train[i]["output"] for i in nearest]))
+    figures["judge: answer of the nearest training prompt"].append(score(test, [train[i]["output"] for i in nearest]))
     shuffled = [entry["output"] for entry in test]
     random.Random(0).shuffle(shuffled)
-    figures["judge: answers shuffled among the entries"].append(score(test, shuffled))
-    figures["judge: an echo of the prompt"].append(score(test, [f"{e['instruction']} {e['input']}" for e in test]))
+    figures["judge: shuffled reference answers"].append(score(test, shuffled))
+    figures["judge: the prompt itself"].append(score(test, [f"{e['instruction']} {e['input']}" for e in test]))
 
 
 def trigram_loss(train: Sequence[int], val: Sequence[int], vocab_size: int) -> float:
-    """Nats per token of an interpolated trigram model with Witten-Bell weights (Chen and Goodman 1999, section 2.5)."""
+    """Nats per token of an interpolated trigram model, Witten-Bell smoothing (Chen and Goodman 1999, section 2.5)."""
     counts: list[Counter[tuple[int, ...]]] = [Counter() for _ in range(3)]
     contexts: list[Counter[tuple[int, ...]]] = [Counter() for _ in range(3)]
     followers: list[Counter[tuple[int, ...]]] = [Counter() for _ in range(3)]
@@ -167,16 +168,16 @@ def trigram_loss(train: Sequence[int], val: Sequence[int], vocab_size: int) -> f
 
 
 def knows(model: GPT, tokenizer: Tokenizer, probe: dict[str, str]) -> bool:
-    """Whether the likeliest continuation of the prompt is the answer."""
+    """Whether the greedy continuation of the prompt is the answer."""
     prompt, answer = tokenizer.encode(probe["prompt"]), tokenizer.encode(probe["answer"])
     decoding = greedy(len(answer))
     return generate(model, [prompt], decoding, stop=None)[0] == answer
 
 
 def single_word(chosen_on: tuple[list[int], list[str]], measured_on: tuple[list[int], list[str]]) -> float:
-    """Accuracy of the rule "spam if, or if not, it holds this word", with the best word of `chosen_on`."""
+    """Accuracy of the rule "spam if the word occurs" or its opposite, with the best word of `chosen_on`."""
 
-    def holding(data: tuple[list[int], list[str]]) -> list[tuple[int, set[str]]]:
+    def word_sets(data: tuple[list[int], list[str]]) -> list[tuple[int, set[str]]]:
         return [
             (label, set(re.findall(r"\w+|[^\w\s]", text.lower())) | set(text.split()))
             for label, text in zip(*data, strict=True)
@@ -185,7 +186,7 @@ def single_word(chosen_on: tuple[list[int], list[str]], measured_on: tuple[list[
     def accuracy(data: list[tuple[int, set[str]]], word: str) -> float:
         return sum((word in words) == label for label, words in data) / len(data)
 
-    chosen, measured = holding(chosen_on), holding(measured_on)
+    chosen, measured = word_sets(chosen_on), word_sets(measured_on)
     rules = {word: accuracy(chosen, word) for word in sorted(set().union(*(words for _, words in chosen)))}
     best = max(rules, key=lambda word: max(rules[word], 1 - rules[word]))
     hit = accuracy(measured, best)
@@ -193,7 +194,7 @@ def single_word(chosen_on: tuple[list[int], list[str]], measured_on: tuple[list[
 
 
 def respond(model: GPT, tokenizer: Tokenizer, entries: Sequence[dict[str, str]]) -> list[str]:
-    """Greedy answers."""
+    """Greedy answers to the entries."""
     prompts = tokenizer.encode_all([format_prompt(entry) + RESPONSE for entry in entries])
     room = [min(64, model.config.context_length - len(prompt)) for prompt in prompts]
     decoding = greedy(64)
@@ -203,41 +204,43 @@ def respond(model: GPT, tokenizer: Tokenizer, entries: Sequence[dict[str, str]])
 
 
 def score(entries: Sequence[dict[str, str]], answers: Sequence[str]) -> float:
-    """Mean reference score of these answers."""
+    """Mean reference score of the answers."""
     pairs = zip(entries, answers, strict=True)
     return statistics.fmean(reference_score({**entry, "model_response": answer}) for entry, answer in pairs)
 
 
 def load(folder: Path) -> tuple[GPT, Tokenizer]:
-    """A model with its tokenizer."""
+    """A model and its tokenizer."""
     return model_folder.load_model(folder), model_folder.load_tokenizer(folder)
 
 
 def metrics(project: Path, stage: str) -> dict[str, Any]:
-    """A stage's metrics there."""
+    """The metrics report of a stage."""
     return dict(files.read_json(project / "reports" / stage / "metrics.json"))
 
 
 def judge_score(project: Path) -> float:
-    """The judge's mean score there."""
+    """The judge's mean score."""
     return float(metrics(project, "evaluate_with_judge")["score_mean"])
 
 
 def read_csv(path: Path) -> tuple[list[int], list[str]]:
-    """Classes and messages of a split."""
+    """Labels and messages of a split."""
     rows = list(csv.DictReader(io.StringIO(files.read_bytes(path).decode())))
     return [int(row["Label"]) for row in rows], [row["Text"] for row in rows]
 
 
 def table(pretraining: dict[str, float], figures: Figures) -> list[str]:
-    """The page as Markdown lines."""
+    """The lines of the Markdown page."""
     known = f"{pretraining['facts']:.1%} of {pretraining['n_facts']:.0f}"
-    lines = ["# What the sample's figures are worth", ""]
-    lines += ["Made by `python -m benchmarks.sample`; nothing here is written by hand.", ""]
+    runtime = params.read(AllParams, ROOT / "params.yaml").runtime
+    measured = f"Measured on {describe()}, in {runtime.precision} with {runtime.kernels} kernels."
+    lines = ["# Sample results against simple baselines", ""]
+    lines += ["Written by `python -m benchmarks.sample`.", measured, ""]
     lines += ["| pretraining | |", "| --- | ---: |"]
-    lines += [f"| validation loss, nats per token, over all windows | {pretraining['loss']:.3f} |"]
-    lines += [f"| the same of a trigram model (Witten-Bell) on the same tokens | {pretraining['trigram']:.3f} |"]
-    lines += [f"| facts of the sample world known (greedy) | {known} |", ""]
+    lines += [f"| validation loss over all windows, nats per token | {pretraining['loss']:.3f} |"]
+    lines += [f"| validation loss of a trigram model (Witten-Bell) on the same tokens | {pretraining['trigram']:.3f} |"]
+    lines += [f"| facts of the sample that the model knows (greedy) | {known} |", ""]
     seeds = ", ".join(str(seed) for seed in SPLIT_SEEDS)
     lines += [*NOTE.format(seeds=seeds).splitlines(), ""]
     for prefix, name, scale in (

@@ -1,7 +1,7 @@
-"""One piece of work done by one contender, in a process of its own: `python -m benchmarks.work train-124M ours`.
+"""Run one benchmark with one implementation: `python -m benchmarks.work train-124M ours`.
 
-Prints a JSON line with what was done per second and the peak of memory. A process each, because the allocator's
-setting is one for the whole process and the peak of memory is one for its whole life.
+Prints a JSON line with the rate per second and the peak of memory. Each run needs its own process, because allocator
+settings and the peak of memory hold for a whole process.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ BF16 = RuntimeConfig("bf16" if cpu_has_bf16() else "fp32", "cpu", THREADS, True,
 
 @dataclass(frozen=True)
 class Shape:
-    """A GPT with GPT-2's vocabulary."""
+    """Size of a GPT with GPT-2's vocabulary."""
 
     n_layer: int
     n_embd: int
@@ -56,7 +56,7 @@ class Shape:
     qkv_bias: bool = True
 
     def config(self) -> ModelConfig:
-        """As the pipeline builds it."""
+        """Our configuration."""
         return ModelConfig(
             vocab_size=VOCABULARY,
             context_length=self.context_length,
@@ -74,7 +74,7 @@ class Shape:
         )
 
     def book(self) -> nn.Module:
-        """As the book's package builds it: `pip install --no-deps llms-from-scratch`."""
+        """The model of the book's package (`pip install --no-deps llms-from-scratch`)."""
         from llms_from_scratch.ch04 import GPTModel
 
         torch.manual_seed(0)
@@ -85,7 +85,7 @@ class Shape:
         return model
 
     def transformers(self) -> Any:
-        """As transformers builds it, with its fused attention."""
+        """The model of transformers, with fused attention."""
         from transformers import GPT2Config, GPT2LMHeadModel
 
         sizes = {"n_layer": self.n_layer, "n_embd": self.n_embd, "n_head": self.n_head}
@@ -94,7 +94,7 @@ class Shape:
         return GPT2LMHeadModel(config)
 
     def flops_per_token(self, context: int) -> float:
-        """Of a training step: 6 x parameters in matrix products, head included, + 12 x layers x width x context."""
+        """FLOPs per token of a training step: 6 x weights of all matrices + 12 x layers x width x context."""
         matrices = 12 * self.n_layer * self.n_embd**2 + VOCABULARY * self.n_embd
         return 6 * matrices + 12 * self.n_layer * self.n_embd * context
 
@@ -109,39 +109,38 @@ Result = dict[str, Any]
 
 
 class RandomTokens:
-    """Windows of random ids."""
+    """A data set of windows of random token ids."""
 
     def __init__(self, count: int) -> None:
         self.ids = torch.randint(VOCABULARY, (count, CONTEXT + 1), generator=torch.Generator().manual_seed(0))
 
     def __len__(self) -> int:
-        """How many windows there are."""
         return len(self.ids)
 
     def batch(self, indices: Any) -> Batch:
-        """These windows, with the next tokens as targets."""
+        """The windows at `indices`, with the next tokens as targets."""
         rows = self.ids[list(indices)]
         return Batch(rows[:, :-1].contiguous(), rows[:, 1:].contiguous())
 
 
 class Clock:
-    """What `fit` tells: the rate of each step."""
+    """A reporter that keeps the rate of each step."""
 
     def __init__(self) -> None:
         self.rates: list[float] = []
 
     def progress(self, _step: int, _steps: int, _loss: float, tokens_per_second: float) -> None:
-        """One update is done."""
+        """Keep the rate."""
         self.rates.append(tokens_per_second)
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Nothing is kept."""
+        """Keep nothing."""
 
 
 def train_ours(size: str, compiled: bool) -> Result:
-    """Tokens per second of the pipeline's own loop, and the seconds that its first step took longer than the others."""
+    """Tokens per second of our training loop, and the extra seconds of its first step."""
     with tempfile.TemporaryDirectory() as cache:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # as on a machine that has compiled nothing before
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # empty: nothing was compiled before
         return _train_ours(size, compiled)
 
 
@@ -168,7 +167,7 @@ def _train_ours(size: str, compiled: bool) -> Result:
         weight_decay=0.1,
         weight_decay_on="matrices",
         beta2=0.95,
-        clip_norm=None,  # as the others
+        clip_norm=None,  # like the other implementations
     )
     source = ShuffledBatches(RandomTokens(BATCH[size] * steps), BATCH[size], steps, 0)
     fit(Task(model, loss, source, {}), config, BF16, 0, [Progress(clock)])
@@ -177,13 +176,13 @@ def _train_ours(size: str, compiled: bool) -> Result:
 
 
 def train_book(size: str) -> float:
-    """Tokens per second of the book's model in a loop as chapter 5 has it: fp32, AdamW as it comes."""
+    """Tokens per second of the book's model in the loop of chapter 5: fp32, AdamW with default settings."""
     model = SHAPES[size].book()
     return _train(model, lambda ids, targets: _mean_loss(model(ids), targets), size, torch.optim.AdamW)
 
 
 def train_transformers(size: str) -> float:
-    """Tokens per second of transformers' GPT-2 under bf16 autocast, with a fused AdamW."""
+    """Tokens per second of transformers' GPT-2 with bf16 autocast and fused AdamW."""
     model = SHAPES[size].transformers().train()
 
     def loss(ids: Tensor, targets: Tensor) -> Tensor:
@@ -219,7 +218,7 @@ def _prompts(rows: int) -> Tensor:
 
 
 def decode_ours(rows: int) -> float:
-    """New tokens per second, greedy."""
+    """New tokens per second of our greedy decoding."""
     set_up_device(BF16)
     torch.manual_seed(0)
     model = packed_weights.pack_for_decoding(GPT(SHAPES["124M"].config()), BF16, rows)
@@ -232,7 +231,7 @@ def decode_ours(rows: int) -> float:
 
 
 def decode_transformers(rows: int) -> float:
-    """The same with transformers' `generate`, weights in bf16 where the CPU has it."""
+    """The same with transformers' `generate`; weights are in bf16 if the CPU supports it."""
     torch.set_num_threads(THREADS)
     model = SHAPES["124M"].transformers().eval()
     if cpu_has_bf16():
@@ -247,7 +246,7 @@ def decode_transformers(rows: int) -> float:
 
 
 def decode_book(rows: int) -> float:
-    """The same with the book's loop, which computes the whole text anew for every token."""
+    """The same with the book's loop, which runs the model on the whole text for every token."""
     from llms_from_scratch.ch04 import generate_text_simple
 
     torch.set_num_threads(THREADS)
@@ -270,8 +269,8 @@ def matmul(precision: str) -> float:
     return 2 * 2048**3 / _median_seconds(lambda: a @ b) / 1e9
 
 
-def copying(_: str) -> float:
-    """GB/s of a large copy, read and written bytes together."""
+def copy() -> float:
+    """GB/s of a large copy; bytes read and bytes written both count."""
     set_up_device(BF16)
     source = torch.ones(2**28, dtype=torch.uint8)
     target = torch.empty_like(source)
@@ -289,13 +288,13 @@ def _median_seconds(action: Callable[[], Any]) -> float:
 
 
 def tokenize_ours(folder: Path) -> Callable[[list[str]], int]:
-    """The pipeline's encoder, on all cores."""
+    """Our tokenizer, on all cores."""
     tokenizer = Tokenizer.load(folder)
     return lambda texts: sum(map(len, tokenizer.encode_all(texts)))
 
 
 def tokenize_transformers(folder: Path) -> Callable[[list[str]], int]:
-    """The same vocabulary in transformers' fast encoder, on all cores."""
+    """transformers' fast tokenizer with the same vocabulary, on all cores."""
     from transformers import GPT2TokenizerFast
 
     tokenizer = GPT2TokenizerFast(str(folder / "vocab.json"), str(folder / "merges.txt"))
@@ -349,13 +348,13 @@ WORK: dict[str, dict[str, Callable[[], float | Result]]] = {
     "machine": {
         "bf16 matrix product, GFLOP/s": lambda: matmul("bf16"),
         "fp32 matrix product, GFLOP/s": lambda: matmul("fp32"),
-        "copy, GB/s": lambda: copying(""),
+        "copy, GB/s": copy,
     },
 }
 
 
 def main() -> None:
-    """Do the work named on the command line."""
+    """Run the benchmark named on the command line."""
     with redirect_stdout(sys.stderr):  # the book's functions print
         found = WORK[sys.argv[1]][sys.argv[2]]()
     result = found if isinstance(found, dict) else {"rate": found}

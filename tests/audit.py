@@ -1,7 +1,7 @@
-"""Rebuild the pipeline in two folders that differ in all that must not matter, and compare every byte.
+"""Rebuild the pipeline in two folders and compare every byte: `make audit`.
 
-`make audit` runs it. Path, umask, locale, time zone and hash seed differ; dvc.lock, data/, models/ and reports/ must
-not. Exit code 1 and one line a difference otherwise.
+The path, umask, locale, time zone and hash seed differ between the two. dvc.lock, data/, models/ and reports/ must be
+the same. Each file that differs is printed, and the exit code is then 1.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WORLDS = [
 
 
 def main() -> int:
-    """Rebuild twice; return how many files differ, or are missing on one side."""
+    """Rebuild twice and compare; return the exit code."""
     with tempfile.TemporaryDirectory() as parent:
         folders = [rebuild(Path(parent), world) for world in WORLDS]
         names = sorted({name for folder in folders for name in built(folder)})
@@ -40,7 +40,7 @@ def main() -> int:
 
 
 def rebuild(parent: Path, world: dict[str, str]) -> Path:
-    """Copy what git tracks, as it stands in the working tree, and run the whole pipeline there."""
+    """Copy the tracked files of the working tree to a folder, and run the whole pipeline there."""
     folder = parent / world["folder"]
     for name in tracked():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def rebuild(parent: Path, world: dict[str, str]) -> Path:
 
 
 def dvc(words: list[str], folder: Path, world: dict[str, str]) -> None:
-    """Run DVC there, in that world, with the interpreter that runs this; stages find it as `python`."""
+    """Run DVC in `folder` with the settings of `world` and the current Python interpreter."""
     varied = {key: value for key, value in world.items() if key.isupper()}
     environment = {
         **with_python(),
@@ -61,26 +61,28 @@ def dvc(words: list[str], folder: Path, world: dict[str, str]) -> None:
     command = [sys.executable, "-m", "dvc", *words]
     done = subprocess.run(command, cwd=folder, env=environment, umask=int(world["umask"], 8), check=False)
     if done.returncode:
-        what = f"left with code {done.returncode} in {world['folder']!r}"
-        raise UserError(f"dvc {words[0]}", what, "see what it printed above", BUG)
+        what = f"exited with code {done.returncode} in {world['folder']!r}"
+        raise UserError(f"dvc {words[0]}", what, "see the error above", BUG)
 
 
 def tracked() -> list[str]:
-    """Files in git that exist."""
+    """The tracked files that exist."""
     if not (ROOT / ".git").exists() or shutil.which("git") is None:
-        raise UserError(str(ROOT), "git does not say which files belong to it", "run the audit in a clone", USAGE)
+        raise UserError(
+            str(ROOT), "is not a git repository, or git is not installed", "run the audit in a clone", USAGE
+        )
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
     return [name for name in listed.decode().split("\0") if name and (ROOT / name).is_file()]
 
 
 def built(folder: Path) -> set[str]:
-    """What is compared, relative to the folder."""
+    """The files to compare, relative to the folder."""
     paths = [path for name in COMPARED for path in [folder / name, *(folder / name).rglob("*")] if path.is_file()]
     return {path.relative_to(folder).as_posix() for path in paths if "__pycache__" not in path.parts}
 
 
 def same(a: Path, b: Path) -> bool:
-    """Whether both are there with equal bytes."""
+    """Whether both files exist and have the same bytes."""
     return a.is_file() and b.is_file() and filecmp.cmp(a, b, shallow=False)
 
 

@@ -1,13 +1,14 @@
-"""The tables of `python -m benchmarks`, on made-up rounds."""
+"""The page of `python -m benchmarks`, from invented results."""
 
 from __future__ import annotations
 
 import subprocess
 
+import matplotlib.pyplot  # noqa: F401 - the first import builds the font cache, and says so on stderr if that is slow
 import pytest
 
 from benchmarks import pipeline
-from benchmarks.__main__ import TOLD_APART, main, measure, page, ratios, utilisation
+from benchmarks.__main__ import NOT_IN_TABLE, main, measure, page, ratios, utilisation
 from benchmarks.work import SHAPES, WORK
 from llm.common import files, params
 
@@ -23,15 +24,15 @@ def test_a_ratio_is_taken_within_a_round():
     assert ratios(TRAIN, "book") == [4, 6, 10]
 
 
-def test_a_contender_that_fails_in_a_later_round_is_left_out_of_all(monkeypatch, capsys):
-    made = {"ours": iter("012"), "book": iter("0")}  # the second round of the book's finds nothing
+def test_an_implementation_that_fails_in_a_later_round_is_left_out(monkeypatch, capsys):
+    made = {"ours": iter("012"), "book": iter("0")}  # the book's package fails in the second round
 
-    def run(command, **_):
-        found = next(made[command[-1]], None)
+    def run(_, name):
+        found = next(made[name], None)
         out, err = ("", "no memory") if found is None else (f'{{"rate": 1.0, "peak_mib": {found}}}\n', "")
-        return subprocess.CompletedProcess(command, int(found is None), out, err)
+        return subprocess.CompletedProcess([], int(found is None), out, err)
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr("benchmarks.__main__.run", run)
     monkeypatch.setitem(WORK, "train-13M", {"ours": None, "book": None})
     found = measure("train-13M", 3)
     assert [round["peak_mib"] for round in found["ours"]] == [0, 1, 2]
@@ -40,13 +41,13 @@ def test_a_contender_that_fails_in_a_later_round_is_left_out_of_all(monkeypatch,
     assert any(line.startswith("| train-13M | 3 |") for line in page({"train-13M": found}))
 
 
-def test_a_work_that_ours_fails_in_keeps_its_figures_and_is_told(monkeypatch, capsys, tmp_path):
+def test_a_benchmark_in_which_ours_fails_keeps_its_figures_and_is_reported(monkeypatch, capsys, tmp_path):
     files.write_json(tmp_path / "benchmarks.json", {"train-13M": TRAIN})
 
-    def run(command, **_):
-        return subprocess.CompletedProcess(command, int(command[-1] == "ours"), '{"rate": 1.0}\n', "no memory")
+    def run(_, name):
+        return subprocess.CompletedProcess([], int(name == "ours"), '{"rate": 1.0}\n', "no memory")
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr("benchmarks.__main__.run", run)
     monkeypatch.setattr("benchmarks.__main__.OUT", tmp_path)
     monkeypatch.setattr("sys.argv", ["benchmarks", "train-13M"])
     with pytest.raises(SystemExit) as stopped:
@@ -56,12 +57,11 @@ def test_a_work_that_ours_fails_in_keeps_its_figures_and_is_told(monkeypatch, ca
     assert "| train-13M | 3 | 50.0 |" in (tmp_path / "benchmarks.md").read_text()
     assert capsys.readouterr().err.splitlines() == [
         "train-13M: ours left out: no memory",
-        "error: train-13M: not measured, ours could not be | fix: mend what the lines above say; "
-        "the figures from before are kept",
+        "error: train-13M: our implementation failed | fix: see the errors above; the earlier figures are kept",
     ]
 
 
-def test_a_line_has_medians_the_range_and_the_peaks():
+def test_a_row_has_medians_the_range_and_the_peaks():
     (line,) = [line for line in page({"train-13M": TRAIN}) if line.startswith("| train-13M")]
     assert line == "| train-13M | 3 | 50.0 | 10.0 | - | 6.00 (4.00 to 10.00) | - | 160 / 110 |"
 
@@ -78,33 +78,33 @@ def test_utilisation_is_the_share_of_the_measured_rate():
     assert line.endswith(f"{flops:.0f} GFLOP/s, {flops / 500:.2f} of the bf16 rate.")
 
 
-@pytest.mark.parametrize("work", [work for work in WORK if work not in TOLD_APART])
-def test_every_work_has_ours_and_a_peer(work):
+@pytest.mark.parametrize("work", [work for work in WORK if work not in NOT_IN_TABLE])
+def test_every_benchmark_has_ours_and_another_implementation(work):
     assert "ours" in WORK[work]
     assert len(WORK[work]) > 1
 
 
-def test_compiling_pays_after_its_cost_over_what_a_step_saves():
+def test_compiling_saves_time_after_its_cost_over_the_seconds_saved_per_step():
     compiled = [{"rate": 2048.0, "peak_mib": 1.0, "first_step": 10.0}]  # 8 x 256 tokens a step: 1 s, and 4 s without
     text = "\n".join(page({"train-13M": {"ours": compiled, "uncompiled": rounds(512), "book": rounds(512)}}))
     assert "without `pretrain.compile`: 512.0 tokens per second" in text
-    assert "compiling takes 10 s, made up for after 3 steps." in text
+    assert "Compiling takes 10 s and saves time after 3 steps." in text
     slower = "\n".join(page({"train-13M": {"ours": compiled, "uncompiled": rounds(4096), "book": rounds(512)}}))
-    assert "compiling takes 10 s for nothing." in slower
+    assert "Compiling takes 10 s and saves no time." in slower
 
 
 @pytest.mark.parametrize(("work", "rate"), [("chapter-6", " 10.0 messages per second;"), ("chapter-6-fp32", "")])
 def test_predictions_with_and_without_the_prefix_are_counted(work, rate):
-    ours, whole = ({"rate": 10.0, "peak_mib": 1.0, "said": said} for said in ("0110", "0010"))
+    ours, whole = ({"rate": 10.0, "peak_mib": 1.0, "predictions": found} for found in ("0110", "0010"))
     text = "\n".join(page({work: {"ours": [ours], "whole": [whole], "book": rounds(1)}}))
-    assert f"{work} without the frozen prefix:{rate} 1 of 4 test predictions differ." in text
+    assert f"{work} without `frozen_prefix`:{rate} 1 of 4 test predictions differ." in text
 
 
-def test_the_pipeline_is_told_below_the_table():
+def test_the_pipeline_is_below_the_table():
     found = {"rate": 0.01, "peak_mib": 1.0, "seconds": 100.0, "compute": 80.0, "no_op": 0.9, "no_op_ratio": 1.25}
     text = "\n".join(page({"pipeline": {"ours": [found]}}))
     assert "100 s, 20% of it not computing." in text
-    assert "nothing to do: 0.90 s, 1.25 times one of as many empty stages" in text
+    assert "nothing to do: 0.90 s, 1.25 times that of a pipeline of empty stages" in text
     assert "| pipeline" not in text
 
 
