@@ -31,7 +31,7 @@ from llm.evaluate.judge_config import JudgeConfig
 GROUPS = {"generate": "Models", "judge": "Judge", "verify": "Book", "completion": "Shell"}
 Command = Callable[[str, Any, str], argparse.ArgumentParser]  # name, function, one line of help
 SHELLS = ("bash", "zsh", "tcsh")
-PROFILES = shtab.cmd("llm use --list 2> /dev/null")
+PROFILES = shtab.cmd("llm use --list 2> /dev/null") | {"tcsh": "`llm use --list`"}  # tcsh cannot redirect only errors
 
 
 class Parser(argparse.ArgumentParser):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import psutil
 
 from llm.book.runs import with_python
-from llm.common.errors import INTERRUPTED, Terminated, UserError
+from llm.common.errors import Terminated, UserError
 
 
 def run_dvc(words: Sequence[str]) -> None:
@@ -30,16 +30,19 @@ def run_dvc(words: Sequence[str]) -> None:
                 code = process.wait()
             except Terminated:
                 _terminate(process)
-                raise
+                raise _stopped("terminated", signal.SIGTERM) from None
     finally:
         signal.signal(signal.SIGINT, previous)
     if interrupts:
-        raise UserError("interrupted", "by SIGINT; finished stages are kept", "run the same command again", INTERRUPTED)
+        raise _stopped("interrupted", signal.SIGINT)
     if code < 0:
-        what = f"killed by {signal.Signals(-code).name}"
-        raise UserError("dvc", what, "run the same command again", 128 - code)
+        raise _stopped("dvc was killed", signal.Signals(-code))
     if code:
         sys.exit(code)
+
+
+def _stopped(how: str, by: signal.Signals) -> UserError:
+    return UserError(how, f"by {by.name}; finished stages are kept", "run the same command again", 128 + by)
 
 
 def _terminate(process: subprocess.Popen[bytes]) -> None:

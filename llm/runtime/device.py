@@ -1,4 +1,7 @@
-"""Where and how tensors are computed: device, precision, threads, and the allocator that lets CPUs run at speed."""
+"""Where and how tensors are computed: device, precision, threads, and the allocator that lets CPUs run at speed.
+
+torch is imported inside the functions: `llm report` uses this module and should start quickly.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,14 @@ import resource
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, make_dataclass
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal
 
 from llm.common import params
 from llm.common.errors import RESOURCES, UserError
 from llm.common.params import Problem, positive
+
+if TYPE_CHECKING:
+    import torch
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # mallopt(3)
 MADV_HUGEPAGE, HUGE_PAGE = 14, 2**21  # madvise(2), and what a CPU can look up at once
@@ -45,6 +49,8 @@ def set_up_device(config: RuntimeConfig) -> torch.device:
     CUDA is asked for kernels that add up in the same order every time; PyTorch warns where it has none. Raises
     UserError where the device is not there.
     """
+    import torch
+
     if config.keep_pages:
         keep_pages()
     torch.set_num_threads(config.threads)
@@ -61,6 +67,8 @@ def set_up_device(config: RuntimeConfig) -> torch.device:
 
 def set_up_from_params() -> RuntimeConfig:
     """Apply the section `runtime` of params.yaml and return it; fp32 on the CPU in a folder without that file."""
+    import torch
+
     if params.PARAMS.is_file():
         schema = make_dataclass("Settings", [("runtime", RuntimeConfig)])
         config: RuntimeConfig = params.read(schema).runtime
@@ -97,6 +105,8 @@ def keep_pages() -> bool:
 
 def autocast(config: RuntimeConfig) -> AbstractContextManager[Any]:
     """The context that forward passes run in: bf16 matrix products over fp32 weights, or nothing."""
+    import torch
+
     if config.precision == "fp32":
         return nullcontext()
     return torch.autocast(config.device, dtype=torch.bfloat16)
@@ -104,6 +114,8 @@ def autocast(config: RuntimeConfig) -> AbstractContextManager[Any]:
 
 def detect() -> RuntimeConfig:
     """The fastest settings of this machine; an Apple GPU is never chosen, nobody has measured one."""
+    import torch
+
     if torch.cuda.is_available():
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         return RuntimeConfig("bf16" if bf16 else "fp32", "cuda", _cores(), True, True)
