@@ -17,7 +17,7 @@ import torch
 
 from llm.common.params import load, parse
 from llm.data import spam
-from llm.data.batches import InOrder, Shuffled, steps_per_epoch
+from llm.data.batches import SequentialBatches, ShuffledBatches, steps_per_epoch
 from llm.data.spam import SPLITS, SpamConfig
 from llm.data.spam_dataset import SpamDataset
 from llm.data.tokenizer import Tokenizer
@@ -28,7 +28,8 @@ from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
 from llm.runtime.device import RuntimeConfig, set_up_device
 from llm.train import frozen_blocks, losses
-from llm.train.loop import Silent, fit, looks
+from llm.train.loop import evaluation_batches, fit
+from llm.train.task import Task
 from stages.finetune_spam import FinetuneSpamConfig
 
 EPOCHS, BATCH, WIDTH = 5, 8, 120
@@ -90,10 +91,13 @@ def ours(shape: ModelConfig, precision: RuntimeConfig, frozen_prefix: bool = Tru
                 split: frozen_blocks.compute(model, frozen, part, precision, Path(name))
                 for split, part in messages.items()
             }
-        batches = Shuffled(messages["train"], BATCH, steps, 123)
-        seen = looks(messages["train"], messages["validation"], settings)
-        fit(trained, losses.classification, batches, seen, settings, precision, 123, Silent())
-        said = {split: accuracy.predict(trained, InOrder(part, BATCH), precision) for split, part in messages.items()}
+        batches = ShuffledBatches(messages["train"], BATCH, steps, 123)
+        seen = evaluation_batches(messages["train"], messages["validation"], settings)
+        fit(Task(trained, losses.classification, batches, seen), settings, precision, 123)
+        said = {
+            split: accuracy.predict(trained, SequentialBatches(part, BATCH), precision)
+            for split, part in messages.items()
+        }
         seconds = time.perf_counter() - begun
     return {"rate": steps * BATCH / seconds, "said": "".join(map(str, said["test"].argmax(dim=-1).tolist()))}
 

@@ -28,7 +28,7 @@ from sklearn.pipeline import make_pipeline
 
 from llm.book import runs
 from llm.common import files, params
-from llm.data.batches import InOrder
+from llm.data.batches import SequentialBatches
 from llm.data.corpus import read_shard
 from llm.data.corpus_dataset import TokenWindows
 from llm.data.prompts import RESPONSE, extract_answer, format_prompt
@@ -109,7 +109,7 @@ def measure_pretraining(project: Path) -> dict[str, float]:
     probes = json.loads((project / "data/sample/facts.json").read_text(encoding="utf-8"))
     known = sum(knows(model, tokenizer, probe) for probe in probes)
     return {
-        "loss": evaluate(model, losses.next_token, InOrder(val, 64), config.runtime)["loss"],
+        "loss": evaluate(model, losses.next_token, SequentialBatches(val, 64), config.runtime)["loss"],
         "trigram": trigram_loss(ids["train"], ids["val"], size),
         "facts": known / len(probes),
         "n_facts": len(probes),

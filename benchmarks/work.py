@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import chapter5, chapter6, pipeline
-from llm.data.batches import Batch, Shuffled
+from llm.data.batches import Batch, ShuffledBatches
 from llm.data.tokenizer import Tokenizer
 from llm.generate.decoding import generate, greedy
 from llm.model import packed_weights
@@ -32,9 +32,11 @@ from llm.model.gpt import GPT
 from llm.runtime import device
 from llm.runtime.device import RuntimeConfig, cpu_has_bf16, set_up_device
 from llm.train import losses
+from llm.train.callbacks import Progress
 from llm.train.compiled import CompiledNextToken
 from llm.train.loop import fit
 from llm.train.optim import TrainConfig
+from llm.train.task import Task
 
 VOCABULARY = 50_257
 PROMPT_TOKENS = 32
@@ -168,8 +170,8 @@ def _train_ours(size: str, compiled: bool) -> Result:
         beta2=0.95,
         clip_norm=None,  # as the others
     )
-    source = Shuffled(RandomTokens(BATCH[size] * steps), BATCH[size], steps, 0)
-    fit(model, loss, source, {}, config, BF16, 0, clock)
+    source = ShuffledBatches(RandomTokens(BATCH[size] * steps), BATCH[size], steps, 0)
+    fit(Task(model, loss, source, {}), config, BF16, 0, [Progress(clock)])
     rate, tokens = statistics.median(clock.rates[2:]), BATCH[size] * CONTEXT
     return {"rate": rate, "first_step": tokens / clock.rates[0] - tokens / rate}
 
@@ -220,7 +222,7 @@ def decode_ours(rows: int) -> float:
     """New tokens per second, greedy."""
     set_up_device(BF16)
     torch.manual_seed(0)
-    model = packed_weights.for_decoding(GPT(SHAPES["124M"].config()), BF16, rows)
+    model = packed_weights.pack_for_decoding(GPT(SHAPES["124M"].config()), BF16, rows)
 
     def decode(tokens: int) -> None:
         config = greedy(tokens)

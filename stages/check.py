@@ -1,7 +1,8 @@
-"""Check all of params.yaml -> .check/ok, before any stage can touch an output.
+"""Check params.yaml, and list the code that each stage runs: -> .check/<stage>, before any stage can touch an output.
 
-DVC deletes a stage's outputs before it runs the command, so a bad parameter must be found here. The output never
-changes: an edit of the parameters runs this stage and then only what depends on the edit.
+DVC deletes a stage's outputs before it runs the command, so bad parameters must be found here. The lists depend on the
+code alone: an edit of parameters runs this stage and then only the stages that use them, and an edit of a comment runs
+this stage only.
 """
 
 from __future__ import annotations
@@ -10,10 +11,27 @@ import difflib
 from collections.abc import Iterator
 from pathlib import Path
 
-from llm.common import files, params
+from llm.common import code, files, params
 from llm.common.errors import USAGE, UserError, raise_all
-from stages.run import run_stage, stage
+from stages.run import WORK, run_stage, stage
 from stages.schema import AllParams
+
+# In the order of the pipeline.
+STAGES = (
+    "download",
+    "tokenizer",
+    "tokenize_corpus",
+    "tokenize_spam",
+    "tokenize_instructions",
+    "pretrain",
+    "import_gpt2",
+    "finetune_spam",
+    "finetune_instruct",
+    "respond",
+    "evaluate_with_judge",
+)
+SEEN = WORK / "check" / "code.json"  # the lists of the last run; DVC has deleted those in .check
+CodeLists = dict[str, dict[str, str]]
 
 
 def missing_sources(everything: AllParams) -> Iterator[UserError]:
@@ -44,10 +62,28 @@ def missing_sources(everything: AllParams) -> Iterator[UserError]:
 
 
 def main(everything: AllParams) -> None:
-    """Look whether all that is named is there; reading the parameters has checked the rest."""
+    """Check that named files exist, then write the code list of every stage."""
     with stage("check", everything) as run:
         raise_all(list(missing_sources(everything)))
-        files.write_text(run.out(".check/ok"), "params.yaml is valid\n")
+        folder = run.out(".check")
+        lists = {name: code.closure(f"stages.{name}") for name in STAGES}
+        for name, hashes in lists.items():
+            files.write_text(folder / name, code.listing(hashes))
+        for line in changes(files.read_json(SEEN) if SEEN.is_file() else lists, lists):
+            run.say(line)
+        files.write_json(SEEN, lists)
+
+
+def changes(before: CodeLists, after: CodeLists) -> Iterator[str]:
+    """A line for each file that changed, with the stages that will run again for it."""
+    stages: dict[str, list[str]] = {}
+    for name, hashes in after.items():
+        old = before.get(name, {})
+        for path in sorted(hashes.keys() | old.keys()):
+            if hashes.get(path) != old.get(path):
+                stages.setdefault(path, []).append(name)
+    for path, names in stages.items():
+        yield f"code changed: {path} -> {', '.join(names)}"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Literal
 from llm.common import files
 from llm.common.params import Problem, fraction, positive
 from llm.common.seeds import derive
-from llm.data.batches import Buckets, Shuffled, steps_per_epoch
+from llm.data.batches import Buckets, ShuffledBatches, steps_per_epoch
 from llm.data.instruction_dataset import InstructionDataset
 from llm.data.instructions import read_entries
 from llm.data.prompts import PromptForm
@@ -19,9 +19,11 @@ from llm.model.gpt import count_parameters
 from llm.model.lora import LoraConfig, check_together
 from llm.runtime.device import RuntimeConfig, set_up_device
 from llm.train import losses, resume
+from llm.train.callbacks import Progress
 from llm.train.history import COLUMNS
-from llm.train.loop import fit, looks
+from llm.train.loop import evaluation_batches, fit
 from llm.train.optim import TrainConfig
+from llm.train.task import Task
 from llm.weights import gpt2, model_folder
 from stages.run import run_stage, stage
 
@@ -91,19 +93,17 @@ def main(params: Params) -> None:
         trainable = count_parameters(model, trainable_only=True)
         run.say(f"{trainable:,} of {count_parameters(model):,} parameters train, {len(train)} entries on {device}")
         run.turn_to("compute")
-        with resume.states(run.states, params, [init_from, INSTRUCTIONS], config.save_every, run.say) as states:
-            history = fit(
-                model,
-                losses.next_token_of(params.runtime.fused_loss),
-                Shuffled(train, config.batch_size, steps, params.seed, "finetune_instruct.batch_size", buckets),
-                looks(train, val, config),
-                config,
-                params.runtime,
-                params.seed,
-                run,
-                section="finetune_instruct",
-                states=states,
-            )
+        task = Task(
+            model,
+            losses.next_token_of(params.runtime.fused_loss),
+            ShuffledBatches(train, config.batch_size, steps, params.seed, "finetune_instruct.batch_size", buckets),
+            evaluation_batches(train, val, config),
+            "finetune_instruct",
+        )
+        with resume.checkpoints(
+            run.states, params, [init_from, INSTRUCTIONS], config.save_every, run.say
+        ) as checkpoints:
+            history = fit(task, config, params.runtime, params.seed, [Progress(run), checkpoints])
         run.say(history.ending(config))
         run.turn_to("save")
         adapter = lora.merge_lora(model)

@@ -13,7 +13,7 @@ from torch import nn
 from llm.common import files
 from llm.common.params import Problem, fraction
 from llm.common.seeds import derive
-from llm.data.batches import Shuffled, steps_per_epoch
+from llm.data.batches import ShuffledBatches, steps_per_epoch
 from llm.data.spam import LABELS, SPLITS, read_split
 from llm.data.spam_dataset import SpamDataset
 from llm.evaluate import accuracy
@@ -24,10 +24,12 @@ from llm.model.gpt import count_parameters
 from llm.model.lora import LoraConfig, check_together
 from llm.runtime.device import RuntimeConfig, set_up_device
 from llm.train import frozen_blocks, losses, resume
+from llm.train.callbacks import Progress
 from llm.train.frozen_blocks import FrozenStates
 from llm.train.history import COLUMNS
-from llm.train.loop import fit, looks
+from llm.train.loop import evaluation_batches, fit
 from llm.train.optim import TrainConfig
+from llm.train.task import Task
 from llm.weights import model_folder
 from stages.run import Run, run_stage, stage
 
@@ -97,19 +99,15 @@ def main(params: Params) -> None:
         run.say(f"{trainable:,} of {count_parameters(model):,} parameters train")
         run.turn_to("compute")
         trained, seen = above_frozen_blocks(model, data, config, params.runtime, run)
-        with resume.states(run.states, params, [init_from, SPAM], config.save_every, run.say) as states:
-            history = fit(
-                trained,
-                losses.classification,
-                Shuffled(seen["train"], config.batch_size, steps, params.seed, "finetune_spam.batch_size"),
-                looks(seen["train"], seen["validation"], config),
-                config,
-                params.runtime,
-                params.seed,
-                run,
-                section="finetune_spam",
-                states=states,
-            )
+        task = Task(
+            trained,
+            losses.classification,
+            ShuffledBatches(seen["train"], config.batch_size, steps, params.seed, "finetune_spam.batch_size"),
+            evaluation_batches(seen["train"], seen["validation"], config),
+            "finetune_spam",
+        )
+        with resume.checkpoints(run.states, params, [init_from, SPAM], config.save_every, run.say) as checkpoints:
+            history = fit(task, config, params.runtime, params.seed, [Progress(run), checkpoints])
         run.say(history.ending(config))
         adapter = lora.merge_lora(model)
         metrics, predictions = accuracy.judge_splits(

@@ -14,7 +14,7 @@ from llm.common import files
 from llm.common.errors import DATA, USAGE, UserError
 from llm.common.params import Problem, positive
 from llm.common.seeds import derive
-from llm.data.batches import BatchSource, Chain, InOrder, Shuffled, steps_per_epoch
+from llm.data.batches import BatchSource, ConcatBatches, SequentialBatches, ShuffledBatches, steps_per_epoch
 from llm.data.corpus_dataset import TokenWindows
 from llm.data.tokenizer import Tokenizer, fingerprint
 from llm.generate.decoding import generate, greedy
@@ -24,30 +24,32 @@ from llm.model.gpt import GPT, count_parameters
 from llm.runtime.device import RuntimeConfig, autocast, set_up_device
 from llm.train import losses, resume
 from llm.train.book_mode import fit_as_the_book
+from llm.train.callbacks import Progress, Samples, SaveOptimizer
 from llm.train.compiled import CompiledNextToken
-from llm.train.history import COLUMNS, History, Sampling
-from llm.train.loop import evaluate, fit, looks
-from llm.train.optim import AdamW, TrainConfig
+from llm.train.history import COLUMNS, History
+from llm.train.loop import evaluate, evaluation_batches, fit
+from llm.train.optim import TrainConfig
+from llm.train.task import Callback, Task
 from llm.weights import model_folder
 from stages.run import Run, run_stage, stage
 
 
 @dataclass(frozen=True)
 class ShortWindows:
-    """Updates on shorter windows before the others: many small steps learn the words and facts first."""
+    """Updates on short windows at the start: many small steps learn words and facts first."""
 
     steps: int
     context: int
     batch_size: int
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong with these values together."""
+        """Contradictions between these values."""
         yield from positive(self, "steps", "context", "batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(TrainConfig):
-    """Which windows over the tokens make a training run, and what it prints on the way."""
+    """Windows over the corpus, samples along the way, and how the training computes."""
 
     context: int  # tokens in a window
     stride: int  # tokens from the start of one window to the next
@@ -55,28 +57,32 @@ class PretrainConfig(TrainConfig):
     sample_prompt: str  # continued greedily along the way
     sample_tokens: int
     sample_after: Literal["evaluation", "epoch"]  # after each, and at the end
-    save_optimizer: bool  # AdamW's moments beside the model, from which training can go on (exercise 5.4)
-    compile: bool  # the training passes by PyTorch's compiler (compiled.py)
-    mode: Literal["exact", "book"]  # book: all that is random hangs together as in chapter 5 (book_mode.py)
+    save_optimizer: bool  # also save AdamW's moments, so that training can continue (exercise 5.4)
+    compile: bool  # run training passes through torch.compile (compiled.py)
+    mode: Literal["exact", "book"]  # book: one stream of random numbers, as in chapter 5 (book_mode.py)
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong with these values together."""
+        """Contradictions between these values."""
         yield from super().problems()
         yield from positive(self, "context", "stride", "sample_tokens")
         if not self.sample_prompt:
             yield "sample_prompt", "is empty", "write a few words"
         if self.save_optimizer and self.keep == "best":
-            yield "save_optimizer", "is true, but goes with the last weights, and keep is best", "keep the last"
+            yield (
+                "save_optimizer",
+                "is true, but the moments belong to the last weights, and keep is best",
+                "keep the last",
+            )
         if self.mode == "book" and self.short_windows is not None:
-            yield "short_windows", "are there, but mode book knows one size of window", "set it to null"
+            yield "short_windows", "are given, but mode book has one size of window", "set it to null"
         if self.mode == "book" and self.save_every is not None:
-            what = f"{self.save_every}, but with mode book a run that was stopped cannot go on from a state"
+            what = f"{self.save_every}, but in mode book a stopped run cannot resume from a state"
             yield "save_every", what, "set it to null"
         if self.mode == "book" and self.compile:
-            yield "compile", "is true, but the digits of mode book are those of uncompiled steps", "set it to false"
+            yield "compile", "is true, but the book's digits are those of uncompiled steps", "set it to false"
         if self.mode == "book" and (self.keep, self.patience) != ("last", None):
             name = "patience" if self.keep == "last" else "keep"
-            what = f"{getattr(self, name)!r}, but mode book first looks at other batches: its losses do not compare"
+            what = f"{getattr(self, name)!r}, but mode book first evaluates on other batches: its losses do not compare"
             yield name, what, "set keep to last and patience to null"
 
 
@@ -110,23 +116,21 @@ def main(params: Params) -> None:
         model = GPT(params.model).to(device)
         run.say(f"{count_parameters(model):,} parameters, {train.tokens:,} training tokens on {device}")
 
-        def sample() -> str:
-            return continue_text(model, tokenizer, prompt, config.sample_tokens, params.runtime)
-
         out = run.out("models/pretrain")
-
-        def save_optimizer(optimizer: AdamW) -> None:
-            resume.save_optimizer(out / OPTIMIZER, optimizer)
-
-        on_end = save_optimizer if config.save_optimizer else None
+        samples = Samples(
+            lambda: continue_text(model, tokenizer, prompt, config.sample_tokens, params.runtime),
+            samples_due(len(train), config),
+        )
+        callbacks = [Progress(run), samples]
+        if config.save_optimizer:
+            callbacks.append(SaveOptimizer(out / OPTIMIZER))
         run.turn_to("compute")
-        history = train_model(model, train, val, params, run, when_to_write(sample, len(train), config), on_end)
+        history = train_model(model, train, val, params, run, callbacks)
         run.say(history.ending(config))
-        every_window = InOrder(val, config.batch_size)
-        loss = losses.next_token_of(params.runtime.fused_loss)
+        every_window = SequentialBatches(val, config.batch_size)
         whole_val = evaluate(
-            packed_weights.beside(model, params.runtime, packed_weights.EVALUATION_ROWS),
-            loss,
+            packed_weights.packed_copy(model, params.runtime, packed_weights.EVALUATION_ROWS),
+            losses.next_token_of(params.runtime.fused_loss),
             every_window,
             params.runtime,
             config.micro_batch_size,
@@ -150,7 +154,7 @@ def main(params: Params) -> None:
 
 
 def check_room(params: Params, steps: int, run: Run) -> None:
-    """Refuse what does not fit into memory or on the disk, by the widest of the windows."""
+    """Refuse a training that does not fit into memory or on the disk; the widest windows decide."""
     config, short = params.pretrain, params.pretrain.short_windows
     sizes = [(config.batch_size, config.context)] + ([(short.batch_size, short.context)] if short else [])
     trainings = []
@@ -164,70 +168,60 @@ def check_room(params: Params, steps: int, run: Run) -> None:
 
 
 def train_model(
-    model: GPT,
-    train: TokenWindows,
-    val: TokenWindows,
-    params: Params,
-    run: Run,
-    sampling: Sampling,
-    on_end: Callable[[AdamW], None] | None,
+    model: GPT, train: TokenWindows, val: TokenWindows, params: Params, run: Run, callbacks: list[Callback]
 ) -> History:
-    """The history of the training; in mode exact a run can be stopped and goes on."""
+    """Train, and return the history; in mode exact a stopped run resumes."""
     config, loss = params.pretrain, losses.next_token_of(params.runtime.fused_loss)
     if config.mode == "book":
-        run.say("mode book saves no states: a run that was stopped starts at its beginning")
-        data = (train, val, config, params.runtime, params.seed)
-        return fit_as_the_book(model, loss, *data, run, sampling, section="pretrain", on_end=on_end)
-    loss = CompiledNextToken(model, params.runtime.fused_loss) if config.compile else loss
-    with resume.states(run.states, params, [CORPUS, TOKENIZER], config.save_every, run.say) as states:
-        return fit(
-            model,
-            loss,
-            batches(train, params),
-            looks(train, val, config),
-            config,
-            params.runtime,
-            params.seed,
-            run,
-            sampling,
-            section="pretrain",
-            states=states,
-            on_end=on_end,
+        run.say("mode book saves no states: a stopped run starts over")
+        return fit_as_the_book(
+            model, loss, train, val, config, params.runtime, params.seed, callbacks, section="pretrain"
         )
+    if config.compile:
+        loss = CompiledNextToken(model, params.runtime.fused_loss)
+    task = Task(model, loss, batches(train, params), evaluation_batches(train, val, config), "pretrain")
+    inputs = [CORPUS, TOKENIZER]
+    with resume.checkpoints(
+        run.states, params, inputs, config.save_every, run.say, keep_moments=config.save_optimizer
+    ) as checkpoints:
+        return fit(task, config, params.runtime, params.seed, [*callbacks, checkpoints])
 
 
 def windows(split: str, params: Params, context: int, stride: int, where: str = "pretrain.context") -> TokenWindows:
-    """The windows of one split, whose length stands at the key `where` of params.yaml."""
+    """The windows of one split; `where` is the key of params.yaml with their length."""
     found = TokenWindows(CORPUS, split, context, stride, params.model.vocab_size, where)
     if found.tokenizers != {fingerprint(TOKENIZER)}:
-        raise UserError(str(CORPUS), f"was not cut with {TOKENIZER}", "run `dvc repro tokenize`", DATA)
+        raise UserError(str(CORPUS), f"was not tokenized with {TOKENIZER}", "run `dvc repro tokenize`", DATA)
     return found
 
 
 def batches(train: TokenWindows, params: Params) -> BatchSource:
-    """The batches of the whole run: short windows first, where they are asked for."""
+    """The batches of the whole run: short windows first, if there are any."""
     config, short = params.pretrain, params.pretrain.short_windows
     per_epoch = steps_per_epoch(len(train), config.batch_size)
     where = "pretrain.batch_size"
-    long = Shuffled(train, config.batch_size, config.epochs * per_epoch, params.seed, where)
+    long = ShuffledBatches(train, config.batch_size, config.epochs * per_epoch, params.seed, where)
     if short is None:
         return long
     section, seed = "pretrain.short_windows", derive(params.seed, "short windows")
     shorter = windows("train", params, short.context, short.context, f"{section}.context")
-    return Chain(Shuffled(shorter, short.batch_size, short.steps, seed, f"{section}.batch_size"), long)
+    return ConcatBatches(ShuffledBatches(shorter, short.batch_size, short.steps, seed, f"{section}.batch_size"), long)
 
 
-def when_to_write(write: Callable[[], str], windows: int, config: PretrainConfig) -> Sampling:
-    """As `sample_after` has it; an epoch goes over so many windows, and the short ones before make none."""
+def samples_due(windows: int, config: PretrainConfig) -> Callable[[int], bool] | None:
+    """After how many updates a sample is due: at the end of every epoch over so many windows; None: every evaluation.
+
+    Updates on short windows come first and make no epoch.
+    """
     if config.sample_after == "evaluation":
-        return Sampling(write)
+        return None
     first = config.short_windows.steps if config.short_windows else 0
     per_epoch = steps_per_epoch(windows, config.batch_size)
-    return Sampling(write, lambda updates: updates > first and (updates - first) % per_epoch == 0)
+    return lambda updates: updates > first and (updates - first) % per_epoch == 0
 
 
 def sample_prompt(tokenizer: Tokenizer, config: PretrainConfig, context: int) -> list[int]:
-    """The ids of the sample prompt; raises UserError where what follows it does not fit into the model's context."""
+    """The ids of the sample prompt; raises UserError if prompt and sample exceed the model's context."""
     prompt = tokenizer.encode(config.sample_prompt)
     room = context - len(prompt)
     if config.sample_tokens > room:
@@ -241,7 +235,7 @@ def continue_text(
     model: GPT, tokenizer: Tokenizer, prompt: list[int], new_tokens: int, precision: RuntimeConfig
 ) -> str:
     """The prompt with its greedy continuation, in the precision of the training."""
-    packed = packed_weights.beside(model, precision, rows=1)
+    packed = packed_weights.packed_copy(model, precision, rows=1)
     with autocast(precision):
         return tokenizer.decode(prompt + generate(packed, [prompt], greedy(new_tokens), tokenizer.eot)[0])
 

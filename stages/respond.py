@@ -62,7 +62,7 @@ def main(params: Params) -> None:
         where = "params.yaml: respond.batch_size"
         machine.check_memory(where, "decoding", size, params.runtime.device, "lower it, or take a smaller model")
         model = model_folder.load_model(MODEL).to(device)
-        model = packed_weights.for_decoding(model, params.runtime, config.batch_size)
+        model = packed_weights.pack_for_decoding(model, params.runtime, config.batch_size)
         limits = [max(0, min(wanted, model.config.context_length - len(prompt))) for prompt in prompts]
         seeds = [derive(params.seed, "respond", number) for number in range(len(prompts))]
         raw = []

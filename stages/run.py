@@ -12,27 +12,21 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from tqdm import tqdm
 
 from llm.common import files, params
-from llm.common.errors import USAGE, UserError, error_contract, raise_all
+from llm.common.errors import DATA, USAGE, UserError, error_contract, raise_all
 from llm.common.progress import Bars
 from llm.tracking import spool
 from llm.tracking.tracker import Tracker, TrackingConfig, start_tracking
 
-WORK = Path(".work")
-
-
+WORK, RAW = Path(".work"), Path("data/raw")
 PR_SET_PDEATHSIG = 1  # prctl(2)
-
-
 P = TypeVar("P")
-
-
 T = TypeVar("T")
 
 
@@ -76,9 +70,31 @@ def item_of(section: Mapping[str, T], item: str, name: str) -> T:
     return section[item]
 
 
+def from_section(section: str) -> Callable[[type[P]], P]:
+    """A reader for a stage that uses some keys of one section: fields of its schema are keys there, or sections."""
+
+    def read(schema: type[P]) -> P:
+        sections = params.load()
+        inner = sections.get(section)
+        values = sections | (dict(inner) if isinstance(inner, Mapping) else {})
+        names = [field.name for field in fields(schema)]  # type: ignore[arg-type]
+        return params.parse(schema, {name: values[name] for name in names if name in values})
+
+    return read
+
+
+def only_file(item: str) -> Path:
+    """The one file that `download` put into data/raw/<item>; raises UserError if it is not one."""
+    found = sorted(path for path in (RAW / item).iterdir() if not path.name.startswith("."))
+    if len(found) != 1:
+        what = f"brought {len(found)} files, not one"
+        raise UserError(f"params.yaml: download.{item}.source", what, "name one of them", DATA)
+    return found[0]
+
+
 @contextmanager
-def of_a_copy() -> Iterator[None]:
-    """Say of a file below data/raw that it is a copy: mended there, it comes back as it was."""
+def point_to_source() -> Iterator[None]:
+    """Point errors about a file below data/raw to its source: an edit of the copy would be overwritten."""
     try:
         yield
     except UserError as error:
@@ -87,9 +103,9 @@ def of_a_copy() -> Iterator[None]:
 
 def _at_the_source(problem: UserError) -> UserError:
     *folders, item = Path(problem.where).parts[:3] or [""]
-    if folders != ["data", "raw"]:
+    if folders != list(RAW.parts):
         return problem
-    fix = f"{problem.fix}, in what download.{item}.source names: this is a copy"
+    fix = f"{problem.fix}, in the file that download.{item}.source names: this one is a copy"
     return UserError(problem.where, problem.what, fix, problem.code)
 
 

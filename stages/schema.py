@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from llm.common.params import Problem
+from llm.data.corpus import CorpusConfig
 from llm.data.download import Source
+from llm.data.instructions import InstructionsConfig
+from llm.data.spam import SpamConfig
 from llm.data.tokenizer import TokenizerConfig
 from llm.evaluate.judge import JudgeConfig
 from llm.model.config import ModelConfig
@@ -17,7 +20,15 @@ from stages.finetune_spam import FinetuneSpamConfig
 from stages.import_gpt2 import ImportSource
 from stages.pretrain import PretrainConfig
 from stages.respond import RespondConfig
-from stages.tokenize import TokenizeConfig
+
+
+@dataclass(frozen=True)
+class TokenizeConfig:
+    """How each data set is cut into splits."""
+
+    corpus: CorpusConfig
+    spam: SpamConfig
+    instructions: InstructionsConfig
 
 
 @dataclass(frozen=True)

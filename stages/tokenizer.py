@@ -8,7 +8,7 @@ from pathlib import Path
 from llm.common.errors import USAGE, UserError
 from llm.data import corpus, tokenizer
 from llm.data.tokenizer import Tokenizer, TokenizerConfig
-from stages.run import of_a_copy, run_stage, stage
+from stages.run import point_to_source, run_stage, stage
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Params:
 def main(params: Params) -> None:
     """A folder with a vocab.json is a vocabulary; any other is text to train on."""
     source = Path(params.tokenizer.source)
-    with stage("tokenizer", params) as run, of_a_copy():
+    with stage("tokenizer", params) as run, point_to_source():
         folder = run.out("data/tokenizer")
         if (source / "vocab.json").is_file():
             tokenizer.adopt(source, folder)

@@ -1,4 +1,4 @@
-"""A judge on loopback that speaks Ollama's and OpenAI's protocol, and can misbehave in every way a server can.
+"""A judge on loopback that speaks Ollama's and OpenAI's protocol, and can misbehave as servers do.
 
 with FakeJudge("ollama", [answer("85"), status(500), drip]) as fake: ...   # the last behaviour is repeated
 """
@@ -152,12 +152,6 @@ def drip(handler: _Handler) -> None:
     handler.end_headers()
     while not handler.fake.stop.wait(0.05):
         handler.wfile.write(b" ")
-
-
-def drip_headers(handler: _Handler) -> None:
-    handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
-    while not handler.fake.stop.wait(0.05):
-        handler.wfile.write(b"x")
 
 
 def flood(code: int) -> Behaviour:

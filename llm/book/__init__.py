@@ -1,1 +1,1 @@
-"""The book's own small steps, chapter by chapter, and the ledger that holds this project to its printed numbers."""
+"""Small code of the book, chapter by chapter, and the ledger that checks the book's printed numbers."""

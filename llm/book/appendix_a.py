@@ -1,26 +1,28 @@
-"""Appendix A: tensors, a gradient by hand and by autograd, a small network, data loaders, a training loop."""
+"""Appendix A: tensors, gradients, a small network, data loaders, a training loop."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-# Two classes of points in the plane (section A.6).
-TRAIN_X = ((-1.2, 3.1), (-0.9, 2.9), (-0.5, 2.6), (2.3, -1.1), (2.7, -1.5))
-TRAIN_Y = (0, 0, 0, 1, 1)
-TEST_X, TEST_Y = ((-0.8, 2.8), (2.6, -1.6)), (0, 1)
+# Points in the plane and their classes (section A.6).
+X_TRAIN = ((-1.2, 3.1), (-0.9, 2.9), (-0.5, 2.6), (2.3, -1.1), (2.7, -1.5))
+Y_TRAIN = (0, 0, 0, 1, 1)
+X_TEST, Y_TEST = ((-0.8, 2.8), (2.6, -1.6)), (0, 1)
 
 
 def tensor_steps() -> dict[str, Tensor]:
-    """A matrix of Python's numbers, in another shape, turned over, and times what it is turned over (section A.2)."""
+    """A 2 x 3 matrix, reshaped, transposed, and multiplied by its transpose (section A.2)."""
     matrix = torch.tensor([[1, 2, 3], [4, 5, 6]])
-    return {"matrix": matrix, "reshaped": matrix.reshape(3, 2), "turned": matrix.T, "product": matrix @ matrix.T}
+    return {"matrix": matrix, "reshaped": matrix.reshape(3, 2), "transposed": matrix.T, "product": matrix @ matrix.T}
 
 
 def logistic_example() -> tuple[float, float, float]:
-    """Loss and its gradients for weight and bias of one logistic unit: x 1.1, w 2.2, b 0, y 1 (sections A.3, A.4)."""
+    """Loss of a logistic unit and its gradients for w and b, with x 1.1, w 2.2, b 0, y 1 (sections A.3, A.4)."""
     x, y = torch.tensor([1.1]), torch.tensor([1.0])
     w, b = torch.tensor([2.2], requires_grad=True), torch.tensor([0.0], requires_grad=True)
     loss = F.binary_cross_entropy(torch.sigmoid(x * w + b), y)
@@ -31,48 +33,46 @@ def logistic_example() -> tuple[float, float, float]:
 class NeuralNetwork(nn.Module):
     """Two hidden layers of 30 and 20 units with ReLU (section A.5)."""
 
-    def __init__(self, n_inputs: int, n_outputs: int) -> None:
+    def __init__(self, num_inputs: int, num_outputs: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(n_inputs, 30), nn.ReLU(), nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, n_outputs)
+            nn.Linear(num_inputs, 30), nn.ReLU(), nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, num_outputs)
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, n_inputs) -> logits (B, n_outputs)."""
+        """(B, num_inputs) -> logits (B, num_outputs)."""
         return self.layers(x)  # type: ignore[no-any-return]
 
 
 class ToyDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Points with their classes (section A.6)."""
+    """Points (2,) and their classes (section A.6)."""
 
-    def __init__(self, points: tuple[tuple[float, float], ...], classes: tuple[int, ...]) -> None:
-        self.points, self.classes = torch.tensor(points), torch.tensor(classes)
+    def __init__(self, X: Sequence[Sequence[float]], y: Sequence[int]) -> None:
+        self.features, self.labels = torch.tensor(X), torch.tensor(y)
 
     def __len__(self) -> int:
-        """How many points there are."""
-        return len(self.classes)
+        return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """One point (2,) and its class."""
-        return self.points[index], self.classes[index]
+        return self.features[index], self.labels[index]
 
 
 def toy_loaders() -> tuple[DataLoader[tuple[Tensor, Tensor]], DataLoader[tuple[Tensor, Tensor]]]:
-    """Training and test loaders, two points a batch; the odd training point is dropped (section A.6)."""
+    """Training and test loaders with batches of two; the fifth training point is dropped (section A.6)."""
     return (
-        DataLoader(ToyDataset(TRAIN_X, TRAIN_Y), batch_size=2, shuffle=True, drop_last=True),
-        DataLoader(ToyDataset(TEST_X, TEST_Y), batch_size=2, shuffle=False),
+        DataLoader(ToyDataset(X_TRAIN, Y_TRAIN), batch_size=2, shuffle=True, drop_last=True),
+        DataLoader(ToyDataset(X_TEST, Y_TEST), batch_size=2, shuffle=False),
     )
 
 
 def train(model: nn.Module, loader: DataLoader[tuple[Tensor, Tensor]], epochs: int, lr: float) -> list[float]:
-    """Train with SGD; returns the loss of every batch (section A.7)."""
+    """Train with SGD and return the loss of every batch (section A.7)."""
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     losses = []
     for _ in range(epochs):
         model.train()
-        for points, classes in loader:
-            loss = F.cross_entropy(model(points), classes)
+        for features, labels in loader:
+            loss = F.cross_entropy(model(features), labels)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -81,8 +81,8 @@ def train(model: nn.Module, loader: DataLoader[tuple[Tensor, Tensor]], epochs: i
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, loader: DataLoader[tuple[Tensor, Tensor]]) -> float:
-    """The share of points classed right, 0 to 1 (section A.7)."""
+def compute_accuracy(model: nn.Module, dataloader: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Share of correctly classified inputs, from 0 to 1 (section A.7)."""
     model.eval()
-    right = [(model(points).argmax(dim=-1) == classes) for points, classes in loader]
-    return torch.cat(right).float().mean().item()
+    correct = [(model(features).argmax(dim=-1) == labels) for features, labels in dataloader]
+    return torch.cat(correct).float().mean().item()

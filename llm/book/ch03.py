@@ -1,6 +1,6 @@
-"""Chapter 3, one step at a time: attention without weights, with them, causal, with dropout, with many heads.
+"""Chapter 3: attention without weights, with weights, causal, with dropout, with several heads.
 
-Shapes: B rows, T tokens, D width of an embedding, O width of the output, H heads.
+Shapes: B rows, T tokens, D embedding width, O output width, H heads.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-# "Your journey starts with one step", a word a row (section 3.3).
+# Embeddings of "Your journey starts with one step", one word per row (section 3.3).
 INPUTS = (
     (0.43, 0.15, 0.89),
     (0.55, 0.87, 0.66),
@@ -22,14 +22,14 @@ INPUTS = (
 
 
 def simple_attention(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores (T, T), weights (T, T) and contexts (T, D) of x (T, D) with nothing to train (section 3.3)."""
+    """Scores (T, T), weights (T, T) and context vectors (T, D) of x (T, D), without parameters (section 3.3)."""
     scores = x @ x.T
     weights = torch.softmax(scores, dim=-1)
     return scores, weights, weights @ x
 
 
-class SelfAttentionV1(nn.Module):
-    """Queries, keys and values from three bare matrices (section 3.4)."""
+class SelfAttention_v1(nn.Module):
+    """Self-attention with three weight matrices (section 3.4)."""
 
     def __init__(self, d_in: int, d_out: int) -> None:
         super().__init__()
@@ -42,19 +42,15 @@ class SelfAttentionV1(nn.Module):
         q, k, v = x @ self.W_query, x @ self.W_key, x @ self.W_value
         return torch.softmax(q @ k.T / k.shape[-1] ** 0.5, dim=-1) @ v
 
-    def take_weights(self, other: SelfAttentionV2) -> None:
-        """Copy the matrices of `other`, which Linear keeps transposed; the outputs then agree (exercise 3.1)."""
-        with torch.no_grad():
-            for mine, theirs in (
-                (self.W_query, other.W_query),
-                (self.W_key, other.W_key),
-                (self.W_value, other.W_value),
-            ):
-                mine.copy_(theirs.weight.T)
+    @torch.no_grad()
+    def take_weights(self, other: SelfAttention_v2) -> None:
+        """Copy the weights of `other`, so that both give the same output (exercise 3.1)."""
+        for name in ("W_query", "W_key", "W_value"):
+            getattr(self, name).copy_(getattr(other, name).weight.T)
 
 
-class SelfAttentionV2(nn.Module):
-    """The same from three Linears, whose initialisation trains better (section 3.4)."""
+class SelfAttention_v2(nn.Module):
+    """The same with `nn.Linear`, whose initial weights train better (section 3.4)."""
 
     def __init__(self, d_in: int, d_out: int, qkv_bias: bool = False) -> None:
         super().__init__()
@@ -68,57 +64,61 @@ class SelfAttentionV2(nn.Module):
         return torch.softmax(q @ k.T / k.shape[-1] ** 0.5, dim=-1) @ v  # type: ignore[no-any-return]
 
 
-class CausalAttention(SelfAttentionV2):
-    """A token sees itself and what came before; dropout thins the weights (section 3.5)."""
+class CausalAttention(SelfAttention_v2):
+    """A token attends to itself and to earlier tokens; dropout acts on the weights (section 3.5)."""
 
-    def __init__(self, d_in: int, d_out: int, dropout: float = 0.0, qkv_bias: bool = False) -> None:
+    mask: Tensor  # (context_length, context_length), True for later tokens
+
+    def __init__(self, d_in: int, d_out: int, context_length: int, dropout: float, qkv_bias: bool = False) -> None:
         super().__init__(d_in, d_out, qkv_bias)
         self.dropout = nn.Dropout(dropout)
+        self.register_buffer("mask", torch.ones(context_length, context_length, dtype=torch.bool).triu(diagonal=1))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, O)."""
         q, k, v = self.W_query(x), self.W_key(x), self.W_value(x)
-        return self.dropout(causal_weights(q, k)) @ v  # type: ignore[no-any-return]
+        return self.dropout(causal_weights(q, k, self.mask)) @ v  # type: ignore[no-any-return]
 
 
-class MultiHeadWrapper(nn.Module):
-    """Several causal attentions side by side, their outputs joined (section 3.6; exercise 3.2: d_out 1, two heads)."""
+class MultiHeadAttentionWrapper(nn.Module):
+    """Several causal attentions whose outputs are concatenated (section 3.6)."""
 
-    def __init__(self, d_in: int, d_out: int, n_head: int, dropout: float = 0.0, qkv_bias: bool = False) -> None:
+    def __init__(
+        self, d_in: int, d_out: int, context_length: int, dropout: float, num_heads: int, qkv_bias: bool = False
+    ) -> None:
         super().__init__()
-        self.heads = nn.ModuleList(CausalAttention(d_in, d_out, dropout, qkv_bias) for _ in range(n_head))
+        heads = (CausalAttention(d_in, d_out, context_length, dropout, qkv_bias) for _ in range(num_heads))
+        self.heads = nn.ModuleList(heads)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, H * O)."""
         return torch.cat([head(x) for head in self.heads], dim=-1)
 
 
-class MultiHeadAttention(nn.Module):
-    """One matrix for all heads, cut into heads afterwards, and a projection behind them (section 3.6)."""
+class MultiHeadAttention(CausalAttention):
+    """One matrix for all heads, split into heads, and an output projection (section 3.6)."""
 
-    def __init__(self, d_in: int, d_out: int, n_head: int, dropout: float = 0.0, qkv_bias: bool = False) -> None:
-        super().__init__()
-        assert d_out % n_head == 0, "d_out must be divisible by n_head"
-        self.n_head = n_head
-        self.W_query = nn.Linear(d_in, d_out, bias=qkv_bias)
-        self.W_key = nn.Linear(d_in, d_out, bias=qkv_bias)
-        self.W_value = nn.Linear(d_in, d_out, bias=qkv_bias)
+    def __init__(
+        self, d_in: int, d_out: int, context_length: int, dropout: float, num_heads: int, qkv_bias: bool = False
+    ) -> None:
+        super().__init__(d_in, d_out, context_length, dropout, qkv_bias)
+        assert d_out % num_heads == 0, "d_out must be divisible by num_heads"
+        self.num_heads = num_heads
         self.out_proj = nn.Linear(d_out, d_out)
-        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, O)."""
         q, k, v = (self._heads(w(x)) for w in (self.W_query, self.W_key, self.W_value))  # (B, H, T, O / H)
-        context = self.dropout(causal_weights(q, k)) @ v
+        context = self.dropout(causal_weights(q, k, self.mask)) @ v
         return self.out_proj(context.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def _heads(self, x: Tensor) -> Tensor:
         B, T, _ = x.shape
-        return x.view(B, T, self.n_head, -1).transpose(1, 2)
+        return x.view(B, T, self.num_heads, -1).transpose(1, 2)
 
 
-def causal_weights(q: Tensor, k: Tensor) -> Tensor:
-    """Attention weights (..., T, T) of queries and keys (..., T, O); what lies ahead gets none."""
-    scores = q @ k.transpose(-2, -1)
-    ahead = torch.ones_like(scores, dtype=torch.bool).triu(diagonal=1)
-    return torch.softmax(scores.masked_fill(ahead, -math.inf) / k.shape[-1] ** 0.5, dim=-1)
+def causal_weights(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
+    """Attention weights (..., T, T) of queries and keys (..., T, O); zero where `mask` is True."""
+    T = q.shape[-2]
+    scores = (q @ k.transpose(-2, -1)).masked_fill(mask[:T, :T], -math.inf)
+    return torch.softmax(scores / k.shape[-1] ** 0.5, dim=-1)

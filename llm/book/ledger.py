@@ -1,4 +1,4 @@
-"""The ledger: every printed number of the book in golden.yaml, measured here and compared by its class."""
+"""The ledger: the printed numbers of the book (golden.yaml), measured here and compared by class."""
 
 from __future__ import annotations
 
@@ -24,22 +24,23 @@ Verdict = Literal["equal", "within", "outside", "skipped", "open"]
 KINDS = ("mirror", "run", "model")
 HOW = """\
 Written by `python -m llm verify --run chapter5 --write docs/book-numbers.md`, with the book's files in `LLM_MIRROR`
-([data.md](data.md)). Of the classes, exact holds on any machine, digits on x86 Linux in fp32, close and band within
-bounds, weights with OpenAI's weights. Skipped: what the number is of is not here; open: nothing measures it yet.
+([data.md](data.md)). The classes: exact is the same on any machine, digits on x86 Linux in fp32; close and band allow a
+range; weights needs OpenAI's weights. A skipped number needs a file, a run or a model that is not here; an open number
+has no measure yet.
 """.splitlines()
 
 
 @dataclass(frozen=True)
 class Row:
-    """Printed values with their source, what measuring them needs, and how close ours must come.
+    """Printed values, their source, what the measure needs, and the allowed difference.
 
-    `values` are numbers as printed, separated by spaces: ours are rounded to as many places. `text` is compared
-    whole. `within`, or `low` and `high`, take the place of the printed places.
+    `values` are numbers as printed, separated by spaces; our values are rounded to the same decimal places, unless
+    `within` or `low` and `high` give a tolerance. `text` is compared as a whole.
     """
 
     id: str
     section: str  # ch02 to ch07, appA, appD, appE
-    source: str  # where the book prints it
+    source: str  # section or exercise of the book
     kind: Literal["exact", "digits", "close", "band", "weights"]
     values: str = ""
     text: str = ""
@@ -49,11 +50,11 @@ class Row:
     within: float | None = None
     low: float | None = None
     high: float | None = None
-    open: str = ""  # why there is no measure yet
+    open: str = ""  # why no measure exists yet
 
     @property
     def printed(self) -> list[str]:
-        """The published values, one by one."""
+        """The published values, one string each."""
         return [self.text] if self.text else self.values.replace(",", "").split()
 
     @property
@@ -62,31 +63,27 @@ class Row:
         return shorten(self.text or self.values)
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong with these values together."""
+        """Contradictions between the fields."""
         if bool(self.text) == bool(self.values):
-            yield "values", "stands beside text, or neither is there", "give one of the two"
+            yield "values", "given together with text, or both are missing", "give exactly one of values and text"
         if bool(self.open) == bool(self.measure):
-            yield "measure", "stands beside open, or neither is there", "give one of the two"
+            yield "measure", "given together with open, or both are missing", "give exactly one of measure and open"
         if self.measure and self.measure not in MEASURES:
-            yield "measure", f"{self.measure!r} is no measure", "see llm/book/measures/"
+            yield "measure", f"{self.measure!r} is no measure", "name a function of llm/book/measures/"
         if (self.low is None) != (self.high is None) or (self.low is not None and self.within is not None):
-            yield "low", "goes with high, and without within", "give low and high, or within alone"
+            yield "low", "needs high, and excludes within", "give low and high, or only within"
         if (self.kind == "band") != (self.low is not None) and self.kind != "weights" and not self.open:
-            yield "low", f"does not go with kind {self.kind}", "a band has low and high, the others have not"
+            yield "low", f"does not fit kind {self.kind}", "give low and high for kind band only"
         if (self.kind == "close") != (self.within is not None) and self.kind != "weights":
-            yield "within", f"does not go with kind {self.kind}", "close has it, exact and digits have not"
-        if (
-            self.kind == "weights"
-            and not self.open
-            and not any(need.startswith(("model", "run")) for need in self.needs)
-        ):
-            yield "needs", "names no model and no run", "say whose weights"
+            yield "within", f"does not fit kind {self.kind}", "give within for kind close only"
+        if self.kind == "weights" and not self.open and not any(n.startswith(("model", "run")) for n in self.needs):
+            yield "needs", "names no model and no run", "add the model or the run"
         for need in self.needs:
             if need.split()[0] not in KINDS:
-                yield "needs", f"{need!r} is unknown", f"write one of {', '.join(KINDS)}"
+                yield "needs", f"{need!r} is unknown", f"begin with one of {', '.join(KINDS)}"
 
     def compare(self, ours: Measured) -> Verdict:
-        """Whether ours are the published values."""
+        """Compare our values with the published values."""
         if isinstance(ours, str) or self.text:
             return "equal" if ours == (self.text or self.values) else "outside"
         if len(ours) != len(self.printed):
@@ -101,26 +98,26 @@ class Row:
 
 @dataclass(frozen=True)
 class Ledger:
-    """All rows, and the runs whose reports some of them read."""
+    """All rows, and the runs whose reports they read."""
 
     runs: dict[str, Run]
     rows: tuple[Row, ...]
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong with the rows together."""
+        """Contradictions between the rows."""
         for name, count in Counter(row.id for row in self.rows).items():
             if count > 1:
-                yield "rows", f"{count} have the id {name}", "give each its own"
+                yield "rows", f"{count} rows have the id {name}", "give each row its own id"
         for row in self.rows:
             for need in row.needs:
                 kind, _, name = need.partition(" ")
                 if kind == "run" and name not in self.runs:
-                    yield "rows", f"{row.id} needs the run {name!r}, which is not among runs", "add it there"
+                    yield "rows", f"{row.id} needs the run {name!r}, which is not in runs", "add it to runs"
 
 
 @dataclass(frozen=True)
 class Result:
-    """A row with what was measured: our values as text, the verdict, the reason where there is none."""
+    """A row with its verdict, our values as text, and the reason if it was not measured."""
 
     row: Row
     verdict: Verdict
@@ -129,12 +126,12 @@ class Result:
 
 
 def places(printed: str) -> int:
-    """Decimal places of a printed number."""
+    """Number of decimal places of a printed number."""
     return len(printed.partition(".")[2])
 
 
 def read(path: Path = GOLDEN) -> Ledger:
-    """The ledger of a file; raises UserError for every unknown key, wrong type and contradiction in it."""
+    """Read a ledger file; raises UserError for unknown keys, wrong types and contradictions."""
     try:
         loaded = yaml.safe_load(files.read_text(path))
     except yaml.YAMLError as error:
@@ -143,7 +140,7 @@ def read(path: Path = GOLDEN) -> Ledger:
 
 
 def verify(ledger: Ledger, root: Path, only: str = "*") -> Iterator[Result]:
-    """Measure and compare each row whose id fits the pattern, in the order of the file."""
+    """Measure and compare each row whose id matches the pattern, in file order."""
     sources = Sources(root, ledger.runs)
     for row in ledger.rows:
         if fnmatch.fnmatchcase(row.id, only):
@@ -151,7 +148,7 @@ def verify(ledger: Ledger, root: Path, only: str = "*") -> Iterator[Result]:
 
 
 def table(results: Sequence[Result]) -> list[str]:
-    """Lines of the table, and the counts per section."""
+    """The table as lines of text, with the counts of each section."""
     lines = []
     for result in results:
         row = result.row
@@ -162,7 +159,7 @@ def table(results: Sequence[Result]) -> list[str]:
 
 
 def counts(results: Sequence[Result]) -> list[str]:
-    """How many values of each section have which verdict."""
+    """Number of values per section and verdict, as lines of text."""
     lines = [f"{'values':<10}" + "".join(f"{name:>9}" for name in VERDICTS)]
     sections = list(dict.fromkeys(result.row.section for result in results))
     for section in [*sections, "all"]:
@@ -175,7 +172,7 @@ def counts(results: Sequence[Result]) -> list[str]:
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """The table as a page."""
+    """The table as a Markdown page."""
     head = ["# The book's numbers and ours", *HOW, ""]
     body = ["| id | source | class | published | ours | verdict |", "| --- | --- | --- | --- | --- | --- |"]
     for result in results:
@@ -187,7 +184,7 @@ def markdown(results: Sequence[Result]) -> str:
 
 
 def shorten(text: str, width: int = 42) -> str:
-    """One line of at most `width` characters."""
+    """`text` on one line of at most `width` characters."""
     line = " ".join(text.split())
     return line if len(line) <= width else line[: width - 3] + "..."
 
@@ -195,7 +192,8 @@ def shorten(text: str, width: int = 42) -> str:
 def _check(row: Row, sources: Sources) -> Result:
     if row.open:
         return Result(row, "open", reason=row.open)
-    for need in sorted(row.needs, key=lambda need: not need.startswith("run ")):  # a model is the one of the run
+    # Runs come first, since a model is read from the folder of its run.
+    for need in sorted(row.needs, key=lambda need: not need.startswith("run ")):
         if reason := sources.missing(need):
             return Result(row, "skipped", reason=reason)
         if need.startswith("run "):

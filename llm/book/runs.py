@@ -1,7 +1,8 @@
-"""The runs whose reports rows of the ledger read: which parameters made them, and how to have one made."""
+"""The runs whose reports the ledger reads: their parameters, how to recognise a run, how to make it."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -13,27 +14,27 @@ from typing import Any
 
 import yaml
 
-from llm.common import files
+from llm.common import code, files
 from llm.common.errors import DATA, USAGE, UserError
 from llm.common.params import Problem
 from llm.tracking import spool
 
-MADE = Path(".work/verify")  # a copy of the project for each run that `make` made
+MADE = Path(".work/verify")  # one copy of the project for each run that `make` makes
 COPIED = ("llm", "stages", "configs", "data/sample", "data/web", "dvc.yaml", "params.yaml", ".dvcignore", ".dvc/config")
-CODE = ("llm/", "stages/")
+CODE = ".check/"  # the lists of code that `check` writes
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished stage, what dvc.lock must say of its parameters, and the profiles and settings that bring it about."""
+    """A finished stage, the parameters that dvc.lock must record, and the profiles and settings that give them."""
 
     stage: str
     params: tuple[str, ...]  # key=value
-    use: tuple[str, ...]  # profiles, one over the other
-    set: tuple[str, ...] = ()  # key=value over the profiles
+    use: tuple[str, ...]  # profiles, later ones override earlier ones
+    set: tuple[str, ...] = ()  # key=value, overrides the profiles
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong with these values."""
+        """Words without an equals sign."""
         for name in ("params", "set"):
             for word in getattr(self, name):
                 if "=" not in word:
@@ -41,7 +42,7 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What `set` changes, in sections."""
+        """The settings of `set` as nested sections."""
         sections: dict[str, Any] = {}
         for word in self.set:
             key, _, text = word.partition("=")
@@ -53,14 +54,14 @@ class Run:
         return sections
 
     def missing(self, root: Path, project: Path) -> str | None:
-        """Why the reports below `root` are not of this run and the code of `project`; None where they are."""
+        """Why the reports in `root` are not from this run with the code of `project`; None if they are."""
         path = root / "dvc.lock"
         stages = yaml.safe_load(files.read_text(path))["stages"] if path.is_file() else {}
         if self.stage not in stages:
             return f"dvc.lock has no {self.stage}"
         entry = stages[self.stage]
         given: dict[str, Any] = {}
-        for each in (*stages.values(), entry):  # those of the stages before it, too
+        for each in (*stages.values(), entry):  # and the parameters of other stages, such as model
             given |= each.get("params", {}).get("params.yaml", {})
         for word in self.params:
             key, _, wanted = word.partition("=")
@@ -69,19 +70,21 @@ class Run:
                 return f"the last {self.stage} had {key} {found}, not {wanted}"
         for dep in entry.get("deps", []):
             name = str(dep["path"])
-            if name.startswith(CODE) and not _is(project / name, dep["md5"]):
-                return f"the last {self.stage} ran with another {name}"
+            if name.startswith(CODE):
+                text = code.listing(code.closure(f"stages.{name.removeprefix(CODE)}", project))
+                if hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() != dep["md5"]:
+                    return f"the last {self.stage} ran with other code"
         for out in entry["outs"]:
             name = str(out["path"])
             if name.startswith("reports/") and not _is(root / name, out["md5"]):
-                return f"{name} is not the one of dvc.lock"
+                return f"{name} is not the file that dvc.lock records"
         return None
 
 
 def make(name: str, run: Run, root: Path) -> None:
-    """Run the pipeline for `run` in a copy of the project below .work/verify; its own outputs stay as they are.
+    """Run the pipeline for `run` in a copy of the project in .work/verify; the project's outputs do not change.
 
-    What was made before comes from the cache, which the copies share. Raises UserError where a command fails.
+    The copies share the DVC cache. Raises UserError if a command fails.
     """
     copy = root / MADE / name
     copy_project(root, copy)
@@ -100,12 +103,12 @@ def make(name: str, run: Run, root: Path) -> None:
 
 
 def with_python() -> dict[str, str]:
-    """This environment; DVC, which starts stages as `python`, finds the interpreter there that runs this."""
+    """The environment with this interpreter first on PATH, since DVC starts stages as `python`."""
     return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
 def copy_project(root: Path, copy: Path, *more: str) -> None:
-    """Bring what the pipeline needs to run, and `more`, into another folder; what is there besides stays."""
+    """Copy what the pipeline needs, and `more`, into another folder; other files there are kept."""
     for part in (*COPIED, *more):
         source, target = root / part, copy / part
         if source.is_dir():
@@ -116,7 +119,7 @@ def copy_project(root: Path, copy: Path, *more: str) -> None:
 
 
 def lookup(values: Any, key: str) -> Any:
-    """The value of a dotted key, whose sections dvc.lock may have joined with dots; None where it has none."""
+    """The value of a dotted key, or None; dvc.lock may have joined sections with dots."""
     if not isinstance(values, dict):
         return None
     if key in values:
@@ -128,9 +131,9 @@ def lookup(values: Any, key: str) -> Any:
 
 
 def known(name: str, runs: dict[str, Run]) -> Run:
-    """The run of this name; raises UserError where there is none."""
+    """The run with this name; raises UserError for an unknown name."""
     if name not in runs:
-        raise UserError("--run", f"{name!r} is no run", f"name one of {', '.join(runs)}", USAGE)
+        raise UserError("--run", f"there is no run {name!r}", f"name one of {', '.join(runs)}", USAGE)
     return runs[name]
 
 

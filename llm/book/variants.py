@@ -1,7 +1,7 @@
-"""The table of chapter 6's variants: its rows as queued DVC experiments, and its figures beside the published ones.
+"""Chapter 6's table of variants: its rows as DVC experiments, and their results next to the published ones.
 
-A row is a list of `key=value` words for `dvc exp run -S`. The table compares every row with row 1 on the same test
-messages (McNemar's test), since the difference of two accuracies has less noise than either of them.
+A row is a list of `key=value` words for `dvc exp run -S`. The table compares each row with row 1 on the same test
+messages (McNemar's test), since the difference of two accuracies is less noisy than each accuracy.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from llm.common.params import Problem
 from llm.evaluate.stats import mcnemar, wilson
 
 FILE = Path("configs/ablation/chapter6.yaml")
-TARGET = "finetune_spam"  # nothing below this stage has to run
+TARGET = "finetune_spam"  # the last stage that an experiment runs
 PREDICTIONS = "reports/finetune_spam/predictions.csv"
 SIGNIFICANT = 0.05
-WEIGHTS = "`python -m llm use configs/book.yaml` brings 124M, gpt2-medium.yaml, -large and -xl the larger ones"
+WEIGHTS = "`python -m llm use configs/book.yaml` adds 124M; gpt2-medium.yaml, -large and -xl add the larger models"
 S = TypeVar("S")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One variant."""
+    """A variant."""
 
     number: int
     name: str
     published: float  # test accuracy in percent
-    needs: Literal["weights", "nothing"]  # weights: OpenAI's
-    set: tuple[str, ...]  # key=value over params.yaml
-    same_as: int | None = None  # the row whose experiment this would repeat
+    needs: Literal["weights", "nothing"]  # weights: those of OpenAI
+    set: tuple[str, ...]  # key=value, overrides params.yaml
+    same_as: int | None = None  # the row with the same settings
 
     @property
     def experiment(self) -> str:
-        """The name of its experiment."""
+        """Name of the DVC experiment."""
         return f"ablation-{self.same_as or self.number:02d}"
 
 
@@ -53,20 +53,20 @@ class Row:
 class Ablation:
     """The whole table."""
 
-    common: tuple[str, ...]  # what every row sets before its own
+    common: tuple[str, ...]  # settings of every row; the row's own settings override them
     rows: tuple[Row, ...]
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong with the rows together."""
+        """Contradictions between the rows."""
         numbers = [row.number for row in self.rows]
         if sorted(set(numbers)) != sorted(numbers) or 1 not in numbers:
-            yield "rows", f"are numbered {numbers}", "give each a number of its own, and the first 1"
+            yield "rows", f"numbered {numbers}", "give each row its own number, and one of them number 1"
         for row in self.rows:
             if row.same_as is not None and row.same_as not in set(numbers) - {row.number}:
-                yield "rows", f"row {row.number} is the same as {row.same_as}, which is no other row", "name one"
+                yield "rows", f"row {row.number} has same_as {row.same_as}, which is no other row", "name another row"
 
     def settings(self, row: Row) -> dict[str, str]:
-        """What `row` sets, by dotted key; its own settings win over the common ones. UserError for a malformed word."""
+        """Settings of `row` by dotted key; raises UserError for a word without an equals sign."""
         words = [*self.common, *row.set]
         wrong = [word for word in words if "=" not in word]
         where = f"{FILE}: row {row.number}"
@@ -74,33 +74,33 @@ class Ablation:
         return {key: value for key, _, value in (word.partition("=") for word in words)}
 
     def row(self, number: int) -> Row:
-        """The row of this number; raises UserError where there is none."""
+        """The row with this number; raises UserError for an unknown number."""
         for row in self.rows:
             if row.number == number:
                 return row
-        raise UserError("command line", f"there is no row {number}", f"name some of 1 to {len(self.rows)}", USAGE)
+        raise UserError("command line", f"there is no row {number}", f"name rows from 1 to {len(self.rows)}", USAGE)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an experiment did with each test message: whether it was right, by the row of the message and its class."""
+    """Whether an experiment classified each test message correctly, by the message's row and class."""
 
-    model: str  # what it started from
+    model: str  # name of the model folder it started from
     right: Mapping[tuple[str, str], bool]
 
     @property
     def hits(self) -> int:
-        """How many were right."""
+        """Number of correctly classified messages."""
         return sum(self.right.values())
 
 
 def read(path: Path = FILE) -> Ablation:
-    """The table of a file; raises UserError for every key that is unknown, missing or mistyped."""
+    """Read a table; raises UserError for keys that are unknown, missing or of the wrong type."""
     return params.parse(Ablation, params.load(path), str(path))
 
 
 def with_settings(settings: Mapping[str, str], schema: type[S], where: str) -> S:
-    """params.yaml as an experiment with these settings sees it; raises UserError where that is not valid."""
+    """params.yaml with these settings applied; raises UserError if the result is not valid."""
     sections = params.load()
     for key, text in settings.items():
         try:
@@ -118,9 +118,9 @@ def with_settings(settings: Mapping[str, str], schema: type[S], where: str) -> S
 
 
 def queue(table: Ablation, numbers: Sequence[int], schema: type[Any]) -> Iterator[str]:
-    """Queue the rows of these numbers (none: all whose needs are met) as experiments; yields a line on each.
+    """Queue rows as experiments and yield one line for each; without `numbers`, all rows whose needs are met.
 
-    Every row is checked before the first is queued. Raises UserError for a row that cannot run, where it was named.
+    All rows are checked before the first one is queued. Raises UserError for a row in `numbers` that cannot run.
     """
     rows = [table.row(number) for number in numbers] or list(table.rows)
     skipped = {row.number: reason for row in rows if (reason := _obstacle(table, row, schema, bool(numbers)))}
@@ -130,33 +130,33 @@ def queue(table: Ablation, numbers: Sequence[int], schema: type[Any]) -> Iterato
     for row in rows:
         shown = f"row {row.number:>2}, {row.name}"
         if row.number in skipped:
-            yield f"{shown}: left out: {skipped[row.number][0]}"
+            yield f"{shown}: skipped: {skipped[row.number][0]}"
         elif row.experiment in there:
             state = there[row.experiment][1]
-            yield f"{shown}: {row.experiment} is there ({state}); `dvc exp remove {row.experiment}` to have it anew"
+            yield f"{shown}: {row.experiment} exists ({state}); `dvc exp remove {row.experiment}` lets it run again"
         else:
             settings = [word for key, value in table.settings(row).items() for word in ("-S", f"{key}={value}")]
             _dvc("exp", "run", "--queue", "-n", row.experiment, *settings, TARGET)
             there[row.experiment] = ("", "queued")
             yield f"{shown}: queued as {row.experiment}"
     if skipped:
-        yield f"what is left out: {WEIGHTS}; or name the row to run it with the model there is"
+        yield f"to run the skipped rows: {WEIGHTS}; or name a row to run it with the current model"
 
 
 def experiments() -> dict[str, tuple[str, str]]:
-    """Commit and state (queued, running, success, failed) of every experiment on top of git's HEAD, by name."""
+    """Commit and state (queued, running, success, failed) of the experiments on git's HEAD, by name."""
     found = {}
     for baseline in json.loads(_dvc("exp", "show", "--json")):
         for experiment in baseline["experiments"] or []:
             state = (experiment["executor"] or {}).get("state", "success")
-            # A failed one stands there without revisions, and after it was run again beside its success.
+            # A failed experiment has no revisions. If it later succeeded, DVC lists both.
             if experiment["name"] not in found or state == "success":
                 found[experiment["name"]] = ((experiment["revs"] or [{"rev": ""}])[0]["rev"], state)
     return found
 
 
 def outcome(commit: str) -> Outcome:
-    """The model and the test messages of an experiment, from its commit: params.yaml and the stage's report."""
+    """Read an experiment's outcome from its commit."""
     text, settings = (
         _output(["git", "show", f"{commit}:./{path}"], f"{path} of experiment {commit[:7]}")
         for path in (PREDICTIONS, params.PARAMS)
@@ -167,9 +167,9 @@ def outcome(commit: str) -> Outcome:
 
 
 def markdown(table: Ablation, outcomes: Mapping[str, Outcome], states: Mapping[str, str]) -> Iterator[str]:
-    """The lines of the table; `outcomes` and `states` by the names of experiments.
+    """The lines of the table; `outcomes` and `states` are by name of experiment.
 
-    Raises UserError where two rows were tested on different messages.
+    Raises UserError if a row was tested on other messages than row 1.
     """
     yield "| row | variant | published % | ours % | 95 % interval | from | against row 1, on the same messages |"
     yield "| ---: | --- | ---: | ---: | --- | --- | --- |"
@@ -189,7 +189,7 @@ def markdown(table: Ablation, outcomes: Mapping[str, Outcome], states: Mapping[s
 
 
 def render(table: Ablation) -> list[str]:
-    """The table of the experiments on top of git's HEAD, and how to read it."""
+    """The table of the experiments on git's HEAD, with a note on how to read it."""
     found = experiments()
     names = {row.experiment for row in table.rows}
     done = {name: commit for name, (commit, state) in found.items() if name in names and state == "success"}
@@ -197,18 +197,16 @@ def render(table: Ablation) -> list[str]:
     lines = list(markdown(table, outcomes, {name: state for name, (_, state) in found.items()}))
     if outcomes:
         sizes = sorted({len(one.right) for one in outcomes.values()})
-        lines += [
-            "",
-            f"{' or '.join(map(str, sizes))} test messages; Wilson's intervals. A row is better or worse than",
-        ]
-        lines += [f"row 1 where McNemar's exact test gives p < {SIGNIFICANT}; one in twenty equal rows is by chance."]
+        messages = " or ".join(map(str, sizes))
+        lines += ["", f"{messages} test messages, Wilson intervals. A row is better or worse than row 1 if McNemar's"]
+        lines += [f"exact test gives p < {SIGNIFICANT}; by chance, that happens to one in twenty equal rows."]
     return lines
 
 
 def _verdict(row: Row, first: Outcome, ours: Outcome) -> str:
     if first.right.keys() != ours.right.keys():
         what = f"row {row.number} was tested on other messages than row 1"
-        raise UserError(row.experiment, what, "remove the experiments with `dvc exp remove`, and queue them anew", DATA)
+        raise UserError(row.experiment, what, "remove the experiments with `dvc exp remove` and queue them again", DATA)
     lost = sum(was and not ours.right[message] for message, was in first.right.items())
     won = sum(ours.right[message] and not was for message, was in first.right.items())
     p = mcnemar(lost, won)
@@ -217,14 +215,14 @@ def _verdict(row: Row, first: Outcome, ours: Outcome) -> str:
 
 
 def _obstacle(table: Ablation, row: Row, schema: type[Any], named: bool) -> tuple[str, str] | None:
-    """Why a row cannot run, or unless it was named should not, and what helps; None where it may."""
+    """Why a row cannot run, or should not run unless it was `named`, and the fix; None if it can."""
     if row.same_as:
-        return f"it is row {row.same_as} once more", f"queue row {row.same_as}"
+        return f"it repeats row {row.same_as}", f"queue row {row.same_as}"
     everything = with_settings(table.settings(row), schema, f"{FILE}: row {row.number}")
     model = Path(everything.finetune_spam.init_from)
     source = everything.import_gpt2.get(model.name) if model.parent == Path("models") else None
     if source is None and not model.exists():
-        return f"params.yaml has no {model}", WEIGHTS
+        return f"params.yaml does not import {model}", WEIGHTS
     if row.needs == "weights" and not named and not (source and source.source.startswith("data/raw/")):
         return f"it needs OpenAI's weights, not {model}", WEIGHTS
     return None
@@ -235,7 +233,7 @@ def _dvc(*words: str) -> str:
 
 
 def _output(words: Sequence[str], where: str) -> str:
-    """What a program prints; raises UserError with its last line where it fails."""
+    """The output of a program; raises UserError with its error message if it fails."""
     done = subprocess.run(words, capture_output=True, text=True, encoding="utf-8", check=False)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]

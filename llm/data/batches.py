@@ -81,7 +81,7 @@ class Buckets:
     batches: int  # so many batches' worth of examples at a time are sorted by length
 
 
-class Shuffled:
+class ShuffledBatches:
     """`steps` batches, every epoch in an order of its own; the ragged rest of an epoch is left out of it.
 
     With `buckets` it has the same examples, and those of a batch are about as long as each other. Raises UserError, at
@@ -119,7 +119,7 @@ class Shuffled:
         return bucketed(used, self.batch_size, self.buckets, self.seed, epoch) if self.buckets else used
 
 
-class InOrder:
+class SequentialBatches:
     """Every example once, in its own order, for evaluation; `limit` takes that many batches, evenly spread."""
 
     def __init__(self, dataset: Dataset, batch_size: int, limit: int | None = None) -> None:
@@ -138,7 +138,7 @@ class InOrder:
         return self.dataset.batch(range(start, min(start + self.batch_size, len(self.dataset))))
 
 
-class Chain:
+class ConcatBatches:
     """Sources one after the other."""
 
     def __init__(self, *sources: BatchSource) -> None:

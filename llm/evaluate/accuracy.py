@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from llm.data import leakage
-from llm.data.batches import BatchSource, Dataset, InOrder
+from llm.data.batches import BatchSource, Dataset, SequentialBatches
 from llm.data.spam import LABELS, SPLITS, read_split
 from llm.evaluate import stats
 from llm.runtime.device import RuntimeConfig, autocast
@@ -49,7 +49,7 @@ def judge_splits(
     metrics: dict[str, float | int | None] = {}
     rows: list[list[object]] = []
     for split, dataset in data.items():
-        batches = InOrder(dataset, batch_size)
+        batches = SequentialBatches(dataset, batch_size)
         probabilities = predict(model, batches, runtime, micro_batch_size).softmax(dim=-1)
         predicted = probabilities.argmax(dim=-1).tolist()
         right = [p == a for p, a in zip(predicted, dataset.labels, strict=True)]

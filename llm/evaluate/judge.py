@@ -1,8 +1,7 @@
-"""Scores for a model's answers: a prompt per answer, a judge's reply, a strict reading of it, and a journal.
+"""Score a model's answers with a judge (section 7.8).
 
-The judge is an LLM behind Ollama's or OpenAI's protocol (`judge_backends.py`), or a formula that compares with the
-reference answer (`judge_reference.py`); `judge_config.py` holds what decides a score. Every answer ends in exactly one
-status, and a mean never stands without its coverage.
+The judge is an LLM on a server (`judge_servers.py`) or a formula that compares with the reference answer
+(`reference_score.py`). Every answer gets exactly one status, and every mean is reported with its coverage.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ __all__ = ["JudgeConfig", "Verdict", "judge", "parse_score", "read_responses", "
 Entry = Mapping[str, str]
 
 ENTRY_KEYS = ("instruction", "input", "output", "model_response")
-MAX_ANSWER_CHARS = 16_000  # what is longer is cut before it is judged
-MAX_REPLY_CHARS = 2_000  # what is longer is cut after it was read
-BYTES_PER_TOKEN = 3  # a low estimate, so that a prompt over the judge's context is rather flagged than missed
+MAX_ANSWER_CHARS = 16_000  # a longer answer is cut before it is judged
+MAX_REPLY_CHARS = 2_000  # a longer reply is cut after its score was read
+BYTES_PER_TOKEN = 3  # a low estimate: a prompt that may exceed the judge's context is flagged
 
 
 def judge(
@@ -42,20 +41,20 @@ def judge(
     journal: Path | None = None,
     progress: Callable[[Sequence[Any]], Iterable[Any]] = iter,
 ) -> list[Verdict]:
-    """One verdict per entry, in their order; those in the journal are not asked for again.
+    """Return one verdict per entry, in order; an entry with a verdict in the journal is not sent again.
 
-    `format_input` gives the prompt that the answer was generated for. Raises UserError (code SERVICE) when the server
-    is down, lacks the model or refuses the key, and as soon as more than `max_failed` requests have failed: what was
-    reached until then stays in the journal.
+    `format_input` makes the prompt that the answer was generated for. Raises UserError (code SERVICE) if the server
+    is down, lacks the model or refuses the key, or if more than `max_failed` requests fail. The verdicts up to then
+    are kept in the journal.
     """
-    book = Journal(journal)
-    decide = _reference if config.backend == "reference" else _Asker(config)
+    kept = Journal(journal)
+    decide = _by_reference if config.backend == "reference" else _ServerJudge(config)
     verdicts: list[Verdict] = []
     failed = 0
     for task in progress([_task(index, entry, config, format_input) for index, entry in enumerate(entries)]):
-        verdict = book.get(task.key, task.index) or decide(task)
+        verdict = kept.get(task.key, task.index) or decide(task)
         verdicts.append(verdict)
-        book.add(task.key, verdict)
+        kept.add(task.key, verdict)
         failed += verdict.status == "failed"
         if failed > config.max_failed:
             _too_many_failed(failed, config, journal, verdict.reply)
@@ -63,7 +62,7 @@ def judge(
 
 
 def parse_score(reply: str) -> int | None:
-    """The whole number from 0 to 100 that the judge was asked for, or None.
+    """Return the whole number from 0 to 100 that the judge was asked for, or None.
 
     | reply                                                             | outcome                                  |
     | ----------------------------------------------------------------- | ---------------------------------------- |
@@ -72,7 +71,7 @@ def parse_score(reply: str) -> int | None:
     | `085`, `8_5`, `85.`, `85.5`, `85,5`, `8e1`, `85%`, `85/100`       | None: another notation                   |
     | full-width, Arabic and other digits; no-break or zero-width space | None: not ASCII                          |
     | `**85**`, `"85"`, `Score: 85`, `Score: 85/100`, `85 points`       | None: more than the number alone         |
-    | `<think>...</think>85`, `60 85`, a line each                      | None: which one is meant is a guess      |
+    | `<think>...</think>85`, `60 85`, one number on each line          | None: which one is meant is a guess      |
     | prose, a refusal in prose, empty                                  | None                                     |
     """
     number = re.fullmatch(r"[ \t\r\n\f\v]*(100|[1-9]?[0-9])[ \t\r\n\f\v]*", reply)
@@ -80,10 +79,10 @@ def parse_score(reply: str) -> int | None:
 
 
 def summarize(verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """Counts, coverage, and the mean of the scores with a 95 % interval; None stands where nothing was scored.
+    """Return counts, coverage, and the mean of the scores with a 95 % interval; None if nothing was scored.
 
-    The interval is the normal approximation, mean +- 1.96 s / sqrt(n), cut to 0..100: it says how far the mean would
-    move with other test questions of the same kind, and nothing about the judge's own faults.
+    The interval is the normal approximation, mean +- 1.96 s / sqrt(n), clipped to 0..100. It estimates how far the
+    mean would move with other test questions of the same kind. It does not include the judge's own errors.
     """
     scores = [verdict.score for verdict in verdicts if verdict.score is not None]
     mean = statistics.fmean(scores) if scores else None
@@ -105,7 +104,7 @@ def summarize(verdicts: Sequence[Verdict]) -> dict[str, Any]:
 
 
 def require_coverage(summary: Mapping[str, Any], config: JudgeConfig, journal: Path | None = None) -> None:
-    """Raise UserError (code SERVICE) where too many requests failed or too few answers were scored."""
+    """Raise UserError (code SERVICE) if too many requests failed or too few answers were scored."""
     if summary["n_failed"] > config.max_failed:
         _too_many_failed(summary["n_failed"], config, journal)
     if summary["coverage"] < config.min_coverage:
@@ -116,9 +115,9 @@ def require_coverage(summary: Mapping[str, Any], config: JudgeConfig, journal: P
 
 
 def read_responses(path: Path | str) -> list[dict[str, str]]:
-    """Read a file of answers: a JSON list of objects with the texts of ENTRY_KEYS; other keys are let through.
+    """Read a file of answers: a JSON list of objects with the strings ENTRY_KEYS; other keys are kept.
 
-    Raises UserError (code DATA) naming file, entry (counted from 1) and key, several at once.
+    Raises UserError (code DATA) that lists the problems with file, entry (counted from 1) and key.
     """
     entries = read_json(path)
     if not isinstance(entries, list) or not entries:
@@ -148,7 +147,7 @@ class _Task:
     entry: Entry
     prompt: str
     flags: tuple[str, ...]
-    key: str  # of all that decides the verdict; the journal is searched by it
+    key: str  # hash of everything that decides the verdict; the journal's key
 
 
 def _task(index: int, entry: Entry, config: JudgeConfig, format_input: Callable[[Entry], str]) -> _Task:
@@ -173,20 +172,20 @@ def _task_key(entry: Entry, prompt: str, config: JudgeConfig) -> str:
     return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
 
 
-def _reference(task: _Task) -> Verdict:
+def _by_reference(task: _Task) -> Verdict:
     score = reference_score(task.entry)
     return Verdict(task.index, "scored", score, str(score), task.flags)
 
 
-class _Asker:
-    """Looks for the server at the first answer that has to be asked for, and not where the journal holds all."""
+class _ServerJudge:
+    """Connects with the first answer that has no verdict yet: no server is needed if the journal has them all."""
 
     def __init__(self, config: JudgeConfig) -> None:
         self.config = config
         self.server: Server | None = None
 
     def __call__(self, task: _Task) -> Verdict:
-        if "empty_answer" in task.flags:  # worth 0 to any judge, and an invitation to score something else
+        if "empty_answer" in task.flags:  # an LLM may score something else instead
             return Verdict(task.index, "scored", 0, "", task.flags)
         self.server = self.server or Server(self.config)
         return _verdict(task, self.server.ask(task.prompt))
@@ -205,14 +204,10 @@ def _too_many_failed(failed: int, config: JudgeConfig, journal: Path | None, rea
     what = f"{failed} request(s) without a valid reply, judge.max_failed is {config.max_failed}"
     what += f"; the last: {reason}" if reason else ""
     kept = f"; the verdicts in {journal} are kept" if journal else ""
-    raise UserError(f"judge.url ({config.url})", what + kept, "put the server right and run the same again", SERVICE)
-
-
-# Prompts -------------------------------------------------------------------------------------------------------------
+    raise UserError(
+        f"judge.url ({config.url})", what + kept, "repair the server and run the same command again", SERVICE
+    )
 
 
 def _bytes(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
-
-
-# The journal ---------------------------------------------------------------------------------------------------------

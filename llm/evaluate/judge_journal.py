@@ -1,4 +1,4 @@
-"""Verdicts, and the journal that keeps them: a judge is asked for each answer once."""
+"""Verdicts, and the journal that keeps them on the disk, so that each answer is judged once."""
 
 from __future__ import annotations
 
@@ -11,43 +11,41 @@ from typing import Literal, get_args
 from llm.common.errors import DATA, RESOURCES, UserError
 
 Status = Literal["scored", "unparsed", "refused", "failed"]
-
-
 FLAGS = ("empty_answer", "answer_cut", "injection", "over_context", "reply_cut")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one answer; `index` is its position, from 0. Nothing in it depends on the time or the machine."""
+    """The result for one answer; `index` is its position, from 0. It does not depend on the time or the machine."""
 
     index: int
     status: Status
     score: int | None  # 0 to 100; None unless scored
-    reply: str  # the judge's own words; for `failed` the reason
-    flags: tuple[str, ...]  # of FLAGS
+    reply: str  # what the judge wrote; for `failed` the reason
+    flags: tuple[str, ...]  # from FLAGS
 
 
 class Journal:
-    """Verdicts as JSON lines, each on the disk before the next question is put; `failed` ones are asked for again."""
+    """Verdicts as JSON lines. Each is on the disk before the next question is asked; `failed` ones are not kept."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.verdicts = _read_journal(path) if path is not None and path.exists() else {}
 
     def get(self, key: str, index: int) -> Verdict | None:
-        """The verdict under this key, as that of the answer `index`."""
+        """Return the verdict with this key, for the answer `index`."""
         found = self.verdicts.get(key)
         return replace(found, index=index) if found else None
 
     def add(self, key: str, verdict: Verdict) -> None:
-        """Keep a verdict, unless the request failed."""
+        """Add a verdict, unless the request failed."""
         if verdict.status == "failed" or key in self.verdicts:
             return
         self.verdicts[key] = verdict
         if self.path is None:
             return
         fields = asdict(verdict)
-        del fields["index"]  # an answer may stand elsewhere next time
+        del fields["index"]  # an answer may have another position next time
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="ascii") as file:
@@ -55,12 +53,12 @@ class Journal:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            fix = "make room or correct the path, and run the same again"
+            fix = "free some space or correct the path, and run the same command again"
             raise UserError(str(self.path), f"cannot be written: {error.strerror}", fix, RESOURCES) from None
 
 
 def _read_journal(path: Path) -> dict[str, Verdict]:
-    """All whole lines; a last one that was torn by a crash is cut off the file, anything else wrong is refused."""
+    """Read all complete lines; cut a last line that a crash left incomplete. Raises UserError for any other line."""
     data = path.read_bytes()
     lines = data.split(b"\n")
     tail = lines.pop()
@@ -72,7 +70,9 @@ def _read_journal(path: Path) -> dict[str, Verdict]:
             if number == len(lines) and not tail:
                 tail = line + b"\n"
                 break
-            raise UserError(f"{path}:{number}", "not a verdict", "delete the file: all is asked again", DATA) from None
+            raise UserError(
+                f"{path}:{number}", "not a verdict", "delete the file: all answers are judged again", DATA
+            ) from None
         verdicts[key] = verdict
     if tail:
         os.truncate(path, len(data) - len(tail))

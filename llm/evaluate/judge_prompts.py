@@ -1,4 +1,4 @@
-"""The judge's prompts (section 7.8), and answers that try to talk to the judge."""
+"""The judge's prompts (section 7.8), and a test for answers that give the judge instructions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping
 
 
-def _book_prompt(entry: Mapping[str, str], formatted: str, _seed: int) -> str:
-    """The prompt of chapter 7, to the character: scores can be compared with the book's only so."""
+def book_prompt(entry: Mapping[str, str], formatted: str, _seed: int) -> str:
+    """Return the prompt of chapter 7, to the character, so that scores can be compared with the book's."""
     return (
         f"Given the input `{formatted}` and correct output `{entry['output']}`, "
         f"score the model response `{entry['model_response']}` on a scale from 0 to 100, where 100 is the best score. "
@@ -17,10 +17,10 @@ def _book_prompt(entry: Mapping[str, str], formatted: str, _seed: int) -> str:
     )
 
 
-def _guarded_prompt(entry: Mapping[str, str], formatted: str, seed: int) -> str:
-    """The same question with the answer between two markers that it cannot contain, and said to be data."""
+def guarded_prompt(entry: Mapping[str, str], formatted: str, seed: int) -> str:
+    """Return the same question with the answer between two markers that it cannot contain."""
     answer = entry["model_response"]
-    marker = _marker(answer, seed)
+    marker = make_marker(answer, seed)
     return (
         f"Score a model response on a scale from 0 to 100, where 100 is the best score.\n\n"
         f"The input was:\n{formatted}\n\nThe correct output is:\n{entry['output']}\n\n"
@@ -30,13 +30,13 @@ def _guarded_prompt(entry: Mapping[str, str], formatted: str, seed: int) -> str:
     )
 
 
-PROMPTS = {"book": _book_prompt, "guarded": _guarded_prompt}
+PROMPTS = {"book": book_prompt, "guarded": guarded_prompt}
 
 
-def _marker(answer: str, seed: int, digits: int = 16) -> str:
-    """A marker that does not occur in the answer: a hash of it, of the seed, and of as many attempts as it takes.
+def make_marker(answer: str, seed: int, digits: int = 16) -> str:
+    """Return a marker that does not occur in the answer: a hash of the answer, the seed and the attempt.
 
-    It is the same at every rebuild, and yet an answer cannot hold it: it would have to hold its own hash.
+    It is the same in every run, and an answer cannot contain it: it would have to contain its own hash.
     """
     attempt = 0
     while True:
@@ -46,7 +46,7 @@ def _marker(answer: str, seed: int, digits: int = 16) -> str:
         attempt += 1
 
 
-_ADDRESSES_THE_JUDGE = re.compile(
+_INJECTION = re.compile(
     r"\b(?:ignore|disregard|forget|override)\b.{0,40}\b(?:instruction|prompt|above|previous|prior|rules?)"
     r"|\b(?:score|rate|grade|give|assign|award)\b.{0,40}\b100\b"
     r"|\b100\b.{0,20}\b(?:points?|score|best)\b"
@@ -57,5 +57,5 @@ _ADDRESSES_THE_JUDGE = re.compile(
 
 
 def looks_like_injection(answer: str, prompt: str) -> bool:
-    """Whether the answer could talk to the judge; in the book's format a backtick alone ends the quotation."""
-    return (prompt == "book" and "`" in answer) or _ADDRESSES_THE_JUDGE.search(answer) is not None
+    """Return whether the answer may instruct the judge; in the book's prompt, a backtick ends the quotation."""
+    return (prompt == "book" and "`" in answer) or _INJECTION.search(answer) is not None

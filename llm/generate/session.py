@@ -16,7 +16,7 @@ class Session:
 
     def __init__(self, folder: Path | str, decoding: DecodingConfig, runtime: RuntimeConfig, seed: int) -> None:
         model = model_folder.load_model(folder).to(runtime.device)
-        self.model = packed_weights.for_decoding(model, runtime, rows=1)
+        self.model = packed_weights.pack_for_decoding(model, runtime, rows=1)
         self.tokenizer = model_folder.load_tokenizer(folder)
         self.decoding, self.seed = decoding, seed
 

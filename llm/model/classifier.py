@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from llm.model.gpt import GPT, Transformer
 from llm.model.kv_cache import KVCache
-from llm.model.meta import only_shapes
+from llm.model.meta import on_meta_device
 
 Position = Literal["first", "last", "last_token", "mean", "mean_all", "last_token_and_mean"]
 Trainable = Literal["head", "last_block", "last_two_blocks", "all", "lora"]
@@ -47,7 +47,7 @@ class Classifier(nn.Module):
 
     def as_gpt(self) -> GPT:
         """The same transformer under a tied language-model head, for the export."""
-        with only_shapes():
+        with on_meta_device():
             gpt = GPT(replace(self.gpt_config, tie_head=True))
         gpt.transformer = self.transformer
         gpt.lm_head.weight = self.transformer.wte.weight

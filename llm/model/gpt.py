@@ -130,7 +130,7 @@ class Transformer(nn.Module):
             cache.length += T
         return self.ln_f(x)  # type: ignore[no-any-return]
 
-    def below(self, ids: Tensor, blocks: int, sparse: bool = False) -> Tensor:
+    def embed_and_run(self, ids: Tensor, blocks: int, sparse: bool = False) -> Tensor:
         """The states (B, T, C) of token ids (B, T) above so many blocks.
 
         With `sparse` the gradient of the token embedding is that of these tokens only, a sparse tensor.

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm.common.params import Problem, positive
-from llm.model.meta import only_shapes
+from llm.model.meta import on_meta_device
 
 FUSED = {"c_attn": 3}  # Linears in one: query, key and value get an A and a B each, as the book's three layers do
 
@@ -42,7 +42,7 @@ class LoraLinear(nn.Linear):
     """A Linear with the path beside it; weight and bias are those of `linear`, under their own names."""
 
     def __init__(self, linear: nn.Linear, config: LoraConfig, parts: int, generator: torch.Generator) -> None:
-        with only_shapes():
+        with on_meta_device():
             super().__init__(linear.in_features, linear.out_features)
         self.weight, self.bias = linear.weight, linear.bias
         self.scale = config.scale
@@ -60,7 +60,7 @@ class LoraLinear(nn.Linear):
 
     def merged(self) -> nn.Linear:
         """A plain Linear that computes the same; the weight it came from, which others may share, stays as it is."""
-        with only_shapes():
+        with on_meta_device():
             linear = nn.Linear(self.in_features, self.out_features)
         path = (self.lora_A @ self.lora_B).transpose(1, 2).flatten(0, 1)  # (out, in)
         linear.weight = nn.Parameter(self.weight.detach() + self.scale * path.detach(), requires_grad=False)

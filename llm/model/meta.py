@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 
 @contextmanager
-def only_shapes() -> Iterator[None]:
+def on_meta_device() -> Iterator[None]:
     """Modules made in this context have names and shapes, and no numbers: they lie on the meta device.
 
     On that device initialisation computes nothing either, but PyTorch loads its compiler to find that out: a second.

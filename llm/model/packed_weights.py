@@ -48,7 +48,7 @@ class PackedMLP(nn.Module):
         return self.c_proj(self.c_fc(x))  # type: ignore[no-any-return]
 
 
-def for_decoding(model: M, config: RuntimeConfig, rows: int) -> M:
+def pack_for_decoding(model: M, config: RuntimeConfig, rows: int) -> M:
     """`model` with bf16 weights where that is the precision, and packed for so many rows where the CPU can."""
     if config.precision == "fp32":
         return model
@@ -58,7 +58,7 @@ def for_decoding(model: M, config: RuntimeConfig, rows: int) -> M:
     return model
 
 
-def beside(model: M, config: RuntimeConfig, rows: int) -> M:
+def packed_copy(model: M, config: RuntimeConfig, rows: int) -> M:
     """A GPT to decode with or evaluate under autocast, which `model` may train on after: the same but packed.
 
     Packed weights are of now, and take the place of those that autocast would keep; all others it shares. Where nothing

@@ -16,6 +16,7 @@ from llm.common.errors import RESOURCES, UserError
 from llm.data.batches import Batch
 from llm.model.gpt import GPT
 from llm.train import fused_loss, losses
+from llm.train.task import Sums
 
 COMPILERS = ("g++", "clang++")
 
@@ -36,15 +37,15 @@ class CompiledNextToken:
         self._of_logits = torch.compile(fused_loss.in_one_pass, dynamic=False)
         self._blocks = [torch.compile(block, dynamic=False) for block in model.transformer.h]
 
-    def __call__(self, model: nn.Module, batch: Batch) -> losses.Sums:
+    def __call__(self, model: nn.Module, batch: Batch) -> Sums:
         """As the losses of `losses.py`; `model` is the one whose blocks were compiled, its weights as they are now."""
         if not model.training:
             return self._uncompiled(model, batch)
         assert isinstance(model, GPT)
         # added to what a tied head has of all words; a second such gradient, mostly zeros, would only go through memory
         sparse = model.config.tie_head and batch.inputs.device.type == "cpu"
-        x = model.transformer.below(batch.inputs, 0, sparse)
+        x = model.transformer.embed_and_run(batch.inputs, 0, sparse)
         for block in self._blocks:
             x = block(x, None, None)
         hidden = model.transformer.ln_f(x)
-        return {"loss": losses.of_hidden(hidden, model.lm_head, batch.targets, self._fused, self._of_logits)}
+        return {"loss": losses.next_token_loss(hidden, model.lm_head, batch.targets, self._fused, self._of_logits)}

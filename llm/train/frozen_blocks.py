@@ -123,7 +123,7 @@ def compute(
         chosen = by_length[start : start + ROWS]
         ids = messages.batch(chosen).inputs[:, : max(lengths[i] for i in chosen)].to(device)
         with autocast(runtime):
-            hidden = model.transformer.below(ids, frozen)
+            hidden = model.transformer.embed_and_run(ids, frozen)
         for row, i in zip(hidden.float().cpu(), chosen, strict=True):
             states[starts[i] : starts[i + 1]] = row[: lengths[i]]
     return FrozenStates(messages, states, starts)

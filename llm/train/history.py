@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,23 +66,3 @@ class History:
     def table(self, columns: Sequence[str] = COLUMNS) -> list[list[Any]]:
         """These columns of the rows."""
         return [[row[name] for name in columns] for row in self.rows]
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """What the model writes along the way, and at the end of the run."""
-
-    write: Callable[[], str] | None  # None: nothing
-    after: Callable[[int], bool] | None = None  # so many updates; None: with every evaluation
-
-    def due(self, updates: int, evaluated: bool, over: bool) -> bool:
-        """Whether to write now."""
-        return over or (evaluated if self.after is None else self.after(updates))
-
-    def write_if_due(self, history: History, step: int, evaluated: bool, over: bool) -> None:
-        """Add a text to the history, at this step of the curve, if it is due."""
-        if self.write is not None and self.due(history.step, evaluated, over):
-            history.samples.append((step, self.write()))
-
-
-NO_SAMPLES = Sampling(None)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm.data.batches import IGNORED, Batch
 from llm.model.gpt import GPT
 from llm.train import fused_loss
-
-Sums = dict[str, Tensor]  # by the name of the measure; `loss` is what training brings down
+from llm.train.task import Loss, Sums
 
 
 def next_token(model: nn.Module, batch: Batch) -> Sums:
@@ -22,15 +19,15 @@ def next_token(model: nn.Module, batch: Batch) -> Sums:
 def fused_next_token(model: nn.Module, batch: Batch) -> Sums:
     """`next_token` of a GPT up to rounding, without keeping logits; there are none of targets that do not count."""
     assert isinstance(model, GPT)
-    return {"loss": of_hidden(model.transformer(batch.inputs), model.lm_head, batch.targets)}
+    return {"loss": next_token_loss(model.transformer(batch.inputs), model.lm_head, batch.targets)}
 
 
-def next_token_of(fused: bool) -> Callable[[nn.Module, Batch], Sums]:
+def next_token_of(fused: bool) -> Loss:
     """As `runtime.fused_loss` has it."""
     return fused_next_token if fused else next_token
 
 
-def of_hidden(
+def next_token_loss(
     hidden: Tensor,
     head: nn.Module,
     targets: Tensor,

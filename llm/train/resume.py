@@ -12,7 +12,6 @@ import hashlib
 import json
 import shutil
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,12 +23,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from llm.common import params
+from llm.common import code, params
 from llm.common.errors import Terminated, UserError
 from llm.common.files import dvc_md5, read_json, sha256, write_json, write_text
 from llm.train.history import History
-from llm.train.loop import NoStates, States, put
+from llm.train.loop import load_trainable
 from llm.train.optim import AdamW, trained
+from llm.train.task import Callback, Training
 from llm.weights.tensors import read_tensors, write_tensors
 
 WEIGHTS, MOMENTS, HISTORY, MANIFEST = "weights.safetensors", "moments.safetensors", "history.json", "manifest.json"
@@ -37,31 +37,35 @@ BEST = "best.safetensors"  # with keep best only
 NOT_ALWAYS = (MOMENTS, BEST)  # the manifest says which should be there
 RUN = "run"  # the key of the history under which all stands that decides its run
 KEPT = 2  # states; a damaged one is skipped for the one before
-CODE = ("llm", "stages")  # our packages
 T = TypeVar("T")
 
 
 @contextmanager
-def states(
-    folder: Path, config: Any, inputs: Sequence[Path], save_every: int | None, say: Callable[[str], None]
-) -> Iterator[States]:
-    """What to hand to `fit`: states below `folder`, for this `config`, these `inputs` and this code only.
+def checkpoints(
+    folder: Path,
+    config: Any,
+    inputs: Sequence[Path],
+    save_every: int | None,
+    say: Callable[[str], None],
+    keep_moments: bool = False,
+) -> Iterator[Callback]:
+    """The callback of `fit` that saves states below `folder`, for this `config`, these `inputs` and this code only.
 
-    States of others are removed. Within the block SIGTERM and SIGINT let the current step end, then save, then stop
-    the run; a second SIGINT stops it at once. With `save_every` None nothing is saved, and signals act as ever.
+    States of other runs are removed. Within the block SIGTERM and SIGINT let the current step end, then save, then stop
+    the run; a second SIGINT stops it at once. With `save_every` None nothing is saved, and signals act as usual.
+    `keep_moments` keeps the optimizer's moments in the state after the last update, for a callback that needs them.
     """
     if save_every is None:
-        yield NoStates()
+        yield Callback()
         return
     decides = what_decides(config, inputs)
     mine = folder / _name(decides)
     others = [path for path in folder.glob("*") if path != mine]
     if others:
-        differing = _differing(others, decides)
-        say(f"other parameters, data or code than those of the run that was stopped{differing}: starting anew")
+        say(f"parameters, data or code changed since the interrupted run{_differing(others, decides)}: starting over")
         for path in others:
             shutil.rmtree(path)
-    saved = SavedStates(mine, save_every, say, decides)
+    saved = TrainingCheckpoints(mine, save_every, say, decides, keep_moments)
     with _signals_to(saved):
         yield saved
         saved.stop_if_asked()
@@ -76,7 +80,7 @@ def what_decides(config: Any, inputs: Sequence[Path]) -> dict[str, str]:
     return (
         {key: repr(value) for key, value in values.items()}
         | {path.as_posix(): dvc_md5(path) for path in inputs}
-        | _code()
+        | code.loaded()
         | {"torch": torch.__version__}
     )
 
@@ -97,35 +101,42 @@ def _differing(others: Sequence[Path], decides: Mapping[str, str]) -> str:
     return ""
 
 
-class SavedStates:
+class TrainingCheckpoints(Callback):
     """The states of one run, one folder each; the two newest are kept."""
 
     def __init__(
-        self, folder: Path, every: int, say: Callable[[str], None], decides: Mapping[str, str] = MappingProxyType({})
+        self,
+        folder: Path,
+        every: int,
+        say: Callable[[str], None],
+        decides: Mapping[str, str] = MappingProxyType({}),
+        keep_moments: bool = False,
     ) -> None:
         self.folder, self.every, self._say, self._decides = folder, every, say, dict(decides)
+        self._keep_moments = keep_moments
         self._saved: int | None = None  # the step of the newest state
         self._stop: int | None = None  # the signal that asks the run to stop
 
-    def load(self, model: nn.Module, optimizer: AdamW) -> History:
-        """Put the newest whole state into model and optimizer; its history, an empty one where there is none."""
+    def on_start(self, training: Training) -> None:
+        """Load the newest complete state into model, optimizer and history, if there is one."""
         for state in self._newest_first():
             try:
-                history = _read(state, model, optimizer)
+                training.history = _read(state, training.task.model, training.optimizer)
             except (UserError, OSError):  # killed while it was written or removed, or damaged since
-                self._say(f"the state {state} is not whole: skipped")
+                self._say(f"the state {state} is incomplete: skipping it")
                 shutil.rmtree(state)
                 continue
-            self._saved = history.step
-            self._say(f"resuming after step {history.step}")
-            return history
-        return History()
+            self._saved = training.history.step
+            self._say(f"resuming after step {self._saved}")
+            return
 
-    def save(self, history: History, over: bool, model: nn.Module, optimizer: AdamW | None) -> None:
-        """Save a state if it is due, and stop the run where a signal asked for it."""
-        if history.step % self.every == 0 or over or self.stopping:
+    def on_step(self, training: Training) -> None:
+        """Save a state if it is due, and stop the run if a signal asked for it."""
+        history = training.history
+        if history.step % self.every == 0 or training.over or self.stopping:
             state = self.folder / f"step-{history.step:09d}"
-            _write(state, history, model, optimizer, self._decides)
+            optimizer = None if training.over and not self._keep_moments else training.optimizer
+            _write(state, history, training.task.model, optimizer, self._decides)
             self._saved = history.step
             for old in self._newest_first()[KEPT:]:
                 shutil.rmtree(old)
@@ -152,23 +163,6 @@ class SavedStates:
         return sorted(self.folder.glob("step-*"), reverse=True)
 
 
-def save_optimizer(path: Path, optimizer: AdamW) -> None:
-    """Write what an optimizer remembers of each parameter: NAME.exp_avg, NAME.exp_avg_sq, NAME.step."""
-    write_tensors(path, _on_cpu(optimizer.state()))
-
-
-class GoesOn(NoStates):
-    """The optimizer of an earlier run for a run that begins with that one's weights (exercise 5.4)."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def load(self, model: nn.Module, optimizer: AdamW) -> History:
-        """Put the moments into the optimizer; an empty history."""
-        optimizer.load(read_tensors(self.path), str(self.path))
-        return History()
-
-
 def _write(state: Path, history: History, model: nn.Module, optimizer: AdamW | None, decides: dict[str, str]) -> None:
     files = {WEIGHTS: _on_cpu({name: p.detach() for name, p in trained(model).items()})}
     if optimizer is not None:
@@ -190,7 +184,7 @@ def _read(state: Path, model: nn.Module, optimizer: AdamW) -> History:
         optimizer.load(read_tensors(state / MOMENTS), str(state / MOMENTS))
     if (state / BEST).exists():
         history.best_weights = {name: tensor.clone() for name, tensor in read_tensors(state / BEST).items()}
-    put(weights, model)
+    load_trainable(weights, model)
     return history
 
 
@@ -209,15 +203,8 @@ def _at_once(do: Callable[[str], T], names: Iterable[str]) -> dict[str, T]:
         return dict(zip(names, pool.map(do, names), strict=True))
 
 
-def _code() -> dict[str, str]:
-    """The hash of every module of ours that this process has loaded."""
-    ours = [module for name, module in sys.modules.items() if name.partition(".")[0] in (*CODE, "__main__")]
-    paths = {Path(file) for module in ours if (file := getattr(module, "__file__", None))}
-    return {f"{path.parent.name}/{path.name}": sha256(path) for path in paths if path.parent.name in CODE}
-
-
 @contextmanager
-def _signals_to(saved: SavedStates) -> Iterator[None]:
+def _signals_to(saved: TrainingCheckpoints) -> Iterator[None]:
     """Let `saved` note SIGTERM and SIGINT; only the main thread may ask for that.
 
     Once a run is to stop, that stays so: another signal shall not break off the clean-up.

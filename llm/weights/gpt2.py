@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from llm.common.errors import DATA, UserError, raise_all
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
-from llm.model.meta import only_shapes
+from llm.model.meta import on_meta_device
 
 FIX = "take weights and config from the same checkpoint, and fetch them again"
 PREFIX, HEAD = "transformer.", "lm_head.weight"
@@ -151,7 +151,7 @@ def load_published(config: ModelConfig, tensors: Mapping[str, Tensor], where: st
     tensor, every tensor that is not floating point, and every one that holds NaN or infinity.
     """
     raise_all(list(_out_of_proportion(config, tensors, where)))
-    with only_shapes():
+    with on_meta_device():
         model = GPT(config)
     found = _checked(tensors, _published_shapes(config), where)
     state = {name: (t.t() if TRANSPOSED.search(name) else t).float().contiguous() for name, t in found.items()}
@@ -204,7 +204,7 @@ def _published_tensors(model: GPT) -> dict[str, Tensor]:
 
 def _published_shapes(config: ModelConfig) -> dict[str, torch.Size]:
     """What a file must hold: the QKV bias too, which is zero where the model has none."""
-    with only_shapes():
+    with on_meta_device():
         stored = GPT(replace(config, qkv_bias=True))
     return {name: tensor.shape for name, tensor in _published_tensors(stored).items()}
 

@@ -149,7 +149,7 @@ def commands(text: str) -> list[str]:
 
 def is_plain(command: str) -> bool:
     """Whether nothing from params.yaml but the key of an item goes into the command, and no shell syntax."""
-    return re.fullmatch(r"exec python -m stages\.[a-z_0-9]+( \$\{key\})?", command) is not None
+    return re.fullmatch(r"exec python -m stages\.[a-z0-9_]+([ _]\$\{key\})?", command) is not None
 
 
 def test_commands_take_nothing_from_params_but_the_key():

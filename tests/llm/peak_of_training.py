@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 import stages
-from llm.data.batches import IGNORED, Batch, Shuffled
+from llm.data.batches import IGNORED, Batch, ShuffledBatches
 from llm.model import lora
 from llm.model.classifier import Classifier, freeze
 from llm.model.gpt import GPT
@@ -19,7 +19,8 @@ from llm.model.memory import Training
 from llm.runtime.device import RuntimeConfig, set_up_device
 from llm.train import losses
 from llm.train.loop import fit
-from tests.llm.tiny_run import MODEL, TRAIN, Steps
+from llm.train.task import Task
+from tests.llm.tiny_run import MODEL, TRAIN
 
 
 class Random:
@@ -62,16 +63,13 @@ def main(case: dict) -> dict:
     data = Random(2 * batch, length, config.vocab_size, classes, counting)
     keep = case.get("keep", "last")
     train = replace(TRAIN, batch_size=batch, micro_batch_size=rows, keep=keep)
-    fit(
+    task = Task(
         model,
         losses.classification if classes else losses.next_token_of(settings.fused_loss),
-        Shuffled(data, batch, 3, 1),
-        {"train": Shuffled(data, batch, 1, 1), "val": Shuffled(data, batch, 1, 2)},
-        train,
-        settings,
-        1,
-        Steps(lambda _: None),
+        ShuffledBatches(data, batch, 3, 1),
+        {"train": ShuffledBatches(data, batch, 1, 1), "val": ShuffledBatches(data, batch, 1, 2)},
     )
+    fit(task, train, settings, 1)
     peak = memory("VmHWM")
     size = (config, settings, rows, length, batch > rows, blocks, adapter, classes, keep == "best")
     training = Training(*size, targets=rows * counting)

@@ -21,7 +21,7 @@ from torch import nn
 
 from llm.common import files
 from llm.common.errors import error_contract
-from llm.data.batches import IGNORED, Batch, BatchSource, Buckets, Chain, InOrder, Shuffled
+from llm.data.batches import IGNORED, Batch, BatchSource, Buckets, ConcatBatches, SequentialBatches, ShuffledBatches
 from llm.evaluate.accuracy import predict
 from llm.generate.decoding import generate, greedy
 from llm.model.classifier import Classifier, freeze
@@ -29,9 +29,11 @@ from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
 from llm.runtime.device import RuntimeConfig
 from llm.train import losses, resume
-from llm.train.history import NO_SAMPLES, History, Sampling
-from llm.train.loop import States, fit
+from llm.train.callbacks import Progress, Samples
+from llm.train.history import History
+from llm.train.loop import fit
 from llm.train.optim import TrainConfig
+from llm.train.task import Callback, Task
 
 STEPS = 5
 FP32 = RuntimeConfig("fp32", "cpu", 1, False, True)
@@ -75,7 +77,6 @@ BEST = {  # where the rate is too high to get far
     "spam": replace(JUMPY, lr=0.1),  # kept step 2, ends after step 4
     "instruct": replace(JUMPY, lr=0.1),  # kept step 1, ends after step 3
 }
-Save = Callable[[], States]
 OnStep = Callable[[int], None]
 
 
@@ -116,36 +117,37 @@ class Steps:
         pass
 
 
-def train(task: str, states: States, on_step: OnStep = lambda _step: None) -> tuple[nn.Module, History]:
+def train(task: str, states: Callback | None = None, on_step: OnStep = lambda _step: None) -> tuple[nn.Module, History]:
     """The model after 5 steps, or that of the best, and its curve with what is written along it."""
     torch.manual_seed(5)
     task, _, best = task.partition("-")
     data, config, loss = Rows(task), BEST[task] if best else TRAIN, losses.fused_next_token
     gpt = GPT(MODEL if best else replace(MODEL, dropout_random="packed"))  # either resumes
     model: nn.Module = gpt
-    source: BatchSource = Shuffled(data, 6, STEPS, 1)
-    look = InOrder(data, 5, 2)
-    sampling = NO_SAMPLES
+    source: BatchSource = ShuffledBatches(data, 6, STEPS, 1)
+    look = SequentialBatches(data, 5, 2)
+    samples: list[Callback] = []
     if task == "pretrain":
-        source = Chain(Shuffled(data, 4, 3, 2), Shuffled(data, 6, STEPS - 3, 1))
-        sampling = Sampling(lambda: str(generate(gpt, [[1, 2]], greedy(4), None)), lambda updates: updates in (2, 3))
+        source = ConcatBatches(ShuffledBatches(data, 4, 3, 2), ShuffledBatches(data, 6, STEPS - 3, 1))
+        samples = [Samples(lambda: str(generate(gpt, [[1, 2]], greedy(4), None)), lambda updates: updates in (2, 3))]
     elif task == "spam":
         classifier = Classifier(gpt, 2, "last_token")
         freeze(classifier, "last_block")
         model, loss = classifier, losses.classification
-        sampling = Sampling(lambda: str(predict(classifier, look, FP32).argmax(dim=-1).tolist()))
+        samples = [Samples(lambda: str(predict(classifier, look, FP32).argmax(dim=-1).tolist()))]
     else:
         config = replace(config, micro_batch_size=2)
         if task == "buckets":
-            source = Shuffled(data, 6, STEPS, 1, buckets=Buckets(data.lengths, 2))
-    looks = {"train": look, "val": InOrder(data, 7)}
-    history = fit(model, loss, source, looks, config, FP32, 3, Steps(on_step), sampling, states=states)
+            source = ShuffledBatches(data, 6, STEPS, 1, buckets=Buckets(data.lengths, 2))
+    evaluations = {"train": look, "val": SequentialBatches(data, 7)}
+    callbacks = [Progress(Steps(on_step)), *samples, states or Callback()]
+    history = fit(Task(model, loss, source, evaluations), config, FP32, 3, callbacks)
     return model, history
 
 
 def states(folder: Path, config: object = TRAIN, say: Callable[[str], None] = print) -> Any:
     """As a stage asks for them; the data set is a file."""
-    return resume.states(folder / "states", config, [folder / "data"], TRAIN.save_every, say)
+    return resume.checkpoints(folder / "states", config, [folder / "data"], TRAIN.save_every, say)
 
 
 def bytes_of(model: nn.Module, history: History, folder: Path) -> dict[str, bytes]:

@@ -52,4 +52,4 @@ def test_two_rows_are_queued_and_run_and_stand_in_the_table(project):
         assert cells[3] == f"{100 * metrics['test_accuracy']:.2f}"
         assert cells[5] == "gpt2-sample"
     assert third[6].startswith(("better (", "worse (", "not distinguishable ("))
-    assert "is there (success)" in project.run("llm", "ablation", "--queue", "1").stdout
+    assert "exists (success)" in project.run("llm", "ablation", "--queue", "1").stdout

@@ -139,7 +139,7 @@ FAULTS = {
     "missing tab": Fault(
         "tokenize spam",
         3,
-        r"data/raw/spam/spam\.tsv:2: .*, in what download\.spam\.source names: this is a copy",
+        r"data/raw/spam/spam\.tsv:2: .*, in the file that download\.spam\.source names: this one is a copy",
         write("data/raw/spam/spam.tsv", lambda data: data.replace(b"\nham\twe are", b"\nham we are", 1)),
     ),
     "bad entry": Fault(

@@ -156,7 +156,7 @@ def test_other_parameters_start_anew(built, tmp_path):
     (old,) = states(project)
     project.set(finetune_instruct={"epochs": 1})
     said = project.run("stages.finetune_instruct").stderr
-    assert "starting anew" in said
+    assert "starting over" in said
     assert "resuming" not in said
     assert not old.exists()
     assert project.bytes("models", "reports") == built.bytes("models", "reports")
@@ -169,7 +169,7 @@ def test_another_model_to_start_from_starts_anew(built, tmp_path):
     project.set(pretrain={"lr": 0.001})
     project.run("stages.pretrain")
     project.run("stages.import_gpt2", "gpt2-sample")
-    assert "starting anew" in project.run("stages.finetune_instruct").stderr
+    assert "starting over" in project.run("stages.finetune_instruct").stderr
 
 
 def states(project: Project) -> list[Path]:

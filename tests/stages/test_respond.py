@@ -9,7 +9,7 @@ import torch
 from llm.common import files, params
 from llm.data.prompts import format_prompt
 from llm.data.tokenizer import Tokenizer
-from llm.evaluate.judge_prompts import _book_prompt
+from llm.evaluate.judge_prompts import book_prompt
 from llm.model.gpt import GPT
 from llm.weights import model_folder
 from stages import respond
@@ -48,7 +48,7 @@ def test_the_prompt_is_in_the_models_form(form, header, prompt, tmp_path, vocabu
     assert [Tokenizer.load(vocabulary).decode(ids) for ids in asked] == [prompt]
     (response,) = files.read_json(Path("reports/respond/responses.json"))
     assert response["model_response"] == ("Red." if form == "phi3" else "<|assistant|>:\nRed.")
-    assert _book_prompt(response, format_prompt(response), 0).startswith("Given the input `Below is an instruction")
+    assert book_prompt(response, format_prompt(response), 0).startswith("Given the input `Below is an instruction")
 
 
 @pytest.mark.parametrize("wanted", [1, 256])

@@ -16,7 +16,7 @@ from llm.common.errors import DATA, USAGE, UserError, UserErrors, raise_all
 from llm.data import corpus
 from llm.data.tokenizer import fingerprint
 from stages import pretrain
-from stages.run import _one_process, of_a_copy
+from stages.run import _one_process, point_to_source
 
 ROOT = Path(__file__).parents[2]
 
@@ -145,7 +145,7 @@ def test_tokens_of_another_tokenizer_are_refused(vocabulary, tmp_path, monkeypat
     params = SimpleNamespace(model=SimpleNamespace(vocab_size=300))
     ids = np.arange(50, dtype=np.uint32)
     corpus.write_shards(tmp_path, "train", ids, 50, corpus.Pins(300, "0" * 64), 1000)
-    with pytest.raises(UserError, match=f"{tmp_path}: was not cut with ") as caught:
+    with pytest.raises(UserError, match=f"{tmp_path}: was not tokenized with ") as caught:
         pretrain.windows("train", params, 8, 8)
     assert caught.value.code == DATA
     corpus.write_shards(tmp_path, "train", ids, 50, corpus.Pins(300, fingerprint(vocabulary)), 1000)
@@ -154,9 +154,9 @@ def test_tokens_of_another_tokenizer_are_refused(vocabulary, tmp_path, monkeypat
 
 def test_a_fault_in_a_copy_is_mended_where_the_copy_came_from():
     lines = UserError("data/raw/spam/a.tsv:1", "0 tabs", "write one"), UserError("data/tokenizer", "gone", "make it", 6)
-    with pytest.raises(UserErrors) as caught, of_a_copy():
+    with pytest.raises(UserErrors) as caught, point_to_source():
         raise_all(lines)
     assert [(problem.where, problem.fix, problem.code) for problem in caught.value.problems] == [
-        ("data/raw/spam/a.tsv:1", "write one, in what download.spam.source names: this is a copy", 3),
+        ("data/raw/spam/a.tsv:1", "write one, in the file that download.spam.source names: this one is a copy", 3),
         ("data/tokenizer", "make it", 6),
     ]

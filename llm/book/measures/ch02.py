@@ -1,4 +1,4 @@
-"""Chapter 2: The Verdict in words and in tokens, and its windows."""
+"""Chapter 2: The Verdict as words, as tokens, and as windows."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from llm.book.measures.sources import Sources
 
 @measure
 def verdict_length(sources: Sources) -> Measured:
-    """Characters and GPT-2 tokens of The Verdict."""
+    """Characters of The Verdict, and its GPT-2 tokens."""
     return [len(sources.verdict), len(sources.gpt2.encode(sources.verdict))]
 
 
 @measure
 def verdict_words(sources: Sources) -> Measured:
-    """Tokens of the regex tokenizer, its vocabulary, and that with two special tokens."""
+    """Tokens of the simple tokenizer, the size of its vocabulary, and the size with two special tokens."""
     tokens = ch02.words(sources.verdict)
     extended = ch02.vocabulary(tokens, [ch02.END_OF_TEXT, ch02.UNKNOWN])
     return [len(tokens), len(ch02.vocabulary(tokens)), len(extended)]
@@ -23,7 +23,7 @@ def verdict_words(sources: Sources) -> Measured:
 
 @measure
 def encode(sources: Sources, prompt: str) -> Measured:
-    """Ids of a text, `<|endoftext|>` in it as one token."""
+    """GPT-2's ids of a text; each `<|endoftext|>` in it becomes one token."""
     ids: list[float] = []
     for number, part in enumerate(prompt.split(ch02.END_OF_TEXT)):
         ids += ([sources.gpt2.eot] if number else []) + sources.gpt2.encode(part)
@@ -32,8 +32,7 @@ def encode(sources: Sources, prompt: str) -> Measured:
 
 @measure
 def windows(sources: Sources, length: str, stride: str, rows: str, of: str) -> Measured:
-    """The first rows of the unshuffled loader, one after the other: of inputs, or of inputs and then targets."""
-    ids = sources.gpt2.encode(sources.verdict)
-    loader = ch02.window_loader(ids, 1, int(length), int(stride), shuffle=False)
+    """The first windows of The Verdict, in order: their inputs, or with `of` "inputs targets" also their targets."""
+    loader = ch02.create_dataloader_v1(sources.verdict, sources.gpt2, 1, int(length), int(stride), shuffle=False)
     batches = [dict(zip(("inputs", "targets"), b, strict=True)) for b, _ in zip(loader, range(int(rows)), strict=False)]
     return [number for part in of.split() for batch in batches for number in batch[part][0].tolist()]

@@ -1,4 +1,4 @@
-"""Chapter 3: attention, step by step, on six words."""
+"""Chapter 3: the steps of attention for six words."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from llm.book.measures.sources import Sources
 
 @measure
 def simple_attention(_sources: Sources) -> Measured:
-    """Scores, weights and context of the second word."""
+    """Scores, weights and context vector of the second word."""
     parts = ch03.simple_attention(torch.tensor(ch03.INPUTS))
     return [value for part in parts for value in part[1].tolist()]
 
 
 @measure
 def attention_rows(_sources: Sources, step: str, seed: str) -> Measured:
-    """All outputs of one step of the ladder for the six words, row after row."""
+    """Outputs of one step for the six words, row by row."""
     x = torch.tensor(ch03.INPUTS)
     torch.manual_seed(int(seed))
     steps: dict[str, Callable[[], nn.Module]] = {
-        "v1": lambda: ch03.SelfAttentionV1(3, 2),
-        "v2": lambda: ch03.SelfAttentionV2(3, 2),
-        "causal": lambda: ch03.CausalAttention(3, 2),
-        "wrapper": lambda: ch03.MultiHeadWrapper(3, 2, 2),
-        "heads": lambda: ch03.MultiHeadAttention(3, 2, 2),
+        "v1": lambda: ch03.SelfAttention_v1(3, 2),
+        "v2": lambda: ch03.SelfAttention_v2(3, 2),
+        "causal": lambda: ch03.CausalAttention(3, 2, 6, 0.0),
+        "wrapper": lambda: ch03.MultiHeadAttentionWrapper(3, 2, 6, 0.0, num_heads=2),
+        "heads": lambda: ch03.MultiHeadAttention(3, 2, 6, 0.0, num_heads=2),
     }
     out: Tensor = steps[step]()(x if step in ("v1", "v2") else torch.stack([x, x]))
     return out.flatten(0, -2)[:6].flatten().tolist()

@@ -1,4 +1,4 @@
-"""Chapter 5: losses on The Verdict, one more epoch over it, temperature, continuations."""
+"""Chapter 5: losses on The Verdict, one more epoch, temperature, continuations."""
 
 from __future__ import annotations
 
@@ -9,25 +9,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
 
-from llm.book import ch02, ch04
-from llm.book.measures.common import Measured, continue_text, loss_of, measure
+from llm.book import ch02, ch04, ch05
+from llm.book.measures.common import Measured, continue_text, measure
 from llm.book.measures.sources import Sources
 from llm.data.batches import steps_per_epoch
 from llm.data.corpus import Pins, encode_documents, split_documents, write_shards
 from llm.data.corpus_dataset import TokenWindows
-from llm.model.gpt import GPT
 from llm.runtime.device import RuntimeConfig
 from llm.train.book_mode import fit_as_the_book
-from llm.train.loop import Silent
+from llm.train.callbacks import WarmStart
 from llm.train.losses import next_token
 from llm.train.optim import TrainConfig
-from llm.train.resume import GoesOn
 from llm.weights import model_folder
 
-# Section 5.2's settings, for one epoch.
+# The settings of section 5.2, for one epoch.
 ONE_EPOCH = TrainConfig(
     epochs=1,
     batch_size=2,
@@ -51,20 +47,20 @@ ONE_EPOCH = TrainConfig(
 
 @measure
 def toy_loss(sources: Sources) -> Measured:
-    """Cross-entropy of six tokens and its perplexity."""
-    _, loss = ch04.toy_loss(sources.untrained(256))
+    """Cross-entropy of six tokens, and its perplexity."""
+    _, loss = ch05.toy_loss(sources.untrained(256))
     return [loss, math.exp(loss)]
 
 
 @measure
 def toy_probabilities(sources: Sources) -> Measured:
-    """Log probabilities of the six target tokens."""
-    return [math.log(p) for p in ch04.toy_loss(sources.untrained(256))[0]]
+    """Log-probabilities of the six target tokens."""
+    return [math.log(p) for p in ch05.toy_loss(sources.untrained(256))[0]]
 
 
 @measure
 def verdict_batches(sources: Sources) -> Measured:
-    """Tokens in batches of 2 x 256 for training and validation, and how many batches (the core's windows)."""
+    """Tokens, then batches of 2 x 256 tokens, for training and validation, from the pipeline's windows."""
     with _verdict_windows(sources) as windows:
         batches = [steps_per_epoch(len(windows[split]), 2) for split in ("train", "val")]
     return [*(512 * count for count in batches), *batches]
@@ -72,69 +68,67 @@ def verdict_batches(sources: Sources) -> Measured:
 
 @measure
 def verdict_losses(sources: Sources, model: str) -> Measured:
-    """Loss on the training and validation windows of The Verdict; `model` untrained or a folder below models/."""
+    """Training and validation loss on The Verdict; `model` is untrained, or a folder in models/."""
     gpt = sources.untrained(256) if model == "untrained" else sources.model(model)
     torch.manual_seed(123)
     cut = int(0.9 * len(sources.verdict))
     losses = []
     for part, training in ((sources.verdict[:cut], True), (sources.verdict[cut:], False)):
-        ids = sources.gpt2.encode(part)
-        losses.append(_mean_loss(gpt, ch02.window_loader(ids, 2, 256, 256, shuffle=training, drop_last=training)))
+        loader = ch02.create_dataloader_v1(part, sources.gpt2, 2, 256, 256, shuffle=training, drop_last=training)
+        with torch.no_grad():
+            losses.append(ch05.calc_loss_loader(loader, gpt))
     return losses
 
 
 @measure
 def another_epoch(sources: Sources) -> Measured:
-    """Losses of an epoch after those of chapter 5, from model and optimizer as they were saved (exercise 5.4)."""
+    """Losses of one more epoch with the saved model and optimizer of chapter 5 (exercise 5.4)."""
     folder = sources.root / "models/pretrain"
-    model = ch04.book_gpt("124M", 256)
+    model = ch04.GPTModel(ch04.GPT_CONFIG_124M | {"context_length": 256})
     model.load_state_dict(model_folder.load_model(folder).state_dict())
     with _verdict_windows(sources) as windows:
         torch.manual_seed(123)
         runtime = RuntimeConfig("fp32", "cpu", threads=torch.get_num_threads(), keep_pages=False, fused_loss=False)
-        data = (windows["train"], windows["val"], ONE_EPOCH, runtime, 123, Silent())
-        start = GoesOn(folder / "optimizer.safetensors")
-        history = fit_as_the_book(model, next_token, *data, states=start)
+        data = (windows["train"], windows["val"], ONE_EPOCH, runtime, 123)
+        start = WarmStart(folder / "optimizer.safetensors")
+        history = fit_as_the_book(model, next_token, *data, [start])
     rows = {row["step"]: row for row in history.rows}
     return [rows[step][column] for step in (0, 5) for column in ("train_loss", "val_loss")]
 
 
 @measure
 def draws(_sources: Sources, temperature: str) -> Measured:
-    """How often each of nine words comes in 1000 draws."""
-    return [*ch04.draw_counts(float(temperature))]
+    """How often each of nine words comes up in 1,000 draws."""
+    return [*ch05.draw_counts(_probabilities(temperature))]
 
 
 @measure
 def pizza(_sources: Sources, temperature: str) -> Measured:
-    """Draws of "pizza" in 1000 (exercise 5.1)."""
-    return [ch04.draw_counts(float(temperature))[ch04.WORDS.index("pizza")]]
+    """How often "pizza" comes up in 1,000 draws (exercise 5.1)."""
+    return [ch05.draw_counts(_probabilities(temperature))[ch05.WORDS.index("pizza")]]
 
 
 @measure
 def pizza_probability(_sources: Sources, temperature: str) -> Measured:
     """The exact probability of "pizza" (exercise 5.1)."""
-    probabilities = ch04.with_temperature(torch.tensor(ch04.LOGITS), float(temperature))
-    return [float(probabilities[ch04.WORDS.index("pizza")])]
+    return [float(_probabilities(temperature)[ch05.WORDS.index("pizza")])]
 
 
 @measure
 def continuation(sources: Sources, model: str, prompt: str, tokens: str, temperature: str, top_k: str) -> Measured:
-    """A model's continuation of a prompt; temperature 0 is greedy, else at seed 123."""
+    """Continuation of a prompt; greedy at temperature 0, otherwise sampled with seed 123."""
     gpt = sources.model(model)
     k = int(top_k) if top_k != "none" else None
     return continue_text(gpt, sources.gpt2, prompt, int(tokens), float(temperature), k)
 
 
-@torch.no_grad()
-def _mean_loss(model: GPT, loader: DataLoader[tuple[Tensor, Tensor]]) -> float:
-    losses = [float(loss_of(model, x, y)) for x, y in loader]
-    return sum(losses) / len(losses)
+def _probabilities(temperature: str) -> torch.Tensor:
+    return ch05.softmax_with_temperature(torch.tensor(ch05.LOGITS), float(temperature))
 
 
 @contextmanager
 def _verdict_windows(sources: Sources) -> Iterator[dict[str, TokenWindows]]:
-    """The windows of 256 tokens that chapter 5 trains and validates on."""
+    """Chapter 5's windows of 256 tokens, for training and validation."""
     (train,), (val,) = split_documents([sources.verdict], 0.9)
     with tempfile.TemporaryDirectory() as folder:
         for split, part in (("train", train), ("val", val)):

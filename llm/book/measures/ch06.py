@@ -1,14 +1,16 @@
-"""Chapter 6: the messages and their splits, and the classifier before training."""
+"""Chapter 6: the messages, their splits, and the classifier before training."""
 
 from __future__ import annotations
 
 import math
+from itertools import islice
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
+from llm.book.appendix_a import compute_accuracy
+from llm.book.ch05 import calc_loss_loader
 from llm.book.measures.common import Measured, measure
 from llm.book.measures.sources import Sources
 from llm.data.spam import LABELS
@@ -18,7 +20,7 @@ from llm.model.classifier import Classifier
 
 @measure
 def spam_counts(sources: Sources) -> Measured:
-    """Rows, ham, spam; training, validation, test; batches of 8; tokens of the longest training message."""
+    """Messages, ham, spam; sizes of the splits; batches of 8 in each; tokens of the longest training message."""
     frame = sources.spam["all"]
     parts = [sources.spam[split] for split in ("train", "validation", "test")]
     classes = [int((frame["Label"] == label).sum()) for label in LABELS]
@@ -29,11 +31,11 @@ def spam_counts(sources: Sources) -> Measured:
 
 @measure
 def spam_first_rows(sources: Sources) -> Measured:
-    """Row numbers of the first five messages of the balanced sample, before it is shuffled: ham as pandas draws it."""
+    """Row numbers of the first five messages of the balanced sample, before shuffling; ham is drawn by pandas."""
     frame = sources.spam["all"]
     ham = frame[frame["Label"] == "ham"].sample(int((frame["Label"] == "spam").sum()), random_state=123)
     kept = {row for split in ("train", "validation", "test") for row in sources.spam[split].index}
-    assert set(ham.index) <= kept  # these are the rows that our splits hold
+    assert set(ham.index) <= kept  # the splits of the pipeline hold the same ham
     return [int(row) for row in ham.index[:5]]
 
 
@@ -47,7 +49,7 @@ def untrained_head(sources: Sources) -> Measured:
 
 @measure
 def spam_before(sources: Sources) -> Measured:
-    """Accuracy (%) on 10 batches of each split, then the loss on 5, before training (sections 6.6 and 6.7)."""
+    """Accuracy (%) on 10 batches of each split, then the loss on 5 batches, before training (sections 6.6, 6.7)."""
     model, pad, width = _spam_classifier(sources), sources.gpt2.eot, 0
     loaders: list[DataLoader[Any]] = []
     for split in ("train", "validation", "test"):
@@ -57,22 +59,14 @@ def spam_before(sources: Sources) -> Measured:
         rows = [(torch.tensor((i + [pad] * width)[:width]), c) for i, c in zip(data.ids, data.labels, strict=True)]
         training = split == "train"
         loaders.append(DataLoader(rows, batch_size=8, shuffle=training, drop_last=training))  # type: ignore[arg-type]
-    found: list[float] = []
     torch.manual_seed(123)
+    accuracies = [100 * compute_accuracy(model, islice(loader, 10)) for loader in loaders]
     with torch.no_grad():
-        for loader in loaders:
-            pairs = [(model(x).argmax(-1), y) for (x, y), _ in zip(loader, range(10), strict=False)]
-            found.append(
-                100 * float((torch.cat([p for p, _ in pairs]) == torch.cat([y for _, y in pairs])).float().mean())
-            )
-        for loader in loaders:
-            losses = [float(F.cross_entropy(model(x), y)) for (x, y), _ in zip(loader, range(5), strict=False)]
-            found.append(sum(losses) / len(losses))
-    return found
+        return [*accuracies, *(calc_loss_loader(loader, model, num_batches=5) for loader in loaders)]
 
 
 def _spam_classifier(sources: Sources) -> Classifier:
-    """GPT-2 124M with the new head of seed 123 (section 6.5)."""
+    """GPT-2 124M with the new head, initialised with seed 123 (section 6.5)."""
     gpt = sources.model("gpt2-124M")
     torch.manual_seed(123)
     return Classifier(gpt, len(LABELS), "last").eval()

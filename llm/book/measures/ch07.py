@@ -1,4 +1,4 @@
-"""Chapter 7: the instructions and their splits, and the loss of 355M before training."""
+"""Chapter 7: the instructions, their splits, and the loss of 355M before training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from llm.book.measures.common import Measured, loss_of, measure
+from llm.book import ch05
+from llm.book.measures.common import Measured, measure
 from llm.book.measures.sources import Sources
 from llm.data.instruction_dataset import InstructionDataset
 from llm.data.instructions import InstructionsConfig, split_entries
@@ -17,7 +18,7 @@ INSTRUCTIONS = InstructionsConfig(train_fraction=0.85, test_fraction=0.1, empty=
 
 @measure
 def instruction_counts(sources: Sources) -> Measured:
-    """Training, test and validation entries, and how many of all have no input."""
+    """Entries for training, test and validation, and entries without an input."""
     entries = sources.entries
     parts = split_entries(entries, INSTRUCTIONS)
     return [*(len(parts[split]) for split in ("train", "test", "validation")), sum(not e["input"] for e in entries)]
@@ -25,7 +26,7 @@ def instruction_counts(sources: Sources) -> Measured:
 
 @measure
 def instruct_before(sources: Sources) -> Measured:
-    """Loss of GPT-2 355M on five training and five validation batches of 8, before training (section 7.6)."""
+    """Loss of GPT-2 355M on 5 training and 5 validation batches of 8, before training (section 7.6)."""
     model, parts, losses = sources.model("gpt2-355M"), split_entries(sources.entries, INSTRUCTIONS), []
     torch.manual_seed(123)
     for split in ("train", "validation"):
@@ -38,6 +39,5 @@ def instruct_before(sources: Sources) -> Measured:
             collate_fn=data.batch,
         )
         with torch.no_grad():
-            found = [float(loss_of(model, b.inputs, b.targets)) for b, _ in zip(loader, range(5), strict=False)]
-        losses.append(sum(found) / len(found))
+            losses.append(ch05.calc_loss_loader(((b.inputs, b.targets) for b in loader), model, num_batches=5))
     return losses

@@ -1,4 +1,4 @@
-"""What finished runs of any chapter left in reports/ and models: curves, metrics, answers."""
+"""Curves, metrics and answers from the reports of finished runs."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from llm.common.errors import DATA, UserError
 
 @measure
 def curve(sources: Sources, file: str, column: str, steps: str) -> Measured:
-    """A column of a report at these steps; `last` is the last row, `best` the lowest value of all rows."""
+    """A column of a report at these steps; `last` is the last row, `best` the lowest value."""
     rows = list(csv.DictReader(io.StringIO(files.read_text(sources.root / "reports" / file))))
     at = {row["step"]: float(row[column]) for row in rows}
     at["last"], at["best"] = float(rows[-1][column]), min(at.values())
     absent = [step for step in steps.split() if step not in at]
     if absent:
-        raise UserError(f"reports/{file}", f"has no row of step {absent[0]}", "set eval_every as the book", DATA)
+        raise UserError(
+            f"reports/{file}", f"has no row of step {absent[0]}", "set eval_every to the book's value", DATA
+        )
     return [at[step] for step in steps.split()]
 
 
 @measure
 def metric(sources: Sources, file: str, keys: str, times: str) -> Measured:
-    """Figures of a metrics file, multiplied."""
+    """Values of a metrics file, each multiplied by `times`."""
     values = files.read_json(sources.root / "reports" / file)
     return [float(values[key]) * float(times) for key in keys.split()]
 
 
 @measure
 def first_answers(sources: Sources, number: str) -> Measured:
-    """One of the first answers of the fine-tuned model."""
+    """An answer of the fine-tuned model, by its number from 0."""
     return str(files.read_json(sources.root / "reports/respond/responses.json")[int(number)]["model_response"])

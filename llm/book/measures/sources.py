@@ -1,4 +1,4 @@
-"""Where measures read: the book's files, finished runs, model folders, GPT-2 before training."""
+"""What the measures read: the book's files, finished runs, model folders, GPT-2 before training."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ SPAM = SpamConfig(reading="book", order="shuffled", train_fraction=0.7, validati
 
 
 class Sources:
-    """Where measures read: the book's files, finished runs, models, and GPT-2 before training."""
+    """What the measures read: the book's files, finished runs, models, and GPT-2 before training."""
 
     def __init__(self, root: Path, runs: dict[str, Run]) -> None:
-        self.home, self.root, self.runs = root, root, runs  # root: below which reports and models are read
+        self.home, self.root, self.runs = root, root, runs  # reports and models are read below self.root
 
     def missing(self, need: str) -> str | None:
-        """Why a row with this need cannot be measured here, and what to do; None where it can."""
+        """Why a row with this need cannot be measured here, and what to do; None if it can."""
         kind, _, name = need.partition(" ")
         if kind == "mirror":
             absent = [file for file in ("the-verdict.txt", "vocab.json", "merges.txt") if self._find(file) is None]
@@ -54,7 +54,7 @@ class Sources:
         return None
 
     def of_run(self, name: str) -> Sources:
-        """The same with the reports and models of a run: the project's own, or those of the copy that made it."""
+        """The same sources with the reports and models of a run, from the project or from the copy that made it."""
         made = self.home / MADE / name
         if self.runs[name].missing(self.root, self.home) is None or self.runs[name].missing(made, self.home):
             return self
@@ -63,15 +63,15 @@ class Sources:
         return sources
 
     def file(self, name: str) -> bytes:
-        """The bytes of one of the book's files, with the pinned hash."""
+        """The bytes of a file of the book; raises UserError without a file that has the pinned hash."""
         found = self._find(name)
         if found is None:
-            raise UserError(name, "is not here, or is another file than the book's", FETCH, DATA)
+            raise UserError(name, "is not here, or is not the book's file", FETCH, DATA)
         return found
 
     @cached_property
     def verdict(self) -> str:
-        """The Verdict."""
+        """The text of The Verdict."""
         return self.file("the-verdict.txt").decode("utf-8")
 
     @cached_property
@@ -84,7 +84,7 @@ class Sources:
 
     @cached_property
     def spam(self) -> dict[str, Any]:
-        """The SMS file as the book reads it, and its three splits."""
+        """The SMS file as the book reads it ("all"), and its three splits."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "SMSSpamCollection"
             path.write_bytes(self.file(path.name))
@@ -101,13 +101,13 @@ class Sources:
 
     @lru_cache(maxsize=1)  # noqa: B019 - one Sources lives for one command
     def untrained(self, context_length: int) -> GPT:
-        """GPT-2 124M at seed 123, before training."""
+        """GPT-2 124M before training, initialised with seed 123."""
         torch.manual_seed(123)
-        return ch04.book_gpt("124M", context_length).eval()
+        return ch04.GPTModel(ch04.GPT_CONFIG_124M | {"context_length": context_length}).eval()
 
     @lru_cache(maxsize=1)  # noqa: B019
     def model(self, name: str) -> GPT:
-        """A model folder below models/."""
+        """The model of a folder in models/."""
         return model_folder.load_model(self.root / "models" / name).eval()
 
     def _find(self, name: str) -> bytes | None:
@@ -120,7 +120,7 @@ class Sources:
         return {}
 
     def _look_for(self, name: str) -> bytes | None:
-        """A file from LLM_MIRROR or data/raw; one with another hash, such as the sample's, is not it."""
+        """A file with the pinned hash, from LLM_MIRROR or data/raw; None without one."""
         downloads = yaml.safe_load(files.read_text(self.home / PINS))["download"]
         item, pin = next((i, f) for i, section in downloads.items() for f in section["files"] if f["name"] == name)
         candidates: list[Path] = [self.root / "data/raw" / item / name]

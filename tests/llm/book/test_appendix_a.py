@@ -1,18 +1,18 @@
-"""Appendix A: gradients, the small network and its training as printed."""
+"""Appendix A: gradients, the small network and its training give the printed numbers."""
 
 import math
 
 import pytest
 import torch
 
-from llm.book.appendix_a import NeuralNetwork, accuracy, logistic_example, tensor_steps, toy_loaders, train
+from llm.book.appendix_a import NeuralNetwork, compute_accuracy, logistic_example, tensor_steps, toy_loaders, train
 from llm.model.gpt import count_parameters
 
 
 def test_tensor_steps_as_printed():
     steps = {name: tensor.tolist() for name, tensor in tensor_steps().items()}
     assert steps["reshaped"] == [[1, 2], [3, 4], [5, 6]]
-    assert steps["turned"] == [[1, 4], [2, 5], [3, 6]]
+    assert steps["transposed"] == [[1, 4], [2, 5], [3, 6]]
     assert steps["product"] == [[1 + 4 + 9, 4 + 10 + 18], [4 + 10 + 18, 16 + 25 + 36]]
 
 
@@ -39,10 +39,10 @@ def test_outputs_of_the_untrained_network():
 
 def test_toy_training_reaches_every_point():
     torch.manual_seed(123)
-    loader, held_out = toy_loaders()
+    train_loader, test_loader = toy_loaders()
     model = NeuralNetwork(2, 2)
-    assert accuracy(model, loader) < 1  # before training
-    losses = train(model, loader, epochs=3, lr=0.5)
-    assert len(losses) == 6  # the odd point is dropped
+    assert compute_accuracy(model, train_loader) < 1  # before training
+    losses = train(model, train_loader, epochs=3, lr=0.5)
+    assert len(losses) == 6  # the fifth point is dropped
     assert losses[-1] < 0.05
-    assert accuracy(model, loader) == accuracy(model, held_out) == 1.0
+    assert compute_accuracy(model, train_loader) == compute_accuracy(model, test_loader) == 1.0

@@ -1,4 +1,6 @@
-"""Chapter 3: every step prints the book's numbers, and the core's attention is the last step."""
+"""Chapter 3: each step gives the printed numbers, and the pipeline's attention equals the last step."""
+
+from functools import partial
 
 import pytest
 import torch
@@ -7,9 +9,9 @@ from llm.book.ch03 import (
     INPUTS,
     CausalAttention,
     MultiHeadAttention,
-    MultiHeadWrapper,
-    SelfAttentionV1,
-    SelfAttentionV2,
+    MultiHeadAttentionWrapper,
+    SelfAttention_v1,
+    SelfAttention_v2,
     simple_attention,
 )
 from llm.model.gpt import Attention
@@ -19,7 +21,7 @@ BATCH = torch.stack([X, X])  # (B, T, D)
 
 
 def printed(values: torch.Tensor) -> list:
-    """As the book prints: four digits."""
+    """With four decimal places, as in the book."""
     return torch.round(values.detach() * 10_000).long().tolist()
 
 
@@ -29,8 +31,8 @@ def at_seed(seed: int, make) -> torch.nn.Module:
 
 
 def test_simple_attention_of_the_second_word():
-    scores, weights, contexts = simple_attention(X)
-    assert printed(scores[1]) == [9544, 14950, 14754, 8434, 7070, 10865]
+    sourss, weights, contexts = simple_attention(X)
+    assert printed(sourss[1]) == [9544, 14950, 14754, 8434, 7070, 10865]
     assert printed(weights[1]) == [1385, 2379, 2333, 1240, 1082, 1581]
     assert printed(contexts[1]) == [4419, 6515, 5683]
 
@@ -38,11 +40,11 @@ def test_simple_attention_of_the_second_word():
 @pytest.mark.parametrize(
     ("seed", "make", "x", "first"),
     [
-        (123, lambda: SelfAttentionV1(3, 2), X, [2996, 8053]),
-        (789, lambda: SelfAttentionV2(3, 2), X, [-739, 713]),
-        (123, lambda: CausalAttention(3, 2), BATCH, [-4519, 2216]),
-        (123, lambda: MultiHeadWrapper(3, 2, 2), BATCH, [-4519, 2216, 4772, 1063]),
-        (123, lambda: MultiHeadAttention(3, 2, 2), BATCH, [3190, 4858]),
+        (123, lambda: SelfAttention_v1(3, 2), X, [2996, 8053]),
+        (789, lambda: SelfAttention_v2(3, 2), X, [-739, 713]),
+        (123, lambda: CausalAttention(3, 2, 6, 0.0), BATCH, [-4519, 2216]),
+        (123, lambda: MultiHeadAttentionWrapper(3, 2, 6, 0.0, 2), BATCH, [-4519, 2216, 4772, 1063]),
+        (123, lambda: MultiHeadAttention(3, 2, 6, 0.0, 2), BATCH, [3190, 4858]),
     ],
 )
 def test_first_row_of_every_step(seed, make, x, first):
@@ -52,19 +54,19 @@ def test_first_row_of_every_step(seed, make, x, first):
 
 
 def test_exercise_3_1_equal_weights_give_equal_outputs():
-    v1, v2 = SelfAttentionV1(3, 2), SelfAttentionV2(3, 2)
+    v1, v2 = SelfAttention_v1(3, 2), SelfAttention_v2(3, 2)
     assert not torch.allclose(v1(X), v2(X))
     v1.take_weights(v2)
     torch.testing.assert_close(v1(X), v2(X))
 
 
 def test_exercise_3_2_two_heads_of_width_one_make_two_columns():
-    assert MultiHeadWrapper(3, 1, 2)(BATCH).shape == (2, 6, 2)
+    assert MultiHeadAttentionWrapper(3, 1, 6, 0.0, 2)(BATCH).shape == (2, 6, 2)
 
 
-@pytest.mark.parametrize("make", [CausalAttention, lambda i, o: MultiHeadAttention(i, o, 2)])
+@pytest.mark.parametrize("make", [CausalAttention, partial(MultiHeadAttention, num_heads=2)])
 def test_a_causal_row_does_not_depend_on_later_ones(make):
-    attention = make(3, 2)
+    attention = make(3, 2, 6, 0.0)
     changed = BATCH.clone()
     changed[:, 4:] += 1
     before, after = attention(BATCH), attention(changed)
@@ -73,7 +75,7 @@ def test_a_causal_row_does_not_depend_on_later_ones(make):
 
 
 def test_dropout_thins_the_weights_in_training_only():
-    attention = CausalAttention(3, 2, dropout=0.5)
+    attention = CausalAttention(3, 2, 6, 0.5)
     assert not torch.equal(attention(BATCH)[0], attention(BATCH)[1])
     attention.eval()
     assert torch.equal(attention(BATCH)[0], attention(BATCH)[1])
@@ -81,15 +83,15 @@ def test_dropout_thins_the_weights_in_training_only():
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("bias", [True, False])
-def test_the_cores_attention_is_the_last_step(attention, bias, model_config):
+def test_the_pipelines_attention_is_the_last_step(attention, bias, model_config):
     torch.manual_seed(1)
-    book = MultiHeadAttention(8, 8, 2, qkv_bias=bias)
-    core = Attention(model_config(attention=attention, qkv_bias=bias), layer=0)
+    book = MultiHeadAttention(8, 8, 16, 0.0, 2, qkv_bias=bias)
+    ours = Attention(model_config(attention=attention, qkv_bias=bias), layer=0)
     parts = (book.W_query, book.W_key, book.W_value)
     state = {"c_attn.weight": torch.cat([part.weight for part in parts])}
     state |= {"c_attn.bias": torch.cat([part.bias for part in parts])} if bias else {}
     state |= {"c_proj.weight": book.out_proj.weight, "c_proj.bias": book.out_proj.bias}
     x = torch.randn(2, 5, 8)
-    assert not torch.allclose(core(x, None, None), book(x))
-    core.load_state_dict(state)
-    torch.testing.assert_close(core(x, None, None), book(x))
+    assert not torch.allclose(ours(x, None, None), book(x))
+    ours.load_state_dict(state)
+    torch.testing.assert_close(ours(x, None, None), book(x))

@@ -1,4 +1,4 @@
-"""The ledger: strict reading, comparison by class, every row reachable, wrong values found."""
+"""The ledger is read strictly, compares by class, reaches every row, and finds wrong values."""
 
 from collections import Counter
 from dataclasses import replace
@@ -13,7 +13,6 @@ from llm.book.ledger import Result, Row
 from llm.book.measures import common
 from llm.book.measures.common import MEASURES
 from llm.book.measures.sources import Sources
-from llm.book.runs import MADE, Run, lookup
 from llm.cli import parser
 from llm.common import files
 from llm.common.errors import UserError
@@ -21,7 +20,7 @@ from llm.model.gpt import GPT
 
 ROOT = Path(__file__).parents[3]
 LEDGER = ledger.read()
-SLOW = ("untrained_text", "toy_loss", "toy_probabilities", "verdict_losses")  # they build 124M
+SLOW = ("untrained_text", "toy_loss", "toy_probabilities", "verdict_losses")  # these build GPT-2 124M
 OPEN: set[str] = set()
 HERE = [row for row in LEDGER.rows if row.measure and not any(need.startswith(("run", "model")) for need in row.needs)]
 CHEAP = [row for row in HERE if row.measure not in SLOW]
@@ -36,7 +35,7 @@ def errors(**changes) -> str:
     return "; ".join(f"{name} {what}" for name, what, _ in row(**changes).problems())
 
 
-# --- what is in it ---
+# --- the rows ---
 
 
 def test_values_per_section():
@@ -65,7 +64,7 @@ def test_every_run_is_used():
 
 
 def test_every_row_is_reachable(monkeypatch):
-    """With everything there, each row calls its measure with arguments that it takes."""
+    """If nothing is missing, each row calls its measure with the arguments of that measure."""
     called = []
     for name, function in MEASURES.items():
         code = function.__code__
@@ -99,12 +98,12 @@ def test_rows_of_the_untrained_124m_are_equal(each, mirror):
 
 
 WEIGHTS = [each for each in LEDGER.rows if any(need.startswith("model") for need in each.needs)]
-WEIGHTS = [each for each in WEIGHTS if each.measure not in ("", "another_epoch")]  # which trains 124M
+WEIGHTS = [each for each in WEIGHTS if each.measure not in ("", "another_epoch")]  # this one trains GPT-2 124M
 
 
 @pytest.mark.parametrize("each", WEIGHTS, ids=lambda each: each.id)
 def test_rows_of_the_weights_measure_a_small_model_and_find_it_outside(each, mirror, model_config, monkeypatch):
-    """OpenAI's weights are not here; what is measured of any other model has the row's form and not its values."""
+    """With another model than OpenAI's, a measure gives as many values as the row, but other values."""
     small = model_config(vocab_size=50257, context_length=1024, n_layer=1)
     torch.manual_seed(0)
     monkeypatch.setattr(Sources, "model", lambda _self, _name: GPT(small).eval())
@@ -185,8 +184,8 @@ def test_contradictions_in_a_row(changes, said):
         (lambda given: given["rows"][0].update(values=1), "a whole number, not a text"),
         (lambda given: given["rows"][0].update(kind="sure"), "not one of"),
         (lambda given: given["rows"][0].pop("source"), "missing"),
-        (lambda given: given["rows"].append(given["rows"][0]), "2 have the id"),
-        (lambda given: given["rows"][0].update(needs=["run away"]), "not among runs"),
+        (lambda given: given["rows"].append(given["rows"][0]), "2 rows have the id"),
+        (lambda given: given["rows"][0].update(needs=["run away"]), "not in runs"),
         (lambda given: given["runs"]["spam"].update(params=["lr"]), "has no ="),
     ],
 )
@@ -196,111 +195,6 @@ def test_reading_is_strict(change, said, tmp_path):
     files.write_text(tmp_path / "golden.yaml", yaml.safe_dump(given))
     with pytest.raises(UserError, match=said):
         ledger.read(tmp_path / "golden.yaml")
-
-
-# --- what a row needs ---
-
-
-@pytest.fixture
-def finished(tmp_path, monkeypatch):
-    """A project whose dvc.lock says that chapter 5 was trained with these parameters."""
-    monkeypatch.chdir(tmp_path)
-    files.write_text(tmp_path / "params.yaml", "seed: 123\n")
-    files.write_text(tmp_path / "reports/pretrain/loss.csv", "step,train_loss,val_loss\n0,9.7811,9.9329\n5,8.1,8.2\n")
-
-    def lock(**changes) -> Run:
-        given = {"seed": 123, "pretrain": {"mode": "book", "clip_norm": None} | changes}
-        report = {"path": "reports/pretrain/loss.csv", "md5": files.dvc_md5("reports/pretrain/loss.csv")}
-        entry = {"params": {"params.yaml": given}, "outs": [report]}
-        files.write_text("dvc.lock", yaml.safe_dump({"stages": {"pretrain": entry}}))
-        words = ("seed=123", "pretrain.mode=book", "pretrain.clip_norm=null")
-        return Run("pretrain", words, ("configs/book-digits.yaml",))
-
-    return lock
-
-
-def test_a_report_counts_where_dvc_lock_says_what_it_was_made_with(finished, tmp_path):
-    assert finished().missing(tmp_path, ROOT) is None
-    reason = finished(mode="exact").missing(tmp_path, ROOT)
-    assert reason == "the last pretrain had pretrain.mode exact, not book"
-    run = finished()
-    files.write_text("reports/pretrain/loss.csv", "step,train_loss\n0,9.781\n")
-    assert "not the one of dvc.lock" in (run.missing(tmp_path, ROOT) or "")
-    assert "dvc.lock has no pretrain" in (run.missing(tmp_path / "empty", ROOT) or "")
-
-
-@pytest.mark.parametrize(("change", "verdict"), [("", "equal"), ("9.782", "outside")])
-def test_the_losses_of_chapter_5_are_read_from_the_report_of_their_run(change, verdict, tmp_path):
-    """A report that holds the printed losses, made with the run's parameters, is equal; one digit off is outside."""
-    rows = {each.id: each for each in LEDGER.rows}
-    both = zip(*(rows[f"chapter5.{split}-loss"].printed for split in ("train", "val")), strict=True)
-    lines = ["step,train_loss,val_loss", *(f"{5 * n},{train},{val}" for n, (train, val) in enumerate(both))]
-    assert len(lines) == 19
-    text = "\n".join(lines) + "\n"
-    report = tmp_path / "reports/pretrain/loss.csv"
-    files.write_text(report, text.replace("9.781", change) if change else text)
-    given: dict = {}
-    for word in LEDGER.runs["chapter5"].params:
-        key, _, value = word.partition("=")
-        section, _, name = key.rpartition(".")
-        (given.setdefault(section, {}) if section else given)[name] = yaml.safe_load(value)
-    outs = [{"path": "reports/pretrain/loss.csv", "md5": files.dvc_md5(report)}]
-    lock = {"stages": {"pretrain": {"params": {"params.yaml": given}, "outs": outs}}}
-    files.write_text(tmp_path / "dvc.lock", yaml.safe_dump(lock))
-    results = {result.row.id: result for result in ledger.verify(LEDGER, tmp_path, "chapter5.*-loss")}
-    assert results["chapter5.train-loss"].verdict == verdict
-    assert results["chapter5.val-loss"].verdict == "equal"
-
-
-@pytest.mark.parametrize("own", [False, True])
-def test_the_model_of_a_run_that_was_made_in_a_copy_is_read_there(own, finished, tmp_path, mirror, monkeypatch):
-    """And where the project itself has made the run, there, whatever lies in the copy."""
-    run = finished()
-    made = tmp_path / MADE / "chapter5"
-    for name in ("dvc.lock", "reports/pretrain/loss.csv"):
-        files.write_text(made / name, (tmp_path / name).read_text())
-    files.write_text(tmp_path / "configs/book-offline.yaml", (ROOT / "configs/book-offline.yaml").read_text("utf-8"))
-    if not own:
-        finished(mode="exact")
-    read = []
-    monkeypatch.setitem(MEASURES, "continuation", lambda sources, **_: read.append(sources.root) or "")
-    greedy = next(each for each in LEDGER.rows if each.id == "chapter5.greedy")
-    book = replace(LEDGER, rows=(greedy,), runs={"chapter5": run})
-    right, wrong = (tmp_path, made) if own else (made, tmp_path)
-    files.write_text(wrong / "models/pretrain/model.safetensors", "")
-    (result,) = ledger.verify(book, tmp_path)
-    assert (result.verdict, read) == ("skipped", [])
-    assert result.reason == "models/pretrain is not here; `dvc checkout models/pretrain`"
-    files.write_text(right / "models/pretrain/model.safetensors", "")
-    (result,) = ledger.verify(book, tmp_path)
-    assert (result.verdict, read) == ("outside", [right])
-
-
-def test_parameters_are_found_behind_dotted_sections():
-    assert lookup({"tokenize.corpus": {"train_fraction": 0.9}}, "tokenize.corpus.train_fraction") == 0.9
-    assert lookup({"tokenize.corpus": {"train_fraction": 0.9}}, "tokenize.spam.order") is None
-
-
-def test_a_curve_is_read_at_its_steps(finished, tmp_path):
-    sources = Sources(tmp_path, {})
-    curve = MEASURES["curve"]
-    assert curve(sources, file="pretrain/loss.csv", column="train_loss", steps="0 last best") == [9.7811, 8.1, 8.1]
-    with pytest.raises(UserError, match="no row of step 10"):
-        curve(sources, file="pretrain/loss.csv", column="train_loss", steps="0 10")
-
-
-def test_without_files_a_row_is_skipped_with_the_command(tmp_path, monkeypatch):
-    monkeypatch.delenv("LLM_MIRROR", raising=False)
-    files.write_text(tmp_path / "configs/book-offline.yaml", (ROOT / "configs/book-offline.yaml").read_text("utf-8"))
-    sources = Sources(tmp_path, {})
-    assert "the-verdict.txt is not here; set LLM_MIRROR" in (sources.missing("mirror") or "")
-    assert "dvc repro import_gpt2@gpt2-124M" in (sources.missing("model gpt2-124M") or "")
-    (tmp_path / "models/gpt2-124M").mkdir(parents=True)
-    files.write_text(tmp_path / "models/gpt2-124M/model.safetensors", "")
-    assert sources.missing("model gpt2-124M") is None
-    files.write_text(tmp_path / "data/raw/corpus/the-verdict.txt", "another text of the same name")
-    with pytest.raises(UserError, match="is another file"):
-        Sources(tmp_path, {}).file("the-verdict.txt")
 
 
 # --- the command ---

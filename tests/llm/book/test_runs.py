@@ -1,4 +1,4 @@
-"""Runs for the ledger: made by the pipeline in a copy of the project, and known by dvc.lock."""
+"""Runs for the ledger are made in a copy of the project, and recognised by dvc.lock."""
 
 import os
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_settings_are_sections():
 
 def test_a_run_is_made_in_a_copy_and_known_again(tmp_path, monkeypatch):
     project = Project.create(tmp_path / "project")
-    monkeypatch.setenv("PATH", os.defpath)  # of an environment that is not activated
+    monkeypatch.setenv("PATH", os.defpath)  # as if no environment were activated
     before = project.bytes()
     copy = project.folder / MADE / "small"
     assert SMOKE.missing(copy, project.folder) == "dvc.lock has no tokenize@corpus"
@@ -53,7 +53,7 @@ def test_a_run_is_made_in_a_copy_and_known_again(tmp_path, monkeypatch):
 
 
 def test_every_profile_of_a_run_is_there_and_brings_its_parameters_about(tmp_path, monkeypatch):
-    """Each run's profiles and settings, put over params.yaml, give what the run demands of dvc.lock."""
+    """params.yaml with the profiles and settings of a run has the parameters that the run requires in dvc.lock."""
     monkeypatch.chdir(ROOT)
     for name, run in ledger.read().runs.items():
         path = tmp_path / f"{name}.yaml"

@@ -1,11 +1,12 @@
-"""GPT-2 124M before training, as chapters 4 and 5 print it: parameter counts, loss of six tokens."""
+"""GPT-2 before training: printed parameter counts, and the printed loss of six tokens."""
 
 import math
 
 import pytest
 import torch
 
-from llm.book.ch04 import book_gpt, toy_loss
+from llm.book.ch04 import CONFIGS, GPT_CONFIG_124M, GPTModel
+from llm.book.ch05 import toy_loss
 from llm.model.gpt import count_parameters
 
 
@@ -20,12 +21,12 @@ from llm.model.gpt import count_parameters
 )
 def test_parameters_of_gpt2(size, untied, tied):
     with torch.device("meta"):
-        assert count_parameters(book_gpt(size)) == untied
-        assert count_parameters(book_gpt(size, qkv_bias=True, tie_head=True)) == tied
+        assert count_parameters(GPTModel(CONFIGS[size])) == untied
+        assert count_parameters(GPTModel(CONFIGS[size] | {"qkv_bias": True}, tie_head=True)) == tied
 
 
 @pytest.mark.slow
 def test_loss_of_six_tokens():
     torch.manual_seed(123)
-    _, loss = toy_loss(book_gpt("124M", context_length=256))
+    _, loss = toy_loss(GPTModel(GPT_CONFIG_124M | {"context_length": 256}))
     assert (round(loss, 4), round(math.exp(loss), 2)) == (10.7940, 48725.82)

@@ -1,4 +1,4 @@
-"""The table of variants: its rows are valid settings, run where they can, and are compared on the same messages."""
+"""The table of variants: valid settings, queued if possible, compared on the same messages."""
 
 import shutil
 from dataclasses import replace
@@ -26,7 +26,7 @@ def project(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def dvc(project, monkeypatch) -> list[tuple[str, ...]]:
-    """What DVC is asked for, while it has no experiments."""
+    """The calls of DVC, which has no experiments."""
     asked: list[tuple[str, ...]] = []
 
     def answer(*words: str) -> str:
@@ -42,7 +42,7 @@ def row(number: int, *settings: str, needs: str = "nothing", same_as: int | None
 
 
 def outcome(right: str) -> Outcome:
-    """Of messages that were answered right (+) or wrong (-)."""
+    """An outcome with one message per letter: + is right, - is wrong."""
     return Outcome("gpt2", {(str(n), "ham"): letter == "+" for n, letter in enumerate(right)})
 
 
@@ -64,14 +64,14 @@ def test_every_row_is_valid_with_all_of_the_books_models(project):
         everything = variants.with_settings(settings, AllParams, f"row {one.number}")
         assert Path(everything.finetune_spam.init_from).name in everything.import_gpt2
         seen.add(everything.finetune_spam)
-    assert len(seen) == 18  # row 18 is row 1 once more
+    assert len(seen) == 18  # row 18 repeats row 1
 
 
 def test_with_openais_124m_the_rows_of_that_size_are_queued(dvc):
     params.overlay(Path("configs/book.yaml"), AllParams)
     lines = list(variants.queue(variants.read(), [], AllParams))
     assert queued(dvc) == [f"ablation-{n:02d}" for n in (1, 2, 3, 4, 5, 10, 11, 13, 14, 15, 16, 17, 19)]
-    assert "row  6, 355M: left out: params.yaml has no models/gpt2-355M" in lines
+    assert "row  6, 355M: skipped: params.yaml does not import models/gpt2-355M" in lines
     settings = next(words for words in dvc if "ablation-02" in words)
     assert "finetune_spam.position=first" in settings
     assert "finetune_spam.position=last" not in settings
@@ -80,13 +80,13 @@ def test_with_openais_124m_the_rows_of_that_size_are_queued(dvc):
 def test_without_weights_only_the_row_that_needs_none_is_queued_unless_it_is_named(dvc):
     lines = list(variants.queue(variants.read(), [], AllParams))
     assert queued(dvc) == ["ablation-10"]
-    assert "row  1, last token, last block: left out: it needs OpenAI's weights, not models/gpt2-sample" in lines
+    assert "row  1, last token, last block: skipped: it needs OpenAI's weights, not models/gpt2-sample" in lines
     list(variants.queue(variants.read(), [1], AllParams))
     assert queued(dvc) == ["ablation-10", "ablation-01"]
 
 
 @pytest.mark.parametrize(
-    ("number", "said"), [(6, "has no models/gpt2-355M"), (18, "it is row 1 once more"), (77, "there is no row 77")]
+    ("number", "said"), [(6, "does not import models/gpt2-355M"), (18, "it repeats row 1"), (77, "there is no row 77")]
 )
 def test_a_named_row_that_cannot_run_stops_all_before_the_first_is_queued(number, said, dvc):
     with pytest.raises(UserError, match=said):
@@ -109,7 +109,7 @@ def test_what_is_there_is_not_queued_again(project, monkeypatch):
     table = Ablation(COMMON, (row(1), row(2), row(3, "finetune_spam.position=first")))
     lines = list(variants.queue(table, [], AllParams))
     assert queued(asked) == ["ablation-03"]
-    assert "ablation-01 is there (queued)" in lines[0]
+    assert "ablation-01 exists (queued)" in lines[0]
 
 
 @pytest.mark.parametrize(

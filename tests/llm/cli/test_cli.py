@@ -143,7 +143,7 @@ def test_generate_refuses_more_than_the_context(model, capsys):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_generate_computes_as_the_runtime_section_says(precision, model, capsys, monkeypatch):
     params.apply([{"runtime": {"precision": precision}}], AllParams)
-    ours, made = packed_weights.for_decoding(model_folder.load_model(model), params.read(AllParams).runtime, 1), []
+    ours, made = packed_weights.pack_for_decoding(model_folder.load_model(model), params.read(AllParams).runtime, 1), []
     monkeypatch.setattr("llm.generate.decoding.generate", lambda model, *_: made.append(model) or [[]])
     parser.main(["generate", "Every effort", "--model", model])
     ids = torch.tensor([[1, 2, 3]])

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from llm.common.errors import USAGE, UserError
 from llm.common.seeds import derive
-from llm.data.batches import IGNORED, Batch, Buckets, Chain, InOrder, Shuffled, bucketed, order, steps_per_epoch
+from llm.data.batches import (
+    IGNORED,
+    Batch,
+    Buckets,
+    ConcatBatches,
+    SequentialBatches,
+    ShuffledBatches,
+    bucketed,
+    order,
+    steps_per_epoch,
+)
 
 
 class Numbers:
@@ -32,33 +42,33 @@ def rows(batch: Batch) -> list[int]:
     return batch.inputs.flatten().tolist()
 
 
-# Shuffled
+# ShuffledBatches
 
 
 def test_batches_do_not_depend_on_the_order_of_access() -> None:
-    forwards = [rows(Shuffled(Numbers(10), 3, 12, seed=1)[step]) for step in range(12)]
-    source = Shuffled(Numbers(10), 3, 12, seed=1)
+    forwards = [rows(ShuffledBatches(Numbers(10), 3, 12, seed=1)[step]) for step in range(12)]
+    source = ShuffledBatches(Numbers(10), 3, 12, seed=1)
     backwards = [rows(source[step]) for step in reversed(range(12))]
     assert forwards == backwards[::-1]
 
 
 def test_batches_do_not_depend_on_the_global_generator() -> None:
     torch.manual_seed(1)
-    first = rows(Shuffled(Numbers(10), 10, 1, seed=1)[0])
+    first = rows(ShuffledBatches(Numbers(10), 10, 1, seed=1)[0])
     torch.manual_seed(2)
     state = torch.get_rng_state()
-    assert rows(Shuffled(Numbers(10), 10, 1, seed=1)[0]) == first
+    assert rows(ShuffledBatches(Numbers(10), 10, 1, seed=1)[0]) == first
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_epoch_covers_every_example_once() -> None:
-    source = Shuffled(Numbers(12), 3, 8, seed=1)
+    source = ShuffledBatches(Numbers(12), 3, 8, seed=1)
     for epoch in (0, 1):
         assert sorted(n for step in range(4) for n in rows(source[4 * epoch + step])) == list(range(12))
 
 
 def test_ragged_rest_is_left_out_of_an_epoch() -> None:
-    source = Shuffled(Numbers(11), 3, 3, seed=1)
+    source = ShuffledBatches(Numbers(11), 3, 3, seed=1)
     seen = [n for step in range(3) for n in rows(source[step])]
     assert (len(seen), len(set(seen))) == (9, 9)
 
@@ -72,28 +82,28 @@ def test_batch_above_the_number_of_examples_is_refused() -> None:
     with pytest.raises(
         UserError, match=r"batch_size: 11, but there are only 10 examples \| fix: set it to 10"
     ) as caught:
-        Shuffled(Numbers(10), 11, 1, seed=1)
+        ShuffledBatches(Numbers(10), 11, 1, seed=1)
     assert caught.value.code == USAGE
-    assert rows(Shuffled(Numbers(10), 10, 1, seed=1)[0])
+    assert rows(ShuffledBatches(Numbers(10), 10, 1, seed=1)[0])
 
 
 def test_length_is_the_number_of_steps() -> None:
-    assert len(Shuffled(Numbers(10), 3, 7, seed=1)) == 7
+    assert len(ShuffledBatches(Numbers(10), 3, 7, seed=1)) == 7
     assert steps_per_epoch(10, 3) == 3
 
 
-# Shuffled with buckets
+# ShuffledBatches with buckets
 
 
 MIXED = [1 + 7 * n % 13 for n in range(40)]
 
 
-def bucketed_numbers(lengths: list[int], batch_size: int, batches: int, seed: int = 1) -> Shuffled:
+def bucketed_numbers(lengths: list[int], batch_size: int, batches: int, seed: int = 1) -> ShuffledBatches:
     steps = 3 * (len(lengths) // batch_size)
-    return Shuffled(Numbers(len(lengths)), batch_size, steps, seed, buckets=Buckets(lengths, batches))
+    return ShuffledBatches(Numbers(len(lengths)), batch_size, steps, seed, buckets=Buckets(lengths, batches))
 
 
-def epoch_of(source: Shuffled, epoch: int) -> list[list[int]]:
+def epoch_of(source: ShuffledBatches, epoch: int) -> list[list[int]]:
     per_epoch = source.steps_per_epoch
     return [rows(source[epoch * per_epoch + position]) for position in range(per_epoch)]
 
@@ -114,7 +124,7 @@ def test_buckets_keep_the_examples_of_every_run_and_so_of_an_epoch(
     lengths: list[int], batch_size: int, batches: int, seed: int
 ) -> None:
     batch_size = min(batch_size, len(lengths))
-    plain = Shuffled(Numbers(len(lengths)), batch_size, 1, seed)
+    plain = ShuffledBatches(Numbers(len(lengths)), batch_size, 1, seed)
     for epoch in (0, 1):
         before, after = epoch_of(plain, epoch), epoch_of(bucketed_numbers(lengths, batch_size, batches, seed), epoch)
         assert {len(batch) for batch in after} == {batch_size}
@@ -128,14 +138,14 @@ def test_buckets_keep_the_examples_of_every_run_and_so_of_an_epoch(
 
 def test_without_buckets_an_epoch_is_the_random_order_cut() -> None:
     cut = [order(11, 1, epoch).tolist()[start : start + 3] for epoch in (0, 1) for start in (0, 3, 6)]
-    source = Shuffled(Numbers(11), 3, 6, 1, buckets=None)
+    source = ShuffledBatches(Numbers(11), 3, 6, 1, buckets=None)
     assert [rows(source[step]) for step in range(6)] == cut
 
 
 @pytest.mark.parametrize("batches", [2, 3, 10, 100])
 @pytest.mark.parametrize(("lengths", "saves"), [(MIXED, True), ([5] * 40, False)], ids=["mixed", "all of one length"])
 def test_buckets_save_padding_where_lengths_differ(lengths: list[int], saves: bool, batches: int) -> None:
-    plain = Shuffled(Numbers(40), 4, 30, seed=1)
+    plain = ShuffledBatches(Numbers(40), 4, 30, seed=1)
     for epoch in (0, 1, 2):
         cut, sorted_ = epoch_of(plain, epoch), epoch_of(bucketed_numbers(lengths, 4, batches), epoch)
         assert (tokens_in(sorted_, lengths) < tokens_in(cut, lengths)) is saves
@@ -176,11 +186,11 @@ def test_bucketed_batches_do_not_depend_on_the_order_of_access_nor_on_the_global
     assert torch.equal(torch.get_rng_state(), state)
 
 
-# InOrder
+# SequentialBatches
 
 
 def test_in_order_gives_every_example_once_with_a_ragged_end() -> None:
-    source = InOrder(Numbers(7), 3)
+    source = SequentialBatches(Numbers(7), 3)
     assert [rows(source[i]) for i in range(len(source))] == [[0, 1, 2], [3, 4, 5], [6]]
 
 
@@ -188,16 +198,16 @@ def test_in_order_gives_every_example_once_with_a_ragged_end() -> None:
     ("limit", "starts"), [(1, [0]), (2, [0, 4]), (3, [0, 2, 6]), (5, [0, 2, 4, 6, 8]), (9, [0, 2, 4, 6, 8])]
 )
 def test_limit_spreads_batches_evenly(limit: int, starts: list[int]) -> None:
-    source = InOrder(Numbers(10), 2, limit)
+    source = SequentialBatches(Numbers(10), 2, limit)
     assert [rows(source[i])[0] for i in range(len(source))] == starts
 
 
-# Chain
+# ConcatBatches
 
 
 def test_chain_is_its_sources_one_after_the_other() -> None:
-    first, second = Shuffled(Numbers(10), 2, 3, seed=1), InOrder(Numbers(7), 3)
-    chain = Chain(first, second)
+    first, second = ShuffledBatches(Numbers(10), 2, 3, seed=1), SequentialBatches(Numbers(7), 3)
+    chain = ConcatBatches(first, second)
     assert [rows(chain[step]) for step in range(len(chain))] == [
         *(rows(first[step]) for step in range(3)),
         *(rows(second[step]) for step in range(3)),
@@ -206,7 +216,7 @@ def test_chain_is_its_sources_one_after_the_other() -> None:
 
 def test_step_past_the_end_of_a_chain_is_an_error() -> None:
     with pytest.raises(IndexError):
-        Chain(InOrder(Numbers(2), 2))[1]
+        ConcatBatches(SequentialBatches(Numbers(2), 2))[1]
 
 
 # Batch

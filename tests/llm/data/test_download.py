@@ -1,4 +1,4 @@
-"""Downloads against a real HTTP server on the loopback that misbehaves in every way we know."""
+"""Downloads from a real HTTP server on the loopback that misbehaves as servers do."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
-from llm.common import files, params
+from llm.common import files, http, params
 from llm.common.errors import DATA, RESOURCES, RUNNING, SERVICE, USAGE, UserError
 from llm.data import download
+from llm.data import web as client
 from llm.data.download import WEB, Source, WebFile, fetch, pin
-from llm.data.web import Failure, Patience, _redirected
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = ROOT / "configs"
@@ -162,30 +163,25 @@ def endless(status: int, **headers: Any) -> Script:
 
 # The user
 
-PATIENCE = Patience(stall_seconds=5, grace_seconds=5, attempts=3)
-
 
 @dataclass
 class User:
-    """Calls `fetch` and `pin` as a stage does, with a clock that does not sleep."""
+    """Calls `fetch` and `pin` as a stage does; `waits` are the seconds it would sleep between attempts."""
 
     folder: Path
     blobs: Path
     mirror: str | None = None
     waits: list[float] = field(default_factory=list)
-    patience: Patience = PATIENCE
 
     def fetch(self, *sources: WebFile | Source, item: str = "corpus") -> list[download.Record]:
         source = sources[0] if isinstance(sources[0], Source) else Source(WEB, sources)  # type: ignore[arg-type]
         self.folder.mkdir(exist_ok=True)
         for old in self.folder.iterdir():
             old.unlink()
-        patience = replace(self.patience, sleep=self.waits.append)
-        return fetch(item, source, self.folder, self.blobs, self.mirror, patience=patience)
+        return fetch(item, source, self.folder, self.blobs, self.mirror)
 
     def pin(self, *wanted: WebFile, item: str = "corpus") -> dict[str, Any]:
-        patience = replace(self.patience, sleep=self.waits.append)
-        return pin(item, Source(WEB, wanted), self.blobs, self.mirror, patience=patience)
+        return pin(item, Source(WEB, wanted), self.blobs, self.mirror)
 
     def refused(self, *sources: WebFile | Source, code: int, item: str = "corpus") -> str:
         """The message of the error that `fetch` must raise; nothing may appear in the folder."""
@@ -206,8 +202,10 @@ class User:
 
 
 @pytest.fixture
-def user(tmp_path: Path) -> User:
-    return User(tmp_path / "new", tmp_path / "blobs")
+def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> User:
+    made = User(tmp_path / "new", tmp_path / "blobs")
+    monkeypatch.setattr(http, "sleep", made.waits.append)
+    return made
 
 
 def text(url: str, body: bytes = BODY, name: str = "verdict.txt", **rest: Any) -> WebFile:
@@ -236,20 +234,20 @@ def test_good_parameters_have_no_problems() -> None:
 @pytest.mark.parametrize(
     ("bad", "where"),
     [
-        ({"name": "../a.txt"}, "files[0].name: '../a.txt' is no plain file name"),
+        ({"name": "../a.txt"}, "files[0].name: '../a.txt' is not a file name"),
         ({"name": ".hidden"}, "files[0].name"),
         ({"name": ""}, "files[0].name"),
         ({"name": "a\\b"}, "files[0].name"),
         ({"name": "a\nb"}, "files[0].name"),
-        ({"url": "file:///etc/passwd"}, "files[0].url: 'file:///etc/passwd' is no http(s) URL"),
+        ({"url": "file:///etc/passwd"}, "files[0].url: 'file:///etc/passwd' is not an http(s) URL"),
         ({"url": "ftp://host/a"}, "files[0].url"),
         ({"url": "https://user:secret@host/a"}, "files[0].url"),
         ({"url": "https:///a"}, "files[0].url"),
         ({"url": "https://[host/a"}, "files[0].url"),
+        ({"url": "https://host:port/a"}, "files[0].url"),
         ({"mirrors": ["https://host/a", "host/a"]}, "files[0].mirrors[1]"),
         ({"sha256": "ABC"}, "files[0].sha256: 'ABC' is not 64 lowercase hex digits"),
         ({"size": 0}, "files[0].size: 0 is not above 0"),
-        ({"member": ""}, "files[0].member"),
     ],
 )
 def test_a_bad_pin_is_named(bad: dict[str, Any], where: str) -> None:
@@ -264,9 +262,9 @@ def test_a_bad_pin_is_named(bad: dict[str, Any], where: str) -> None:
     [
         (WEB, [], "files: is empty, although source is data/web"),
         ("data/sample", [GOOD], "files: is given, although source is the local path 'data/sample'"),
-        ("data/web/", [GOOD], "source: 'data/web/' is not spelled 'data/web'"),
+        ("data/web/", [GOOD], "files: is given, although source is the local path 'data/web/'"),
         (" ", [], "source: is empty"),
-        (WEB, [GOOD, {**GOOD, "name": "A.txt"}], "files: the name 'a.txt' stands there 2 times"),
+        (WEB, [GOOD, {**GOOD, "name": "A.txt"}], "files: the name 'a.txt' is used 2 times"),
     ],
 )
 def test_a_contradictory_source_is_named(source: str, wanted: list[Any], where: str) -> None:
@@ -388,10 +386,6 @@ def test_an_endless_body_is_cut_off(web: Web, user: User) -> None:
     assert web.sent < 1 << 26
 
 
-def test_a_declared_length_over_the_pin_is_cut_off(web: Web, user: User) -> None:
-    assert "more than the" in user.refused(text(web.serve("/a", send(BODY * 2))), code=DATA)
-
-
 def test_a_content_encoding_is_refused(web: Web, user: User) -> None:
     bad = web.serve("/a", send(Content_Encoding="gzip"))
     assert "sent as gzip, although identity was asked for" in user.refused(text(bad), code=SERVICE)
@@ -416,14 +410,14 @@ def test_the_last_error_lists_every_url_and_what_to_do(web: Web, user: User) -> 
 
 
 @pytest.mark.parametrize("code", [408, 429, 500, 502, 503, 504])
-def test_a_passing_failure_is_asked_again_with_longer_waits(web: Web, user: User, code: int) -> None:
+def test_a_passing_failure_is_tried_again_with_longer_waits(web: Web, user: User, code: int) -> None:
     user.fetch(text(web.serve("/a", status(code), status(code), send())))
     assert user.waits == [0.5, 1.0]
 
 
-def test_a_lasting_failure_is_asked_a_bounded_number_of_times(web: Web, user: User) -> None:
+def test_a_lasting_failure_is_tried_a_bounded_number_of_times(web: Web, user: User) -> None:
     user.refused(text(web.serve("/a", status(503))), code=SERVICE)
-    assert len(web.seen) == user.patience.attempts
+    assert len(web.seen) == client.ATTEMPTS
 
 
 @pytest.mark.parametrize(
@@ -441,49 +435,39 @@ def test_retry_after_may_be_a_date(web: Web, user: User) -> None:
     assert 25 < user.waits[0] <= 31
 
 
-def test_nobody_listening_is_a_service_error(user: User, web: Web) -> None:
+def test_a_refused_connection_is_a_service_error(user: User) -> None:
     message = user.refused(text("http://127.0.0.1:1/the-verdict.txt"), code=SERVICE)
     assert "Connection refused" in message
-    assert user.waits == [0.5, 1.0]
+    assert user.waits == [0.5, 1.0, 2.0]
     assert f"put the-verdict.txt (sha256 {digest(BODY)}) into a folder and set LLM_MIRROR to it" in message
 
 
-def test_a_dripping_body_ends_at_the_deadline(web: Web, user: User) -> None:
+def test_a_dripping_body_is_too_slow(web: Web, user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "ATTEMPTS", 1)
+    monkeypatch.setattr(client, "GRACE_SECONDS", 0.2)
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 22800\r\n\r\n"
-    user.patience = Patience(stall_seconds=5, grace_seconds=0.2, bytes_per_second=1000, attempts=1)
     start = time.monotonic()
     assert "too slow" in user.refused(text(web.serve("/a", drip(head, BODY))), code=SERVICE)
     assert time.monotonic() - start < 2  # the server would take minutes
     short = drip(b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n", BODY[:20])
-    user.patience = replace(user.patience, bytes_per_second=10)  # control: it drips 50 bytes a second
+    monkeypatch.setattr(client, "MINIMAL_RATE", 10)  # control: it drips 50 bytes a second
     user.fetch(text(web.serve("/b", short), BODY[:20]))
 
 
-def test_dripping_headers_end_at_the_deadline(web: Web, user: User) -> None:
-    user.patience = Patience(stall_seconds=5, grace_seconds=0.2, attempts=1)
-    dripping = drip(b"HTTP/1.1 200 OK\r\nX-Slow: ", b"x" * 200)
-    start = time.monotonic()
-    assert "no answer within 0 seconds" in user.refused(text(web.serve("/a", dripping)), code=SERVICE)
-    assert time.monotonic() - start < 2  # the server takes 4
-
-
-def test_a_stalled_body_ends_at_the_stall_limit(web: Web, user: User) -> None:
-    user.patience = Patience(stall_seconds=0.2, grace_seconds=5, attempts=1)
-    stalled = drip(b"HTTP/1.1 200 OK\r\nContent-Length: 22800\r\n\r\nI had", b"xx", pause=1)
-    assert "timed out" in user.refused(text(web.serve("/a", stalled)), code=SERVICE)
+def test_a_stalled_body_times_out(web: Web, user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "ATTEMPTS", 1)
+    monkeypatch.setattr(client, "READ_SECONDS", 0.2)
     short = text(web.serve("/b", drip(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", b"xx", pause=0.4)), b"xx")
     assert "timed out" in user.refused(short, code=SERVICE)
-    user.patience = replace(user.patience, stall_seconds=5)  # control: the limit is what ended it
+    monkeypatch.setattr(client, "READ_SECONDS", 5)  # control
     user.fetch(short)
 
 
 # Resuming
 
 
-@pytest.mark.parametrize("length", [-1, None], ids=["declared", "undeclared"])
-def test_a_truncated_body_is_resumed_where_it_broke(web: Web, user: User, length: int | None) -> None:
-    cut = send(BODY[:5000], length=None if length is None else len(BODY), ETag='"one"')
-    user.fetch(text(web.serve("/a", cut, ranged())))
+def test_a_truncated_body_is_resumed(web: Web, user: User) -> None:
+    user.fetch(text(web.serve("/a", send(BODY[:5000], length=len(BODY), ETag='"one"'), ranged())))
     assert web.header("Range") == [None, "bytes=5000-"]
     assert web.header("If-Range") == [None, '"one"']
     assert (user.folder / "verdict.txt").read_bytes() == BODY
@@ -499,7 +483,7 @@ def test_a_broken_chunked_body_is_asked_again(web: Web, user: User) -> None:
 
 def test_a_body_truncated_for_ever_is_a_service_error(web: Web, user: User) -> None:
     message = user.refused(text(web.serve("/a", send(BODY[:5000], length=len(BODY)))), code=SERVICE)
-    assert f"truncated at 5000 of {len(BODY)} bytes" in message
+    assert f"broken off after 5000 bytes: IncompleteRead(5000 bytes read, {len(BODY) - 5000} more expected)" in message
 
 
 def test_without_a_validator_a_download_starts_again(web: Web, user: User) -> None:
@@ -514,12 +498,6 @@ def test_a_weak_etag_is_no_validator_but_a_date_is(web: Web, user: User) -> None
     assert web.header("If-Range") == [None, date]
 
 
-def test_a_server_that_ignores_range_starts_again(web: Web, user: User) -> None:
-    user.fetch(text(web.serve("/a", send(BODY[:5000], length=len(BODY), ETag='"one"'), send())))
-    assert web.header("Range") == [None, "bytes=5000-"]
-    assert (user.folder / "verdict.txt").read_bytes() == BODY
-
-
 def test_a_changed_etag_starts_again(web: Web, user: User) -> None:
     old = BODY.swapcase()
     user.fetch(text(web.serve("/a", send(old[:5000], length=len(BODY), ETag='"old"'), ranged())))
@@ -529,11 +507,10 @@ def test_a_changed_etag_starts_again(web: Web, user: User) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"ETag": '"new"', "Content_Range": f"bytes 5000-{len(BODY) - 1}/{len(BODY)}"},
         {"ETag": '"one"', "Content_Range": f"bytes 4000-{len(BODY) - 1}/{len(BODY)}"},
         {"ETag": '"one"'},
     ],
-    ids=["other etag", "other start", "no range"],
+    ids=["other start", "no range"],
 )
 def test_a_part_that_does_not_continue_ours_starts_again(web: Web, user: User, wrong: dict[str, str]) -> None:
     cut = send(BODY[:5000], length=len(BODY), ETag='"one"')
@@ -550,7 +527,7 @@ def test_an_unasked_part_is_refused(web: Web, user: User) -> None:
 def left_over(user: User, url: str, data: bytes, etag: str = '"one"') -> None:
     """What a process killed during the download leaves behind."""
     user.blobs.mkdir()
-    part = user.blobs / f"{digest(BODY)[:32]}-{digest(url.encode())[:32]}.part"
+    part = user.blobs / f"{digest(f'{digest(BODY)} {url}'.encode())}.part"
     part.write_bytes(data)
     part.with_suffix(".validator").write_text(etag)
 
@@ -625,7 +602,7 @@ def test_a_full_disk_is_named(web: Web, user: User) -> None:
     process = child(FULL, url, digest(BODY), len(BODY), user.folder, user.blobs)
     output, _ = process.communicate()
     assert process.returncode == RESOURCES, output
-    assert "error: download.corpus.source: no room on the disk" in output
+    assert "error: disk: no room: File too large | fix: free some space" in output
 
 
 # Redirects and proxies
@@ -640,27 +617,44 @@ def test_redirects_are_followed(web: Web, user: User, code: int) -> None:
 
 
 def test_a_redirect_loop_ends(web: Web, user: User) -> None:
-    assert "more than 5 redirects" in user.refused(text(web.serve("/a", redirect("/a"))), code=SERVICE)
+    assert "Exceeded 5 redirects" in user.refused(text(web.serve("/a", redirect("/a"))), code=SERVICE)
     assert len(web.seen) == 6
 
 
 def test_the_body_of_a_redirect_is_not_read(web: Web, user: User) -> None:
     web.serve("/b", send())
-    user.patience = replace(user.patience, attempts=1, grace_seconds=1)
     user.fetch(text(web.serve("/a", endless(302, Location="/b"))))
+    assert web.sent < 1 << 26
 
 
-@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://host/a", "javascript:1", "http://[bad"])
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://host/a", "javascript:1"])
 def test_a_redirect_to_another_scheme_is_refused(web: Web, user: User, target: str) -> None:
     message = user.refused(text(web.serve("/a", redirect(target))), code=SERVICE)
     assert f"refused the redirect to '{target}'" in message
 
 
-def test_a_redirect_never_leaves_https() -> None:
-    with pytest.raises(Failure, match="refused the redirect"):
-        _redirected("https://host/a", "http://host/b")
-    assert _redirected("https://host/a", "/b") == "https://host/b"
-    assert _redirected("http://host/a", "https://host/b") == "https://host/b"
+@pytest.mark.parametrize(
+    ("url", "location", "target"),
+    [
+        ("https://host/a", "http://host/b", None),
+        ("https://host/a", "/b", "https://host/b"),
+        ("https://host/a", "//other/b", "https://other/b"),
+        ("http://host/a", "https://host/b", "https://host/b"),
+    ],
+)
+def test_a_redirect_never_leaves_https(url: str, location: str, target: str | None) -> None:
+    response = requests.Response()
+    response.url, response.status_code, response.raw = url, 302, io.BytesIO()
+    response.headers["Location"] = location
+    if target is None:
+        with pytest.raises(http.Failure, match="refused the redirect to 'http://host/b'"):
+            http._Session().get_redirect_target(response)
+    else:
+        assert http._Session().get_redirect_target(response) == target
+
+
+def test_a_malformed_redirect_is_a_service_error(web: Web, user: User) -> None:
+    assert "no answer" in user.refused(text(web.serve("/a", redirect("http://[bad"))), code=SERVICE)
 
 
 def test_a_redirect_does_not_print_signatures(web: Web, user: User) -> None:
@@ -705,13 +699,6 @@ def stored_crc_broken() -> bytes:
     return buffer.getvalue().replace(BODY, BODY.swapcase())
 
 
-def encrypted() -> bytes:
-    data = bytearray(archive(("SMS", BODY)))
-    data[6] |= 1  # the flag bits of the local header, then of the central one
-    data[data.index(b"PK\x01\x02") + 8] |= 1
-    return bytes(data)
-
-
 def lying() -> bytes:
     """An archive whose directory says 4 bytes for a member that unpacks to more."""
     data = archive(("SMS", BODY))
@@ -745,29 +732,27 @@ def test_one_member_is_taken_and_nothing_else_is_written(web: Web, user: User, t
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (archive(("other", BODY)), "0 members of the archive are named 'SMS'"),
-        (archive(("SMS", BODY), ("SMS", BODY)), "2 members of the archive are named 'SMS'"),
-        (archive((link("SMS"), b"/etc/passwd")), "is encrypted, or a link"),
-        (encrypted(), "is encrypted, or a link"),
+        (archive(("other", BODY)), "There is no item named 'SMS' in the archive"),
         (archive(("SMS", bytes(10_000_000))), f"has 10000000 bytes, more than {len(BODY)}"),
-        (stored_crc_broken(), "not a sound zip archive: Bad CRC-32"),
-        (lying(), "not a sound zip archive"),
-        (archive(("SMS", BODY))[:-30], "not a sound zip archive"),
-        (b"PK\x03\x04 garbage", "not a sound zip archive"),
+        (stored_crc_broken(), "not a valid zip archive with 'SMS': Bad CRC-32"),
+        (lying(), "not a valid zip archive"),
+        (archive(("SMS", BODY))[:-30], "not a valid zip archive"),
+        (b"PK\x03\x04 garbage", "not a valid zip archive"),
         (HTML, "an HTML page instead of the file"),
         (archive(("SMS", BODY[:-1])), f"the pinned sha256 is {digest(BODY)}, but the content has {digest(BODY[:-1])}"),
     ],
-    ids=["missing", "duplicate", "link", "encrypted", "bomb", "crc", "lying", "truncated", "garbage", "html", "hash"],
+    ids=["missing", "bomb", "crc", "lying", "truncated", "garbage", "html", "hash"],
 )
 def test_a_bad_archive_is_refused(web: Web, user: User, data: bytes, message: str) -> None:
     assert message in user.refused(spam(web.serve("/sms.zip", send(data))), code=DATA)
     assert [path.suffix for path in user.blobs.iterdir()] == [".lock"]
 
 
-def test_an_unpinned_bomb_is_refused_by_its_ratio(web: Web, user: User) -> None:
-    bomb = replace(spam(web.serve("/sms.zip", send(archive(("SMS", bytes(10_000_000)))))), sha256=None, size=None)
-    assert "has 10000000 bytes, more than" in user.pin_refused(bomb, code=DATA)
-    user.pin(replace(bomb, url=web.serve("/fair.zip", send(archive(("SMS", os.urandom(5000)))))))
+def test_an_unpinned_bomb_is_refused(web: Web, user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "SIZE_LIMIT", 5000)
+    bomb = replace(spam(web.serve("/sms.zip", send(archive(("SMS", bytes(5001)))))), sha256=None, size=None)
+    assert "has 5001 bytes, more than 5000" in user.pin_refused(bomb, code=DATA)
+    user.pin(replace(bomb, url=web.serve("/fair.zip", send(archive(("SMS", bytes(5000)))))))  # control
 
 
 def test_two_archives_of_one_member_are_both_right(web: Web, user: User) -> None:
@@ -797,38 +782,22 @@ def test_a_mirror_folder_is_enough(user: User, tmp_path: Path, place: str, url: 
     assert user.fetch(text(url)) == [{"name": "verdict.txt", "sha256": digest(BODY), "bytes": len(BODY)}]
 
 
-def test_a_mirror_url_is_asked_first_and_may_lack_the_file(web: Web, user: User) -> None:
-    user.mirror = web.base + "/mirror/"
-    url = web.serve("/the%3Fverdict.txt", send())
-    user.fetch(text(url))
-    tried = ["corpus/the%3Fverdict.txt", "corpus/verdict.txt", "the%3Fverdict.txt", "verdict.txt"]
-    assert [path for path, _ in web.seen] == [*(f"/mirror/{name}" for name in tried), "/the%3Fverdict.txt"]
-    web.seen.clear()
-    web.serve("/mirror/corpus/the%3Fverdict.txt", send(b"mine"))
-    user.fetch(text(url, b"mine"))
-    assert len(web.seen) == 1
-
-
-@pytest.mark.parametrize("as_url", [False, True])
-def test_a_wrong_file_in_the_mirror_is_no_reason_to_look_elsewhere(
-    web: Web, user: User, tmp_path: Path, as_url: bool
-) -> None:
+def test_a_wrong_file_in_the_mirror_is_passed_over_and_named(web: Web, user: User, tmp_path: Path) -> None:
     (tmp_path / "mirror").mkdir()
     (tmp_path / "mirror/verdict.txt").write_bytes(b"wrong")
-    web.serve("/mirror/verdict.txt", send(b"wrong"))
-    user.mirror = web.base + "/mirror" if as_url else str(tmp_path / "mirror")
-    message = user.refused(text(web.serve("/good", send())), code=DATA)
-    assert digest(BODY) in message
+    user.mirror = str(tmp_path / "mirror")
+    message = user.refused(text(web.base + "/none"), code=DATA)
+    assert f"{tmp_path / 'mirror/verdict.txt'}: the pinned sha256 is {digest(BODY)}" in message
     assert digest(b"wrong") in message
-    assert not any(path == "/good" for path, _ in web.seen)
-    user.mirror = None
-    user.fetch(text(web.base + "/good"))  # control
+    user.fetch(text(web.serve("/good", send())))
+    assert (user.folder / "verdict.txt").read_bytes() == BODY
+    assert (tmp_path / "mirror/verdict.txt").read_bytes() == b"wrong"
 
 
-@pytest.mark.parametrize("mirror", ["/no/such/folder", "file:///tmp", "ftp://host"])
-def test_a_mirror_that_is_neither_folder_nor_url_is_named(web: Web, user: User, mirror: str) -> None:
+@pytest.mark.parametrize("mirror", ["/no/such/folder", "https://host/files"])
+def test_a_mirror_that_is_not_a_folder_is_named(web: Web, user: User, mirror: str) -> None:
     user.mirror = mirror
-    assert f"LLM_MIRROR: '{mirror}' is neither" in user.refused(text(web.serve("/a", send())), code=USAGE)
+    assert f"LLM_MIRROR: '{mirror}' is not a folder" in user.refused(text(web.serve("/a", send())), code=USAGE)
 
 
 def test_offline_the_error_names_the_place_in_the_mirror(user: User, tmp_path: Path) -> None:
@@ -884,30 +853,24 @@ def test_a_local_folder_is_taken_in_order_without_hidden_files(user: User, tmp_p
     assert sorted(path.name for path in user.folder.iterdir()) == ["a.txt", "b.txt"]
 
 
-def test_a_local_source_that_cannot_be_taken_is_named(user: User, tmp_path: Path) -> None:
-    where = "download.corpus.source: "
-    assert f"{where}{tmp_path / 'none'}: no such" in user.refused(Source(str(tmp_path / "none")), code=USAGE)
-    (tmp_path / "texts").mkdir()
-    texts = Source(str(tmp_path / "texts"))
-    assert f"{where}{tmp_path / 'texts'} holds no files" in user.refused(texts, code=DATA)
-    (tmp_path / "texts/empty.txt").touch()
-    assert f"{where}{tmp_path / 'texts/empty.txt'} is empty" in user.refused(texts, code=DATA)
-    (tmp_path / "texts/empty.txt").unlink()
-    (tmp_path / "texts/sub").mkdir()
-    assert f"{where}{tmp_path / 'texts/sub'} is a folder" in user.refused(texts, code=DATA)
-    (tmp_path / "texts/sub").rmdir()
-    os.mkfifo(tmp_path / "texts/pipe")
-    assert f"{where}{tmp_path / 'texts/pipe'} is no regular file" in user.refused(texts, code=DATA)
+def test_a_local_source_without_content_is_named(user: User, tmp_path: Path) -> None:
+    texts = tmp_path / "texts"
+    texts.mkdir()
 
+    def refused(source: Path, named: Path) -> None:
+        message = user.refused(Source(str(source)), code=DATA)
+        assert f"download.corpus.source: {named} is not a file with content" in message
 
-def test_an_unreadable_local_source_is_named(user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(source: Path, _target: Path) -> None:
-        raise PermissionError(13, "Permission denied", str(source))
-
-    (tmp_path / "a.txt").write_bytes(BODY)
-    monkeypatch.setattr("shutil.copyfile", denied)  # root may read everything
-    message = user.refused(Source(str(tmp_path / "a.txt")), code=DATA)
-    assert f"download.corpus.source: cannot be read or written: [Errno 13] Permission denied: '{tmp_path}" in message
+    refused(tmp_path / "none", tmp_path / "none")
+    refused(texts, texts)
+    (texts / "empty.txt").touch()
+    refused(texts, texts / "empty.txt")
+    (texts / "empty.txt").unlink()
+    (texts / "sub").mkdir()
+    refused(texts, texts / "sub")
+    (texts / "sub").rmdir()
+    os.mkfifo(texts / "pipe")
+    refused(texts, texts / "pipe")
 
 
 # Pinning
@@ -984,7 +947,7 @@ def test_a_page_is_never_pinned(web: Web, user: User, body: bytes, name: str) ->
 
 def test_a_truncated_file_is_never_pinned(web: Web, user: User) -> None:
     url = web.serve("/a", send(BODY[:-1], length=len(BODY)))
-    assert "truncated" in user.pin_refused(unpinned(url), code=SERVICE)
+    assert "broken off" in user.pin_refused(unpinned(url), code=SERVICE)
 
 
 def test_the_module_imports_nothing_heavy() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.common.errors import DATA, UserError
-from llm.data.batches import IGNORED, Buckets, Shuffled
+from llm.data.batches import IGNORED, Buckets, ShuffledBatches
 from llm.data.instruction_dataset import InstructionDataset
 from llm.data.prompts import RESPONSE, format_prompt
 from llm.data.tokenizer import Tokenizer
@@ -126,7 +126,7 @@ MIXED = [ENTRY | {"output": "Red and blue, " * (5 * n % 7) + "green."} for n in 
 
 def epoch_of(data, batch_size, batches):
     buckets = Buckets(data.lengths, batches) if batches else None
-    source = Shuffled(data, batch_size, len(data) // batch_size, 1, buckets=buckets)
+    source = ShuffledBatches(data, batch_size, len(data) // batch_size, 1, buckets=buckets)
     return [source[step] for step in range(len(source))]
 
 

@@ -8,7 +8,7 @@ import torch
 
 from llm.common.errors import UserError
 from llm.common.params import load, parse
-from llm.data.batches import InOrder
+from llm.data.batches import SequentialBatches
 from llm.data.spam_dataset import SpamDataset, pad_right
 from llm.data.tokenizer import Tokenizer
 from llm.evaluate.accuracy import predict
@@ -176,7 +176,7 @@ def test_predictions_come_in_the_order_of_the_messages(batch_size, micro_batch_s
     model = Classifier(gpt, 2, "last_token")
     one_by_one = torch.cat([model(torch.tensor([ids])) for ids in messages.ids])
     torch.testing.assert_close(
-        predict(model, InOrder(messages, batch_size), FP32, micro_batch_size), one_by_one.detach()
+        predict(model, SequentialBatches(messages, batch_size), FP32, micro_batch_size), one_by_one.detach()
     )
 
 
@@ -184,14 +184,14 @@ def test_predictions_come_in_the_order_of_the_messages(batch_size, micro_batch_s
 def test_predicting_computes_no_more_rows_at_once_than_asked(micro_batch_size, rows, gpt, messages):
     model, seen = Classifier(gpt, 2, "last_token"), []
     model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
-    predict(model, InOrder(messages, 5), FP32, micro_batch_size)
+    predict(model, SequentialBatches(messages, 5), FP32, micro_batch_size)
     assert seen == rows
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_predicting_switches_dropout_off_and_then_leaves_the_model_as_it_was(training, model_config, messages):
     model = Classifier(GPT(model_config(dropout=0.5)), 2, "mean").train(training)
-    first, again = (predict(model, InOrder(messages, 2), FP32) for _ in range(2))
+    first, again = (predict(model, SequentialBatches(messages, 2), FP32) for _ in range(2))
     assert torch.equal(first, again)
     assert model.training == model.transformer.h[0].training == training
     assert not first.requires_grad
@@ -199,14 +199,16 @@ def test_predicting_switches_dropout_off_and_then_leaves_the_model_as_it_was(tra
 
 def test_predictions_in_bf16_come_as_fp32_and_close(gpt, messages):
     model = Classifier(gpt, 2, "mean")
-    bf16 = predict(model, InOrder(messages, 2), RuntimeConfig("bf16", "cpu", 1, False, True))
+    bf16 = predict(model, SequentialBatches(messages, 2), RuntimeConfig("bf16", "cpu", 1, False, True))
     assert bf16.dtype == torch.float32
-    torch.testing.assert_close(bf16, predict(model, InOrder(messages, 2), FP32), atol=0.05, rtol=0.05)
+    torch.testing.assert_close(bf16, predict(model, SequentialBatches(messages, 2), FP32), atol=0.05, rtol=0.05)
 
 
 def test_weights_are_converted_once_not_for_every_batch(gpt, messages):
     with Conversions() as seen:
-        predict(Classifier(gpt, 2, "mean"), InOrder(messages, 2), RuntimeConfig("bf16", "cpu", 1, False, True))
+        predict(
+            Classifier(gpt, 2, "mean"), SequentialBatches(messages, 2), RuntimeConfig("bf16", "cpu", 1, False, True)
+        )
     assert seen.shapes.count(tuple(gpt.transformer.h[0].mlp.c_fc.weight.shape)) == len(gpt.transformer.h)
 
 

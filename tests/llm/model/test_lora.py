@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from llm.common.errors import UserError
 from llm.common.files import read_json
 from llm.common.params import load, parse
-from llm.data.batches import Batch, InOrder, Shuffled
+from llm.data.batches import Batch, SequentialBatches, ShuffledBatches
 from llm.model import lora
 from llm.model.classifier import Classifier, freeze
 from llm.model.config import ModelConfig
@@ -23,7 +23,8 @@ from llm.model.gpt import GPT, count_parameters
 from llm.model.lora import LoraConfig, LoraLinear, add_lora, merge_lora
 from llm.runtime.device import RuntimeConfig, autocast
 from llm.train import losses
-from llm.train.loop import Silent, evaluate, fit
+from llm.train.loop import evaluate, fit
+from llm.train.task import Task
 from llm.weights.gpt2 import untie_head
 from llm.weights.model_folder import load_classifier, load_model, save_adapter, save_classifier, save_model
 from stages.finetune_instruct import FinetuneInstructConfig
@@ -233,8 +234,9 @@ def test_a_short_training_lowers_the_loss_and_leaves_the_base_alone(frozen: bool
     add_lora(model, LoraConfig(4, 8.0 if not frozen else 1e-30, "alpha/rank"), seed=1)
     base = {name: tensor.clone() for name, tensor in model.state_dict().items() if "lora" not in name}
     data, fp32 = Counting(), RuntimeConfig("fp32", "cpu", 1, False, True)
-    looks = {"train": InOrder(data, 8), "val": InOrder(data, 8)}
-    curve = fit(model, losses.next_token, Shuffled(data, 8, 15, 1, "x"), looks, config, fp32, 1, Silent()).rows
+    looks = {"train": SequentialBatches(data, 8), "val": SequentialBatches(data, 8)}
+    task = Task(model, losses.next_token, ShuffledBatches(data, 8, 15, 1, "x"), looks)
+    curve = fit(task, config, fp32, 1).rows
     assert (curve[-1]["train_loss"] < curve[0]["train_loss"] - 0.3) is not frozen
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in base.items())
 
@@ -247,8 +249,9 @@ def test_the_best_paths_are_kept_and_the_base_stays_alone(model_config: Make) ->
     add_lora(model, SMALL, seed=1)
     base = {name: tensor.clone() for name, tensor in model.state_dict().items() if "lora" not in name}
     data, fp32 = Counting(), RuntimeConfig("fp32", "cpu", 1, False, True)
-    looks = {"train": InOrder(data, 8), "val": InOrder(data, 8)}
-    history = fit(model, losses.next_token, Shuffled(data, 8, 15, 1, "x"), looks, config, fp32, 1, Silent())
+    looks = {"train": SequentialBatches(data, 8), "val": SequentialBatches(data, 8)}
+    task = Task(model, losses.next_token, ShuffledBatches(data, 8, 15, 1, "x"), looks)
+    history = fit(task, config, fp32, 1)
     assert 0 < history.best["step"] == history.step - 3 < history.planned - 3
     assert evaluate(model, losses.next_token, looks["val"], fp32)["loss"] == history.best_val_loss
     assert history.last["val_loss"] > history.best_val_loss

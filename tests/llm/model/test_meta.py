@@ -6,12 +6,12 @@ import sys
 import pytest
 
 from llm.model.gpt import GPT
-from llm.model.meta import only_shapes
+from llm.model.meta import on_meta_device
 
 
 def test_names_and_shapes_are_those_of_the_model_itself(model_config):
     real = GPT(model_config())
-    with only_shapes():
+    with on_meta_device():
         empty = GPT(model_config())
     assert {name: t.shape for name, t in empty.state_dict().items()} == {
         name: t.shape for name, t in real.state_dict().items()
@@ -20,11 +20,11 @@ def test_names_and_shapes_are_those_of_the_model_itself(model_config):
 
 
 @pytest.mark.parametrize("init", ["gpt2", "torch"])
-@pytest.mark.parametrize(("context", "loads"), [("only_shapes()", False), ("torch.device('meta')", True)])
+@pytest.mark.parametrize(("context", "loads"), [("on_meta_device()", False), ("torch.device('meta')", True)])
 def test_no_compiler_is_loaded(context, loads, init, model_config):
-    """Once torch's own device does not load it either, `only_shapes` has lost its reason."""
+    """Once torch's own device does not load it either, `on_meta_device` has lost its reason."""
     asked = (
-        "import sys, torch\nfrom llm.model.gpt import GPT, ModelConfig\nfrom llm.model.meta import only_shapes\n"
+        "import sys, torch\nfrom llm.model.gpt import GPT, ModelConfig\nfrom llm.model.meta import on_meta_device\n"
         f"with {context}: GPT({model_config(init=init)!r})\n"
         "print('torch._dynamo' in sys.modules)"
     )

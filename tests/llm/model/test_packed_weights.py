@@ -12,7 +12,7 @@ from llm.generate.decoding import generate, greedy
 from llm.model import packed_weights
 from llm.model.gpt import GPT, MLP
 from llm.model.lora import LoraConfig, LoraLinear, add_lora
-from llm.model.packed_weights import PackedLinear, PackedMLP, beside, can_pack, for_decoding
+from llm.model.packed_weights import PackedLinear, PackedMLP, can_pack, pack_for_decoding, packed_copy
 from llm.runtime.device import RuntimeConfig, autocast
 
 BF16 = RuntimeConfig("bf16", "cpu", 1, False, True)
@@ -60,7 +60,7 @@ def test_a_packed_mlp_takes_the_gelu_of_its_first_product(model_config, rows):
 
 @needs_onednn
 def test_every_linear_is_packed_once_and_the_embedding_stays(gpt):
-    kinds = [type(module) for module in for_decoding(gpt, BF16, 4).modules()]
+    kinds = [type(module) for module in pack_for_decoding(gpt, BF16, 4).modules()]
     assert nn.Linear not in kinds
     assert kinds.count(PackedMLP) == 2
     assert kinds.count(PackedLinear) == 2 * 4 + 1
@@ -74,7 +74,7 @@ def test_a_path_beside_a_linear_is_not_lost(gpt):
         if isinstance(module, LoraLinear):
             nn.init.normal_(module.lora_B)
     expected = gpt(torch.tensor([PROMPTS[0]]))
-    found = for_decoding(gpt, BF16, 1)(torch.tensor([PROMPTS[0]])).float()
+    found = pack_for_decoding(gpt, BF16, 1)(torch.tensor([PROMPTS[0]])).float()
     assert (found - expected).norm() < 0.05 * expected.norm()
 
 
@@ -83,10 +83,10 @@ def test_the_text_is_that_of_unpacked_bf16_weights(gpt, model_config, monkeypatc
     other = GPT(model_config(n_embd=32, init="torch")).eval()
     other.load_state_dict(gpt.state_dict())
     monkeypatch.setattr(packed_weights, "can_pack", lambda: False)
-    plain = for_decoding(other, BF16, 3)
+    plain = pack_for_decoding(other, BF16, 3)
     assert PackedLinear not in [type(module) for module in plain.modules()]
     monkeypatch.undo()
-    packed = for_decoding(gpt, BF16, 3)
+    packed = pack_for_decoding(gpt, BF16, 3)
     assert generate(packed, PROMPTS, GREEDY, None) == generate(plain, PROMPTS, GREEDY, None)
 
 
@@ -97,9 +97,9 @@ def test_beside_a_model_it_is_packed_as_it_is_now(gpt):
 
     ids = torch.tensor(PROMPTS[:1])
     with torch.no_grad(), autocast(BF16):
-        expected, found = gpt(ids).float(), beside(gpt, BF16, 1)(ids)
+        expected, found = gpt(ids).float(), packed_copy(gpt, BF16, 1)(ids)
         nn.init.normal_(gpt.transformer.h[1].mlp.c_proj.weight)
-        later = beside(gpt, BF16, 1)(ids)
+        later = packed_copy(gpt, BF16, 1)(ids)
     assert found.dtype == torch.bfloat16
     assert off(found) < 0.01
     assert off(later) > 0.1  # control
@@ -108,7 +108,7 @@ def test_beside_a_model_it_is_packed_as_it_is_now(gpt):
 @needs_onednn
 def test_a_model_trains_on_after_it_was_packed_beside(gpt):
     before, kinds = copy.deepcopy(gpt.state_dict()), [type(module) for module in gpt.modules()]
-    packed = beside(gpt, BF16, 1)
+    packed = packed_copy(gpt, BF16, 1)
     assert [type(module) for module in packed.modules()].count(PackedLinear) == 2 * 4 + 1
     assert [type(module) for module in gpt.modules()] == kinds
     assert all(torch.equal(before[name], tensor) for name, tensor in gpt.state_dict().items())
@@ -118,15 +118,15 @@ def test_a_model_trains_on_after_it_was_packed_beside(gpt):
 
 
 def test_what_cannot_be_packed_is_the_model_itself(gpt, monkeypatch):
-    assert beside(gpt.transformer, BF16, 1) is gpt.transformer
-    assert beside(gpt, replace(BF16, device="cuda"), 1) is gpt
-    assert beside(gpt, FP32, 1) is gpt
+    assert packed_copy(gpt.transformer, BF16, 1) is gpt.transformer
+    assert packed_copy(gpt, replace(BF16, device="cuda"), 1) is gpt
+    assert packed_copy(gpt, FP32, 1) is gpt
     monkeypatch.setattr(packed_weights, "can_pack", lambda: False)
-    assert beside(gpt, BF16, 1) is gpt
+    assert packed_copy(gpt, BF16, 1) is gpt
 
 
 def test_fp32_is_left_as_it_is(gpt):
     before = {name: tensor.clone() for name, tensor in gpt.state_dict().items()}
-    after = for_decoding(gpt, FP32, 4).state_dict()
+    after = pack_for_decoding(gpt, FP32, 4).state_dict()
     assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
     assert len(before) == len(after)

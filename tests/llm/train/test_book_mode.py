@@ -24,10 +24,12 @@ from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
 from llm.runtime.device import RuntimeConfig
 from llm.train import losses
-from llm.train.book_mode import Loaded, fit_as_the_book, loader
-from llm.train.history import History, Sampling
-from llm.train.loop import fit, looks
+from llm.train.book_mode import data_loader, fit_as_the_book
+from llm.train.callbacks import Progress, Samples
+from llm.train.history import History
+from llm.train.loop import evaluation_batches, fit
 from llm.train.optim import TrainConfig
+from llm.train.task import Task
 from stages.pretrain import ShortWindows
 from stages.schema import AllParams
 
@@ -184,9 +186,9 @@ class Trained:
 def by_the_book(config: TrainConfig = TRAIN, seed: int = 123, **changes: Any) -> Trained:
     torch.manual_seed(seed)
     model, watcher, count = GPT(replace(MODEL, **changes)), Recorder(), iter(range(99))
-    data = (TRAIN_ROWS, VAL_ROWS, config, FP32, seed, watcher)
-    sampling = Sampling(lambda: f"sample {next(count)}", lambda updates: updates in (5, 10))
-    return Trained(model, fit_as_the_book(model, losses.next_token, *data, sampling), watcher)
+    data = (TRAIN_ROWS, VAL_ROWS, config, FP32, seed)
+    samples = Samples(lambda: f"sample {next(count)}", lambda updates: updates in (5, 10))
+    return Trained(model, fit_as_the_book(model, losses.next_token, *data, [Progress(watcher), samples]), watcher)
 
 
 @pytest.fixture(scope="module")
@@ -235,8 +237,10 @@ def test_looking_at_the_untrained_model_changes_nothing(plain: tuple[GPT, Plain]
 def test_exact_mode_gives_other_weights(book: Trained) -> None:
     torch.manual_seed(123)
     model = GPT(MODEL)
-    source = Loaded(loader(TRAIN_ROWS, 2, training=True), STEPS, torch.get_rng_state())
-    fit(model, losses.next_token, source, looks(TRAIN_ROWS, VAL_ROWS, TRAIN), TRAIN, FP32, 123, Recorder())
+    loader = data_loader(TRAIN_ROWS, 2, training=True)
+    source = [batch for _ in range(3) for batch in loader]
+    task = Task(model, losses.next_token, source, evaluation_batches(TRAIN_ROWS, VAL_ROWS, TRAIN))
+    fit(task, TRAIN, FP32, 123)
     assert not same_bits(book.model, model)
 
 
@@ -279,26 +283,18 @@ def test_every_batch_counts_alike(book: Trained) -> None:
 # Batches
 
 
-def test_a_pass_holds_every_row_once_but_for_the_ragged_rest() -> None:
+def test_a_pass_holds_every_row_once_but_for_the_incomplete_batch() -> None:
     torch.manual_seed(0)
-    source = Loaded(loader(TRAIN_ROWS, 2, training=True), 10)
-    first, second = (torch.cat([source[step].inputs for step in range(start, start + 5)]) for start in (0, 5))
+    loader = data_loader(TRAIN_ROWS, 2, training=True)
+    first, second = (torch.cat([batch.inputs for batch in loader]) for _ in range(2))
     for rows in (first, second):
         assert len({tuple(row) for row in rows.tolist()}) == len(rows) == 10
     assert not torch.equal(first, second)
 
 
-def test_validation_rows_come_in_order_with_the_ragged_rest() -> None:
-    source = Loaded(loader(VAL_ROWS, 2, training=False), 2)
-    assert torch.equal(torch.cat([source[0].inputs, source[1].inputs]), VAL_ROWS.ids[:, :-1])
-
-
-def test_batches_out_of_turn_are_no_batches() -> None:
-    source = Loaded(loader(TRAIN_ROWS, 2, training=True), 10)
-    assert len(source[0].inputs) == len(source[1].inputs) == 2
-    with pytest.raises(AssertionError, match="in turn"):
-        source[3]
-    assert len(source[0].inputs) == 2  # another round
+def test_validation_rows_come_in_order_with_the_incomplete_batch() -> None:
+    batches = list(data_loader(VAL_ROWS, 2, training=False))
+    assert torch.equal(torch.cat([batch.inputs for batch in batches]), VAL_ROWS.ids[:, :-1])
 
 
 def test_more_rows_in_a_batch_than_there_are_is_an_error() -> None:

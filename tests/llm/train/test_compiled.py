@@ -111,7 +111,7 @@ def test_only_a_tied_embedding_adds_its_gradient_as_rows(tied):
     gpt = model(tie_head=tied).train()
     loss, seen = CompiledNextToken(gpt, FUSED), []
     loss._blocks, loss._of_logits = gpt.transformer.h, fused_loss.in_one_pass  # as they are: nothing is compiled here
-    below = gpt.transformer.below
+    below = gpt.transformer.embed_and_run
 
     def watched(*arguments: object) -> torch.Tensor:
         states = below(*arguments)
@@ -119,7 +119,7 @@ def test_only_a_tied_embedding_adds_its_gradient_as_rows(tied):
         seen.append(gradient.is_sparse)
         return states
 
-    gpt.transformer.below = watched
+    gpt.transformer.embed_and_run = watched
     loss(gpt, BATCH)
     assert seen == [tied]
 

@@ -11,7 +11,7 @@ import torch
 
 from llm.common.errors import NO_ROOM
 from llm.common.params import load, parse
-from llm.data.batches import InOrder, Shuffled
+from llm.data.batches import SequentialBatches, ShuffledBatches
 from llm.data.spam_dataset import SpamDataset
 from llm.data.tokenizer import Tokenizer
 from llm.evaluate.accuracy import predict
@@ -20,7 +20,8 @@ from llm.model.gpt import GPT
 from llm.runtime.device import RuntimeConfig
 from llm.train import frozen_blocks, losses
 from llm.train.frozen_blocks import STATE_BYTES, UpperBlocks, compute, kept_lengths, last_block_at
-from llm.train.loop import Silent, fit, looks
+from llm.train.loop import evaluation_batches, fit
+from llm.train.task import Task
 from stages.finetune_spam import FinetuneSpamConfig
 
 FP32 = RuntimeConfig(precision="fp32", device="cpu", threads=1, keep_pages=False, fused_loss=True)
@@ -62,10 +63,10 @@ def test_scores_are_those_of_the_whole_model(position, trainable, qkv_bias, clas
     model = classifier(position, trainable, qkv_bias=qkv_bias)
     frozen = 3 - TRAINED[trainable]
     states = compute(model, frozen, messages, FP32, tmp_path)
-    expected = predict(model, InOrder(messages, 3), FP32)
-    found = predict(UpperBlocks(model, frozen), InOrder(states, 3), FP32)
+    expected = predict(model, SequentialBatches(messages, 3), FP32)
+    found = predict(UpperBlocks(model, frozen), SequentialBatches(states, 3), FP32)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    wrong = predict(UpperBlocks(model, frozen - 1), InOrder(states, 3), FP32)  # control: a block too many
+    wrong = predict(UpperBlocks(model, frozen - 1), SequentialBatches(states, 3), FP32)  # control: a block too many
     assert (wrong - expected).abs().max() > 0.01
 
 
@@ -74,8 +75,10 @@ def test_scores_are_those_of_the_whole_model(position, trainable, qkv_bias, clas
 def test_padding_to_the_batch_gives_the_same(position, padding, classifier, messages, tmp_path):
     model, messages.width = classifier(position), padding
     states = compute(model, 2, messages, FP32, tmp_path)
-    expected = predict(model, InOrder(messages, 3), FP32)
-    torch.testing.assert_close(predict(UpperBlocks(model, 2), InOrder(states, 3), FP32), expected, rtol=1e-5, atol=1e-5)
+    expected = predict(model, SequentialBatches(messages, 3), FP32)
+    torch.testing.assert_close(
+        predict(UpperBlocks(model, 2), SequentialBatches(states, 3), FP32), expected, rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -110,8 +113,9 @@ def test_training_ends_with_the_weights_of_the_whole_models(keep, config, classi
 
     def train(model, trained, data):
         steps = 2 * config.epochs
-        batches = Shuffled(data, 3, steps, 0)
-        history = fit(trained, losses.classification, batches, looks(data, data, config), config, FP32, 0, Silent())
+        batches = ShuffledBatches(data, 3, steps, 0)
+        task = Task(trained, losses.classification, batches, evaluation_batches(data, data, config))
+        history = fit(task, config, FP32, 0)
         return history, [p.detach().clone() for p in model.parameters() if p.requires_grad]
 
     # without the biases of keys: their gradient is zero but for rounding, which AdamW makes steps of

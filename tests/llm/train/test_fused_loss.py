@@ -19,8 +19,8 @@ from tests.llm.model.test_packed_weights import BF16, FP32, needs_onednn
 
 WORDS, WIDTH, TOKENS = 321, 16, 50
 SUMS = {
-    "fused": losses.of_hidden,
-    "one pass": partial(losses.of_hidden, one_pass=fused_loss.in_one_pass),
+    "fused": losses.next_token_loss,
+    "one pass": partial(losses.next_token_loss, one_pass=fused_loss.in_one_pass),
     "plain": lambda hidden, head, targets: losses.cross_entropy(head(hidden), targets),
 }
 FUSED = ("fused", "one pass")
@@ -93,19 +93,19 @@ def of_weight(weight: Tensor) -> nn.Linear:
 def test_a_gradient_does_not_hang_on_whether_the_other_is_wanted():
     hidden, head, targets = example()
     head.weight.requires_grad_(False)
-    of_hidden = torch.autograd.grad(losses.of_hidden(hidden, head, targets), hidden)[0]
+    of_hidden = torch.autograd.grad(losses.next_token_loss(hidden, head, targets), hidden)[0]
     head.weight.requires_grad_(True)
-    assert torch.equal(of_hidden, torch.autograd.grad(losses.of_hidden(hidden, head, targets), hidden)[0])
-    of_weight = torch.autograd.grad(losses.of_hidden(hidden.detach(), head, targets), head.weight)[0]
-    assert torch.equal(of_weight, torch.autograd.grad(losses.of_hidden(hidden, head, targets), head.weight)[0])
+    assert torch.equal(of_hidden, torch.autograd.grad(losses.next_token_loss(hidden, head, targets), hidden)[0])
+    of_weight = torch.autograd.grad(losses.next_token_loss(hidden.detach(), head, targets), head.weight)[0]
+    assert torch.equal(of_weight, torch.autograd.grad(losses.next_token_loss(hidden, head, targets), head.weight)[0])
 
 
 @pytest.mark.parametrize(("precision", "off"), [(FP32, 0.0), (BF16, 1e-5)])  # bf16: products of other widths
 def test_without_gradients_the_loss_is_the_same(precision, off):
     with autocast(precision):
-        expected = losses.of_hidden(*example()).detach()
+        expected = losses.next_token_loss(*example()).detach()
         with torch.no_grad():
-            loss = losses.of_hidden(*example())
+            loss = losses.next_token_loss(*example())
     assert not loss.requires_grad
     torch.testing.assert_close(loss, expected, rtol=off, atol=0.0)
 
@@ -115,10 +115,10 @@ def test_a_packed_head_is_asked_for_its_logits():
     hidden, head, targets = example()
     packed, kept = PackedLinear(head, 2 * TOKENS), []
     with torch.no_grad(), autocast(BF16):
-        expected = losses.of_hidden(hidden, head, targets)
+        expected = losses.next_token_loss(hidden, head, targets)
         packed.register_forward_hook(lambda _module, _inputs, logits: kept.append(logits))
-        loss = losses.of_hidden(hidden, packed, targets)
-        wrong = losses.of_hidden(
+        loss = losses.next_token_loss(hidden, packed, targets)
+        wrong = losses.next_token_loss(
             hidden, packed, torch.where(targets == IGNORED, targets, WORDS - 1 - targets)
         )  # control
     assert [logits.shape for logits in kept[:1]] == [((targets != IGNORED).sum(), WORDS)]
@@ -148,7 +148,7 @@ def test_rows_come_in_portions_of_a_power_of_2_that_fits_into_the_cache(monkeypa
         monkeypatch.setattr(fused_loss, "_of_rows", of_rows)
     hidden, head, targets = example()
     targets[targets == IGNORED] = 0
-    losses.of_hidden(hidden, head, targets, one_pass=of_rows if kind == "one pass" else None)
+    losses.next_token_loss(hidden, head, targets, one_pass=of_rows if kind == "one pass" else None)
     assert seen == [(32, WORDS)] * 3 + [(2 * TOKENS - 96, WORDS)]
 
 
@@ -163,7 +163,7 @@ def test_one_pass_gets_the_logits_of_the_targets_that_count(ignored):
         seen.append(counting)
         return fused_loss.in_one_pass(logits, counting)
 
-    losses.of_hidden(hidden, head, targets, one_pass=one_pass)
+    losses.next_token_loss(hidden, head, targets, one_pass=one_pass)
     assert [found.tolist() for found in seen] == [targets[targets != IGNORED].tolist()]
 
 
@@ -233,7 +233,7 @@ def test_a_bias_is_not_lost():
     hidden, _, targets = example()
     head = nn.Linear(WIDTH, WORDS)
     nn.init.normal_(head.bias)
-    assert torch.equal(losses.of_hidden(hidden, head, targets), losses.cross_entropy(head(hidden), targets))
+    assert torch.equal(losses.next_token_loss(hidden, head, targets), losses.cross_entropy(head(hidden), targets))
 
 
 def test_the_fused_loss_calls_no_cross_entropy_that_keeps_logits(monkeypatch, model_config):

@@ -12,16 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from llm.common.errors import DIVERGED, RESOURCES, UserError
-from llm.data.batches import IGNORED, Batch, InOrder, Shuffled
+from llm.data.batches import IGNORED, Batch, SequentialBatches, ShuffledBatches
 from llm.generate.decoding import DecodingConfig, generate
 from llm.model import packed_weights
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
 from llm.runtime.device import RuntimeConfig
 from llm.train import losses
-from llm.train.history import COLUMNS, NO_SAMPLES, History, Sampling
-from llm.train.loop import Loss, evaluate, fit
+from llm.train.callbacks import Progress, Samples
+from llm.train.history import COLUMNS, History
+from llm.train.loop import evaluate, fit
 from llm.train.optim import AdamW, TrainConfig
+from llm.train.task import Loss, Task
 from tests.llm.model.test_packed_weights import needs_onednn
 
 Make = Callable[..., ModelConfig]
@@ -86,10 +88,11 @@ def train(model_config: Make) -> Callable[..., tuple[GPT, History, Recorder]]:
         torch.manual_seed(5)
         model, data, watcher = GPT(model_config(vocab_size=20, dropout=dropout)), Sentences(), Recorder()
         settings = config(**changes)
-        source = Shuffled(data, settings.batch_size, steps, seed)
-        evaluations = {"train": InOrder(data, 5), "val": InOrder(Sentences(7, seed=9), 5)}
-        sampling = Sampling(lambda: write(model), after) if write else NO_SAMPLES
-        return model, fit(model, loss, source, evaluations, settings, runtime, seed, watcher, sampling), watcher
+        source = ShuffledBatches(data, settings.batch_size, steps, seed)
+        evaluations = {"train": SequentialBatches(data, 5), "val": SequentialBatches(Sentences(7, seed=9), 5)}
+        samples = [Samples(lambda: write(model), after)] if write else []
+        task = Task(model, loss, source, evaluations)
+        return model, fit(task, settings, runtime, seed, [Progress(watcher), *samples]), watcher
 
     return run
 
@@ -113,7 +116,7 @@ def test_training_lowers_the_loss(train: Train) -> None:
 def test_updates_are_those_of_a_plain_loop(train: Train, model_config: Make) -> None:
     model, _, _ = train(steps=3, schedule="constant", warmup_steps=0, weight_decay=0.0, clip_norm=None)
     torch.manual_seed(5)
-    plain, source = GPT(model_config(vocab_size=20)), Shuffled(Sentences(), 6, 3, 1)
+    plain, source = GPT(model_config(vocab_size=20)), ShuffledBatches(Sentences(), 6, 3, 1)
     optimizer = torch.optim.AdamW(plain.parameters(), lr=0.01, betas=(0.9, 0.95), weight_decay=0.0)
     for step in range(3):
         optimizer.zero_grad()
@@ -151,7 +154,7 @@ def test_long_gradients_are_clipped_and_others_left(model_config: Make) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(AdamW, "step", spy)
         for clip in (0.5, 200.0, None):
-            fit(model, loss, Shuffled(Sentences(), 6, 1, 0), {}, config(clip_norm=clip), FP32, 0, Recorder())
+            fit(Task(model, loss, ShuffledBatches(Sentences(), 6, 1, 0), {}), config(clip_norm=clip), FP32, 0)
     assert seen[0] == pytest.approx(0.5, rel=1e-4)
     assert seen[1:] == [100.0, 100.0]
 
@@ -232,7 +235,7 @@ def test_dropout_differs_between_steps_and_micro_batches() -> None:
         return {"loss": model(torch.ones(1, 2)).sum()}
 
     settings = config(micro_batch_size=3, eval_every=100)
-    fit(Dropped(2, 1), loss, Shuffled(Sentences(), 6, 3, 0), {}, settings, FP32, 0, Recorder())
+    fit(Task(Dropped(2, 1), loss, ShuffledBatches(Sentences(), 6, 3, 0), {}), settings, FP32, 0)
     assert len({tuple(mask.tolist()) for mask in masks}) == len(masks) == 6
 
 
@@ -245,7 +248,7 @@ def test_first_row_is_the_untrained_model(train: Train, model_config: Make) -> N
     untrained = GPT(model_config(vocab_size=20))
     row = history.rows[0]
     assert (row["step"], row["tokens_seen"]) == (0, 0)
-    assert row["train_loss"] == evaluate(untrained, losses.next_token, InOrder(Sentences(), 5), FP32)["loss"]
+    assert row["train_loss"] == evaluate(untrained, losses.next_token, SequentialBatches(Sentences(), 5), FP32)["loss"]
 
 
 def test_steps_count_updates_and_the_last_has_a_row(train: Train) -> None:
@@ -256,7 +259,7 @@ def test_steps_count_updates_and_the_last_has_a_row(train: Train) -> None:
 
 def test_last_row_is_the_trained_model(train: Train) -> None:
     model, history, _ = train()
-    val = InOrder(Sentences(7, seed=9), 5)
+    val = SequentialBatches(Sentences(7, seed=9), 5)
     assert history.last["val_loss"] == evaluate(model, losses.next_token, val, FP32)["loss"]
 
 
@@ -277,7 +280,7 @@ def test_watcher_hears_of_every_update_and_every_row(train: Train) -> None:
 def test_progress_tells_the_mean_loss_of_the_batch(train: Train, model_config: Make) -> None:
     _, _, watcher = train(steps=1, micro_batch_size=2)
     torch.manual_seed(5)
-    model, batch = GPT(model_config(vocab_size=20)), Shuffled(Sentences(), 6, 1, 1)[0]
+    model, batch = GPT(model_config(vocab_size=20)), ShuffledBatches(Sentences(), 6, 1, 1)[0]
     assert watcher.steps[0][2] == pytest.approx(losses.next_token(model, batch)["loss"].item() / batch.count, rel=1e-5)
 
 
@@ -294,7 +297,7 @@ def follow(values: Sequence[float], steps: int, **changes: Any) -> tuple[float, 
     """Train one number while the validation losses are these: its value in the end, at each evaluation, the history."""
     model, found, seen = nn.Linear(1, 1, bias=False), iter(values), list[float]()
     nn.init.ones_(model.weight)
-    of_train, of_val = InOrder(Sentences(6), 6), InOrder(Sentences(7), 7)
+    of_train, of_val = SequentialBatches(Sentences(6), 6), SequentialBatches(Sentences(7), 7)
 
     def loss(_model: nn.Module, batch: Batch) -> losses.Sums:
         if model.training:
@@ -307,8 +310,8 @@ def follow(values: Sequence[float], steps: int, **changes: Any) -> tuple[float, 
         return {"loss": mean * batch.count}
 
     settings = config(**{"eval_every": 1, "warmup_steps": 0} | changes)
-    source, looks = Shuffled(Sentences(), 6, steps, 0), {"train": of_train, "val": of_val}
-    history = fit(model, loss, source, looks, settings, FP32, 0, Recorder())
+    source, looks = ShuffledBatches(Sentences(), 6, steps, 0), {"train": of_train, "val": of_val}
+    history = fit(Task(model, loss, source, looks), settings, FP32, 0)
     assert len(set(seen)) == len(seen) == len(history.rows)
     assert next(found, None) is None, "evaluations are missing"
     return model.weight.item(), seen, history
@@ -388,7 +391,10 @@ def test_the_model_ends_as_its_losses_say(train: Train, keep: str) -> None:
     model, history, _ = train(steps=12, lr=0.3, warmup_steps=0, eval_every=1, schedule="constant", keep=keep)
     reported = history.losses(config(keep=keep))
     data = {"train": Sentences(), "val": Sentences(7, seed=9)}
-    found = {f"{name}_loss": evaluate(model, losses.next_token, InOrder(data[name], 5), FP32)["loss"] for name in data}
+    found = {
+        f"{name}_loss": evaluate(model, losses.next_token, SequentialBatches(data[name], 5), FP32)["loss"]
+        for name in data
+    }
     assert found == {name: reported[name] for name in found}
     assert history.best is not history.last
     assert (reported["val_loss"] == history.best_val_loss) == (keep == "best")
@@ -403,9 +409,9 @@ def test_only_what_trains_is_kept_and_put_back() -> None:
         return {"loss": (m(torch.ones(1, 2)) ** 2).sum() * batch.count}
 
     untrained = {name: p.clone() for name, p in model.named_parameters()}
-    data = {name: InOrder(Sentences(7), 7) for name in ("train", "val")}
+    data = {name: SequentialBatches(Sentences(7), 7) for name in ("train", "val")}
     settings = config(keep="best", patience=1, eval_every=1, lr=10.0, warmup_steps=0)
-    history = fit(model, loss, Shuffled(Sentences(), 6, 3, 0), data, settings, FP32, 0, Recorder())
+    history = fit(Task(model, loss, ShuffledBatches(Sentences(), 6, 3, 0), data), settings, FP32, 0)
     assert (history.step, history.best["step"]) == (1, 0)
     assert set(history.best_weights) == {"1.weight", "1.bias"}
     assert all(torch.equal(p, untrained[name]) for name, p in model.named_parameters())
@@ -422,7 +428,7 @@ def test_evaluation_is_the_mean_over_all_targets(model_config: Make, batch_size:
         model.eval()
         exact = torch.nn.functional.cross_entropy(model(data.ids[:, :-1]).flatten(0, 1), data.targets.flatten())
     model.train()
-    found = evaluate(model, losses.next_token, InOrder(data, batch_size), FP32)["loss"]
+    found = evaluate(model, losses.next_token, SequentialBatches(data, batch_size), FP32)["loss"]
     assert found == pytest.approx(exact.item(), rel=1e-6)
 
 
@@ -457,7 +463,7 @@ def test_in_bf16_packed_weights_are_evaluated_and_others_train(
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 24])
 def test_micro_batches_do_not_change_an_evaluation(model_config: Make, micro_batch_size: int) -> None:
     torch.manual_seed(5)
-    model, source = GPT(model_config(vocab_size=20)), InOrder(Sentences(), 7)
+    model, source = GPT(model_config(vocab_size=20)), SequentialBatches(Sentences(), 7)
     whole = evaluate(model, losses.next_token, source, FP32)
     assert evaluate(model, losses.next_token, source, FP32, micro_batch_size) == pytest.approx(whole, rel=1e-6)
 
@@ -475,7 +481,7 @@ def test_evaluation_holds_no_more_rows_at_once_than_training(train: Train) -> No
 
 def test_mean_of_batch_means_would_differ(model_config: Make) -> None:
     torch.manual_seed(5)
-    model, source = GPT(model_config(vocab_size=20)), InOrder(Sentences(), 7)
+    model, source = GPT(model_config(vocab_size=20)), SequentialBatches(Sentences(), 7)
     means = [losses.next_token(model, source[i])["loss"].item() / source[i].count for i in range(len(source))]
     assert abs(sum(means) / len(means) - evaluate(model, losses.next_token, source, FP32)["loss"]) > 1e-5
 
@@ -562,18 +568,9 @@ def test_out_of_memory_points_to_the_section_in_training_and_in_evaluations(mode
         return losses.next_token(model, batch)
 
     model, data = GPT(model_config(vocab_size=20)), Sentences()
+    task = Task(model, loss, ShuffledBatches(data, 6, 1, 0), {"train": SequentialBatches(data, 6)}, "mine")
     with pytest.raises(UserError, match=r"params\.yaml: mine\.micro_batch_size: out of memory with 6 rows"):
-        fit(
-            model,
-            loss,
-            Shuffled(data, 6, 1, 0),
-            {"train": InOrder(data, 6)},
-            config(),
-            FP32,
-            0,
-            Recorder(),
-            section="mine",
-        )
+        fit(task, config(), FP32, 0)
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(train: Train) -> None:

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import random
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from llm.common.files import sha256
-from llm.data.batches import Chain, InOrder
+from llm.data.batches import ConcatBatches, SequentialBatches
 from llm.model.gpt import GPT
 from llm.train import losses
+from llm.train.callbacks import SaveOptimizer, WarmStart
 from llm.train.history import History
-from llm.train.loop import NoStates, Silent, States, fit
+from llm.train.loop import fit
 from llm.train.optim import AdamW, trained
 from llm.train.resume import (
     BEST,
@@ -30,16 +32,16 @@ from llm.train.resume import (
     MANIFEST,
     MOMENTS,
     WEIGHTS,
-    GoesOn,
-    SavedStates,
-    save_optimizer,
+    TrainingCheckpoints,
     what_decides,
 )
+from llm.train.task import Callback, Task, Training
 from tests.killing import CHANGES, RENAMES, Forks
 from tests.llm.tiny_run import FP32, MODEL, STEPS, TRAIN, Rows, bytes_of, states, train
 
 TASKS = ("pretrain", "spam", "instruct", "buckets")
 KEPT = {"pretrain-best": (1, 3), "spam-best": (2, 4), "instruct-best": (1, 3)}  # the kept step and the last
+ROOT = Path(__file__).parents[3]
 RUN = "tests.llm.tiny_run"
 
 
@@ -198,7 +200,7 @@ def test_a_signal_in_the_last_step_stops_before_the_outputs(forks, fresh):
 
 
 def test_a_second_interrupt_does_not_wait_for_the_step(tmp_path):
-    saved = SavedStates(tmp_path, 1, print)
+    saved = TrainingCheckpoints(tmp_path, 1, print)
     saved.on_signal(2, None)
     saved.on_signal(15, None)  # dvc, stopped by the same Ctrl-C, has the kernel send it
     with pytest.raises(KeyboardInterrupt):
@@ -220,7 +222,7 @@ def stop_after(last: int) -> Callable[[int], None]:
     return on_step
 
 
-def finish(task: str, folder: Path, wrap: Callable[[Any], States] = lambda saved: saved) -> dict[str, bytes]:
+def finish(task: str, folder: Path, wrap: Callable[[Any], Callback] = lambda saved: saved) -> dict[str, bytes]:
     with states(folder) as saved:
         return bytes_of(*train(task, wrap(saved)), folder / "out")
 
@@ -238,19 +240,16 @@ def stopped_after(step: int, task: str, folder: Path) -> Path:
     return folder
 
 
-class Tampered:
-    """States that give back something else than was saved."""
+class Tampered(Callback):
+    """Checkpoints that give back something else than was saved."""
 
-    def __init__(self, saved: States, change: Callable[[History, AdamW], None]) -> None:
+    def __init__(self, saved: Callback, change: Callable[[History, AdamW], None]) -> None:
         self.saved, self.change = saved, change
+        self.on_step = saved.on_step
 
-    def load(self, model: nn.Module, optimizer: AdamW) -> History:
-        history = self.saved.load(model, optimizer)
-        self.change(history, optimizer)
-        return history
-
-    def save(self, *args: Any) -> None:
-        self.saved.save(*args)
+    def on_start(self, training: Training) -> None:
+        self.saved.on_start(training)
+        self.change(training.history, training.optimizer)
 
 
 def without_moments(_: History, optimizer: AdamW) -> None:
@@ -283,7 +282,7 @@ def test_moments_counters_and_the_step_are_needed(task, change, same, fresh):
 
 def test_states_change_nothing(fresh):
     for task in TASKS:
-        assert bytes_of(*train(task, NoStates()), fresh() / "out") == finish(task, fresh())
+        assert bytes_of(*train(task), fresh() / "out") == finish(task, fresh())
 
 
 def test_every_row_is_there_once(fresh):
@@ -307,7 +306,7 @@ def test_a_watcher_hears_of_earlier_rows_again(fresh, monkeypatch):
 
 @pytest.mark.parametrize("task", KEPT)
 def test_the_runs_here_end_early_with_weights_from_before_their_end(task):
-    model, history = train(task, NoStates())
+    model, history = train(task)
     kept, end = KEPT[task]
     assert (history.best["step"], history.step, history.planned) == (kept, end, STEPS)
     at_the_kept_step: list[Any] = []
@@ -316,10 +315,15 @@ def test_the_runs_here_end_early_with_weights_from_before_their_end(task):
         if step == kept + 1:  # the evaluation of the kept step is over: stop before the next
             raise Stopped
 
-    class Watched(NoStates):
-        def save(self, history: History, over: bool, model: nn.Module, optimizer: AdamW) -> None:
-            if history.step == kept:
-                at_the_kept_step.append({name: p.detach().clone() for name, p in trained(model).items()})
+    class Watched(Callback):
+        def on_step(self, training: Training) -> None:
+            if training.history.step == kept:
+                weights = trained(training.task.model)
+                at_the_kept_step.append({name: p.detach().clone() for name, p in weights.items()})
+
+        def on_evaluation(self, training: Training) -> None:
+            if kept == 0 and training.history.step == 0:
+                self.on_step(training)
 
     with pytest.raises(Stopped):
         train(task, Watched(), on_step)
@@ -330,19 +334,17 @@ def same(some: dict[str, torch.Tensor], others: dict[str, Any]) -> bool:
     return some.keys() == others.keys() and all(torch.equal(some[name], others[name]) for name in some)
 
 
-class Forgetful:
-    """States that do not give the best weights back: those of the resumed step take their place."""
+class Forgetful(Callback):
+    """Checkpoints that do not give the best weights back: those of the resumed step take their place."""
 
-    def __init__(self, saved: States) -> None:
+    def __init__(self, saved: Callback) -> None:
         self.saved = saved
+        self.on_step = saved.on_step
 
-    def load(self, model: nn.Module, optimizer: AdamW) -> History:
-        history = self.saved.load(model, optimizer)
-        history.best_weights = {name: p.detach().clone() for name, p in trained(model).items()}
-        return history
-
-    def save(self, *args: Any) -> None:
-        self.saved.save(*args)
+    def on_start(self, training: Training) -> None:
+        self.saved.on_start(training)
+        weights = trained(training.task.model)
+        training.history.best_weights = {name: p.detach().clone() for name, p in weights.items()}
 
 
 @pytest.mark.parametrize("task", KEPT)
@@ -375,7 +377,7 @@ def test_a_state_with_damaged_best_weights_is_skipped(damage, fresh):
     with states(folder, say=said.append) as saved:
         resumed = bytes_of(*train("spam-best", saved), folder / "out")
     assert [line.rpartition("/")[2] for line in said] == [
-        "step-000000004 is not whole: skipped",
+        "step-000000004 is incomplete: skipping it",
         "resuming after step 2",
     ]
     assert resumed == finish("spam-best", fresh())
@@ -432,7 +434,7 @@ def test_a_damaged_state_is_skipped_for_the_older_one(damage, fresh):
     with states(folder, say=said.append) as saved:
         resumed = bytes_of(*train("spam", saved), folder / "out")
     assert [re.sub("the state .*step", "step", line) for line in said] == [
-        "step-000000004 is not whole: skipped",
+        "step-000000004 is incomplete: skipping it",
         "resuming after step 2",
     ]
     assert resumed == finish("spam", fresh())
@@ -452,7 +454,7 @@ def test_other_parameters_start_anew_and_remove_the_old_states(fresh):
     folder, said = stopped_after(4, "spam", fresh()), []
     (old,) = (folder / "states").iterdir()
     with states(folder, replace(TRAIN, lr=0.02), said.append) as saved:
-        assert said == ["other parameters, data or code than those of the run that was stopped (lr): starting anew"]
+        assert said == ["parameters, data or code changed since the interrupted run (lr): starting over"]
         assert not old.exists()
         train("spam", saved)
     assert len(said) == 1
@@ -472,7 +474,7 @@ def test_all_that_differs_from_the_run_that_was_stopped_is_named(config, named, 
     with states(folder, config, said.append):
         pass
     (line,) = said
-    names = re.search(r"\((.*)\): starting anew", line)[1].replace((folder / "data").as_posix(), "data")
+    names = re.search(r"\((.*)\): starting over", line)[1].replace((folder / "data").as_posix(), "data")
     assert sorted(names.split(", ")) == named
 
 
@@ -482,7 +484,7 @@ def test_a_damaged_state_of_another_run_names_nothing_and_goes(fresh):
         history.write_text("[]")
     with states(folder, replace(TRAIN, lr=0.02), said.append):
         pass
-    assert said == ["other parameters, data or code than those of the run that was stopped: starting anew"]
+    assert said == ["parameters, data or code changed since the interrupted run: starting over"]
 
 
 def test_the_fingerprint_knows_parameters_data_and_code(tmp_path, monkeypatch):
@@ -495,18 +497,9 @@ def test_the_fingerprint_knows_parameters_data_and_code(tmp_path, monkeypatch):
     seen += [what_decides(replace(TRAIN, lr=0.02), [data]), what_decides(MODEL, [data]), what_decides(TRAIN, [])]
     (data / "a").write_text("2")
     seen.append(what_decides(TRAIN, [data]))
-    monkeypatch.setattr("llm.train.resume._code", lambda: {"llm/model/gpt.py": "edited"})
+    monkeypatch.setattr("llm.common.code.loaded", lambda: {"llm/model/gpt.py": "edited"})
     seen.append(what_decides(TRAIN, [data]))
     assert len({json.dumps(decides, sort_keys=True) for decides in seen}) == 6
-
-
-def test_the_code_is_what_is_loaded_of_ours():
-    from llm.train.resume import _code
-
-    code = _code()
-    assert {"llm/train/loop.py", "llm/train/resume.py", "llm/model/gpt.py"} <= set(code)
-    assert all(name.split("/")[0] in ("llm", "stages") for name in code)
-    assert code["llm/train/loop.py"] == sha256(Path(__file__).parents[3] / "llm/train/loop.py")
 
 
 def test_frozen_weights_are_not_saved_and_tied_ones_once(fresh):
@@ -529,10 +522,9 @@ def test_a_state_needs_no_pickle(fresh):
 def test_null_saves_nothing(tmp_path):
     from llm.train import resume
 
-    with resume.states(tmp_path / "states", TRAIN, [], None, print) as saved:
-        model, _ = train("spam", saved)
+    with resume.checkpoints(tmp_path / "states", TRAIN, [], None, print) as saved:
+        train("spam", saved)
     assert not (tmp_path / "states").exists()
-    assert saved.load(model, AdamW(model, TRAIN)).rows == []
 
 
 # Going on after the end
@@ -540,26 +532,23 @@ def test_null_saves_nothing(tmp_path):
 
 def test_a_run_goes_on_from_a_saved_model_and_optimizer(tmp_path):
     """Two passes in one run, and one pass twice with the optimizer saved between: the same bits; without it, others."""
-    data = InOrder(Rows("pretrain"), 6)
+    data = SequentialBatches(Rows("pretrain"), 6)
     config = replace(TRAIN, schedule="constant", warmup_steps=0)
     shape = replace(MODEL, dropout=0.0)
     torch.manual_seed(5)
     begun = GPT(shape)
-    looks = {"train": data, "val": data}
+    optimizer = tmp_path / "optimizer.safetensors"
 
-    def passes(model: GPT, count: int, states: States | None) -> AdamW:
-        kept = []
-        source = Chain(*[data] * count)
-        loss, silent = losses.next_token, Silent()
-        fit(model, loss, source, looks, config, FP32, 3, silent, states=states, on_end=kept.append)
-        return kept[0]
+    def passes(model: GPT, count: int, *callbacks: Callback) -> None:
+        task = Task(model, losses.next_token, ConcatBatches(*[data] * count), {"train": data, "val": data})
+        fit(task, config, FP32, 3, callbacks)
 
     whole, first = copy.deepcopy(begun), copy.deepcopy(begun)
-    passes(whole, 2, None)
-    save_optimizer(tmp_path / "optimizer.safetensors", passes(first, 1, None))
+    passes(whole, 2)
+    passes(first, 1, SaveOptimizer(optimizer))
     with_it, without = copy.deepcopy(first), copy.deepcopy(first)
-    passes(with_it, 1, GoesOn(tmp_path / "optimizer.safetensors"))
-    passes(without, 1, None)
+    passes(with_it, 1, WarmStart(optimizer))
+    passes(without, 1)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), with_it.parameters(), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(whole.parameters(), without.parameters(), strict=True))
 
@@ -567,18 +556,69 @@ def test_a_run_goes_on_from_a_saved_model_and_optimizer(tmp_path):
 def test_the_optimizer_that_is_kept_is_there_after_a_kill_too(tmp_path):
     """Of a run that was killed between its last update and its end, as of one that was not."""
 
-    def end(states: States) -> bytes:
+    def end(checkpoints: Callback) -> bytes:
         torch.manual_seed(5)
-        model, data = GPT(MODEL), InOrder(Rows("pretrain"), 6)
+        model, data = GPT(MODEL), SequentialBatches(Rows("pretrain"), 6)
         path = tmp_path / "optimizer.safetensors"
-        on_end = partial(save_optimizer, path)
-        evaluations = {"train": data, "val": data}
-        fit(model, losses.next_token, data, evaluations, TRAIN, FP32, 3, Silent(), states=states, on_end=on_end)
+        task = Task(model, losses.next_token, data, {"train": data, "val": data})
+        fit(task, TRAIN, FP32, 3, [SaveOptimizer(path), checkpoints])
         return path.read_bytes()
 
-    whole = end(NoStates())
+    whole = end(Callback())
     said: list[str] = []
-    assert end(SavedStates(tmp_path / "states", 2, said.append)) == whole
+    assert end(TrainingCheckpoints(tmp_path / "states", 2, said.append, keep_moments=True)) == whole
     assert said == []
-    assert end(SavedStates(tmp_path / "states", 2, said.append)) == whole
+    assert end(TrainingCheckpoints(tmp_path / "states", 2, said.append, keep_moments=True)) == whole
     assert said == ["resuming after step 4"]
+
+
+# An edit of the code between a stop and the next run
+
+LOADED = [  # a module of every package that the tiny run loads
+    "llm/common/params.py",
+    "llm/data/batches.py",
+    "llm/runtime/device.py",
+    "llm/model/gpt.py",
+    "llm/evaluate/accuracy.py",
+    "llm/weights/tensors.py",
+    "llm/generate/decoding.py",
+    "llm/train/optim.py",
+]
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory):
+    """A copy of the code, and the folder of a run that was stopped after step 3: its path is part of the run."""
+    root, stopped = tmp_path_factory.mktemp("copied"), tmp_path_factory.mktemp("stopped")
+    for name in ("llm", "stages", "tests"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (stopped / "data").write_text("rows")
+    assert run_copy(root, stopped, "SIGTERM@3").returncode == 143
+    return root, stopped
+
+
+def run_copy(root: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", RUN, "pretrain", *words]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", LOADED)
+def test_a_comment_resumes_and_an_edit_of_code_starts_over(path, copied, tmp_path):
+    root, stopped = copied
+    text = (root / path).read_text()
+    said = {}
+    try:
+        for kind, edit in [("comment", "# a comment\n"), ("code", "ADDED = 1\n")]:
+            shutil.copytree(stopped, tmp_path / kind)
+            (root / path).write_text(text + edit)
+            done = run_copy(root, stopped)
+            shutil.rmtree(stopped)
+            shutil.move(tmp_path / kind, stopped)  # as it was
+            assert done.returncode == 0, done.stderr
+            said[kind] = done.stderr.splitlines()
+    finally:
+        (root / path).write_text(text)
+    assert said["comment"] == ["resuming after step 3"]
+    assert said["code"] == [f"parameters, data or code changed since the interrupted run ({path}): starting over"]

@@ -1,0 +1,134 @@
+"""Code lists: what an edit changes, and which stages it concerns."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llm.common import code
+from stages.check import STAGES, changes
+
+ROOT = Path(__file__).parents[3]
+# One module of every package, with the stages that import it.
+TRAINING = {"pretrain", "finetune_spam", "finetune_instruct"}
+MODULES = {
+    "llm/common/params.py": set(STAGES),
+    "llm/data/spam.py": {"tokenize_spam", "finetune_spam"},
+    "llm/runtime/device.py": {*TRAINING, "respond"},
+    "llm/model/lora.py": {*TRAINING, "import_gpt2", "respond"},
+    "llm/evaluate/accuracy.py": {"finetune_spam"},
+    "llm/weights/openai_checkpoint.py": {"import_gpt2"},
+    "llm/generate/decoding.py": {"pretrain", "respond"},
+    "llm/train/loop.py": TRAINING,
+    "stages/tokenize_corpus.py": {"tokenize_corpus"},
+    "llm/tracking/tracker.py": set(),
+    "llm/book/ch02.py": set(),
+    "llm/cli/report.py": set(),
+}
+SOURCE = '''"""What it is."""
+
+import math  # of Python
+
+# Why.
+def f(x: str) -> str:
+    """What it does."""
+    text = """# no comment
+
+    a line"""
+    return text + "#" + x  # trailing
+
+
+class A:
+    """A docstring.
+
+    With lines.
+    """
+
+    size = 1
+'''
+CODE = '''import math
+def f(x: str) -> str:
+    text = """# no comment
+
+    a line"""
+    return text + "#" + x
+class A:
+    size = 1'''
+
+
+def test_code_is_the_text_without_comments_docstrings_and_blank_lines():
+    assert code.code_of(SOURCE) == CODE
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("# Why.", "# Because.", True),
+        ("# trailing", "# at the end", True),
+        ("What it does.", "What it did.", True),
+        ("With lines.\n", "With\n    more lines.\n", True),
+        ("size = 1", "size = 2", False),
+        ("# no comment", "# a text", False),
+        ("comment\n\n    a", "comment\n    a", False),
+        ("    size", "    pass\n    size", False),
+    ],
+)
+def test_only_an_edit_of_code_changes_it(old, new, same):
+    edited = SOURCE.replace(old, new)
+    assert edited != SOURCE
+    assert (code.code_of(edited) == CODE) is same
+
+
+def test_a_docstring_that_shares_its_line_counts():
+    assert code.code_of('"""a"""; x = 1\n') != code.code_of('"""a"""; x = 2\n')
+
+
+def test_a_text_that_is_no_docstring_counts():
+    assert code.code_of('x = 1\n"""a"""\n') != code.code_of('x = 1\n"""b"""\n')
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("copy")
+    for name in ("llm", "stages"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def lists(folder: Path) -> dict[str, dict[str, str]]:
+    code.imports.cache_clear()
+    return {stage: code.closure(f"stages.{stage}", folder) for stage in STAGES}
+
+
+def test_one_module_of_every_package_is_edited():
+    packages = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "llm").glob("*/*.py")}
+    assert {str(Path(path).parent) for path in MODULES} == packages | {"stages"}
+
+
+@pytest.mark.parametrize("path", MODULES)
+def test_an_edit_concerns_the_stages_that_import_the_module(path, copy):
+    before, text = lists(copy), (copy / path).read_text()
+    try:
+        (copy / path).write_text(text.replace('"""', '"""Other words. ', 1) + "\n# a comment\n")
+        assert lists(copy) == before
+        (copy / path).write_text(text + "\nADDED = 1\n")
+        after = lists(copy)
+    finally:
+        (copy / path).write_text(text)
+    concerned = {stage for stage in STAGES if after[stage] != before[stage]}
+    assert concerned == MODULES[path]
+    said = list(changes(before, after))
+    assert said == ([f"code changed: {path} -> {', '.join(s for s in STAGES if s in concerned)}"] if concerned else [])
+
+
+@pytest.mark.parametrize("stage", ["tokenize_spam", "finetune_spam"])
+def test_what_a_stage_has_loaded_is_its_list(stage):
+    """The list that DVC compares and the one that a saved training state compares agree."""
+    asked = f"import stages.{stage}; from llm.common import code; print(code.listing(code.loaded()), end='')"
+    told = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = code.listing(code.closure(f"stages.{stage}"))
+    assert set(listed.splitlines()) - set(told.splitlines()) == set()
+    extra = {line.split()[1] for line in set(told.splitlines()) - set(listed.splitlines())}
+    assert extra <= {"llm/common/code.py"}
