@@ -27,7 +27,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from llm.book import runs
-from llm.common import files, params
+from llm.common import files, params, profiles
 from llm.data.batches import SequentialBatches
 from llm.data.corpus import read_shard
 from llm.data.corpus_dataset import TokenWindows
@@ -64,7 +64,7 @@ def main() -> None:
                 pretraining = measure_pretraining(project)
             measure_spam(project, figures)
             measure_instructions(project, figures)
-            params.apply(
+            profiles.apply(
                 [{"finetune_spam": {"weights": "random"}, "finetune_instruct": {"weights": "random"}}],
                 AllParams,
                 project / "params.yaml",
@@ -84,7 +84,7 @@ def copy_project(folder: Path, split_seed: int) -> Path:
     subprocess.run(make, cwd=folder, check=True)
     for words in (["config", "--local", "core.no_scm", "true"], ["cache", "dir", "--local", str(ROOT / ".dvc/cache")]):
         dvc(folder, *words)
-    params.apply([{"tracking": {"enabled": False}}], AllParams, folder / "params.yaml")
+    profiles.apply([{"tracking": {"enabled": False}}], AllParams, folder / "params.yaml")
     return folder
 
 

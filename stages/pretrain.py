@@ -93,7 +93,7 @@ SAMPLE_COLUMNS = ("step", "text")
 
 @dataclass(frozen=True)
 class Params:
-    """What this stage reads."""
+    """The sections of params.yaml that this stage reads."""
 
     seed: int
     runtime: RuntimeConfig

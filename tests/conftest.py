@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import torch
 
 from llm.data import tokenizer
 from llm.model.config import ModelConfig
+from llm.runtime import kernels
+from tests import tiny
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as where a script starts the tests in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # or all that they start would ignore it too
@@ -50,20 +53,12 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def model_config() -> Callable[..., ModelConfig]:
-    """Make a tiny ModelConfig; keyword arguments change it."""
-    tiny: dict[str, Any] = {
-        "vocab_size": 300,
-        "context_length": 16,
-        "n_layer": 2,
-        "n_head": 2,
-        "n_embd": 8,
-        "dropout": 0.0,
-        "dropout_embedding": None,
-        "dropout_attention": None,
-        "qkv_bias": True,
-        "tie_head": True,
-        "init": "gpt2",
-        "attention": "sdpa",
-        "dropout_random": "each",
-    }
-    return lambda **changes: ModelConfig(**(tiny | changes))
+    """Make a tiny ModelConfig; keyword arguments change its fields."""
+    return lambda **changes: replace(tiny.MODEL, **changes)
+
+
+@pytest.fixture(autouse=True)
+def native_kernels() -> Iterator[None]:
+    """Portable kernels stay for the rest of the process, so tests use them in processes of their own only."""
+    yield
+    assert not kernels._LIBRARY

@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from llm.common import params
+from llm.common import params, yaml_file
 from llm.common.errors import DATA, USAGE, UserError, raise_all
 from llm.common.params import Problem
 from llm.evaluate.stats import mcnemar, wilson
@@ -104,7 +103,7 @@ def with_settings(settings: Mapping[str, str], schema: type[S], where: str) -> S
     sections = params.load()
     for key, text in settings.items():
         try:
-            value = YAML(typ="safe", pure=True).load(text)
+            value = yaml_file.plain().load(text)
         except YAMLError:
             raise UserError(f"{where}: {key}", f"{text!r} is not YAML", "correct the value", USAGE) from None
         *path, last = key.split(".")
@@ -162,7 +161,7 @@ def outcome(commit: str) -> Outcome:
         for path in (PREDICTIONS, params.PARAMS)
     )
     rows = [row for row in csv.DictReader(io.StringIO(text)) if row["split"] == "test"]
-    model = Path(YAML(typ="safe", pure=True).load(settings)["finetune_spam"]["init_from"]).name
+    model = Path(yaml_file.plain().load(settings)["finetune_spam"]["init_from"]).name
     return Outcome(model, {(row["row"], row["actual"]): row["actual"] == row["predicted"] for row in rows})
 
 

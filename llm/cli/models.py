@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from llm.common import files, params
 from llm.common.errors import DATA, UserError, show
 from llm.common.progress import Bars
+from llm.runtime import kernels
 
 if TYPE_CHECKING:
     from llm.generate.session import Session
@@ -53,6 +54,7 @@ def chat_with_model(arguments: argparse.Namespace) -> None:
 
 def classify_texts(arguments: argparse.Namespace) -> None:
     """Print one line per message: its label, the probability of spam, the message."""
+    kernels.pin()
     from llm.data.spam_dataset import pad_right
     from llm.evaluate.accuracy import predict
     from llm.runtime.device import autocast, set_up_from_params
@@ -108,6 +110,7 @@ def compare_judges(arguments: argparse.Namespace) -> None:
 
 def _session(arguments: argparse.Namespace) -> Session:
     """Load the model of `--model` with the decoding options."""
+    kernels.pin()
     from llm.generate.decoding import DecodingConfig
     from llm.generate.session import Session
     from llm.runtime.device import set_up_from_params

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from llm.cli import report
 from llm.cli.program import dvc, program
-from llm.common import files, params
+from llm.common import files, params, profiles
 from llm.common.errors import DATA, USAGE, UserError, raise_all
 from llm.common.progress import Bars
 
@@ -27,7 +27,7 @@ def use_profile(arguments: argparse.Namespace) -> None:
     """Write the values of a profile into params.yaml, or list the profiles."""
     files.project_root()
     if arguments.list:
-        print("\n".join(profiles()))
+        print("\n".join(profile_names()))
         return
     path = None if arguments.profile == AUTO else profile_path(arguments.profile)
     from stages.schema import AllParams
@@ -43,11 +43,11 @@ def use_profile(arguments: argparse.Namespace) -> None:
             attention = device.fastest_attention(found, current.pretrain.context)
             dropout = device.fastest_dropout(found, current.pretrain.compile)
             changes["model"] = {"attention": attention, "dropout_random": dropout}
-        params.apply([changes], AllParams, origin="this machine")
+        profiles.apply([changes], AllParams, origin="this machine")
         for section, values in changes.items():
             print(f"params.yaml: {section}: " + ", ".join(f"{key} {value}" for key, value in values.items()))
     else:
-        params.overlay(path, AllParams)
+        profiles.use(path, AllParams)
         print(f"params.yaml: {path} applied; `{program()} repro` runs the stages that depend on it")
     if edited:
         print("params.yaml had changes that are not in git; they are kept, as profiles add up")
@@ -57,7 +57,7 @@ def use_profile(arguments: argparse.Namespace) -> None:
         print(f"to undo all changes: git checkout params.yaml && {program()} repro (earlier results are cached)")
 
 
-def profiles() -> list[str]:
+def profile_names() -> list[str]:
     """The names that `use` knows: `auto`, and the files below configs/ without folder and suffix."""
     from llm.book.variants import FILE
 
@@ -70,7 +70,7 @@ def profile_path(name: str) -> Path:
     for path in (Path(name), CONFIGS / f"{name}.yaml"):
         if path.is_file():
             return path
-    known = profiles()
+    known = profile_names()
     near = difflib.get_close_matches(name.removeprefix(f"{CONFIGS}/").removesuffix(".yaml"), known, 1)
     what = f"{name!r} is neither a file nor one of the profiles {', '.join(known)}"
     raise UserError("command line", what, f"did you mean {near[0]}?" if near else "name one of these", USAGE)
@@ -92,7 +92,7 @@ def pin_downloads(_arguments: argparse.Namespace) -> None:
             for file in pinned["files"]:
                 print(f"{item}: {file['name']}: {file['size']:,} bytes, sha256 {file['sha256']}")
     if changes:
-        params.apply([{"download": changes}], AllParams, origin="pin")
+        profiles.apply([{"download": changes}], AllParams, origin="pin")
         print("params.yaml: hashes written; check `git diff params.yaml` and commit it")
     else:
         print("all downloads are pinned")

@@ -1,4 +1,4 @@
-"""A second opinion: how far two judges agree who scored the same answers."""
+"""How far two judges agree that scored the same answers."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 
 from llm.common.errors import DATA, UserError, raise_all
 from llm.common.files import read_json
-from llm.evaluate.stats import kendall, pearson, spearman
+from llm.evaluate.stats import correlation
 
-ANSWER = ("instruction", "input", "model_response")  # what tells an answer, where a file has it
+ANSWER = ("instruction", "input", "model_response")  # the keys that identify an answer; a file may lack them
 NO_SPREAD = "none: one judge's scores are all equal"
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of the answers that both judges scored; a correlation is None where one of them always gives the same score."""
+    """Figures of the answers that both judges scored; a correlation is None if all scores of one judge are equal."""
 
     n_first: int  # answers that the first judge scored
     n_second: int
@@ -36,10 +36,10 @@ class Agreement:
 
 
 def agree(first: Path, second: Path) -> Agreement:
-    """Compare two files of verdicts, answer by answer: those of evaluate_with_judge, or of `judge --out`.
+    """Compare two files of verdicts: those of the stage evaluate_with_judge, or of `judge --out`.
 
-    Raises UserError for a file that is none, where the two hold different answers, and where no answer was scored in
-    both.
+    Raises UserError for a file without verdicts, if the files are about different answers, and if no answer has a score
+    in both.
     """
     a, b = read_verdicts(first), read_verdicts(second)
     others = [index for index in sorted(a.keys() & b.keys()) if not _same(a[index], b[index])]
@@ -58,14 +58,14 @@ def agree(first: Path, second: Path) -> Agreement:
         n_common=len(common),
         mean_first=math.fsum(x) / len(x),
         mean_second=math.fsum(y) / len(y),
-        pearson=pearson(x, y),
-        spearman=spearman(x, y),
-        kendall=kendall(x, y),
+        pearson=correlation("pearson", x, y),
+        spearman=correlation("spearman", x, y),
+        kendall=correlation("kendall", x, y),
     )
 
 
 def read_verdicts(path: Path) -> dict[int, Mapping[str, Any]]:
-    """The verdicts of a file by the index of their answer; raises UserError naming every one that is not whole."""
+    """The verdicts of a file by the index of their answer. Raises UserError that names the incomplete ones."""
     records = read_json(path)
     fix = "name a file of `judge --out`, data/verdicts/verdicts.json or reports/evaluate_with_judge/scores.json"
     if not isinstance(records, list) or not records:
@@ -78,14 +78,14 @@ def read_verdicts(path: Path) -> dict[int, Mapping[str, Any]]:
         if whole and index not in found:
             found[int(index)] = record
         else:
-            what = "stands there twice" if whole else f"has index {index!r:.20} and score {score!r:.20}"
+            what = "is there twice" if whole else f"has index {index!r:.20} and score {score!r:.20}"
             problems.append(UserError(f"{path}: verdict {number}", what, fix, DATA))
     raise_all(problems[:10])
     return found
 
 
 def lines(found: Agreement) -> Sequence[str]:
-    """The agreement as a table for the screen."""
+    """The agreement as the lines of a table."""
     measures = [("Pearson", found.pearson), ("Spearman", found.spearman), ("Kendall tau-b", found.kendall)]
     return [
         f"{'scored by both':<16} {found.n_common} (of {found.n_first} and {found.n_second})",
@@ -96,5 +96,5 @@ def lines(found: Agreement) -> Sequence[str]:
 
 
 def _same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Whether two verdicts are about one answer, as far as both files say."""
+    """Whether two verdicts are about the same answer: the keys that both have are equal."""
     return all(a[key] == b[key] for key in ANSWER if key in a and key in b)

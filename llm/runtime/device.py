@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from llm.common import params
 from llm.common.errors import RESOURCES, UserError
 from llm.common.params import Problem, positive
+from llm.runtime import kernels
 
 if TYPE_CHECKING:
     import torch
@@ -35,10 +36,16 @@ class RuntimeConfig:
     threads: int  # the number of threads decides the order of additions, hence the bits
     keep_pages: bool  # let glibc keep freed memory, in huge pages, instead of giving it back and faulting it in again
     fused_loss: bool  # the loss of the next token without keeping logits
+    kernels: Literal["native", "portable"] = "native"  # portable: the same bytes on every x86-64 CPU (kernels.py)
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong with these values together."""
+        """Contradictions between these values."""
         yield from positive(self, "threads")
+        needs = {"precision": "fp32", "device": "cpu", "fused_loss": False}
+        other = [name for name, value in needs.items() if getattr(self, name) != value]
+        if self.kernels == "portable" and other:
+            what = f"portable, but {other[0]} is {getattr(self, other[0])!r}".replace("True", "true")
+            yield "kernels", what, "set it to native, or use precision fp32, device cpu and fused_loss false"
         if self.threads > MOST_THREADS:
             yield "threads", f"{self.threads} is above {MOST_THREADS}", "give the number of cores"
 
@@ -53,6 +60,8 @@ def set_up_device(config: RuntimeConfig) -> torch.device:
 
     if config.keep_pages:
         keep_pages()
+    if config.kernels == "portable":
+        kernels.use_portable()
     torch.set_num_threads(config.threads)
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there[config.device]:

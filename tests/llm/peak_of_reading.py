@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import stages
-from llm.common import files, params
+from llm.common import files, params, profiles
 from llm.data import tokenizer
 from llm.model.gpt import GPT
 from llm.runtime import machine
@@ -36,7 +36,7 @@ def make(model: dict[str, Any], settings: dict[str, Any], rows: int) -> None:
     tokenizer.train([(ROOT / "data/sample/corpus.txt").read_text(encoding="utf-8")], model["vocab_size"], TOKENIZER)
     model_folder.save_model(GPT(replace(MODEL, dropout=0.0, **model)), TOKENIZER, INSTRUCT)
     files.write_json(Path("data/instructions/test.json"), [ENTRY] * rows)
-    params.apply([{"tracking": {"enabled": False}} | settings], AllParams)
+    profiles.apply([{"tracking": {"enabled": False}} | settings], AllParams)
 
 
 def own_bytes() -> int:

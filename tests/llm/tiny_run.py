@@ -25,52 +25,18 @@ from llm.data.batches import IGNORED, Batch, BatchSource, Buckets, ConcatBatches
 from llm.evaluate.accuracy import predict
 from llm.generate.decoding import generate, greedy
 from llm.model.classifier import Classifier, freeze
-from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
-from llm.runtime.device import RuntimeConfig
 from llm.train import losses, resume
 from llm.train.callbacks import Progress, Samples
 from llm.train.history import History
 from llm.train.loop import fit
-from llm.train.optim import TrainConfig
 from llm.train.task import Callback, Task
+from tests import tiny
+from tests.tiny import FP32
 
 STEPS = 5
-FP32 = RuntimeConfig("fp32", "cpu", 1, False, True)
-MODEL = ModelConfig(
-    vocab_size=20,
-    context_length=8,
-    n_layer=2,
-    n_head=2,
-    n_embd=8,
-    dropout=0.2,
-    dropout_embedding=None,
-    dropout_attention=None,
-    qkv_bias=True,
-    tie_head=True,
-    init="gpt2",
-    attention="sdpa",
-    dropout_random="each",
-)
-TRAIN = TrainConfig(
-    epochs=2,
-    batch_size=6,
-    micro_batch_size=None,
-    eval_every=3,
-    eval_batches=None,
-    save_every=2,
-    keep="last",
-    patience=None,
-    lr=0.01,
-    schedule="cosine",
-    warmup_steps=2,
-    warmup_from=0.0,
-    decay_to=0.1,
-    weight_decay=0.1,
-    weight_decay_on="matrices",
-    beta2=0.95,
-    clip_norm=1.0,
-)
+MODEL = replace(tiny.MODEL, vocab_size=20, context_length=8, dropout=0.2)
+TRAIN = replace(tiny.TRAIN, save_every=2)
 JUMPY = replace(TRAIN, keep="best", patience=2, eval_every=1, schedule="constant", warmup_steps=0)
 BEST = {  # where the rate is too high to get far
     "pretrain": replace(JUMPY, lr=0.03),  # kept step 1, ends after step 3

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.book.runs import with_python
-from llm.common import files, params
+from llm.common import files, profiles
 from stages.schema import AllParams
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +37,7 @@ class Project:
     def small(cls, folder: Path, **changes: object) -> Project:
         """The smoke profile on a part of the sample, all of its text trained on; without MLflow, on one thread."""
         made = cls.create(folder)
-        params.overlay(ROOT / "configs/smoke.yaml", AllParams, made.folder / "params.yaml")
+        profiles.use(ROOT / "configs/smoke.yaml", AllParams, made.folder / "params.yaml")
         made.set(tracking={"enabled": False}, runtime={"threads": 1}, pretrain={"context": 96, "stride": 96})
         made.set(**changes)
         corpus, instructions = (folder / "data/sample" / name for name in ("corpus.txt", "instructions.json"))
@@ -71,7 +71,7 @@ class Project:
         return sorted(line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage"))
 
     def set(self, **changes: object) -> None:
-        params.apply([changes], AllParams, self.folder / "params.yaml")
+        profiles.apply([changes], AllParams, self.folder / "params.yaml")
 
     def metrics(self, stage: str) -> dict[str, Any]:
         return dict(json.loads((self.folder / "reports" / stage / "metrics.json").read_text()))

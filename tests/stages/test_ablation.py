@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from llm.common import params
+from llm.common import profiles
 from stages.schema import AllParams
 from tests.stages.project import ROOT, Project
 
@@ -24,7 +24,7 @@ def project(tmp_path) -> Project:
     made = Project.create(tmp_path / "project")
     (made.folder / ".dvc/config.local").unlink()
     (made.folder / ".gitignore").write_bytes((ROOT / ".gitignore").read_bytes())
-    params.overlay(ROOT / "configs" / "smoke.yaml", AllParams, made.folder / "params.yaml")
+    profiles.use(ROOT / "configs" / "smoke.yaml", AllParams, made.folder / "params.yaml")
     made.set(tracking={"enabled": False})
     git(made, "init", "-q")
     made.repro("finetune_spam")

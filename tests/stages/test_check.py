@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llm.common import params
+from llm.common import params, profiles
 from stages.check import missing_sources
 from stages.pretrain import ShortWindows
 from stages.schema import AllParams
@@ -28,7 +28,7 @@ def test_the_committed_params_name_what_is_there(everything):
 def test_every_profile_names_what_is_there(profile, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     shutil.copyfile("params.yaml", tmp_path / "params.yaml")
-    params.overlay(profile, AllParams, tmp_path / "params.yaml")
+    profiles.use(profile, AllParams, tmp_path / "params.yaml")
     assert list(missing_sources(params.read(AllParams, tmp_path / "params.yaml"))) == []
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llm.common import files, params
+from llm.common import files, profiles
 from stages.schema import AllParams
 from tests.stages.project import ROOT, Project
 
@@ -198,7 +198,7 @@ def declared(stage: str) -> list[str]:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The smoke project on a part of the sample, without MLflow, every stage of WAVES run once without a fault."""
     made = Project.create(tmp_path_factory.mktemp("faults") / "project")
-    params.overlay(ROOT / "configs" / "smoke.yaml", AllParams, made.folder / "params.yaml")
+    profiles.use(ROOT / "configs" / "smoke.yaml", AllParams, made.folder / "params.yaml")
     made.set(tracking={"enabled": False}, runtime={"threads": 1}, finetune_instruct={"init_from": "models/pretrain"})
     corpus, instructions = (made.folder / "data/sample" / name for name in ("corpus.txt", "instructions.json"))
     corpus.write_bytes(corpus.read_bytes()[:150_000])

@@ -11,10 +11,8 @@ from llm.data.tokenizer import Tokenizer
 from llm.model import memory
 from llm.model.classifier import Classifier
 from llm.model.gpt import GPT
-from llm.runtime.device import RuntimeConfig
 from stages.finetune_spam import FinetuneSpamConfig, Params, above_frozen_blocks, check_room
-
-FP32 = RuntimeConfig("fp32", "cpu", threads=1, keep_pages=False, fused_loss=True)
+from tests.tiny import FP32
 
 
 @pytest.mark.parametrize("position", ["last", "last_token"])

@@ -6,7 +6,7 @@ import pytest
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
-from llm.common import params
+from llm.common import params, profiles
 from stages.schema import AllParams
 from tests.stages.project import ROOT, Project
 
@@ -34,7 +34,7 @@ STAGES = [
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, list[str]]:
     """The project after its first `dvc repro`, and the stages that ran."""
     made = Project.create(tmp_path_factory.mktemp("a path with spaces") / "projekt ü")
-    params.overlay(ROOT / "configs" / "smoke.yaml", AllParams, made.folder / "params.yaml")
+    profiles.use(ROOT / "configs" / "smoke.yaml", AllParams, made.folder / "params.yaml")
     return made, made.repro()
 
 

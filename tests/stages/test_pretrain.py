@@ -1,6 +1,7 @@
 """Parts of the stage pretrain: its samples, and the key that an error of its windows names."""
 
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,6 @@ from llm.data.corpus import Pins, write_shards
 from llm.data.tokenizer import Tokenizer, fingerprint
 from llm.generate import decoding
 from llm.model.gpt import GPT
-from llm.runtime.device import RuntimeConfig
 from stages.pretrain import (
     CORPUS,
     TOKENIZER,
@@ -20,9 +20,10 @@ from stages.pretrain import (
     batches,
     continue_text,
     sample_prompt,
-    when_to_write,
+    samples_due,
     windows,
 )
+from tests.tiny import FP32
 
 PROMPT = "Every effort"
 
@@ -34,7 +35,7 @@ def test_samples_are_drawn_in_the_precision_of_the_training(precision, dtype, vo
     seen = []
     choose = decoding.choose
     monkeypatch.setattr(decoding, "choose", lambda logits, *how: seen.append(logits.dtype) or choose(logits, *how))
-    runtime = RuntimeConfig(precision, "cpu", threads=1, keep_pages=False, fused_loss=True)
+    runtime = replace(FP32, precision=precision)
     text = continue_text(model, tokenizer, tokenizer.encode(PROMPT), 3, runtime)
     assert text.startswith(PROMPT)
     assert seen == [dtype] * 3
@@ -57,15 +58,12 @@ def test_a_sample_beyond_the_context_names_its_parameter(room, fix, vocabulary):
 )
 def test_epochs_begin_after_the_short_windows_and_are_as_long_as_their_full_batches(short, updates):
     config = SimpleNamespace(sample_after="epoch", short_windows=short, batch_size=5)
-    sampling = when_to_write(str, 23, config)
-    for evaluated in (True, False):
-        assert [update for update in range(14) if sampling.due(update, evaluated, over=False)] == updates
+    due = samples_due(23, config)
+    assert [update for update in range(14) if due(update)] == updates
 
 
-def test_otherwise_every_evaluation_is_followed_by_a_sample():
-    sampling = when_to_write(str, 23, SimpleNamespace(sample_after="evaluation"))
-    assert sampling.due(7, evaluated=True, over=False)
-    assert not sampling.due(8, evaluated=False, over=False)
+def test_otherwise_every_evaluation_has_a_sample():
+    assert samples_due(23, SimpleNamespace(sample_after="evaluation")) is None
 
 
 @pytest.fixture

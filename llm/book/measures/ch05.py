@@ -6,13 +6,16 @@ import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from llm.book import ch02, ch04, ch05
 from llm.book.measures.common import Measured, continue_text, measure
 from llm.book.measures.sources import Sources
+from llm.common import params, profiles
 from llm.data.batches import steps_per_epoch
 from llm.data.corpus import Pins, encode_documents, split_documents, write_shards
 from llm.data.corpus_dataset import TokenWindows
@@ -23,26 +26,7 @@ from llm.train.losses import next_token
 from llm.train.optim import TrainConfig
 from llm.weights import model_folder
 
-# The settings of section 5.2, for one epoch.
-ONE_EPOCH = TrainConfig(
-    epochs=1,
-    batch_size=2,
-    micro_batch_size=None,
-    eval_every=5,
-    eval_batches=5,
-    save_every=None,
-    lr=0.0004,
-    schedule="constant",
-    warmup_steps=0,
-    warmup_from=0.0,
-    decay_to=0.0,
-    weight_decay=0.1,
-    weight_decay_on="all",
-    beta2=0.999,
-    clip_norm=None,
-    keep="last",
-    patience=None,
-)
+DIGITS = "configs/book-digits.yaml"  # the settings of section 5.2
 
 
 @measure
@@ -89,11 +73,21 @@ def another_epoch(sources: Sources) -> Measured:
     with _verdict_windows(sources) as windows:
         torch.manual_seed(123)
         runtime = RuntimeConfig("fp32", "cpu", threads=torch.get_num_threads(), keep_pages=False, fused_loss=False)
-        data = (windows["train"], windows["val"], ONE_EPOCH, runtime, 123)
+        data = (windows["train"], windows["val"], one_epoch(sources.home), runtime, 123)
         start = WarmStart(folder / "optimizer.safetensors")
         history = fit_as_the_book(model, next_token, *data, [start])
     rows = {row["step"]: row for row in history.rows}
     return [rows[step][column] for step in (0, 5) for column in ("train_loss", "val_loss")]
+
+
+def one_epoch(project: Path) -> TrainConfig:
+    """The settings of section 5.2, for one epoch."""
+    settings: dict[str, Any] = {"warmup_from": 0.0, "decay_to": 0.0}  # not used by a constant learning rate
+    for changes in profiles.read(project / DIGITS):
+        settings |= changes.get("pretrain", {})
+    names = {field.name for field in fields(TrainConfig)}
+    chosen = {name: value for name, value in settings.items() if name in names}
+    return params.parse(TrainConfig, chosen | {"epochs": 1}, DIGITS)
 
 
 @measure

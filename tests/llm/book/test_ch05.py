@@ -1,5 +1,7 @@
 """Chapter 5: the losses and the training loop against the pipeline's, and the printed draws."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,28 +12,18 @@ from llm.data.batches import IGNORED, Batch
 from llm.data.tokenizer import Tokenizer
 from llm.generate.decoding import DecodingConfig, choose
 from llm.model.gpt import GPT
-from llm.runtime.device import RuntimeConfig
 from llm.train import losses
 from llm.train.book_mode import fit_as_the_book
-from llm.train.optim import TrainConfig
+from tests import tiny
 
 LOGITS = torch.tensor(ch05.LOGITS)
 NUMBERS = SimpleTokenizerV1({str(number): number for number in range(20)})  # ids are written as numbers
-TRAIN = TrainConfig(
-    epochs=2,
+TRAIN = replace(
+    tiny.TRAIN,
     batch_size=2,
-    micro_batch_size=None,
-    eval_every=3,
     eval_batches=2,
-    save_every=None,
-    keep="last",
-    patience=None,
-    lr=0.01,
     schedule="constant",
     warmup_steps=0,
-    warmup_from=0.0,
-    decay_to=0.0,
-    weight_decay=0.1,
     weight_decay_on="all",
     beta2=0.999,
     clip_norm=None,
@@ -92,7 +84,7 @@ def test_train_model_simple_gives_the_losses_of_mode_book(loaders, model, capsys
 
     torch.manual_seed(123)
     again = GPT(model.config)  # the same weights, and the same random numbers to come
-    runtime = RuntimeConfig("fp32", "cpu", 1, False, False)
+    runtime = replace(tiny.FP32, fused_loss=False)
     data = (*map(Windows, loaders), TRAIN, runtime, 123)
     rows = [row for row in fit_as_the_book(again, losses.next_token, *data).rows if row["step"] in (0, 3, 6, 9)]
     assert tokens_seen == [row["tokens_seen"] for row in rows] == [16, 64, 112, 160]

@@ -10,7 +10,7 @@ import yaml
 
 from llm.book import ledger
 from llm.book.ledger import Result, Row
-from llm.book.measures import common
+from llm.book.measures import ch05, common
 from llm.book.measures.common import MEASURES
 from llm.book.measures.sources import Sources
 from llm.cli import parser
@@ -36,6 +36,13 @@ def errors(**changes) -> str:
 
 
 # --- the rows ---
+
+
+def test_exercise_5_4_trains_as_section_5_2_for_one_epoch():
+    config = ch05.one_epoch(ROOT)
+    assert (config.epochs, config.batch_size, config.lr, config.schedule) == (1, 2, 0.0004, "constant")
+    assert (config.warmup_steps, config.weight_decay, config.weight_decay_on, config.beta2) == (0, 0.1, "all", 0.999)
+    assert (config.clip_norm, config.micro_batch_size, config.save_every, config.keep) == (None, None, None, "last")
 
 
 def test_values_per_section():

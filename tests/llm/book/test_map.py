@@ -15,7 +15,7 @@ import yaml
 
 from llm.book import ledger
 from llm.cli import parser
-from llm.common import params
+from llm.common import params, profiles
 from llm.common.errors import UserError
 from stages.schema import AllParams
 
@@ -78,7 +78,7 @@ def set_parameter(words: str, folder: Path) -> str | None:
     for part in reversed(key.split(".")):
         changes = {part: changes}
     try:
-        params.apply([changes], AllParams, copy)
+        profiles.apply([changes], AllParams, copy)
     except UserError as error:
         return str(error)
     return None

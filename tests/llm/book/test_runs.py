@@ -8,7 +8,7 @@ import yaml
 
 from llm.book import ledger
 from llm.book.runs import MADE, Run, lookup, make
-from llm.common import files, params
+from llm.common import code, files, params, profiles
 from llm.common.errors import UserError
 from stages.schema import AllParams
 from tests.stages.project import ROOT, Project
@@ -45,9 +45,12 @@ def test_a_run_is_made_in_a_copy_and_known_again(tmp_path, monkeypatch):
     make("small", SMOKE, project.folder)
     assert (copy / "dvc.lock").read_bytes() == lock
 
-    tokens = project.folder / "llm/data/corpus.py"
-    files.write_text(tokens, tokens.read_text("utf-8") + "# another\n")
-    assert SMOKE.missing(copy, project.folder) == "the last tokenize@corpus ran with another llm/data/corpus.py"
+    module = project.folder / "llm/data/corpus.py"
+    text = module.read_text("utf-8")
+    for more, said in [("# a comment\n", None), ("MORE = 1\n", "the last tokenize@corpus ran with other code")]:
+        files.write_text(module, text + more)
+        code.imports.cache_clear()
+        assert SMOKE.missing(copy, project.folder) == said
     with pytest.raises(UserError, match=r"`llm use configs/absent\.yaml` ended with 2"):
         make("small", Run("tokenize@corpus", (), ("configs/absent.yaml",)), project.folder)
 
@@ -59,8 +62,8 @@ def test_every_profile_of_a_run_is_there_and_brings_its_parameters_about(tmp_pat
         path = tmp_path / f"{name}.yaml"
         path.write_bytes(Path("params.yaml").read_bytes())
         for profile in run.use:
-            params.overlay(Path(profile), AllParams, path)
-        params.apply([run.settings], AllParams, path)
+            profiles.use(Path(profile), AllParams, path)
+        profiles.apply([run.settings], AllParams, path)
         given = params.load(path)
         for word in run.params:
             key, _, wanted = word.partition("=")

@@ -8,7 +8,7 @@ import pytest
 
 from llm.book import variants
 from llm.book.variants import Ablation, Outcome, Row
-from llm.common import params
+from llm.common import profiles
 from llm.common.errors import UserError
 from stages.schema import AllParams
 
@@ -55,7 +55,7 @@ def queued(asked) -> list[str]:
 
 def test_every_row_is_valid_with_all_of_the_books_models(project):
     for profile in ("book", "gpt2-medium", "gpt2-large", "gpt2-xl"):
-        params.overlay(Path(f"configs/{profile}.yaml"), AllParams)
+        profiles.use(Path(f"configs/{profile}.yaml"), AllParams)
     table = variants.read()
     assert [row.number for row in table.rows] == list(range(1, 20))
     seen = set()
@@ -68,7 +68,7 @@ def test_every_row_is_valid_with_all_of_the_books_models(project):
 
 
 def test_with_openais_124m_the_rows_of_that_size_are_queued(dvc):
-    params.overlay(Path("configs/book.yaml"), AllParams)
+    profiles.use(Path("configs/book.yaml"), AllParams)
     lines = list(variants.queue(variants.read(), [], AllParams))
     assert queued(dvc) == [f"ablation-{n:02d}" for n in (1, 2, 3, 4, 5, 10, 11, 13, 14, 15, 16, 17, 19)]
     assert "row  6, 355M: skipped: params.yaml does not import models/gpt2-355M" in lines

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import pytest
 import torch
 
 from llm.cli import parser
-from llm.common import files, params
+from llm.common import files, params, profiles
 from llm.model import packed_weights
 from llm.model.classifier import Classifier
 from llm.model.gpt import GPT
@@ -28,7 +27,8 @@ ENTRY = {"instruction": "What is the opposite of hot?", "input": "", "output": "
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
+    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("kernels: portable", "kernels: native"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -121,7 +121,7 @@ def test_pin_writes_what_it_fetched(project, capsys, monkeypatch):
     (project / "mirror/corpus.txt").write_text("some text")
     monkeypatch.setenv("LLM_MIRROR", str(project / "mirror"))
     web = {"source": "data/web", "files": [{"name": "corpus.txt", "url": "https://127.0.0.1:1/corpus.txt"}]}
-    params.apply([{"download": {"corpus": web}}], AllParams)
+    profiles.apply([{"download": {"corpus": web}}], AllParams)
     parser.main(["pin"])
     assert "corpus: corpus.txt: 9 bytes, sha256 " in capsys.readouterr().out
     assert params.read(AllParams).download["corpus"].files[0].size == 9
@@ -145,7 +145,7 @@ def test_generate_refuses_more_than_the_context(model, capsys):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_generate_computes_as_the_runtime_section_says(precision, model, capsys, monkeypatch):
-    params.apply([{"runtime": {"precision": precision}}], AllParams)
+    profiles.apply([{"runtime": {"precision": precision}}], AllParams)
     ours, made = packed_weights.pack_for_decoding(model_folder.load_model(model), params.read(AllParams).runtime, 1), []
     monkeypatch.setattr("llm.generate.session.generate", lambda model, *_: made.append(model) or [[]])
     parser.main(["generate", "Every effort", "--model", model])
@@ -157,7 +157,7 @@ def test_generate_computes_as_the_runtime_section_says(precision, model, capsys,
 
 @pytest.mark.parametrize(("precision", "times"), [("fp32", 0), ("bf16", 1)])
 def test_classify_computes_as_the_runtime_section_says(precision, times, project, vocabulary, model_config, capsys):
-    params.apply([{"runtime": {"precision": precision}}], AllParams)
+    profiles.apply([{"runtime": {"precision": precision}}], AllParams)
     spam = Classifier(GPT(model_config()), 2, "last_token")
     model_folder.save_classifier(spam, ["ham", "spam"], vocabulary, project / "models/spam")
     with Conversions() as seen:

@@ -175,7 +175,7 @@ def test_a_file_comes_before_a_name(folder, capsys):
 )
 def test_an_unknown_profile_is_refused_with_the_near_one_and_all_names(name, fix, folder, capsys):
     before = (folder / "params.yaml").read_bytes()
-    names = ", ".join(project.profiles())
+    names = ", ".join(project.profile_names())
     what = f"{name!r} is neither a file nor one of the profiles {names}"
     assert refused(capsys, "use", name) == f"error: command line: {what} | fix: {fix}\n"
     assert (folder / "params.yaml").read_bytes() == before

@@ -287,9 +287,13 @@ def test_publishing_over_a_link_leaves_what_it_points_to(tmp_path):
 
 # --- lock and root ---
 
-HOLD = (
-    "import sys; from llm import files\nwith files.lock(sys.argv[1]):\n    print('held', flush=True); sys.stdin.read()"
-)
+HOLD = """
+import sys
+from llm.common import files
+with files.lock(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
 def test_a_second_process_is_refused_with_the_pid_of_the_first_until_that_is_gone(tmp_path):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from llm.common import params
 from llm.common.errors import USAGE, UserError
-from llm.common.params import flat, load, overlay, parse, read
+from llm.common.params import flat, load, parse, read
 from stages.schema import AllParams
 
 ROOT = Path(__file__).parents[3]
@@ -136,7 +136,7 @@ def test_a_wrong_value_inside_a_list_or_a_mapping_is_named_by_its_path():
 @pytest.mark.parametrize("name", ["a b", "a;reboot", "$(x)", "../x", "-x", "", "é", 1, None, True])
 def test_a_free_name_that_a_shell_or_a_path_would_misread_is_refused(name):
     (message,) = refused(parse, Config, GOOD | {"items": {name: GOOD["part"]}})
-    assert message.startswith(f"params.yaml: items: the name {name!r} has characters beside letters")
+    assert message.startswith(f"params.yaml: items: the name {name!r} has characters other than letters")
 
 
 def test_a_huge_value_is_shown_in_part():
@@ -274,97 +274,6 @@ def test_an_alias_bomb_is_refused_at_once(tmp_path):
         (message,) = refused(load, write(tmp_path, "\n".join(bomb)))
         assert "the alias *" in message
     assert time.process_time() - started < 2
-
-
-# --- overlays ---
-
-
-def test_an_overlay_changes_values_and_keeps_every_comment(tmp_path):
-    path = write(tmp_path, REAL)
-    overlay(write(tmp_path, "pretrain: {lr: 5e-03, short_windows: null}\nseed: 7\n", "changes.yaml"), AllParams, path)
-    text = path.read_text("utf-8")
-    before, after = parse(AllParams, load(ROOT / "params.yaml")), parse(AllParams, load(path))
-    changed = {key for key, value in flat(before).items() if flat(after).get(key) != value}
-    assert changed == {
-        "seed",
-        "pretrain.lr",
-        *(f"pretrain.short_windows.{k}" for k in ("steps", "context", "batch_size")),
-    }
-    assert (after.seed, after.pretrain.lr, after.pretrain.short_windows) == (7, 5e-3, None)
-    assert re.findall("#.*", text) == re.findall("#.*", REAL)
-
-
-def test_an_overlay_that_changes_nothing_leaves_the_same_bytes(tmp_path):
-    path = write(tmp_path, REAL)
-    overlay(write(tmp_path, "seed: 123\n", "changes.yaml"), AllParams, path)
-    assert path.read_text("utf-8") == REAL
-
-
-def test_null_removes_an_item_of_a_mapping_with_free_names(tmp_path):
-    item = "{source: models/pretrain, tokenizer: data/tokenizer, untie_head: true}"
-    path = write(tmp_path, REAL)
-    overlay(write(tmp_path, f"import_gpt2: {{mine: {item}, gpt2-sample: null}}", "changes.yaml"), AllParams, path)
-    assert list(parse(AllParams, load(path)).import_gpt2) == ["mine"]
-    assert set(re.findall("# .*", REAL)) - set(re.findall("# .*", path.read_text("utf-8"))) == {
-        line for line in re.findall("# .*", REAL) if line in re.search("gpt2-sample:.*?\n\n", REAL, re.S)[0]
-    }
-
-
-def test_null_is_no_way_to_remove_a_section(tmp_path):
-    path = write(tmp_path, REAL)
-    messages = refused(overlay, write(tmp_path, "judge: null\n", "changes.yaml"), AllParams, path)
-    assert messages == [f"{tmp_path / 'changes.yaml'}: judge: None is not a section | fix: write its keys"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "key"),
-    [
-        ("pretrian: {lr: 1}", "pretrian"),
-        ("pretrain: {lrr: 1}", "pretrain.lrr"),
-        ("pretrain: {short_windows: {stride: 1}}", "pretrain.short_windows.stride"),
-        ("pretrain: {clip_norm: 0}", "pretrain.clip_norm"),
-        ("pretrain: 1", "pretrain"),
-        ("model: {vocab_size: 300}", "model.vocab_size"),
-    ],
-)
-def test_an_overlay_with_an_invalid_result_writes_nothing(changes, key, tmp_path):
-    path = write(tmp_path, REAL)
-    (message,) = refused(overlay, write(tmp_path, changes, "changes.yaml"), AllParams, path)
-    assert message.startswith(f"{tmp_path / 'changes.yaml'}: {key}: ")
-    assert path.read_text("utf-8") == REAL
-
-
-def test_an_overlay_over_a_file_that_is_no_plain_yaml_is_refused(tmp_path):
-    text = REAL.replace("\nseed: 123", "\nseed: !!python/object/apply:os.getpid []")
-    path = write(tmp_path, text)
-    (message,) = refused(overlay, write(tmp_path, "seed: 1\n", "changes.yaml"), AllParams, path)
-    assert "could not determine a constructor for the tag" in message
-    assert path.read_text("utf-8") == text
-
-
-def test_an_overlay_may_build_on_another(tmp_path):
-    path = write(tmp_path, REAL)
-    write(tmp_path, "seed: 1\njudge: {seed: 5}\n", "base.yaml")
-    overlay(write(tmp_path, "base: base.yaml\nseed: 2\n", "changes.yaml"), AllParams, path)
-    after = read(AllParams, path)
-    assert (after.seed, after.judge.seed) == (2, 5)
-
-
-@pytest.mark.parametrize("base", ["changes.yaml", "other.yaml", "1", "[a]"])
-def test_overlays_that_build_on_each_other_are_refused(base, tmp_path):
-    write(tmp_path, "base: changes.yaml\n", "other.yaml")
-    (message,) = refused(overlay, write(tmp_path, f"base: {base}\n", "changes.yaml"), AllParams, write(tmp_path, REAL))
-    assert "is not the name of another overlay" in message
-
-
-@pytest.mark.parametrize("overlay_file", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
-def test_every_overlay_of_ours_applies_twice_with_the_same_bytes(overlay_file, tmp_path):
-    path = write(tmp_path, REAL)
-    overlay(overlay_file, AllParams, path)
-    once = path.read_text("utf-8")
-    overlay(overlay_file, AllParams, path)
-    assert path.read_text("utf-8") == once
-    assert re.findall("^# .*", once, re.M) == re.findall("^# .*", REAL, re.M)
 
 
 # --- the real file ---

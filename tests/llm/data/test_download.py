@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 import requests
 
-from llm.common import files, http, params
+from llm.common import files, http, params, profiles
 from llm.common.errors import DATA, RESOURCES, RUNNING, SERVICE, USAGE, UserError
 from llm.data import download
 from llm.data import web as client
@@ -274,7 +274,7 @@ def test_a_contradictory_source_is_named(source: str, wanted: list[Any], where: 
 
 
 def book(name: str) -> dict[str, Source]:
-    sections = [part.get("download", {}) for part in params.read_overlay(CONFIGS / name)]
+    sections = [part.get("download", {}) for part in profiles.read(CONFIGS / name)]
     return params.parse(Config, {"download": dict(ChainMap(*reversed(sections)))}, name).download
 
 
@@ -902,7 +902,7 @@ def test_gpt2_weights_are_pinned_once_and_then_fetched_from_the_blob(web: Web, u
     entries = "".join(f"      - name: {file.name}\n        url: {file.url}\n" for file in wanted)
     params_yaml.write_text(f"download:\n  gpt2-355M:\n    source: data/web # pinned\n    files:\n{entries}")
     changes = user.pin(*wanted, item="gpt2-355M")
-    params.apply([{"download": {"gpt2-355M": changes}}], Config, params_yaml)
+    profiles.apply([{"download": {"gpt2-355M": changes}}], Config, params_yaml)
 
     pinned = params.read(Config, params_yaml).download["gpt2-355M"]
     assert {file.name: (file.sha256, file.size) for file in pinned.files} == {

@@ -65,7 +65,7 @@ def test_nothing_in_common_is_refused(tmp_path):
         ('[{"index": 0, "score": 8.5}]', "score 8.5"),
         ('[{"index": [], "score": 8}]', "index []"),
         ('[{"index": true, "score": 8}]', "index True"),
-        ('[{"index": 0, "score": 8}, {"index": 0, "score": 9}]', "verdict 1: stands there twice"),
+        ('[{"index": 0, "score": 8}, {"index": 0, "score": 9}]', "verdict 1: is there twice"),
     ],
 )
 def test_what_is_no_file_of_verdicts_is_refused(text, said, tmp_path):

@@ -15,11 +15,10 @@ from llm.evaluate.accuracy import predict
 from llm.model.classifier import READ, Classifier, Position, freeze
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT, count_parameters
-from llm.runtime.device import RuntimeConfig
 from stages.finetune_spam import FinetuneSpamConfig
 from tests.llm.conversions import Conversions
+from tests.tiny import BF16, FP32
 
-FP32 = RuntimeConfig(precision="fp32", device="cpu", threads=1, keep_pages=False, fused_loss=True)
 ROWS = [[5, 6, 7, 8, 9], [10, 11], [12, 13, 14]]
 PAD = 299
 GPT2_124M = ModelConfig(50257, 1024, 12, 12, 768, 0.0, True, True, "torch", "sdpa", None, None, "each")
@@ -199,16 +198,14 @@ def test_predicting_switches_dropout_off_and_then_leaves_the_model_as_it_was(tra
 
 def test_predictions_in_bf16_come_as_fp32_and_close(gpt, messages):
     model = Classifier(gpt, 2, "mean")
-    bf16 = predict(model, SequentialBatches(messages, 2), RuntimeConfig("bf16", "cpu", 1, False, True))
+    bf16 = predict(model, SequentialBatches(messages, 2), BF16)
     assert bf16.dtype == torch.float32
     torch.testing.assert_close(bf16, predict(model, SequentialBatches(messages, 2), FP32), atol=0.05, rtol=0.05)
 
 
 def test_weights_are_converted_once_not_for_every_batch(gpt, messages):
     with Conversions() as seen:
-        predict(
-            Classifier(gpt, 2, "mean"), SequentialBatches(messages, 2), RuntimeConfig("bf16", "cpu", 1, False, True)
-        )
+        predict(Classifier(gpt, 2, "mean"), SequentialBatches(messages, 2), BF16)
     assert seen.shapes.count(tuple(gpt.transformer.h[0].mlp.c_fc.weight.shape)) == len(gpt.transformer.h)
 
 

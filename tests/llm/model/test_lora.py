@@ -21,7 +21,7 @@ from llm.model.classifier import Classifier, freeze
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT, count_parameters
 from llm.model.lora import LoraConfig, LoraLinear, add_lora, merge_lora
-from llm.runtime.device import RuntimeConfig, autocast
+from llm.runtime.device import autocast
 from llm.train import losses
 from llm.train.loop import evaluate, fit
 from llm.train.task import Task
@@ -29,6 +29,7 @@ from llm.weights.gpt2 import untie_head
 from llm.weights.model_folder import load_classifier, load_model, save_adapter, save_classifier, save_model
 from stages.finetune_instruct import FinetuneInstructConfig
 from stages.finetune_spam import FinetuneSpamConfig
+from tests.tiny import BF16, FP32
 
 Make = Callable[..., ModelConfig]
 SMALL = LoraConfig(rank=4, alpha=8.0, scaling="alpha/rank")
@@ -163,7 +164,7 @@ def test_paths_compute_in_bf16_close_to_fp32(model_config: Make) -> None:
     model = gpt(model_config(init="torch"))
     add_lora(model, SMALL, seed=1)
     train_a_bit(model)
-    with autocast(RuntimeConfig("bf16", "cpu", 1, False, True)):
+    with autocast(BF16):
         half = model(IDS)
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.float(), model(IDS), atol=0.2, rtol=0.05)
@@ -233,10 +234,10 @@ def test_a_short_training_lowers_the_loss_and_leaves_the_base_alone(frozen: bool
     model = gpt(model_config(n_embd=16, init="torch"))
     add_lora(model, LoraConfig(4, 8.0 if not frozen else 1e-30, "alpha/rank"), seed=1)
     base = {name: tensor.clone() for name, tensor in model.state_dict().items() if "lora" not in name}
-    data, fp32 = Counting(), RuntimeConfig("fp32", "cpu", 1, False, True)
+    data = Counting()
     looks = {"train": SequentialBatches(data, 8), "val": SequentialBatches(data, 8)}
     task = Task(model, losses.next_token, ShuffledBatches(data, 8, 15, 1, "x"), looks)
-    curve = fit(task, config, fp32, 1).rows
+    curve = fit(task, config, FP32, 1).rows
     assert (curve[-1]["train_loss"] < curve[0]["train_loss"] - 0.3) is not frozen
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in base.items())
 
@@ -248,12 +249,12 @@ def test_the_best_paths_are_kept_and_the_base_stays_alone(model_config: Make) ->
     model = gpt(model_config(n_embd=16, init="torch"))
     add_lora(model, SMALL, seed=1)
     base = {name: tensor.clone() for name, tensor in model.state_dict().items() if "lora" not in name}
-    data, fp32 = Counting(), RuntimeConfig("fp32", "cpu", 1, False, True)
+    data = Counting()
     looks = {"train": SequentialBatches(data, 8), "val": SequentialBatches(data, 8)}
     task = Task(model, losses.next_token, ShuffledBatches(data, 8, 15, 1, "x"), looks)
-    history = fit(task, config, fp32, 1)
+    history = fit(task, config, FP32, 1)
     assert 0 < history.best["step"] == history.step - 3 < history.planned - 3
-    assert evaluate(model, losses.next_token, looks["val"], fp32)["loss"] == history.best_val_loss
+    assert evaluate(model, losses.next_token, looks["val"], FP32)["loss"] == history.best_val_loss
     assert history.last["val_loss"] > history.best_val_loss
     assert all("lora" in name for name in history.best_weights)
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in base.items())

@@ -24,7 +24,8 @@ from llm.model.memory import Training
 from llm.runtime import machine
 from llm.runtime.device import RuntimeConfig
 from llm.weights.gpt2 import untie_head
-from tests.llm.tiny_run import FP32, MODEL
+from tests.llm.tiny_run import MODEL
+from tests.tiny import FP32
 
 ROOT = Path(__file__).parents[3]
 LORA = LoraConfig(4, 8.0, "alpha/rank")
@@ -121,7 +122,7 @@ def check(work: Path) -> None:
 
 def test_too_little_memory_is_refused_and_names_the_knob(monkeypatch, tmp_path):
     needed = TRAINING.memory
-    monkeypatch.setattr(memory, "available", lambda _device: int(0.69 * needed))
+    monkeypatch.setattr(machine, "available", lambda _device: int(0.69 * needed))
     with pytest.raises(UserError, match=r"params.yaml: pretrain.micro_batch_size: training needs about") as error:
         check(tmp_path)
     assert error.value.code == RESOURCES
@@ -129,68 +130,20 @@ def test_too_little_memory_is_refused_and_names_the_knob(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(("share", "warns"), [(0.71, True), (0.99, True), (1.01, False), (None, False)])
 def test_what_may_fit_is_not_refused(monkeypatch, tmp_path, capsys, share, warns):
-    monkeypatch.setattr(memory, "available", lambda _device: share and int(share * TRAINING.memory))
+    monkeypatch.setattr(machine, "available", lambda _device: share and int(share * TRAINING.memory))
     check(tmp_path)
     assert capsys.readouterr().err.startswith("warning: params.yaml: pretrain") == warns
 
 
 def test_a_full_disk_is_refused_and_states_that_lie_there_count(monkeypatch, tmp_path):
     needed = 4 * TRAINING.parameters + 3 * TRAINING.state_bytes
-    monkeypatch.setattr(memory.shutil, "disk_usage", lambda _path: SimpleNamespace(free=needed - 1))
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _path: SimpleNamespace(free=needed - 1))
     with pytest.raises(UserError, match="GB will be written") as error:
         check(tmp_path / "not-there-yet")
     assert error.value.code == RESOURCES
     assert error.value.where == str(tmp_path / "not-there-yet")
     (tmp_path / "state").write_bytes(b"1")
     check(tmp_path)
-
-
-def cgroup(root: Path, line: str, files: dict[str, str]) -> None:
-    (root / "proc/self").mkdir(parents=True)
-    (root / "proc/self/cgroup").write_text(line)
-    (root / "proc/meminfo").write_text("MemTotal: 9000 kB\nMemAvailable: 8000 kB\n")
-    for name, text in files.items():
-        path = root / "cgroup" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-
-
-V2 = {
-    "a/memory.max": "5000000\n",
-    "a/memory.current": "4000000\n",
-    "a/memory.stat": "anon 1\ninactive_file 500000\n",
-    "a/b/memory.max": "max\n",
-    "a/b/memory.current": "1\n",
-    "a/b/memory.stat": "inactive_file 0\n",
-}
-V1 = {
-    "memory/a/memory.limit_in_bytes": "3000000\n",
-    "memory/a/memory.usage_in_bytes": "1000000\n",
-    "memory/a/memory.stat": "total_inactive_file 7\n",
-}
-
-
-@pytest.mark.parametrize(
-    ("line", "files", "free"),
-    [
-        ("0::/a/b\n", V2, 1_500_000),  # the limit is that of the group above
-        ("0::/a/b\n", V2 | {"a/memory.max": "max\n"}, 8_192_000),
-        ("0::/\n", {}, 8_192_000),
-        ("5:cpu:/x\n4:memory:/a\n0::/\n", V1, 2_000_007),
-        ("4:memory:/a\n", V1 | {"memory/a/memory.limit_in_bytes": "9223372036854771712\n"}, 8_192_000),
-    ],
-)
-def test_available_is_the_least_of_machine_and_cgroups(monkeypatch, tmp_path, line, files, free):
-    cgroup(tmp_path, line, files)
-    monkeypatch.setattr(memory, "PROC", tmp_path / "proc")
-    monkeypatch.setattr(memory, "CGROUPS", tmp_path / "cgroup")
-    assert machine.available("cpu") == free
-
-
-def test_unknown_systems_are_not_checked(monkeypatch, tmp_path):
-    monkeypatch.setattr(memory, "PROC", tmp_path)
-    assert machine.available("cpu") is None
-    assert machine.available("mps") is None
 
 
 def test_it_costs_little(tmp_path):

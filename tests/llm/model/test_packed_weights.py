@@ -13,10 +13,9 @@ from llm.model import packed_weights
 from llm.model.gpt import GPT, MLP
 from llm.model.lora import LoraConfig, LoraLinear, add_lora
 from llm.model.packed_weights import PackedLinear, PackedMLP, can_pack, pack_for_decoding, packed_copy
-from llm.runtime.device import RuntimeConfig, autocast
+from llm.runtime.device import autocast
+from tests.tiny import BF16, FP32
 
-BF16 = RuntimeConfig("bf16", "cpu", 1, False, True)
-FP32 = RuntimeConfig("fp32", "cpu", 1, False, True)
 GREEDY = greedy(8)
 PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13]]
 

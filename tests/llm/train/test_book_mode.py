@@ -14,15 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from llm.common import params
+from llm.common import params, profiles
 from llm.common.errors import UserError
 from llm.data import corpus
 from llm.data.batches import Batch
 from llm.data.corpus_dataset import TokenWindows
 from llm.data.tokenizer import Tokenizer
-from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
-from llm.runtime.device import RuntimeConfig
 from llm.train import losses
 from llm.train.book_mode import data_loader, fit_as_the_book
 from llm.train.callbacks import Progress, Samples
@@ -32,38 +30,28 @@ from llm.train.optim import TrainConfig
 from llm.train.task import Task
 from stages.pretrain import ShortWindows
 from stages.schema import AllParams
+from tests import tiny
+from tests.tiny import FP32
 
 ROOT = Path(__file__).parents[3]
-FP32 = RuntimeConfig("fp32", "cpu", 1, False, True)
-MODEL = ModelConfig(
+MODEL = replace(
+    tiny.MODEL,
     vocab_size=20,
     context_length=8,
-    n_layer=2,
-    n_head=2,
-    n_embd=8,
     dropout=0.2,
-    dropout_embedding=None,
-    dropout_attention=None,
     qkv_bias=False,
     tie_head=False,
     init="torch",
     attention="eager",
-    dropout_random="each",
 )
-TRAIN = TrainConfig(
+TRAIN = replace(
+    tiny.TRAIN,
     epochs=3,
     batch_size=2,
-    micro_batch_size=None,
     eval_every=4,
     eval_batches=3,
-    save_every=None,
-    keep="last",
-    patience=None,
-    lr=0.01,
-    schedule="cosine",
     warmup_steps=6,
     warmup_from=0.1,
-    decay_to=0.1,
     weight_decay=0.5,
     weight_decay_on="all",
     beta2=0.999,
@@ -310,7 +298,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> AllParams:
     """All parameters with the profile of the digits."""
     path = tmp_path_factory.mktemp("digits") / "params.yaml"
     shutil.copyfile(ROOT / "params.yaml", path)
-    params.overlay(ROOT / "configs/book-digits.yaml", AllParams, path)
+    profiles.use(ROOT / "configs/book-digits.yaml", AllParams, path)
     return params.read_all(AllParams, path)
 
 

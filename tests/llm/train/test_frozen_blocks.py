@@ -17,14 +17,13 @@ from llm.data.tokenizer import Tokenizer
 from llm.evaluate.accuracy import predict
 from llm.model.classifier import Classifier, Position, freeze
 from llm.model.gpt import GPT
-from llm.runtime.device import RuntimeConfig
 from llm.train import frozen_blocks, losses
 from llm.train.frozen_blocks import STATE_BYTES, UpperBlocks, compute, kept_lengths, last_block_at
 from llm.train.loop import evaluation_batches, fit
 from llm.train.task import Task
 from stages.finetune_spam import FinetuneSpamConfig
+from tests.tiny import FP32
 
-FP32 = RuntimeConfig(precision="fp32", device="cpu", threads=1, keep_pages=False, fused_loss=True)
 TEXTS = ["win", "the quick brown fox", "Every effort moves you", "jump over", "naïve café", "lazy dogs, 12", "", "fox"]
 TRAINED = {"head": 0, "last_block": 1, "last_two_blocks": 2}
 

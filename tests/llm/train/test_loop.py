@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -24,11 +24,11 @@ from llm.train.history import COLUMNS, History
 from llm.train.loop import evaluate, fit
 from llm.train.optim import AdamW, TrainConfig
 from llm.train.task import Loss, Task
+from tests import tiny
 from tests.llm.model.test_packed_weights import needs_onednn
+from tests.tiny import BF16, FP32
 
 Make = Callable[..., ModelConfig]
-FP32 = RuntimeConfig("fp32", "cpu", 2, False, True)
-BF16 = RuntimeConfig("bf16", "cpu", 2, False, True)
 
 
 class Sentences:
@@ -64,11 +64,7 @@ class Recorder:
 
 
 def config(**changes: Any) -> TrainConfig:
-    values: dict[str, Any] = {"epochs": 2, "batch_size": 6, "micro_batch_size": None, "eval_every": 3}
-    values |= {"eval_batches": None, "save_every": None, "lr": 0.01, "schedule": "cosine", "warmup_steps": 2}
-    values |= {"warmup_from": 0.0, "decay_to": 0.1, "weight_decay": 0.1, "beta2": 0.95, "clip_norm": 1.0}
-    values |= {"weight_decay_on": "matrices", "keep": "last", "patience": None}
-    return TrainConfig(**(values | changes))
+    return replace(tiny.TRAIN, **changes)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import copy
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +17,26 @@ from torch import Tensor, nn
 from llm.common.errors import UserError
 from llm.model.gpt import GPT
 from llm.train.optim import AdamW, TrainConfig, lr_at
+from tests import tiny
 
 ROOT = Path(__file__).parents[3]
 
-VALUES: dict[str, Any] = {
-    "epochs": 15,
-    "batch_size": 4,
-    "micro_batch_size": None,
-    "eval_every": 5,
-    "eval_batches": 1,
-    "save_every": None,
-    "keep": "last",
-    "patience": None,
-    "lr": 1e-3,
-    "schedule": "cosine",
-    "warmup_steps": 27,
-    "warmup_from": 0.01,
-    "decay_to": 0.01,
-    "weight_decay": 0.1,
-    "weight_decay_on": "matrices",
-    "beta2": 0.999,
-    "clip_norm": 1.0,
-}
+TRAIN = replace(
+    tiny.TRAIN,
+    epochs=15,
+    batch_size=4,
+    eval_every=5,
+    eval_batches=1,
+    lr=1e-3,
+    warmup_steps=27,
+    warmup_from=0.01,
+    decay_to=0.01,
+    beta2=0.999,
+)
 
 
 def config(**changes: Any) -> TrainConfig:
-    return TrainConfig(**(VALUES | changes))
+    return replace(TRAIN, **changes)
 
 
 # Learning rate

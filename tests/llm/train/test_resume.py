@@ -37,7 +37,8 @@ from llm.train.resume import (
 )
 from llm.train.task import Callback, Task, Training
 from tests.killing import CHANGES, RENAMES, Forks
-from tests.llm.tiny_run import FP32, MODEL, STEPS, TRAIN, Rows, bytes_of, states, train
+from tests.llm.tiny_run import MODEL, STEPS, TRAIN, Rows, bytes_of, states, train
+from tests.tiny import FP32
 
 TASKS = ("pretrain", "spam", "instruct", "buckets")
 KEPT = {"pretrain-best": (1, 3), "spam-best": (2, 4), "instruct-best": (1, 3)}  # the kept step and the last

@@ -1,0 +1,77 @@
+"""Read YAML files with ruamel.yaml (YAML 1.2), as DVC does: PyYAML reads DVC's own `5e-05` as a string.
+
+A file must hold a mapping of plain values. Duplicate keys, tags and aliases are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.composer import Composer
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.events import AliasEvent
+
+from llm.common.errors import USAGE, UserError
+from llm.common.files import read_text
+
+
+def plain() -> YAML:
+    """A reader that returns plain data: dict, list, str, int, float, bool and None."""
+    return YAML(typ="safe", pure=True)
+
+
+def keeping_comments() -> YAML:
+    """A reader and writer that keeps comments, quotes and order, and writes None as `null`."""
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096  # never fold a line
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.representer.add_representer(
+        type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
+    return yaml
+
+
+def read(path: Path | str, loader: YAML) -> Any:
+    """Read the file with `loader`. Raises UserError, with the line number if the parser knows it."""
+    loader.Composer = _Composer
+    try:
+        value = loader.load(read_text(path))
+    except UserError as error:
+        raise UserError(error.where, error.what, error.fix, USAGE) from None
+    except DuplicateKeyError as error:
+        what = " ".join(str(error.problem).split())
+        raise UserError(f"{path}:{_line(error)}", what, "keep one of the two keys", USAGE) from None
+    except MarkedYAMLError as error:
+        what = f"not plain YAML: {error.problem}"
+        raise UserError(f"{path}:{_line(error)}", what, "correct the line", USAGE) from None
+    except Exception as error:  # the parser also raises ValueError and others, for example for `!!int x`
+        what = f"not plain YAML: {' '.join(str(error).split())}"
+        raise UserError(str(path), what, "correct the file", USAGE) from None
+    if not isinstance(value, Mapping):
+        raise UserError(str(path), f"holds {show(value)}, not sections", "write `key: value` lines", USAGE)
+    return value
+
+
+def show(value: Any) -> str:
+    """The value as it appears in a message, cut to 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+class _Composer(Composer):
+    """Refuses aliases: a change of one would change the other, and a few nested ones can fill the memory."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.parser.check_event(AliasEvent):
+            event = self.parser.get_event()
+            raise MarkedYAMLError(problem=f"the alias *{event.anchor}", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+
+def _line(error: MarkedYAMLError) -> int:
+    return error.problem_mark.line + 1 if error.problem_mark else 0

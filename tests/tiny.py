@@ -1,0 +1,46 @@
+"""The tiny configs of the tests; a test changes them with `dataclasses.replace`."""
+
+from dataclasses import replace
+
+from llm.model.config import ModelConfig
+from llm.runtime.device import RuntimeConfig
+from llm.train.optim import TrainConfig
+
+FP32 = RuntimeConfig(precision="fp32", device="cpu", threads=1, keep_pages=False, fused_loss=True)
+BF16 = replace(FP32, precision="bf16")
+
+MODEL = ModelConfig(
+    vocab_size=300,
+    context_length=16,
+    n_layer=2,
+    n_head=2,
+    n_embd=8,
+    dropout=0.0,
+    dropout_embedding=None,
+    dropout_attention=None,
+    qkv_bias=True,
+    tie_head=True,
+    init="gpt2",
+    attention="sdpa",
+    dropout_random="each",
+)
+
+TRAIN = TrainConfig(
+    epochs=2,
+    batch_size=6,
+    micro_batch_size=None,
+    eval_every=3,
+    eval_batches=None,
+    save_every=None,
+    keep="last",
+    patience=None,
+    lr=0.01,
+    schedule="cosine",
+    warmup_steps=2,
+    warmup_from=0.0,
+    decay_to=0.1,
+    weight_decay=0.1,
+    weight_decay_on="matrices",
+    beta2=0.95,
+    clip_norm=1.0,
+)
