@@ -12,7 +12,7 @@ from llm.data.instructions import InstructionsConfig
 from llm.data.spam import SpamConfig
 from llm.data.tokenizer import TokenizerConfig
 from llm.evaluate.judge import JudgeConfig
-from llm.model.config import ModelConfig
+from llm.model.config import ModelParams
 from llm.runtime.device import RuntimeConfig
 from llm.tracking.tracker import TrackingConfig
 from stages.finetune_instruct import FinetuneInstructConfig
@@ -40,7 +40,7 @@ class AllParams:
     download: dict[str, Source]
     tokenizer: TokenizerConfig
     tokenize: TokenizeConfig
-    model: ModelConfig
+    model: ModelParams
     pretrain: PretrainConfig
     import_gpt2: dict[str, ImportSource]
     finetune_spam: FinetuneSpamConfig
@@ -53,9 +53,6 @@ class AllParams:
         """What is wrong between sections."""
         if not 0 <= self.seed < 2**32:
             yield "seed", f"{self.seed} is not from 0 to {2**32 - 1}", "give a number in between"
-        if self.model.vocab_size != self.tokenizer.vocab_size:
-            what = f"{self.model.vocab_size} is not tokenizer.vocab_size ({self.tokenizer.vocab_size})"
-            yield "model.vocab_size", what, "make them equal"
         if self.model.dropout_random == "packed" and self.runtime.device != "cpu":
             what = f"packed, which is for CPUs, but runtime.device is {self.runtime.device}"
             yield "model.dropout_random", what, "set it to each"

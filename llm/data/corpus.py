@@ -123,8 +123,8 @@ def read_shard(path: Path, vocab_size: int) -> tuple[NDArray[Any], dict[str, Any
     except (ValueError, KeyError, TypeError):
         raise UserError(str(path), f"not a token shard: begins with {start[:20]!r}", again, DATA) from None
     if header["vocab_size"] != vocab_size:
-        what = f"written for a vocabulary of {header['vocab_size']}, but the model has {vocab_size}"
-        raise UserError(str(path), what, "make model.vocab_size and tokenizer.vocab_size equal", DATA)
+        what = f"written for a vocabulary of {header['vocab_size']}, but the tokenizer has {vocab_size}"
+        raise UserError(str(path), what, again, DATA)
     expected = header["count"] * kind.itemsize
     there = path.stat().st_size - HEADER_BYTES
     if there != expected:

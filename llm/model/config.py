@@ -10,10 +10,9 @@ from llm.common.params import Problem, fraction, positive
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """The shape of a GPT (book, section 4.1)."""
+class ModelParams:
+    """The section `model` of params.yaml: a ModelConfig without vocab_size, which comes from the tokenizer."""
 
-    vocab_size: int
     context_length: int
     n_layer: int
     n_head: int
@@ -38,10 +37,26 @@ class ModelConfig:
         return self.dropout if self.dropout_attention is None else self.dropout_attention
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong with these values together."""
-        yield from positive(self, "vocab_size", "context_length", "n_layer", "n_head", "n_embd")
+        """Contradictions between these values."""
+        yield from positive(self, "context_length", "n_layer", "n_head", "n_embd")
         yield from fraction(self, "dropout", "dropout_embedding", "dropout_attention")
         if self.n_head > 0 and self.n_embd % self.n_head:
             what = f"{self.n_embd} is not divisible by n_head ({self.n_head})"
             below = self.n_embd - self.n_embd % self.n_head
             yield "n_embd", what, f"take {below or self.n_head} or {below + self.n_head}"
+
+    def config(self, vocab_size: int) -> ModelConfig:
+        """The shape of the model for a vocabulary of this size."""
+        return ModelConfig(vocab_size=vocab_size, **vars(self))
+
+
+@dataclass(frozen=True)
+class ModelConfig(ModelParams):
+    """The shape of a GPT (book, section 4.1)."""
+
+    vocab_size: int
+
+    def problems(self) -> Iterator[Problem]:
+        """Contradictions between these values."""
+        yield from positive(self, "vocab_size")
+        yield from super().problems()

@@ -132,8 +132,8 @@ def _load(folder: Path, config: ModelConfig) -> GPT:
 def _copy_tokenizer(source: Path, folder: Path, vocab_size: int) -> Tokenizer:
     vocabulary = Tokenizer.load(source)
     if vocabulary.vocab_size != vocab_size:
-        what = f"{vocabulary.vocab_size} words, but the model has {vocab_size}"
-        raise UserError(str(source), what, "make model.vocab_size and tokenizer.vocab_size equal", DATA)
+        what = f"{vocabulary.vocab_size} tokens, but the model has {vocab_size}"
+        raise UserError(str(source), what, "use the tokenizer that the model was trained with", DATA)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.copy(source, folder)
     return vocabulary

@@ -375,7 +375,6 @@ def test_a_mutated_file_is_refused_or_means_what_it_says(text, tmp_path):
 
 LIMITS = {
     "seed": ("\nseed: 123", "\nseed: -1", "\nseed: 0"),
-    "model.vocab_size": ("vocab_size: 2048 # as", "vocab_size: 2047 # as", "vocab_size: 2048 # as"),
     "pretrain.context": ("  context: 96", "  context: 257", "  context: 256"),
     "pretrain.short_windows.context": ("    context: 48", "    context: 257", "    context: 256"),
     "respond.decoding.top_k": ("    top_k: null", "    top_k: 2049", "    top_k: 2048"),

@@ -74,7 +74,7 @@ def test_null_does_not_remove_a_section(tmp_path):
         ("pretrain: {short_windows: {stride: 1}}", "pretrain.short_windows.stride"),
         ("pretrain: {clip_norm: 0}", "pretrain.clip_norm"),
         ("pretrain: 1", "pretrain"),
-        ("model: {vocab_size: 300}", "model.vocab_size"),
+        ("pretrain: {context: 257}", "pretrain.context"),
     ],
 )
 def test_a_profile_with_an_invalid_result_writes_nothing(changes, key, tmp_path):

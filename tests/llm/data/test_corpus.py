@@ -58,7 +58,7 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "no vocabulary": (edit_header(vocab_size=None), "not a token shard"),
     "no hash": (edit_header(sha256=None), "not a token shard"),
     "wrong dtype": (edit_header(dtype="uint32"), "holds 12 bytes of tokens, its header says 24"),
-    "other vocabulary": (edit_header(vocab_size=999), "vocabulary of 999, but the model has 1000"),
+    "other vocabulary": (edit_header(vocab_size=999), "vocabulary of 999, but the tokenizer has 1000"),
     "truncated": (lambda data: data[:-2], "holds 10 bytes of tokens, its header says 12"),
     "odd": (lambda data: data[:-1], "holds 11 bytes of tokens, its header says 12"),
     "trailing bytes": (lambda data: data + b"\0\0", "holds 14 bytes of tokens, its header says 12"),

@@ -21,7 +21,7 @@ from tests.tiny import BF16, FP32
 
 ROWS = [[5, 6, 7, 8, 9], [10, 11], [12, 13, 14]]
 PAD = 299
-GPT2_124M = ModelConfig(50257, 1024, 12, 12, 768, 0.0, True, True, "torch", "sdpa", None, None, "each")
+GPT2_124M = ModelConfig(1024, 12, 12, 768, 0.0, True, True, "torch", "sdpa", None, None, "each", 50257)
 
 
 @pytest.fixture

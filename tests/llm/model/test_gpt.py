@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from llm.model.config import ModelConfig
+from llm.model.config import ModelConfig, ModelParams
 from llm.model.gpt import GPT, Attention, Block, attend, count_parameters, gelu, visible
 from llm.model.kv_cache import READ_ON, KVCache, attend_one
 
@@ -287,7 +287,7 @@ def test_torch_initialisation_is_left_alone(model_config: Make) -> None:
 def test_untrained_model_says_what_the_books_says() -> None:
     n_embd, n_layer, n_head = SIZES["124M"]
     torch.manual_seed(123)
-    book = ModelConfig(50257, 1024, n_layer, n_head, n_embd, 0.1, False, False, "torch", "eager", None, None, "each")
+    book = ModelConfig(1024, n_layer, n_head, n_embd, 0.1, False, False, "torch", "eager", None, None, "each", 50257)
     model, ids = GPT(book).eval(), [15496, 11, 314, 716]  # "Hello, I am"
     for _ in range(6):
         ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
@@ -354,6 +354,12 @@ def test_each_dropout_rate_alone_drops_something(model_config: Make, attention: 
 def test_impossible_shape_is_a_problem(model_config: Make, changes: dict[str, Any], field: str) -> None:
     assert field in [name for name, *_ in model_config(**changes).problems()]
     assert not list(model_config().problems())
+
+
+def test_the_section_and_a_vocabulary_make_the_config(model_config: Make) -> None:
+    config = model_config(vocab_size=77)
+    section = {key: value for key, value in vars(config).items() if key != "vocab_size"}
+    assert ModelParams(**section).config(77) == config
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

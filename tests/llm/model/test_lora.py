@@ -70,7 +70,7 @@ def published(n_embd: int, n_layer: int, n_head: int, tie_head: bool) -> GPT:
     shape: dict[str, Any] = {"n_embd": n_embd, "n_layer": n_layer, "n_head": n_head, "tie_head": tie_head}
     with torch.device("meta"):
         rates = {"dropout": 0.0, "dropout_embedding": None, "dropout_attention": None, "dropout_random": "each"}
-        return GPT(ModelConfig(50257, 1024, qkv_bias=True, init="torch", attention="sdpa", **rates, **shape))
+        return GPT(ModelConfig(1024, vocab_size=50257, qkv_bias=True, init="torch", attention="sdpa", **rates, **shape))
 
 
 def counts(model: nn.Module) -> tuple[int, int]:
