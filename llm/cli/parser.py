@@ -16,6 +16,7 @@ from llm.cli.program import program, version
 from llm.cli.project import (
     check_outputs,
     pin_downloads,
+    record_baseline,
     repair_project,
     run_ablation,
     run_pipeline,
@@ -123,6 +124,7 @@ def _add_pipeline(command: Command) -> None:
     repro.add_argument("-f", "--force", action="store_true", help="run stages even if nothing has changed")
 
     command("report", show_report, "show the results of the last run")
+    command("baseline", record_baseline, "commit this machine's figures, to compare changes with them")
 
     ui = command("ui", serve_ui, "serve the MLflow UI on this machine")
     ui.add_argument("--port", type=int, default=5000, help="(default: %(default)s)")

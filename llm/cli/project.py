@@ -131,6 +131,15 @@ def show_report(_arguments: argparse.Namespace) -> None:
         print(line)
 
 
+def record_baseline(_arguments: argparse.Namespace) -> None:
+    """Commit dvc.lock and reports/ as the figures of this machine."""
+    from llm.cli import baseline
+
+    files.project_root()
+    print(f"{len(baseline.record())} outputs differ from the last commit: committed dvc.lock and reports/")
+    print(f"`{dvc()} metrics diff` now compares with this machine's figures")
+
+
 def verify_numbers(arguments: argparse.Namespace) -> None:
     """Print every number of the book's ledger with ours; raises UserError if one is outside its tolerance."""
     from llm.book import ledger, runs

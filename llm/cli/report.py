@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from llm.cli import baseline
 from llm.cli.program import dvc, program
 from llm.common import files, params
 
@@ -20,12 +21,25 @@ def lines() -> list[str]:
     sample = _last_sample()
     if sample:
         found += ["", f"The model writes: {sample!r}"]
+    found += _origin()
     width = len(program()) + 8
     found += ["", "Next:", f"  {program() + ' ui':<{width}}see all runs in the MLflow UI"]
     found += [f"  {program() + ' chat':<{width}}give instructions to your model"]
     found += [f"  edit params.yaml, then: {program()} repro && {dvc()} metrics diff"]
     hint = _precision_hint()
     return [*found, "", hint] if hint else found
+
+
+def _origin() -> list[str]:
+    """Say if the figures were not computed here, or if this machine computes other bytes than the committed ones."""
+    shown = ("pretrain", "finetune_spam", "finetune_instruct", "evaluate_with_judge")
+    missing = baseline.not_computed(tuple(stage for stage in shown if _metrics(stage)))
+    if missing:
+        return ["", f"Not computed here, but from git: {', '.join(missing)}. `{program()} repro` computes them."]
+    if differing := baseline.differing():
+        text = f"{len(differing)} outputs differ from the committed ones: this machine computes other bytes. "
+        return ["", f"{text}`{program()} baseline` makes these figures the ones to compare with."]
+    return []
 
 
 def _results() -> Iterator[tuple[str, str, str]]:

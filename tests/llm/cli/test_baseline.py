@@ -10,6 +10,8 @@ from llm.cli import baseline
 from llm.common import files
 from llm.common.errors import UserError
 
+ROOT = Path(__file__).parents[3]
+
 
 def git(*words: str) -> str:
     command = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", *words]
@@ -94,3 +96,19 @@ def test_figures_that_were_not_computed_here_are_named(project):
     (project / "models/pretrain/weights").unlink()
     (project / "models/pretrain").rmdir()  # as in a fresh clone
     assert baseline.not_computed(("pretrain",)) == ["pretrain"]
+
+
+def test_the_report_says_where_its_figures_are_from(project):
+    from llm.cli import report
+
+    files.write_json("reports/pretrain/metrics.json", {"train_loss": 1.0, "val_loss": 2.0, "val_bits_per_byte": 0.5})
+    Path("params.yaml").write_text((ROOT / "params.yaml").read_text())
+    assert any(line.startswith("Not computed here, but from git: pretrain.") for line in report.lines())
+    out = Path("reports/pretrain/metrics.json")
+    lock = yaml.safe_load(Path("dvc.lock").read_text())
+    lock["stages"]["pretrain"]["outs"][1]["md5"] = files.dvc_md5(out)
+    Path("dvc.lock").write_text(yaml.safe_dump(lock))
+    said = "1 outputs differ from the committed ones: this machine computes other bytes."
+    assert any(line.startswith(said) for line in report.lines())
+    git("commit", "-qam", "two")
+    assert not [line for line in report.lines() if "differ" in line or "Not computed" in line]
