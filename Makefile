@@ -6,6 +6,7 @@ PIP_ARGS ?=
 # Tools run as `python -m TOOL`: the scripts that pip puts into .venv/bin hold an absolute path and break if the project
 # is moved or copied. .venv/bin/llm is our own and holds none.
 RUN := .venv/bin/python -m
+PYTEST := pytest -n auto --maxprocesses 4 --dist loadfile
 export PYTHONPATH :=
 INSTALLED := .venv/.installed
 
@@ -37,10 +38,10 @@ ui: install ## serve the MLflow UI on 127.0.0.1 (PORT=5000)
 	@.venv/bin/llm ui --port $(PORT)
 
 test: install ## run the tests
-	@$(RUN) pytest $(ARGS)
+	@$(RUN) $(PYTEST) $(ARGS)
 
 test-slow: install ## run the slow tests
-	@$(RUN) pytest -m slow $(ARGS)
+	@$(RUN) $(PYTEST) -m slow $(ARGS)
 
 check: install ## run the linters and the type checker, and check the pipeline's graph
 	@$(RUN) ruff check .
