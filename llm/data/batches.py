@@ -104,13 +104,11 @@ class ShuffledBatches:
     def __getitem__(self, step: int) -> Batch:
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, self._order_of(epoch)
+            used = order(len(self.dataset), self.seed, epoch)[: self.steps_per_epoch * self.batch_size]
+            self._order = bucketed(used, self.batch_size, self.buckets, self.seed, epoch) if self.buckets else used
+            self._epoch = epoch
         start = position * self.batch_size
         return self.dataset.batch(self._order[start : start + self.batch_size].tolist())
-
-    def _order_of(self, epoch: int) -> Tensor:
-        used = order(len(self.dataset), self.seed, epoch)[: self.steps_per_epoch * self.batch_size]
-        return bucketed(used, self.batch_size, self.buckets, self.seed, epoch) if self.buckets else used
 
 
 class SequentialBatches:

@@ -111,8 +111,7 @@ def _read_quoted(text: str, path: Path) -> pd.DataFrame:
     for row, (label, message) in enumerate(zip(frame["Label"], frame["Text"], strict=True), start=1):
         where = f"{path}: row {row} as pandas reads it"
         with collect_errors(problems):
-            _check_label(label, where)
-            _check_message(message, where)
+            _check(label, message, where)
     raise_first(problems, str(path))
     return frame
 
@@ -122,17 +121,14 @@ def _message(line: str, where: str) -> tuple[str, str]:
     if len(parts) != 2:
         what = f"{len(parts) - 1} tabs instead of one: {line[:40]!r}"
         raise UserError(where, what, "write label, one tab, message")
-    _check_label(parts[0], where)
-    _check_message(parts[1], where)
-    return parts[0], parts[1]
+    label, message = parts
+    _check(label, message, where)
+    return label, message
 
 
-def _check_label(label: str, where: str) -> None:
+def _check(label: str, message: str, where: str) -> None:
     if label not in LABELS:
         raise UserError(where, f"label {label[:40]!r} is not one of {', '.join(LABELS)}", "correct the label", DATA)
-
-
-def _check_message(message: str, where: str) -> None:
     if not message.strip():
         raise UserError(where, "the message is empty", "write a message, or remove the line", DATA)
 

@@ -53,8 +53,7 @@ class Tokenizer:
     @classmethod
     def load(cls, folder: Path | str) -> Tokenizer:
         """Read `vocab.json` and `merges.txt`. Raises UserError if they do not match."""
-        folder = Path(folder)
-        return cls(_ranks(folder / "vocab.json", folder / "merges.txt"))
+        return cls(_ranks(Path(folder, "vocab.json"), Path(folder, "merges.txt")))
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of `text`. `<|endoftext|>` in it is ordinary text."""
@@ -64,11 +63,9 @@ class Tokenizer:
         """Return the token ids of each text, computed in several threads."""
         size = max(1, len(texts) // PARTS)  # one text at a time, switching threads would dominate
         with ThreadPoolExecutor(THREADS) as pool:
-            parts = pool.map(self._encode_part, (texts[at : at + size] for at in range(0, len(texts), size)))
-            return [ids for part in parts for ids in part]
-
-    def _encode_part(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self.encode(text) for text in texts]
+            parts = (texts[start : start + size] for start in range(0, len(texts), size))
+            encoded = pool.map(lambda part: [self.encode(text) for text in part], parts)
+            return [ids for part in encoded for ids in part]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of the ids. Invalid UTF-8 becomes U+FFFD."""

@@ -442,23 +442,7 @@ def test_the_check_detects_a_classifier_config_read_wrongly(spam):
 
 # Weights
 
-DTYPES = [
-    "F64",
-    "F32",
-    "F16",
-    "BF16",
-    "I64",
-    "I32",
-    "I8",
-    "U8",
-    "BOOL",
-    "F8_E4M3",
-    "F8_E8M0",
-    "F4",
-    "C64",
-    "U16",
-    "U32",
-]
+DTYPES = "F64 F32 F16 BF16 I64 I32 I8 U8 BOOL F8_E4M3 F8_E8M0 F4 C64 U16 U32".split()
 NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 
 

@@ -290,24 +290,8 @@ def test_the_real_file_is_valid():
 
 
 # Values with the same meaning in YAML 1.1 and 1.2, so that PyYAML can be the reference.
-VALUES = [
-    "1",
-    "0",
-    "-1",
-    "0.5",
-    "1.0",
-    "true",
-    "null",
-    "text",
-    "'1'",
-    "[]",
-    "{}",
-    "[1, a]",
-    "{a: 1}",
-    ".nan",
-    "''",
-    "1e+400",
-]
+VALUES = ["1", "0", "-1", "0.5", "1.0", "1e+400", "true", "null", "text", "'1'", "''", ".nan"]
+VALUES += ["[]", "{}", "[1, a]", "{a: 1}"]
 
 
 @st.composite

@@ -41,29 +41,9 @@ def gpt2(mirror: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_gpt2_vocabulary_gives_the_ids_in_the_book(gpt2: Path) -> None:
     ours = Tokenizer.load(gpt2)
     before, after = "Hello, do you like tea? ", " In the sunlit terracesof someunknownPlace."
-    ids = [
-        15496,
-        11,
-        466,
-        345,
-        588,
-        8887,
-        30,
-        220,
-        50256,
-        554,
-        262,
-        4252,
-        18250,
-        8812,
-        2114,
-        1659,
-        617,
-        34680,
-        27271,
-        13,
-    ]
-    assert [*ours.encode(before), ours.eot, *ours.encode(after)] == ids
+    first = [15496, 11, 466, 345, 588, 8887, 30, 220]
+    second = [554, 262, 4252, 18250, 8812, 2114, 1659, 617, 34680, 27271, 13]
+    assert (ours.encode(before), ours.eot, ours.encode(after)) == (first, 50256, second)
     assert ours.encode("Akwirw ier") == [33901, 86, 343, 86, 220, 959]
 
 
