@@ -80,10 +80,10 @@ def params(vocabulary, tmp_path, monkeypatch):
 
 
 def test_a_split_too_short_for_the_short_windows_names_their_key(params):
-    with pytest.raises(UserError, match=r"params\.yaml: pretrain\.short_windows\.context: windows of 20 tokens"):
+    with pytest.raises(UserError, match=r"params\.yaml: pretrain\.short_windows\.context: 20 tokens"):
         batches(windows("train", 300, 4, 4), params, 300)
 
 
 def test_a_split_too_short_for_the_windows_names_theirs(params):
-    with pytest.raises(UserError, match=r"params\.yaml: pretrain\.context: windows of 30 tokens"):
+    with pytest.raises(UserError, match=r"params\.yaml: pretrain\.context: 30 tokens"):
         windows("train", 300, 30, 4)

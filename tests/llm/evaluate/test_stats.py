@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from scipy.stats import binomtest
 
-from llm.common.files import stable
+from llm.common.files import round_floats
 from llm.evaluate.stats import Z95, correlation, mcnemar, share, wilson
 
 # --- intervals ---
@@ -29,7 +29,7 @@ def test_wilsons_interval_is_that_of_scipy():
     for n in (1, 2, 7, 52, 300):
         for hits in range(n + 1):
             theirs = binomtest(hits, n).proportion_ci(method="wilson")
-            assert stable(wilson(hits, n)) == stable((theirs.low, theirs.high))  # the digits of a report
+            assert round_floats(wilson(hits, n)) == round_floats((theirs.low, theirs.high))  # the digits of a report
 
 
 @pytest.mark.parametrize(("hits", "n"), [(287, 300), (1, 7), (50, 110)])
