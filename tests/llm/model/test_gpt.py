@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llm.model.config import ModelConfig
-from llm.model.gpt import GPT, Attention, Block, attend, count_parameters, gelu, visible
-from llm.model.kv_cache import READ_ON, KVCache, attend_one
+from llm.model.gpt import GPT, Attention, Block, attend, attention_mask, count_parameters, gelu
+from llm.model.kv_cache import EMPTY_SLOTS, KVCache, attend_one
 
 Make = Callable[..., ModelConfig]
 
@@ -45,7 +45,7 @@ def test_eager_attention_computes_what_sdpa_computes(model_config: Make) -> None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("empty", [0, 3, READ_ON, READ_ON + 1])
+@pytest.mark.parametrize("empty", [0, 3, EMPTY_SLOTS, EMPTY_SLOTS + 1])
 @pytest.mark.parametrize("masked", [False, True])
 def test_attention_of_one_query_computes_what_the_others_compute(
     model_config: Make, masked: bool, empty: int, dtype: torch.dtype
@@ -98,12 +98,12 @@ def test_heads_are_computed_apart(model_config: Make, attention: str) -> None:
 
 
 def test_mask_shows_a_query_itself_and_what_came_before() -> None:
-    assert visible(0, 3, None, torch.device("cpu")) is None
-    assert visible(2, 2, None, torch.device("cpu")).int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]  # type: ignore[union-attr]
+    assert attention_mask(0, 3, None, torch.device("cpu")) is None
+    assert attention_mask(2, 2, None, torch.device("cpu")).int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]  # type: ignore[union-attr]
 
 
 def test_mask_hides_padding_from_all_but_itself() -> None:
-    mask = visible(0, 3, torch.tensor([2, 0]), torch.device("cpu"))
+    mask = attention_mask(0, 3, torch.tensor([2, 0]), torch.device("cpu"))
     assert mask is not None
     assert mask[0, 0].int().tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
     assert mask[1, 0].int().tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
@@ -135,7 +135,7 @@ def test_earlier_tokens_change_later_logits(model_config: Make) -> None:
 @pytest.fixture(params=[True, False], ids=["one query by vectors", "as any other"])
 def one_query(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The attention of a single query as on CPUs, and as on accelerators."""
-    monkeypatch.setattr("llm.model.gpt.BY_VECTORS", ("cpu",) if request.param else ())
+    monkeypatch.setattr("llm.model.kv_cache.ONE_TOKEN_DEVICES", ("cpu",) if request.param else ())
 
 
 @pytest.mark.usefixtures("one_query")
