@@ -266,9 +266,12 @@ DAMAGE: dict[str, tuple[Callable[[Tensors], Any], str]] = {
     "missing": (lambda t: t.pop(WTE), f"{WTE} is missing"),
     "extra": (
         lambda t: t.update({"transformer.h.2.ln_1.weight": torch.ones(8)}),
-        "h.2.ln_1.weight belongs to no GPT-2",
+        "h.2.ln_1.weight is not a tensor of this GPT-2",
     ),
-    "foreign": (lambda t: t.update({"optimizer": torch.ones(8)}), "transformer.optimizer belongs to no GPT-2"),
+    "foreign": (
+        lambda t: t.update({"optimizer": torch.ones(8)}),
+        "transformer.optimizer is not a tensor of this GPT-2",
+    ),
     "misshaped": (lambda t: t.update({BIAS: torch.ones(8)}), rf"{BIAS} has the shape \(8,\), not \(24,\)"),
     "transposed": (
         lambda t: t.update({"transformer.h.0.mlp.c_fc.weight": torch.ones(32, 8)}),
@@ -281,7 +284,7 @@ DAMAGE: dict[str, tuple[Callable[[Tensors], Any], str]] = {
         lambda t: t.update({BIAS: torch.full((24,), 1e300, dtype=torch.float64)}),
         f"{BIAS} holds NaN or infinity",
     ),
-    "twice": (lambda t: t.update({"wte.weight": t[WTE].clone()}), f"{WTE} stands there twice"),
+    "twice": (lambda t: t.update({"wte.weight": t[WTE].clone()}), f"{WTE} is stored twice"),
     "head not tied": (lambda t: t.update({"lm_head.weight": t[WTE] + 1}), "lm_head.weight differs from wte.weight"),
     "head misshaped": (lambda t: t.update({"lm_head.weight": torch.ones(2, 2)}), "lm_head.weight differs"),
 }
@@ -308,7 +311,7 @@ def test_all_tensors_that_do_not_fit_are_listed_together(published: Path) -> Non
         load_model(published)
     listed = "\n".join(str(problem) for problem in caught.value.problems)
     assert len(caught.value.problems) == 5
-    for name in ("h.0.ln_1.weight is missing", "h.1.ln_1.weight is missing", "extra belongs", "(8,)", "NaN"):
+    for name in ("h.0.ln_1.weight is missing", "h.1.ln_1.weight is missing", "extra is not", "(8,)", "NaN"):
         assert name in listed
 
 
@@ -331,7 +334,7 @@ def test_rewriting_without_a_change_keeps_a_checkpoint_valid(published: Path) ->
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "llama"}, "model_type is 'llama', this code computes 'gpt2'"),
+        ({"model_type": "llama"}, "model_type is 'llama', only 'gpt2' is supported"),
         ({"activation_function": "relu"}, "activation_function is 'relu'"),
         ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon is 1e-06"),
         ({"n_inner": 16}, "n_inner is 16"),

@@ -57,7 +57,7 @@ def test_folder_holds_its_tokenizer(folder: Path, vocabulary: Path) -> None:
 
 
 def test_tokenizer_of_another_size_is_refused(folder: Path, tmp_path: Path, model_config: Make) -> None:
-    with pytest.raises(UserError, match="300 words, but the model has 301") as caught:
+    with pytest.raises(UserError, match="a vocabulary of 300 tokens, but the model of 301") as caught:
         save_model(GPT(model_config(vocab_size=301)), folder, tmp_path / "other")
     assert caught.value.code == DATA
 

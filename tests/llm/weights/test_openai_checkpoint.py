@@ -161,7 +161,7 @@ def test_stage_recognises_either_layout(tmp_path: Path, vocabulary: Path) -> Non
 
 def test_folder_with_both_layouts_is_refused(folder: Path, vocabulary: Path) -> None:
     save_model(load_model(folder), vocabulary, folder)
-    with pytest.raises(UserError, match=r"holds two layouts: hparams.json.* beside config.json, model.safetensors"):
+    with pytest.raises(UserError, match=r"holds two formats: hparams.json.* and config.json, model.safetensors"):
         load(folder)
 
 
@@ -278,7 +278,7 @@ def test_all_damaged_tensors_are_listed(folder: Path) -> None:
     [
         (0, "model/h0/attn/c_attn/b at 0 takes 96 bytes, past the end at 0"),
         (17151, "model/wte at 7552 takes 9600 bytes, past the end at 17151"),
-        (17153, "model/wte ends at 17152, but the file at 17153"),
+        (17153, "model/wte ends at 17152, but the file ends at 17153"),
     ],
 )
 def test_data_of_another_size_is_refused_with_both_sizes(folder: Path, size: int, message: str) -> None:
@@ -367,24 +367,24 @@ def set_header(value: bytes) -> Callable[[Pairs, dict[str, Entry]], None]:
 
 
 WRONG_VALUES: dict[str, tuple[Callable[[Pairs, dict[str, Entry]], Any], str]] = {
-    "dtype half": (change(dtype=19), rf"{LN_F} is of TensorFlow's type 19, not 1 \(float\)"),
-    "dtype missing": (change(dtype=0), f"{LN_F} is of TensorFlow's type 0, not 1"),
-    "another shard": (change(shard=1), f"{LN_F} lies in shard 1, there is only 0"),
-    "two shards": (set_header(field(1, 2) + field(3, b"")), "the data lies in 2 shards, not in 1"),
-    "big-endian": (set_header(field(1, 1) + field(2, 1)), r"of endianness 1, not 0 \(little\)"),
+    "dtype half": (change(dtype=19), rf"{LN_F} has TensorFlow's type 19, not 1 \(float\)"),
+    "dtype missing": (change(dtype=0), f"{LN_F} has TensorFlow's type 0, not 1"),
+    "another shard": (change(shard=1), f"{LN_F} is in shard 1, but there is only shard 0"),
+    "two shards": (set_header(field(1, 2) + field(3, b"")), "the data is in 2 shards, not 1"),
+    "big-endian": (set_header(field(1, 1) + field(2, 1)), r"has endianness 1, not 0 \(little\)"),
     "sliced": (change(extra=field(7, b"")), f"{LN_F} has a field 7 of wire type 2"),
-    "field twice": (change(extra=field(4, 0)), f"{LN_F} has its field 4 2 times"),
+    "field twice": (change(extra=field(4, 0)), f"{LN_F} has field 4 2 times"),
     "shape twice": (change(extra=field(2, b"")), f"{LN_F} has more than one shape"),
     "value cut": (change(extra=b"\x0a"), f"{LN_F} has a field 1 of wire type 2"),
-    "number without end": (change(extra=b"\xff" * 12), f"{LN_F} a number does not end"),
-    "size unlike the shape": (change(size=28), rf"{LN_F} has 28 bytes, but the shape \(8,\) takes 32"),
+    "number without end": (change(extra=b"\xff" * 12), f"{LN_F} has a number that does not end"),
+    "size unlike the shape": (change(size=28), rf"{LN_F} has 28 bytes, but its shape \(8,\) needs 32"),
     "no elements": (change(shape=(0,), size=0), f"{LN_F} has 0 bytes"),
-    "dim of -1": (change(shape=(2**64 - 1,)), rf"has 32 bytes, but the shape \({2**64 - 1},\)"),
+    "dim of -1": (change(shape=(2**64 - 1,)), rf"has 32 bytes, but its shape \({2**64 - 1},\)"),
     "offset past the end": (change(offset=1 << 40), f"{LN_F} at {1 << 40} takes 32 bytes, past the end at 17152"),
     "gap": (lambda pairs, _: pairs.pop(LN_F.encode()), r" leaves a gap after model/.*, which ends at \d+"),
     "offset of another": (change(offset=0), r" at 0 overlaps model/.*, which ends at"),
-    "missing": (lambda pairs, _: pairs.pop(b"model/wte"), "model/wpe ends at 7552, but the file at 17152"),
-    "no header": (lambda pairs, _: pairs.pop(b""), "its first key is not the header's"),
+    "missing": (lambda pairs, _: pairs.pop(b"model/wte"), "model/wpe ends at 7552, but the file ends at 17152"),
+    "no header": (lambda pairs, _: pairs.pop(b""), "its first key is not that of the header"),
     "no tensors": (lambda pairs, _: [pairs.pop(key) for key in list(pairs) if key], "names 0 tensors"),
 }
 
@@ -404,20 +404,26 @@ def test_wrong_value_under_a_right_checksum_is_refused(
 
 ROWS = [(b"", HEADER), (b"a", b"")]
 WRONG_TABLES: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "has 0 bytes, its footer alone takes 48"),
-    "magic": (INDEX_BYTES[:-1] + b"\0", "ends with the number 004775248b80fb57, a table ends with db4775248b80fb57"),
+    "empty": (b"", "has 0 bytes, fewer than the 48 of a footer"),
+    "magic": (INDEX_BYTES[:-1] + b"\0", "has the magic number 004775248b80fb57, not db4775248b80fb57"),
     "padding": (INDEX_BYTES[:-9] + b"\1" + INDEX_BYTES[-8:], "its footer is padded with 0+1, not with zeros"),
     "compressed": (table([block(ROWS)], kind=1), r"is of type 1 \(compressed\), not 0"),
-    "surplus bytes": (b"\0" + INDEX_BYTES, "has the checksum|does not lie before the footer"),
+    "surplus bytes": (b"\0" + INDEX_BYTES, "has the checksum|does not fit before the footer"),
     "unused block": (sealed(b"") + table([block(ROWS)]), "has the checksum|leaves a gap|too few"),
     "meta block not empty": (table([block(ROWS)], meta=block(ROWS)), "its meta block has 2 entries, not 0"),
     "keys unsorted": (table([block(ROWS[:1]), block([(b"b", b""), (b"a", b"")])]), "its key b'a' follows b'b'"),
     "key twice": (table([block(ROWS), block(ROWS[1:])]), "its key b'a' follows b'a'"),
-    "block too small": (table([b""]), "a block of 0 bytes at 0 does not lie before the footer"),
+    "block too small": (table([b""]), "a block of 0 bytes at 0 does not fit before the footer"),
     "restarts past the block": (table([(9).to_bytes(4, "little")]), "has 4 bytes, too few for 9 restarts"),
-    "entry past the block": (table([b"\0\x09\0" + bytes(4) + b"\1\0\0\0"]), "an entry of the block at 0 goes past"),
-    "shares more than there is": (table([b"\2\0\0" + bytes(4) + b"\1\0\0\0"]), "an entry of the block at 0 goes past"),
-    "text": (b"<!doctype html>" * 9, "ends with the number"),
+    "entry past the block": (
+        table([b"\0\x09\0" + bytes(4) + b"\1\0\0\0"]),
+        "an entry of the block at 0 exceeds its end",
+    ),
+    "shares more than there is": (
+        table([b"\2\0\0" + bytes(4) + b"\1\0\0\0"]),
+        "an entry of the block at 0 exceeds its end",
+    ),
+    "text": (b"<!doctype html>" * 9, "has the magic number"),
 }
 
 
@@ -468,9 +474,9 @@ def test_rewriting_without_a_change_keeps_a_checkpoint_valid(folder: Path) -> No
 W = "model/h0/attn/c_attn/w"
 FOREIGN: dict[str, tuple[dict[str, Any], str]] = {
     "missing": ({"model/h1/ln_2/b": None}, "model/h1/ln_2/b is missing"),
-    "extra": ({"model/h2/ln_1/g": np.ones(8)}, "model/h2/ln_1/g belongs to no GPT-2"),
-    "optimizer": ({"beta1_power": np.ones(1)}, "beta1_power belongs to no GPT-2"),
-    "other name of one": ({"model/wte/w": np.ones((1, 300, 8))}, "model/wte/w belongs to no GPT-2"),
+    "extra": ({"model/h2/ln_1/g": np.ones(8)}, "model/h2/ln_1/g is not a tensor of this GPT-2"),
+    "optimizer": ({"beta1_power": np.ones(1)}, "beta1_power is not a tensor of this GPT-2"),
+    "other name of one": ({"model/wte/w": np.ones((1, 300, 8))}, "model/wte/w is not a tensor of this GPT-2"),
     "misshaped": ({LN_F: np.ones(4)}, rf"{LN_F} has the shape \(4,\), not \(8,\)"),
     "transposed": ({W: np.ones((1, 24, 8))}, rf"{W} has the shape \(1, 24, 8\), not \(1, 8, 24\)"),
     "no width": ({W: np.ones((8, 24))}, rf"{W} has the shape \(8, 24\), not \(1, 8, 24\)"),
@@ -503,7 +509,7 @@ def test_all_tensors_that_do_not_fit_are_listed_together(folder: Path) -> None:
         ({"n_head": 3}, r"n_embd: 8 is not divisible by n_head \(3\)"),
         ({"n_inner": 64}, "n_inner is 64, but GPT-2 has only n_vocab, n_ctx"),
         ({"n_vocab": 301}, r"model/wte has the shape \(300, 8\), not \(301, 8\)"),
-        ({"n_layer": 1}, "model/h1/ln_1/b belongs to no GPT-2"),
+        ({"n_layer": 1}, "model/h1/ln_1/b is not a tensor of this GPT-2"),
         ({"n_layer": 3}, "model/h2/ln_1/g is missing"),
     ],
     ids=str,
