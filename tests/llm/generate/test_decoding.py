@@ -207,7 +207,7 @@ def test_k_above_the_vocabulary_draws_from_all() -> None:
 
 
 def test_prompt_with_its_new_tokens_over_the_context_is_refused(model: GPT) -> None:
-    message = r"25 tokens of prompt \+ 8 new ones exceed the model's context of 32 \| fix: ask for 7 new tokens at most"
+    message = r"25 prompt tokens \+ 8 new tokens exceed the model's context of 32 \| fix: ask for at most 7 new tokens"
     with pytest.raises(UserError, match=message) as caught:
         generate(model, [[1], [1] * 25], GREEDY, None)
     assert caught.value.code == USAGE

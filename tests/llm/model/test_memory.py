@@ -138,7 +138,7 @@ def test_what_may_fit_is_not_refused(monkeypatch, tmp_path, capsys, share, warns
 def test_a_full_disk_is_refused_and_states_that_lie_there_count(monkeypatch, tmp_path):
     needed = 4 * TRAINING.parameters + 3 * TRAINING.state_bytes
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda _path: SimpleNamespace(free=needed - 1))
-    with pytest.raises(UserError, match="GB will be written") as error:
+    with pytest.raises(UserError, match="GB of disk space") as error:
         check(tmp_path / "not-there-yet")
     assert error.value.code == RESOURCES
     assert error.value.where == str(tmp_path / "not-there-yet")

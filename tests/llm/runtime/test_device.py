@@ -96,7 +96,7 @@ def test_setup_sets_the_threads_and_returns_the_device() -> None:
 
 def test_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match=r"runtime\.device: 'cuda' is not on this machine") as caught:
+    with pytest.raises(UserError, match=r"runtime\.device: 'cuda' is not available on this machine") as caught:
         set_up_device(RuntimeConfig("fp32", "cuda", 1, False, True))
     assert caught.value.code == RESOURCES
 
