@@ -32,11 +32,11 @@ class Attention(nn.Module):
         B, T, C = x.shape
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
-        y = cache.attend(self.layer, q, k, v, mask, self.attend) if cache else self.attend(q, k, v, mask)
+        y = cache.attend(self.layer, q, k, v, mask, self._attend) if cache else self._attend(q, k, v, mask)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))  # type: ignore[no-any-return]
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, H, T, D), (B, H, S, D), (B, H, S, D) -> (B, H, T, D): written out, or PyTorch's fused attention."""
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, H, T, D), (B, H, S, D), (B, H, S, D) -> (B, H, T, D), step by step or with PyTorch's fused kernel."""
         if self.eager or (self.training and self.drop.packed and self.drop.rate > 0):
             return attend(q, k, v, mask, self.drop)
         dropout = self.drop.rate if self.training else 0.0

@@ -122,8 +122,8 @@ def parse_hparams(hparams: Any, where: str) -> ModelConfig:
     if not isinstance(hparams, Mapping):
         raise UserError(where, f"holds {type(hparams).__name__}, not an object", fix, DATA)
     wrong = [f"{key} is {hparams.get(key)!r}, not {SIZE}" for key in HPARAMS if not _is_size(hparams.get(key))]
-    for key in sorted(hparams.keys() - HPARAMS.keys()):
-        wrong.append(f"{key} is {hparams[key]!r}, but GPT-2 has only {', '.join(HPARAMS)}")
+    unknown = sorted(hparams.keys() - HPARAMS.keys())
+    wrong += [f"{key} is {hparams[key]!r}, but GPT-2 has only {', '.join(HPARAMS)}" for key in unknown]
     raise_all([UserError(where, what, fix, DATA) for what in wrong])
     return parse_config({published: hparams[key] for key, published in HPARAMS.items()}, where)
 
@@ -210,9 +210,8 @@ def _published_shapes(config: ModelConfig) -> dict[str, torch.Size]:
 
 def _implausible_sizes(config: ModelConfig, tensors: Mapping[str, Tensor], where: str) -> Iterator[UserError]:
     """Sizes in the config that the file is too small for, found before a huge model is created."""
-    most = max(
-        [10**6, *(tensor.numel() for tensor in tensors.values())]
-    )  # smaller sizes are left to `_misfits`, which names each tensor
+    # sizes below a million are left to `_misfits`, which names each tensor
+    most = max([10**6, *(tensor.numel() for tensor in tensors.values())])
     limits = dict.fromkeys(("vocab_size", "context_length", "n_embd"), most) | {"n_layer": max(1000, len(tensors))}
     for name, limit in limits.items():
         if (value := getattr(config, name)) > limit:
@@ -239,26 +238,21 @@ def _checked(tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], wh
 
 
 def _misfits(found: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], where: str) -> list[UserError]:
-    problems = [UserError(where, f"{name} is missing", FIX, DATA) for name in shapes if name not in found]
-    problems += [
-        UserError(where, f"{name} is not a tensor of this GPT-2", FIX, DATA) for name in found if name not in shapes
-    ]
+    wrong = [f"{name} is missing" for name in shapes if name not in found]
+    wrong += [f"{name} is not a tensor of this GPT-2" for name in found if name not in shapes]
     for name, tensor in found.items():
         shape = shapes.get(name, tensor.shape)
         if tensor.shape != shape:
-            what = f"{name} has the shape {tuple(tensor.shape)}, not {tuple(shape)}"
-            problems.append(UserError(where, what, FIX, DATA))
+            wrong.append(f"{name} has the shape {tuple(tensor.shape)}, not {tuple(shape)}")
         elif not tensor.is_floating_point():
-            problems.append(UserError(where, f"{name} holds {tensor.dtype}, not floating point", FIX, DATA))
+            wrong.append(f"{name} holds {tensor.dtype}, not floating point")
         elif not torch.isfinite(tensor.float()).all():
-            problems.append(UserError(where, f"{name} holds NaN or infinity", FIX, DATA))
-    return problems
+            wrong.append(f"{name} holds NaN or infinity")
+    return [UserError(where, what, FIX, DATA) for what in wrong]
 
 
 def _drop_zero_bias(state: dict[str, Tensor], where: str) -> None:
-    problems = []
-    for name in [name for name in state if name.endswith("attn.c_attn.bias")]:
-        if state.pop(name).any():
-            what = f"{name} is not zero, but config.json says qkv_bias: false"
-            problems.append(UserError(where, what, "set qkv_bias to true in config.json", DATA))
-    raise_all(problems)
+    biases = {name: state.pop(name) for name in list(state) if name.endswith("attn.c_attn.bias")}
+    fix = "set qkv_bias to true in config.json"
+    wrong = [f"{name} is not zero, but config.json says qkv_bias: false" for name, bias in biases.items() if bias.any()]
+    raise_all([UserError(where, what, fix, DATA) for what in wrong])

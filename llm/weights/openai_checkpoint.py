@@ -195,24 +195,19 @@ def _check_header(value: bytes) -> None:
 
 def _entry(value: bytes) -> Entry:
     """BundleEntryProto: dtype = 1, shape = 2, shard_id = 3, offset = 4, size = 5, crc32c = 6; no slices = 7."""
-    kinds = {1: VARINT, 2: BYTES, 3: VARINT, 4: VARINT, 5: VARINT, 6: FIXED32}
-    entry = _message(value, kinds)
+    entry = _message(value, {1: VARINT, 2: BYTES, 3: VARINT, 4: VARINT, 5: VARINT, 6: FIXED32})
     if (dtype := _single(entry, 1)) != DT_FLOAT:
         raise Damaged(f"has TensorFlow's type {dtype}, not {DT_FLOAT} (float)")
     if (shard := _single(entry, 3)) != 0:
         raise Damaged(f"is in shard {shard}, but there is only shard 0")
-    shape = tuple(_single(_message(dim, {1: VARINT}), 1) for dim in _dims(entry))
+    if len(entry.get(2, [])) > 1:
+        raise Damaged("has more than one shape")
+    dims = _message(b"".join(entry.get(2, [])), {2: BYTES}).get(2, [])  # TensorShapeProto: dim = 2, each with size = 1
+    shape = tuple(_single(_message(dim, {1: VARINT}), 1) for dim in dims)
     offset, size, crc = (_single(entry, field) for field in (4, 5, 6))
     if size == 0 or size != 4 * math.prod(shape):
         raise Damaged(f"has {size} bytes, but its shape {shape} needs {4 * math.prod(shape)}")
     return Entry(shape, offset, size, crc)
-
-
-def _dims(entry: dict[int, list[Any]]) -> list[bytes]:
-    """TensorShapeProto: dim = 2, each a message with size = 1."""
-    if len(entry.get(2, [])) > 1:
-        raise Damaged("has more than one shape")
-    return [dim for shape in entry.get(2, []) for dim in _message(shape, {2: BYTES}).get(2, [])]
 
 
 def _message(data: bytes, kinds: dict[int, int]) -> dict[int, list[Any]]:
