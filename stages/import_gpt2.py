@@ -50,12 +50,12 @@ def main(params: Params, item: str) -> None:
 
 
 def load(folder: Path) -> GPT:
-    """Load a folder of either layout; raises UserError if it holds both, because they may differ."""
+    """Read a folder in either format; raises UserError if it holds both, since they may differ."""
     openai = [name for name in openai_checkpoint.FILES if (folder / name).exists()]
     hugging_face = [name for name in (model_folder.CONFIG, model_folder.WEIGHTS) if (folder / name).exists()]
     if openai and hugging_face:
-        what = f"holds two layouts: {', '.join(openai)} and {', '.join(hugging_face)}"
-        raise UserError(str(folder), what, "keep the files of one layout", DATA)
+        what = f"holds two formats: {', '.join(openai)} and {', '.join(hugging_face)}"
+        raise UserError(str(folder), what, "keep the files of one format", DATA)
     return openai_checkpoint.load_model(folder) if openai else model_folder.load_model(folder)
 
 

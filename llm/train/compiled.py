@@ -44,7 +44,7 @@ class CompiledNextToken:
         assert isinstance(model, GPT)
         # added to what a tied head has of all words; a second such gradient, mostly zeros, would only go through memory
         sparse = model.config.tie_head and batch.inputs.device.type == "cpu"
-        x = model.transformer.embed_and_run(batch.inputs, 0, sparse)
+        x = model.transformer.embed(batch.inputs, sparse=sparse)
         for block in self._blocks:
             x = block(x, None, None)
         hidden = model.transformer.ln_f(x)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from llm.data.batches import Batch
 from llm.data.spam_dataset import SpamDataset
-from llm.model.classifier import PLACE, READ, Classifier, Position
+from llm.model.classifier import Classifier, Position, pool, token_index
 from llm.model.gpt import Block
 from llm.runtime.device import RuntimeConfig, autocast
 
@@ -37,16 +37,15 @@ class UpperBlocks(nn.Module):
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
         """Class logits (B, classes) of the states (B, T, C) below, in rows with `lengths` (B,) real tokens."""
-        place = PLACE.get(self.position)
-        if place is None or not self.h:
+        index = token_index(self.position, lengths, hidden.shape[1])
+        if index is None or not self.h:
             for block in self.h:
                 hidden = block(hidden, None, None)
-            return self.score(READ[self.position](self.ln_f(hidden), lengths))  # type: ignore[no-any-return]
+            return self.score(pool(self.position, self.ln_f(hidden), lengths))  # type: ignore[no-any-return]
         *below, last = (cast(Block, block) for block in self.h)
         for block in below:
             hidden = block(hidden, None, None)
-        places = place(lengths, hidden.shape[1])
-        return self.score(self.ln_f(last_block_at(last, hidden, places)))  # type: ignore[no-any-return]
+        return self.score(self.ln_f(last_block_at(last, hidden, index)))  # type: ignore[no-any-return]
 
 
 def last_block_at(block: Block, x: Tensor, places: Tensor) -> Tensor:
@@ -123,7 +122,9 @@ def compute(
         chosen = by_length[start : start + ROWS]
         ids = messages.batch(chosen).inputs[:, : max(lengths[i] for i in chosen)].to(device)
         with autocast(runtime):
-            hidden = model.transformer.embed_and_run(ids, frozen)
+            hidden = model.transformer.embed(ids)
+            for block in model.transformer.h[:frozen]:
+                hidden = block(hidden, None, None)
         for row, i in zip(hidden.float().cpu(), chosen, strict=True):
             states[starts[i] : starts[i + 1]] = row[: lengths[i]]
     return FrozenStates(messages, states, starts)

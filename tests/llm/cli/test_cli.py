@@ -214,7 +214,7 @@ def test_classify_refuses_classes_without_spam(project, vocabulary, model_config
 
 def test_classify_refuses_a_folder_without_a_classifier(model, capsys):
     line = refused(capsys, "classify", "hello", "--model", model, code=3)
-    assert "name a folder that finetune_spam wrote" in line
+    assert "name a folder written by finetune_spam" in line
 
 
 def test_chat_answers_a_line_each(model, capsys, monkeypatch):

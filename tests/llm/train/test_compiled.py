@@ -111,15 +111,15 @@ def test_only_a_tied_embedding_adds_its_gradient_as_rows(tied):
     gpt = model(tie_head=tied).train()
     loss, seen = CompiledNextToken(gpt, FUSED), []
     loss._blocks, loss._of_logits = gpt.transformer.h, fused_loss.in_one_pass  # as they are: nothing is compiled here
-    below = gpt.transformer.embed_and_run
+    below = gpt.transformer.embed
 
-    def watched(*arguments: object) -> torch.Tensor:
-        states = below(*arguments)
+    def watched(*arguments: object, **options: object) -> torch.Tensor:
+        states = below(*arguments, **options)
         (gradient,) = torch.autograd.grad(states.sum(), gpt.transformer.wte.weight, retain_graph=True)
         seen.append(gradient.is_sparse)
         return states
 
-    gpt.transformer.embed_and_run = watched
+    gpt.transformer.embed = watched
     loss(gpt, BATCH)
     assert seen == [tied]
 
