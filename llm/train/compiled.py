@@ -32,9 +32,7 @@ class CompiledNextToken:
     def __init__(self, model: GPT, fused: bool) -> None:
         if not any(shutil.which(name) for name in (os.environ.get("CXX", ""), *COMPILERS)):
             fix = f"install {COMPILERS[0]}, or set it to false"
-            raise UserError(
-                "params.yaml: pretrain.compile", "needs a C++ compiler, but none is installed", fix, RESOURCES
-            )
+            raise UserError("params.yaml: pretrain.compile", "no C++ compiler is installed", fix, RESOURCES)
         self._fused, self._uncompiled = fused, losses.next_token_of(fused)
         self._chunk_loss = torch.compile(fused_loss.loss_to_compile, dynamic=False)
         self._blocks = [torch.compile(block, dynamic=False) for block in model.transformer.h]

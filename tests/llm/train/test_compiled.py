@@ -147,6 +147,6 @@ def test_evaluations_and_the_model_do_not_change():
 def test_a_missing_compiler_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(UserError, match=r"pretrain\.compile: needs a C\+\+ compiler") as caught:
+    with pytest.raises(UserError, match=r"pretrain\.compile: no C\+\+ compiler") as caught:
         CompiledNextToken(model(), FUSED)
     assert caught.value.code == RESOURCES
