@@ -114,7 +114,7 @@ def main(params: Params) -> None:
             trained, seen, params.runtime, config.batch_size, config.micro_batch_size
         )
         run.turn_to("save")
-        metrics |= accuracy.unleaked(predictions, SPAM)
+        metrics |= accuracy.accuracy_without_leaks(predictions, SPAM)
         model_folder.save_classifier(model, LABELS, init_from, folder := run.out("models/spam"))
         if config.lora:
             model_folder.save_adapter(adapter, config.lora, config.init_from, folder)
