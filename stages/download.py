@@ -19,7 +19,7 @@ class Params:
 def main(params: Params, item: str) -> None:
     """Download `item`, which dvc.yaml names on the command line."""
     source = item_of(params.download, item, "download")
-    with stage(f"download@{item}", source) as run:
+    with stage(f"download@{item}", {f"download.{item}": source}) as run:
         folder = run.out(f"data/raw/{item}")
         folder.mkdir()
         for file in fetch(item, source, folder, WORK / "blobs", os.environ.get("LLM_MIRROR"), run.received):

@@ -34,7 +34,7 @@ class Params:
 def main(params: Params, item: str) -> None:
     """Import `item`, which dvc.yaml names on the command line."""
     source = item_of(params.import_gpt2, item, "import_gpt2")
-    with stage(f"import_gpt2@{item}", source) as run:
+    with stage(f"import_gpt2@{item}", {f"import_gpt2.{item}": source}) as run:
         weights = max((path.stat().st_size for path in Path(source.source).glob("*") if path.is_file()), default=0)
         where = f"params.yaml: import_gpt2.{item}.source"
         size = (
