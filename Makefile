@@ -1,62 +1,55 @@
-# make repro: install everything and run the pipeline. make help: the rest.
+# make repro: install everything and run the pipeline. make help: list the targets.
 SHELL := /bin/bash
 PYTHON ?= python3
 PORT ?= 5000
 PIP_ARGS ?=
-# DVC starts the stages as `python`: the environment's, whether or not it is activated. Tools run as `python -m`: their
-# scripts hold the path of the folder that they were installed in, and a moved or copied project has another.
-export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Tools run as `python -m TOOL`: the scripts that pip puts into .venv/bin hold an absolute path and break if the project
+# is moved or copied. .venv/bin/llm is our own and holds none.
+RUN := .venv/bin/python -m
+PYTEST := pytest -n auto --maxprocesses 4 --dist loadfile
 export PYTHONPATH :=
 INSTALLED := .venv/.installed
 
 .PHONY: help install repro test test-slow ui check audit
 .DEFAULT_GOAL := help
 
-help: ## this list
+help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s%s\n", $$1, $$2 }' Makefile
 
-install: $(INSTALLED) ## create .venv and install what constraints.txt pins
+install: $(INSTALLED) ## create .venv with the packages pinned in constraints.txt
 
-$(INSTALLED): pyproject.toml constraints.txt
+# Only the requirements are installed, not the project: a copy of it, such as a queued experiment, must import its own
+# code. .venv/bin/llm runs the code of the current folder.
+$(INSTALLED): pyproject.toml constraints.txt llm/cli/launcher
 	@.venv/bin/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || { \
-		PATH="$${PATH#"$(CURDIR)/.venv/bin:"}"; \
 		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || \
-		{ echo "error: $(PYTHON): is $$($(PYTHON) --version 2> /dev/null || echo not there), 3.11 or later is needed | fix: make install PYTHON=python3.11" >&2; exit 2; }; \
+		{ echo "error: $(PYTHON): Python 3.11 or later is needed, this is $$($(PYTHON) --version 2> /dev/null || echo missing) | fix: make install PYTHON=python3.11" >&2; exit 2; }; \
 		$(PYTHON) -m venv --clear .venv; }
 	@echo "installing into .venv ..."
-	@python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *p["optional-dependencies"]["dev"], sep="\n")' > .venv/requirements.txt
-	@python -m pip install -q --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -r .venv/requirements.txt
+	@.venv/bin/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *p["optional-dependencies"]["dev"], sep="\n")' > .venv/requirements.txt
+	@$(RUN) pip install -q --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -r .venv/requirements.txt
+	@install -m 755 llm/cli/launcher .venv/bin/llm
 	@touch $(INSTALLED)
 
-repro: install scm ## install, run the pipeline, show the results
-	@python -m llm repair
-	@python -m dvc repro
-	@echo && python -m llm report
+repro: install ## install, run the pipeline, show the results
+	@.venv/bin/llm repro
 
-test: install ## install, run the tests
-	@python -m pytest $(ARGS)
+ui: install ## serve the MLflow UI on 127.0.0.1 (PORT=5000)
+	@.venv/bin/llm ui --port $(PORT)
 
-test-slow: install ## the slow tests
-	@python -m pytest -m slow $(ARGS)
+test: install ## run the tests
+	@$(RUN) $(PYTEST) $(ARGS)
 
-ui: install ## the MLflow UI on 127.0.0.1 (PORT=5000)
-	@python -m llm ui --port $(PORT)
+test-slow: install ## run the slow tests
+	@$(RUN) $(PYTEST) -m slow $(ARGS)
 
-check: install scm ## lint, types, and whether the graph is sound
-	@python -m ruff check .
-	@python -m ruff format --check .
-	@python -m mypy
-	@python -m dvc repro --dry --allow-missing > /dev/null
-	@echo "check: fine"
+check: install ## run the linters and the type checker, and check the pipeline's graph
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
+	@$(RUN) mypy
+	@.venv/bin/llm repair
+	@$(RUN) dvc repro --dry --allow-missing > /dev/null
+	@echo "check: passed"
 
 audit: install ## rebuild in two folders and compare every byte
-	@python -m tests.audit
-
-# DVC is told not to look for git in a copy without it, and to look again once it is there.
-.PHONY: scm
-scm:
-	@if [ -e .git ]; then \
-		! grep -qs no_scm .dvc/config.local || python -m dvc config --local --unset core.no_scm; \
-	else \
-		grep -qs no_scm .dvc/config.local || python -m dvc config --local core.no_scm true; \
-	fi
+	@$(RUN) tests.audit

@@ -1,8 +1,4 @@
-"""`python -m llm`: see cli.py."""
-
-import os
-
-os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # before torch loads; stages/__init__.py says why
+"""`python -m llm`: see llm/cli/parser.py."""
 
 from llm.cli.parser import main
 

@@ -1,4 +1,4 @@
-"""Fetch one item of `download`: a file of the sample, of yours, or pinned URLs -> data/raw/<item>."""
+"""Download or copy one item of `download`: a local file, a folder, or pinned URLs -> data/raw/<item>."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from stages.run import WORK, item_of, run_stage, stage
 
 @dataclass(frozen=True)
 class Params:
-    """The items; DVC declares this one only."""
+    """All items; dvc.yaml declares only the one of this stage."""
 
     download: dict[str, Source]
 
 
 def main(params: Params, item: str) -> None:
-    """Fetch `item`, named on the command line by dvc.yaml."""
+    """Download `item`, which dvc.yaml names on the command line."""
     source = item_of(params.download, item, "download")
-    with stage(f"download@{item}", source) as run:
+    with stage(f"download@{item}", {f"download.{item}": source}) as run:
         folder = run.out(f"data/raw/{item}")
         folder.mkdir()
         for file in fetch(item, source, folder, WORK / "blobs", os.environ.get("LLM_MIRROR"), run.received):

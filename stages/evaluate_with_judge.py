@@ -1,6 +1,6 @@
 """Score the answers from 0 to 100: reports/respond/responses.json -> data/verdicts, reports/evaluate_with_judge.
 
-data/instructions says which of the questions were also trained on; the mean is given with and without them.
+Some questions are also in the training split of data/instructions. The mean is given with and without them.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from stages.run import WORK, run_stage, stage
 RESPONSES = Path("reports/respond/responses.json")
 TRAIN = Path("data/instructions/train.json")
 UNLEAKED: dict[str, tuple[Leak, ...]] = {"without_exact": ("exact",), "without_near": ("exact", "near")}
-JOURNAL = WORK / "evaluate_with_judge" / "journal.jsonl"  # a judge that went down is asked only for the rest
+JOURNAL = WORK / "evaluate_with_judge" / "journal.jsonl"  # after a failure, only the remaining answers are sent
 
 
 @dataclass(frozen=True)
 class Params:
-    """What this stage reads."""
+    """The sections of params.yaml that this stage reads."""
 
     judge: JudgeConfig
 
 
 def main(params: Params) -> None:
-    """Ask the judge about every answer, and account for each of them."""
+    """Score every answer, and count those without a score."""
     with stage("evaluate_with_judge", params) as run:
         responses = read_responses(RESPONSES)
         run.turn_to("compute")

@@ -33,16 +33,16 @@ class FinetuneInstructConfig(TrainConfig):
     """What is fine-tuned, and on which targets."""
 
     init_from: str  # a model folder: shape, tokenizer, and the weights to start from
-    weights: Literal["pretrained", "random"]  # random: only its shape and tokenizer are used
+    weights: Literal["pretrained", "random"]  # random: only the shape and the tokenizer are used
     trainable: Literal["all", "lora"]
-    lora: LoraConfig | None  # with trainable lora
+    lora: LoraConfig | None  # only with trainable: lora
     prompt: PromptForm
-    mask_prompt: bool  # train on the answers alone (exercise 7.2)
-    bucket_batches: int | None  # so many batches' examples at a time are sorted by length; null: none are
+    mask_prompt: bool  # train on the answers only (exercise 7.2)
+    bucket_batches: int | None  # sort the examples of this many batches by length; null: do not sort
     dropout: float
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong with these values together."""
+        """Contradictions between these values."""
         yield from super().problems()
         yield from positive(self, "bucket_batches")
         yield from fraction(self, "dropout")
@@ -54,7 +54,7 @@ INSTRUCTIONS = Path("data/instructions")
 
 @dataclass(frozen=True)
 class Params:
-    """What this stage reads."""
+    """The sections of params.yaml that this stage reads."""
 
     seed: int
     runtime: RuntimeConfig
@@ -87,7 +87,7 @@ def main(params: Params) -> None:
         buckets = Buckets(train.lengths, config.bucket_batches) if config.bucket_batches else None
         model = model_folder.starting_point(init_from, config.weights, config.dropout, params.seed)
         if config.lora:
-            gpt2.untie_head(model)  # the head's path is not the embedding's
+            gpt2.untie_head(model)  # LoRA's path of the head does not belong to the embedding
             lora.add_lora(model, config.lora, derive(params.seed, "lora"))
         model.to(device)
         trainable = count_parameters(model, trainable_only=True)

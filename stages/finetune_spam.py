@@ -39,17 +39,17 @@ class FinetuneSpamConfig(TrainConfig):
     """What is fine-tuned, and how messages are read."""
 
     init_from: str  # a model folder: shape, tokenizer, and the weights to start from
-    weights: Literal["pretrained", "random"]  # random: only its shape and tokenizer are used
+    weights: Literal["pretrained", "random"]  # random: only the shape and the tokenizer are used
     trainable: Trainable
-    lora: LoraConfig | None  # with trainable lora
+    lora: LoraConfig | None  # only with trainable: lora
     position: Position
-    padding: Literal["longest", "context", "batch"]  # to the longest training message, the context, the batch's longest
-    causal: bool  # false: every place attends to all places, padding too
+    padding: Literal["longest", "context", "batch"]  # to the longest training message, the context, the batch
+    causal: bool  # false: every position attends to all positions, padding too
     dropout: float
-    frozen_prefix: bool  # compute the blocks that do not train once, not in every epoch; where dropout is 0 only
+    frozen_prefix: bool  # compute blocks that do not train once, not in every epoch; needs dropout 0
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong with these values together."""
+        """Contradictions between these values."""
         yield from super().problems()
         yield from fraction(self, "dropout")
         yield from check_together(self.trainable, self.lora)
@@ -59,7 +59,7 @@ class FinetuneSpamConfig(TrainConfig):
             yield "padding", what, "take padding longest" + (", or position last_token" if self.causal else "")
 
     def frozen_blocks(self, n_layer: int) -> int:
-        """How many blocks give the same states in every epoch; 0 where the whole model has to run each time."""
+        """The number of lower blocks with the same states in every epoch; 0 if the whole model must run."""
         if not self.frozen_prefix or self.dropout > 0 or not self.causal:
             return 0
         return max(0, n_layer - UPPER_BLOCKS.get(self.trainable, n_layer))
@@ -71,7 +71,7 @@ ACCURACY_COLUMNS = ("step", "train_accuracy", "val_accuracy")
 
 @dataclass(frozen=True)
 class Params:
-    """What this stage reads."""
+    """The sections of params.yaml that this stage reads."""
 
     seed: int
     runtime: RuntimeConfig
@@ -114,7 +114,7 @@ def main(params: Params) -> None:
             trained, seen, params.runtime, config.batch_size, config.micro_batch_size
         )
         run.turn_to("save")
-        metrics |= accuracy.unleaked(predictions, SPAM)
+        metrics |= accuracy.accuracy_without_leaks(predictions, SPAM)
         model_folder.save_classifier(model, LABELS, init_from, folder := run.out("models/spam"))
         if config.lora:
             model_folder.save_adapter(adapter, config.lora, config.init_from, folder)
@@ -131,7 +131,7 @@ def main(params: Params) -> None:
 
 
 def check_room(shape: ModelConfig, data: Mapping[str, SpamDataset], params: Params, steps: int, run: Run) -> None:
-    """Refuse what does not fit into memory or on the disk, where the states of frozen blocks go too."""
+    """Refuse a training that does not fit into memory or on the disk, which also holds the frozen blocks' states."""
     config = params.finetune_spam
     rows = config.micro_batch_size or config.batch_size
     longest = max(part.width or min(part.longest, shape.context_length) for part in data.values())
@@ -146,7 +146,7 @@ def check_room(shape: ModelConfig, data: Mapping[str, SpamDataset], params: Para
 
 
 def read_datasets(limit: int, init_from: Path, config: FinetuneSpamConfig) -> dict[str, SpamDataset]:
-    """The three splits as token ids, padded as `padding` says."""
+    """The three splits as token ids, padded according to `padding`."""
     tokenizer = model_folder.load_tokenizer(init_from)
     data = {split: SpamDataset(*read_split(SPAM / f"{split}.csv"), tokenizer, limit) for split in SPLITS}
     width = {"longest": data["train"].longest, "context": limit, "batch": None}[config.padding]
@@ -158,7 +158,7 @@ def read_datasets(limit: int, init_from: Path, config: FinetuneSpamConfig) -> di
 def above_frozen_blocks(
     model: Classifier, data: dict[str, SpamDataset], config: FinetuneSpamConfig, precision: RuntimeConfig, run: Run
 ) -> tuple[nn.Module, Mapping[str, SpamDataset | FrozenStates]]:
-    """What has to run in every epoch, and on what: the whole model on ids, or its upper blocks on states."""
+    """The module that trains and its data: the whole model on ids, or its upper blocks on saved states."""
     frozen = config.frozen_blocks(model.gpt_config.n_layer)
     if not frozen:
         return model, data

@@ -26,18 +26,20 @@ class ImportSource:
 
 @dataclass(frozen=True)
 class Params:
-    """The items; DVC declares this one only."""
+    """All items; dvc.yaml declares only the one of this stage."""
 
     import_gpt2: dict[str, ImportSource]
 
 
 def main(params: Params, item: str) -> None:
-    """Import `item`, named on the command line by dvc.yaml."""
+    """Import `item`, which dvc.yaml names on the command line."""
     source = item_of(params.import_gpt2, item, "import_gpt2")
-    with stage(f"import_gpt2@{item}", source) as run:
+    with stage(f"import_gpt2@{item}", {f"import_gpt2.{item}": source}) as run:
         weights = max((path.stat().st_size for path in Path(source.source).glob("*") if path.is_file()), default=0)
         where = f"params.yaml: import_gpt2.{item}.source"
-        size = 22 * weights // 10  # the tensors, their copies for the file, and what the allocator keeps (measured)
+        size = (
+            22 * weights // 10
+        )  # the tensors, their copies for the file, and memory that the allocator keeps (measured)
         machine.check_memory(where, "the import", size, "cpu", "import a smaller model, or free some memory")
         machine.check_disk(run.work, weights)
         model = load(Path(source.source))
@@ -48,12 +50,12 @@ def main(params: Params, item: str) -> None:
 
 
 def load(folder: Path) -> GPT:
-    """The model in a folder of either layout; raises UserError where both are there, for they may differ."""
+    """Read a folder in either format; raises UserError if it holds both, since they may differ."""
     openai = [name for name in openai_checkpoint.FILES if (folder / name).exists()]
     hugging_face = [name for name in (model_folder.CONFIG, model_folder.WEIGHTS) if (folder / name).exists()]
     if openai and hugging_face:
-        what = f"holds two layouts: {', '.join(openai)} beside {', '.join(hugging_face)}"
-        raise UserError(str(folder), what, "keep the files of one layout", DATA)
+        what = f"holds two formats: {', '.join(openai)} and {', '.join(hugging_face)}"
+        raise UserError(str(folder), what, "keep the files of one format", DATA)
     return openai_checkpoint.load_model(folder) if openai else model_folder.load_model(folder)
 
 

@@ -19,7 +19,7 @@ from llm.data.corpus_dataset import TokenWindows
 from llm.data.tokenizer import Tokenizer, fingerprint
 from llm.generate.decoding import generate, greedy
 from llm.model import memory, packed_weights
-from llm.model.config import ModelConfig
+from llm.model.config import ModelConfig, ModelParams
 from llm.model.gpt import GPT, count_parameters
 from llm.runtime.device import RuntimeConfig, autocast, set_up_device
 from llm.train import losses, resume
@@ -93,11 +93,11 @@ SAMPLE_COLUMNS = ("step", "text")
 
 @dataclass(frozen=True)
 class Params:
-    """What this stage reads."""
+    """The sections of params.yaml that this stage reads."""
 
     seed: int
     runtime: RuntimeConfig
-    model: ModelConfig
+    model: ModelParams
     pretrain: PretrainConfig
 
 
@@ -108,12 +108,13 @@ def main(params: Params) -> None:
         device = set_up_device(params.runtime)
         run.reads(CORPUS)
         tokenizer = Tokenizer.load(TOKENIZER)
-        train = windows("train", params, config.context, config.stride)
-        val = windows("val", params, config.context, config.stride)
-        prompt = sample_prompt(tokenizer, config, params.model.context_length)
-        check_room(params, len(batches(train, params)), run)
+        shape = params.model.config(tokenizer.vocab_size)
+        train = windows("train", shape.vocab_size, config.context, config.stride)
+        val = windows("val", shape.vocab_size, config.context, config.stride)
+        prompt = sample_prompt(tokenizer, config, shape.context_length)
+        check_room(shape, params, len(batches(train, params, shape.vocab_size)), run)
         torch.manual_seed(params.seed if config.mode == "book" else derive(params.seed, "init"))
-        model = GPT(params.model).to(device)
+        model = GPT(shape).to(device)
         run.say(f"{count_parameters(model):,} parameters, {train.tokens:,} training tokens on {device}")
 
         out = run.out("models/pretrain")
@@ -153,14 +154,14 @@ def main(params: Params) -> None:
         )
 
 
-def check_room(params: Params, steps: int, run: Run) -> None:
+def check_room(model: ModelConfig, params: Params, steps: int, run: Run) -> None:
     """Refuse a training that does not fit into memory or on the disk; the widest windows decide."""
     config, short = params.pretrain, params.pretrain.short_windows
     sizes = [(config.batch_size, config.context)] + ([(short.batch_size, short.context)] if short else [])
     trainings = []
     for batch, context in sizes:
         rows = min(batch, config.micro_batch_size or batch)
-        shape = (params.model, params.runtime, rows, context, batch > rows)
+        shape = (model, params.runtime, rows, context, batch > rows)
         trainings.append(memory.Training(*shape, keeps_best=config.keep == "best"))
     widest = max(trainings, key=lambda t: t.memory)
     moments = 2 * memory.FP32 * widest.trainable if config.save_optimizer else 0
@@ -179,7 +180,8 @@ def train_model(
         )
     if config.compile:
         loss = CompiledNextToken(model, params.runtime.fused_loss)
-    task = Task(model, loss, batches(train, params), evaluation_batches(train, val, config), "pretrain")
+    training = batches(train, params, model.config.vocab_size)
+    task = Task(model, loss, training, evaluation_batches(train, val, config), "pretrain")
     inputs = [CORPUS, TOKENIZER]
     with resume.checkpoints(
         run.states, params, inputs, config.save_every, run.say, keep_moments=config.save_optimizer
@@ -187,15 +189,15 @@ def train_model(
         return fit(task, config, params.runtime, params.seed, [*callbacks, checkpoints])
 
 
-def windows(split: str, params: Params, context: int, stride: int, where: str = "pretrain.context") -> TokenWindows:
+def windows(split: str, vocab_size: int, context: int, stride: int, where: str = "pretrain.context") -> TokenWindows:
     """The windows of one split; `where` is the key of params.yaml with their length."""
-    found = TokenWindows(CORPUS, split, context, stride, params.model.vocab_size, where)
+    found = TokenWindows(CORPUS, split, context, stride, vocab_size, where)
     if found.tokenizers != {fingerprint(TOKENIZER)}:
         raise UserError(str(CORPUS), f"was not tokenized with {TOKENIZER}", "run `dvc repro tokenize`", DATA)
     return found
 
 
-def batches(train: TokenWindows, params: Params) -> BatchSource:
+def batches(train: TokenWindows, params: Params, vocab_size: int) -> BatchSource:
     """The batches of the whole run: short windows first, if there are any."""
     config, short = params.pretrain, params.pretrain.short_windows
     per_epoch = steps_per_epoch(len(train), config.batch_size)
@@ -204,7 +206,7 @@ def batches(train: TokenWindows, params: Params) -> BatchSource:
     if short is None:
         return long
     section, seed = "pretrain.short_windows", derive(params.seed, "short windows")
-    shorter = windows("train", params, short.context, short.context, f"{section}.context")
+    shorter = windows("train", vocab_size, short.context, short.context, f"{section}.context")
     return ConcatBatches(ShuffledBatches(shorter, short.batch_size, short.steps, seed, f"{section}.batch_size"), long)
 
 

@@ -22,14 +22,14 @@ from stages.run import run_stage, stage
 
 @dataclass(frozen=True)
 class RespondConfig:
-    """How the fine-tuned model is asked."""
+    """How the test instructions are answered."""
 
     decoding: DecodingConfig
     batch_size: int  # prompts answered at once
-    response_header: Literal["given", "generated"]  # does the prompt end with `### Response:`? The book's does not
+    response_header: Literal["given", "generated"]  # given: the prompt ends with `### Response:`, unlike the book's
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong with these values together."""
+        """Contradictions between these values."""
         yield from positive(self, "batch_size")
 
 
@@ -38,7 +38,7 @@ MODEL, TEST = Path("models/instruct"), Path("data/instructions/test.json")
 
 @dataclass(frozen=True)
 class Params:
-    """What this stage reads."""
+    """The sections of params.yaml that this stage reads."""
 
     seed: int
     runtime: RuntimeConfig
@@ -46,7 +46,7 @@ class Params:
 
 
 def main(params: Params) -> None:
-    """Decode in batches; keep the raw texts, and the answers in the book's entry form."""
+    """Decode in batches; save the raw texts, and the answers in the book's format."""
     with stage("respond", params) as run:
         config = params.respond
         device = set_up_device(params.runtime)
@@ -81,7 +81,7 @@ def main(params: Params) -> None:
             {
                 "n_items": len(responses),
                 "n_empty": sum(not answer for answer in answers),
-                "n_capped": sum(limit < wanted for limit in limits),  # the context left fewer new tokens than asked
+                "n_capped": sum(limit < wanted for limit in limits),  # the context left fewer new tokens than requested
                 "n_exact": sum(r["model_response"] == r["output"] for r in responses),
             }
         )

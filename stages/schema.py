@@ -12,7 +12,7 @@ from llm.data.instructions import InstructionsConfig
 from llm.data.spam import SpamConfig
 from llm.data.tokenizer import TokenizerConfig
 from llm.evaluate.judge import JudgeConfig
-from llm.model.config import ModelConfig
+from llm.model.config import ModelParams
 from llm.runtime.device import RuntimeConfig
 from llm.tracking.tracker import TrackingConfig
 from stages.finetune_instruct import FinetuneInstructConfig
@@ -40,7 +40,7 @@ class AllParams:
     download: dict[str, Source]
     tokenizer: TokenizerConfig
     tokenize: TokenizeConfig
-    model: ModelConfig
+    model: ModelParams
     pretrain: PretrainConfig
     import_gpt2: dict[str, ImportSource]
     finetune_spam: FinetuneSpamConfig
@@ -50,31 +50,11 @@ class AllParams:
     tracking: TrackingConfig
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong between sections."""
+        """Contradictions between sections."""
         if not 0 <= self.seed < 2**32:
             yield "seed", f"{self.seed} is not from 0 to {2**32 - 1}", "give a number in between"
-        if self.model.vocab_size != self.tokenizer.vocab_size:
-            what = f"{self.model.vocab_size} is not tokenizer.vocab_size ({self.tokenizer.vocab_size})"
-            yield "model.vocab_size", what, "make them equal"
-        if self.model.dropout_random == "packed" and self.runtime.device != "cpu":
-            what = f"packed, which is for CPUs, but runtime.device is {self.runtime.device}"
-            yield "model.dropout_random", what, "set it to each"
-        rates = (self.model.dropout, self.model.embedding_rate, self.model.attention_rate)
-        if self.model.dropout_random == "packed" and self.pretrain.compile and any(rates):
-            what = "packed, which cannot be compiled, but pretrain.compile is true"
-            yield "model.dropout_random", what, "set it to each, or pretrain.compile to false"
-        short = self.pretrain.short_windows
-        for key, context in [("context", self.pretrain.context), ("short_windows.context", short and short.context)]:
-            if context and context > self.model.context_length:
-                what = f"{context} is above model.context_length ({self.model.context_length})"
-                yield f"pretrain.{key}", what, f"give {self.model.context_length} or less"
-        longest = max(self.pretrain.context, short.context if short else 0)
-        if self.tokenize.corpus.shard_tokens <= longest:
-            what = f"{self.tokenize.corpus.shard_tokens} hold no window of {longest} tokens and its target"
-            yield "tokenize.corpus.shard_tokens", what, f"give {longest + 1} or more, better a million"
-        if self.pretrain.sample_tokens >= self.model.context_length:
-            what = f"{self.pretrain.sample_tokens} is not below model.context_length ({self.model.context_length})"
-            yield "pretrain.sample_tokens", what, "leave room for the tokens of sample_prompt"
+        yield from self._computing()
+        yield from self._lengths()
         for item in ("corpus", "spam", "instructions"):
             if item not in self.download:
                 yield f"download.{item}", "missing", f"name a source: data/sample/{item}... or a file of yours"
@@ -84,3 +64,30 @@ class AllParams:
         if top_k and top_k > self.tokenizer.vocab_size:
             what = f"{top_k} is above tokenizer.vocab_size ({self.tokenizer.vocab_size})"
             yield "respond.decoding.top_k", what, "lower it"
+
+    def _computing(self) -> Iterator[Problem]:
+        """Settings of the runtime, the model and the compiler that exclude each other."""
+        if self.runtime.kernels == "portable" and self.pretrain.compile:
+            yield "runtime.kernels", "portable, but pretrain.compile is true", "set it to native"
+        if self.model.dropout_random != "packed":
+            return
+        if self.runtime.device != "cpu":
+            what = f"packed, which is for CPUs, but runtime.device is {self.runtime.device}"
+            yield "model.dropout_random", what, "set it to each"
+        if self.pretrain.compile and any((self.model.dropout, self.model.embedding_rate, self.model.attention_rate)):
+            what = "packed, which cannot be compiled, but pretrain.compile is true"
+            yield "model.dropout_random", what, "set it to each, or pretrain.compile to false"
+
+    def _lengths(self) -> Iterator[Problem]:
+        """Windows and samples that do not fit into the model's context or into a shard."""
+        limit, short = self.model.context_length, self.pretrain.short_windows
+        for key, context in [("context", self.pretrain.context), ("short_windows.context", short and short.context)]:
+            if context and context > limit:
+                yield f"pretrain.{key}", f"{context} is above model.context_length ({limit})", f"give {limit} or less"
+        longest = max(self.pretrain.context, short.context if short else 0)
+        if self.tokenize.corpus.shard_tokens <= longest:
+            what = f"{self.tokenize.corpus.shard_tokens} tokens do not hold a window of {longest} and its target"
+            yield "tokenize.corpus.shard_tokens", what, f"give {longest + 1} or more, better a million"
+        if self.pretrain.sample_tokens >= limit:
+            what = f"{self.pretrain.sample_tokens} is not below model.context_length ({limit})"
+            yield "pretrain.sample_tokens", what, "leave room for the tokens of sample_prompt"

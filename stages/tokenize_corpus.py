@@ -16,7 +16,7 @@ RAW, TOKENIZER = Path("data/raw/corpus"), Path("data/tokenizer")
 
 @dataclass(frozen=True)
 class Params:
-    """What this stage reads."""
+    """The sections of params.yaml that this stage reads."""
 
     corpus: CorpusConfig
 

@@ -17,7 +17,7 @@ TOKENIZER = Path("data/tokenizer")
 
 @dataclass(frozen=True)
 class Params:
-    """What this stage reads."""
+    """The sections of params.yaml that this stage reads."""
 
     instructions: InstructionsConfig
 

@@ -13,7 +13,7 @@ from stages.run import point_to_source, run_stage, stage
 
 @dataclass(frozen=True)
 class Params:
-    """What this stage reads."""
+    """The sections of params.yaml that this stage reads."""
 
     tokenizer: TokenizerConfig
 

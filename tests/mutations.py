@@ -119,5 +119,5 @@ def answers(
 def once(items: list[tuple[str, Any]]) -> dict[str, Any]:
     """The `object_pairs_hook` under which no key may stand twice."""
     if len(dict(items)) < len(items):
-        raise ValueError("a key stands twice")
+        raise ValueError("duplicate key")
     return dict(items)

@@ -1,7 +1,7 @@
 """Console commands that use models or their answers: generate, chat, classify, judge, agree.
 
-Models compute as `runtime` in params.yaml has it, like the stages. What loads torch is imported inside the functions:
-`--help` and the commands without a model start quickly.
+The section `runtime` of params.yaml sets device and precision, as for the stages. Modules that load torch are imported
+inside the functions, so that the other commands start quickly.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 
 
 def generate_text(arguments: argparse.Namespace) -> None:
-    """Print the prompt with its continuation."""
+    """Print the prompt and its continuation."""
     session = _session(arguments)
     prompt = arguments.prompt
     if prompt is None:
-        _hint("type the text to continue; Ctrl-D ends it")
+        _hint("type the text to continue, then press Ctrl-D")
         prompt = sys.stdin.read().removesuffix("\n")
     print(prompt + session.answer(prompt))
 
 
 def chat_with_model(arguments: argparse.Namespace) -> None:
-    """Answer one instruction a line until the input ends; one that cannot be answered does not end it."""
+    """Answer one instruction per line until the input ends; print an error and go on if one cannot be answered."""
     from llm.data.prompts import HEADERS, extract_answer, format_prompt, prompt_form
 
     session = _session(arguments)
     form = prompt_form(arguments.model)
-    interactive = _hint("one instruction a line; Ctrl-D ends")
+    interactive = _hint("type one instruction per line; Ctrl-D ends")
     while True:
         if interactive:
             print("> ", end="", file=sys.stderr, flush=True)
@@ -53,7 +53,7 @@ def chat_with_model(arguments: argparse.Namespace) -> None:
 
 
 def classify_texts(arguments: argparse.Namespace) -> None:
-    """Print label, probability of spam and message, one line each."""
+    """Print one line per message: its label, the probability of spam, the message."""
     kernels.pin()
     from llm.data.spam_dataset import pad_right
     from llm.evaluate.accuracy import predict
@@ -63,14 +63,14 @@ def classify_texts(arguments: argparse.Namespace) -> None:
     config = set_up_from_params()
     model, labels = model_folder.load_classifier(arguments.model)
     if "spam" not in labels:
-        what = f"its classes are {', '.join(labels)}, not spam"
-        raise UserError(arguments.model, what, "take a folder of finetune_spam", DATA)
+        what = f"spam is not among its classes: {', '.join(labels)}"
+        raise UserError(arguments.model, what, "name a folder that finetune_spam wrote", DATA)
     tokenizer = model_folder.load_tokenizer(arguments.model)
     limit = model.pad_to or model.gpt_config.context_length
     model.to(config.device)
     if not arguments.message:
-        _hint("one message a line; Ctrl-D ends")
-    with autocast(config):  # around all messages: it keeps what it makes of the weights
+        _hint("type one message per line; Ctrl-D ends")
+    with autocast(config):  # one block for all messages: it caches the converted weights
         for message in arguments.message or (line.rstrip("\n") for line in sys.stdin):
             batch = pad_right([tokenizer.encode(message)[:limit] or [tokenizer.eot]], tokenizer.eot, model.pad_to, [0])
             probabilities = predict(model, [batch], config).softmax(dim=-1)[0]
@@ -79,7 +79,7 @@ def classify_texts(arguments: argparse.Namespace) -> None:
 
 
 def judge_file(arguments: argparse.Namespace) -> None:
-    """Print the mean score and what became of every answer."""
+    """Print the mean score and how many answers were scored, unparsed, refused or failed."""
     from llm.data.prompts import format_prompt
     from llm.evaluate.judge import JudgeConfig, judge, read_responses, require_coverage, summarize
 
@@ -102,14 +102,14 @@ def judge_file(arguments: argparse.Namespace) -> None:
 
 
 def compare_judges(arguments: argparse.Namespace) -> None:
-    """Print the agreement of two files of verdicts."""
+    """Print the agreement between two files of scores."""
     from llm.evaluate import agreement
 
     print("\n".join(agreement.lines(agreement.agree(arguments.first, arguments.second))))
 
 
 def _session(arguments: argparse.Namespace) -> Session:
-    """The model that the command line names, with its decoding options."""
+    """Load the model of `--model` with the decoding options."""
     kernels.pin()
     from llm.generate.decoding import DecodingConfig
     from llm.generate.session import Session
@@ -122,7 +122,7 @@ def _session(arguments: argparse.Namespace) -> Session:
 
 
 def _hint(text: str) -> bool:
-    """Say on a terminal that standard input is being read; whether it is one."""
+    """Print the hint if standard input is a terminal; returns whether it is."""
     interactive = sys.stdin.isatty()
     if interactive:
         print(text, file=sys.stderr)

@@ -1,100 +1,182 @@
-"""The console: change parameters, use the models, judge answers, look at results. `python -m llm --help`."""
+"""Change parameters, run the pipeline, use the models, judge answers, compare with the book."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import difflib
+import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_type_hints
+
+import shtab
 
 from llm.cli.models import chat_with_model, classify_texts, compare_judges, generate_text, judge_file
+from llm.cli.program import program, version
 from llm.cli.project import (
     check_outputs,
     pin_downloads,
+    record_baseline,
     repair_project,
     run_ablation,
+    run_pipeline,
     serve_ui,
     show_report,
     use_profile,
     verify_numbers,
 )
-from llm.cli.report import PROGRAM
 from llm.common.errors import USAGE, UserError, error_contract
+from llm.evaluate.judge_config import JudgeConfig
+
+# The headings of the help, by the first command below each.
+GROUPS = {"generate": "Models", "judge": "Judge", "verify": "Book", "completion": "Shell"}
+Command = Callable[[str, Any, str], argparse.ArgumentParser]  # name, function, one line of help
+SHELLS = ("bash", "zsh", "tcsh")
+PROFILES = shtab.cmd("llm use --list 2> /dev/null") | {"tcsh": "`llm use --list`"}  # tcsh cannot redirect only errors
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that keeps the error contract."""
+    """An argument parser that reports errors as docs/errors.md says and suggests the nearest name."""
 
     def error(self, message: str) -> NoReturn:
-        """Refuse the command line in one line."""
-        raise UserError("command line", message, f"see `{self.prog} --help`", USAGE)
+        """Raise UserError instead of printing the usage."""
+        raise self._refusal(message)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse unknown arguments here, where the options of the command are known."""
+        known, unknown = super().parse_known_args(args, namespace)
+        for word in unknown:
+            option = word.partition("=")[0]
+            if option.startswith("-"):
+                raise self._refusal(f"{option} is not an option", option, self._option_string_actions)
+            raise self._refusal(f"{word!r} is one argument too many")
+        return known, unknown
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        if isinstance(action, argparse._SubParsersAction):
+            raise self._refusal(f"{value!r} is not a command", value, action.choices)
+        name, choices = action.option_strings[0] if action.option_strings else action.dest, list(action.choices)
+        raise self._refusal(f"{name}: {value!r} is not one of {', '.join(choices)}", value, choices)
+
+    def _refusal(self, what: str, word: str = "", known: Iterable[str] = ()) -> UserError:
+        near = difflib.get_close_matches(word, known, 1)
+        fix = f"did you mean {near[0]}?" if near else f"see `{self.prog} --help`"
+        return UserError("command line", what, fix, USAGE)
+
+
+class Grouped(argparse.HelpFormatter):
+    """Lists the commands under the headings of GROUPS."""
+
+    def _format_action(self, action: argparse.Action) -> str:
+        if isinstance(action, argparse._SubParsersAction):
+            return "".join(map(self._format_action, action._get_subactions()))
+        heading = GROUPS.get(action.dest)
+        return (f"\n{heading}:\n" if heading else "") + super()._format_action(action)
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """Run one command; exit codes as in docs/errors.md."""
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # before torch is imported; stages/__init__.py says why
     with error_contract():
         arguments = parser().parse_args(words)
         arguments.run(arguments)
 
 
-def parser() -> argparse.ArgumentParser:
-    """All commands with their options."""
-    top = Parser(prog=PROGRAM, description=__doc__)
-    commands = top.add_subparsers(required=True, metavar="command", parser_class=Parser)
+def parser(name: str | None = None) -> argparse.ArgumentParser:
+    """All commands with their options; `name` is the program's, in place of what the user typed."""
+    top = Parser(prog=name or program(), description=__doc__, formatter_class=Grouped)
+    top.add_argument("--version", action="version", version=version())
+    top.set_defaults(run=lambda _: top.print_help())
+    commands = top.add_subparsers(title="Pipeline", metavar="command", parser_class=Parser)
 
     def command(name: str, run: Any, about: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=about, description=about)
         added.set_defaults(run=run)
         return added
 
-    use = command("use", use_profile, "write a profile, or this machine's fastest settings, into params.yaml")
-    use.add_argument("profile", help="a file such as configs/book.yaml, or `auto`")
+    _add_pipeline(command)
+    _add_models(command)
+    _add_judge(command)
+    _add_book(command)
+    completion = command("completion", print_completion, "print a completion script for the program llm")
+    completion.add_argument("shell", choices=SHELLS)
+    return top
 
-    command("pin", pin_downloads, "fetch what has no sha256 yet and write its hash into params.yaml")
 
+def print_completion(arguments: argparse.Namespace) -> None:
+    """Print the completion script of a shell."""
+    print(shtab.complete(parser("llm"), arguments.shell))
+
+
+def _add_pipeline(command: Command) -> None:
+    use = command("use", use_profile, "write a profile into params.yaml").add_mutually_exclusive_group(required=True)
+    about = "a name such as book or ablation/small, a YAML file, or auto: the fastest settings of this machine"
+    _complete(use.add_argument("profile", nargs="?", help=about), PROFILES)
+    use.add_argument("--list", action="store_true", help="list these names")
+
+    command("pin", pin_downloads, "download unpinned files and record their hashes")
+
+    repro = command("repro", run_pipeline, "run the pipeline and show its results")
+    about = "stages to run with all they need (default: all); options of `dvc repro` follow after --"
+    repro.add_argument("targets", nargs="*", metavar="target", help=about)
+    repro.add_argument("-f", "--force", action="store_true", help="run stages even if nothing has changed")
+
+    command("report", show_report, "show the results of the last run")
+    command("baseline", record_baseline, "commit this machine's figures, to compare changes with them")
+
+    ui = command("ui", serve_ui, "serve the MLflow UI on this machine")
+    ui.add_argument("--port", type=int, default=5000, help="(default: %(default)s)")
+
+    command("repair", repair_project, "remove stale locks and temporary files after DVC was killed")
+    command("fsck", check_outputs, "compare the hashes of all outputs with dvc.lock")
+
+
+def _add_models(command: Command) -> None:
     generate = command("generate", generate_text, "continue a text")
-    generate.add_argument("prompt", nargs="?", help="the text to continue; read from standard input where left out")
-    generate.add_argument("--model", default="models/pretrain", help="a model folder (default: %(default)s)")
+    generate.add_argument("prompt", nargs="?", help="the text to continue (default: read it from standard input)")
+    _add_model(generate, "models/pretrain")
     _add_decoding(generate, tokens=50)
 
-    classify = command("classify", classify_texts, "say whether messages are spam")
-    classify.add_argument("message", nargs="*", help="one message each; lines of standard input where left out")
-    classify.add_argument("--model", default="models/spam", help="a classifier folder (default: %(default)s)")
-
-    chat = command("chat", chat_with_model, "give instructions and read the answers, one line each")
-    chat.add_argument("--model", default="models/instruct", help="a model folder (default: %(default)s)")
+    chat = command("chat", chat_with_model, "answer instructions, one per line")
+    _add_model(chat, "models/instruct")
     _add_decoding(chat, tokens=128)
 
-    judge = command("judge", judge_file, "score the answers in a file of the responses form")
-    judge.add_argument("file", type=Path, help="a list of {instruction, input, output, model_response}")
+    classify = command("classify", classify_texts, "classify messages as spam or ham")
+    about = "a message (default: read one per line from standard input)"
+    classify.add_argument("message", nargs="*", help=about)
+    _add_model(classify, "models/spam")
+
+
+def _add_judge(command: Command) -> None:
+    judge = command("judge", judge_file, "score a responses.json file")
+    about = "a list of {instruction, input, output, model_response}"
+    _complete(judge.add_argument("file", type=Path, help=about), shtab.FILE)
     for option in ("backend", "model", "url", "prompt"):
-        judge.add_argument(f"--{option}", help=f"instead of judge.{option} in params.yaml")
-    judge.add_argument("--out", type=Path, help="write the scores to this JSON file")
+        values = get_args(get_type_hints(JudgeConfig)[option]) or None
+        judge.add_argument(f"--{option}", choices=values, help=f"overrides judge.{option} in params.yaml")
+    _complete(judge.add_argument("--out", type=Path, metavar="FILE", help="write the scores as JSON"), shtab.FILE)
 
-    agree = command("agree", compare_judges, "how far two judges agree who scored the same answers")
-    for name in ("first", "second"):
-        agree.add_argument(name, type=Path, help="a file of verdicts, such as `judge --out` writes")
+    agree = command("agree", compare_judges, "measure the agreement between two judges")
+    for which in ("first", "second"):
+        about = f"scores of the {which} judge, as `judge --out` writes them"
+        _complete(agree.add_argument(which, type=Path, help=about), shtab.FILE)
 
-    ablation = command("ablation", run_ablation, "chapter 6's table of variants: its rows as experiments, its figures")
+
+def _add_book(command: Command) -> None:
+    verify = command("verify", verify_numbers, "compare our numbers with those printed in the book")
+    verify.add_argument("--only", default="*", metavar="PATTERN", help="only ids that match, such as 'attention.*'")
+    about = "first run these, such as chapter5, in .work/verify (minutes to hours each)"
+    verify.add_argument("--run", nargs="+", default=[], dest="runs", metavar="NAME", help=about)
+    about = "also write the table as Markdown"
+    _complete(verify.add_argument("--write", type=Path, metavar="FILE", help=about), shtab.FILE)
+
+    ablation = command("ablation", run_ablation, "run and show the table of variants of chapter 6")
     what = ablation.add_mutually_exclusive_group(required=True)
-    queued = "queue these rows; without numbers, all that can run here"
-    what.add_argument("--queue", nargs="*", type=int, metavar="ROW", help=queued)
-    what.add_argument("--table", action="store_true", help="show what the experiments on the last commit gave")
-
-    command("report", show_report, "the results of the last run in a short table")
-
-    verify = command("verify", verify_numbers, "measure the book's printed numbers and compare")
-    verify.add_argument("--only", default="*", metavar="PATTERN", help="rows whose id fits, such as 'attention.*'")
-    first = "first make these runs, such as chapter5, in .work/verify: minutes to hours each"
-    verify.add_argument("--run", nargs="+", default=[], dest="runs", metavar="NAME", help=first)
-    verify.add_argument("--write", type=Path, metavar="FILE", help="write the table to this Markdown file as well")
-
-    command("repair", repair_project, "take away what a dvc that was killed left in the way of the next")
-    command("fsck", check_outputs, "hash every output again and compare with dvc.lock")
-
-    ui = command("ui", serve_ui, "the MLflow UI, on this machine only")
-    ui.add_argument("--port", type=int, default=5000, help="(default: %(default)s)")
-    return top
+    about = "queue these rows as experiments (default: all that can run here)"
+    what.add_argument("--queue", nargs="*", type=int, metavar="ROW", help=about)
+    what.add_argument("--table", action="store_true", help="show the results of the experiments on the last commit")
 
 
 def _seed(text: str) -> int:
@@ -104,11 +186,23 @@ def _seed(text: str) -> int:
     return value
 
 
+def _complete(argument: argparse.Action, by: Any) -> None:
+    """Have shtab complete the argument by FILE, DIRECTORY or a command."""
+    argument.complete = by  # type: ignore[attr-defined]
+
+
+def _add_model(command: argparse.ArgumentParser, default: str) -> None:
+    about = "a model folder (default: %(default)s)"
+    _complete(command.add_argument("--model", default=default, metavar="FOLDER", help=about), shtab.DIRECTORY)
+
+
 def _add_decoding(command: argparse.ArgumentParser, tokens: int) -> None:
-    command.add_argument("--max-new-tokens", type=int, default=tokens, help="at most (default: %(default)s)")
-    command.add_argument("--temperature", type=float, default=0.0, help="0: always the likeliest token")
-    command.add_argument("--top-k", type=int, help="with a temperature: sample from the k likeliest tokens only")
-    command.add_argument(
-        "--top-p", type=float, help="with a temperature: sample from the likeliest tokens that make up this probability"
-    )
-    command.add_argument("--seed", type=_seed, default=123, help="of sampling (default: %(default)s)")
+    about = "write at most N tokens (default: %(default)s)"
+    command.add_argument("--max-new-tokens", type=int, default=tokens, metavar="N", help=about)
+    about = "0 always takes the most likely token (default: %(default)s)"
+    command.add_argument("--temperature", type=float, default=0.0, metavar="T", help=about)
+    about = "sample from the K most likely tokens (with a temperature)"
+    command.add_argument("--top-k", type=int, metavar="K", help=about)
+    about = "sample from the most likely tokens with this total probability (with a temperature)"
+    command.add_argument("--top-p", type=float, metavar="P", help=about)
+    command.add_argument("--seed", type=_seed, default=123, help="of the sampling (default: %(default)s)")

@@ -1,11 +1,12 @@
-"""Console commands of the project: use, pin, ablation, report, verify, repair, fsck, ui.
+"""Console commands of the project: use, pin, repro, report, ui, repair, fsck, verify, ablation.
 
-What takes long to import is imported inside the function that needs it, so the others start quickly.
+Slow imports are inside the functions that need them, so that the other commands start quickly.
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import shutil
 import subprocess
@@ -13,19 +14,26 @@ from dataclasses import asdict
 from pathlib import Path
 
 from llm.cli import report
-from llm.cli.report import DVC, PROGRAM
+from llm.cli.program import dvc, program
 from llm.common import files, params, profiles
 from llm.common.errors import DATA, USAGE, UserError, raise_all
 from llm.common.progress import Bars
 
+CONFIGS = Path("configs")
+AUTO = "auto"
+
 
 def use_profile(arguments: argparse.Namespace) -> None:
-    """Write the values of a profile over params.yaml."""
+    """Write the values of a profile into params.yaml, or list the profiles."""
+    files.project_root()
+    if arguments.list:
+        print("\n".join(profile_names()))
+        return
+    path = None if arguments.profile == AUTO else profile_path(arguments.profile)
     from stages.schema import AllParams
 
-    files.project_root()
     edited = _differs_from_git()
-    if arguments.profile == "auto":
+    if path is None:
         from llm.runtime import device
 
         found = device.detect()
@@ -39,18 +47,37 @@ def use_profile(arguments: argparse.Namespace) -> None:
         for section, values in changes.items():
             print(f"params.yaml: {section}: " + ", ".join(f"{key} {value}" for key, value in values.items()))
     else:
-        profiles.use(Path(arguments.profile), AllParams)
-        print(f"params.yaml: {arguments.profile} applied; `dvc repro` runs what depends on it")
+        profiles.use(path, AllParams)
+        print(f"params.yaml: {path} applied; `{program()} repro` runs the stages that depend on it")
     if edited:
-        print("params.yaml was not as git has it: profiles add up")
-        print(f"to have this one alone: git checkout params.yaml && {PROGRAM} use {arguments.profile}")
+        print("params.yaml had changes that are not in git; they are kept, as profiles add up")
+        print(f"to use only this profile: git checkout params.yaml && {program()} use {arguments.profile}")
     if edited is not None:
-        print("`git diff params.yaml` shows all changes")
-        print("to go back: git checkout params.yaml, then dvc repro (which finds the earlier results in its cache)")
+        print("to see all changes: git diff params.yaml")
+        print(f"to undo all changes: git checkout params.yaml && {program()} repro (earlier results are cached)")
+
+
+def profile_names() -> list[str]:
+    """The names that `use` knows: `auto`, and the files below configs/ without folder and suffix."""
+    from llm.book.variants import FILE
+
+    paths = (path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml") if path != FILE)
+    return [AUTO, *sorted(path.with_suffix("").as_posix() for path in paths)]
+
+
+def profile_path(name: str) -> Path:
+    """The file of a profile, given its path or its name; raises UserError if there is none."""
+    for path in (Path(name), CONFIGS / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    known = profile_names()
+    near = difflib.get_close_matches(name.removeprefix(f"{CONFIGS}/").removesuffix(".yaml"), known, 1)
+    what = f"{name!r} is neither a file nor one of the profiles {', '.join(known)}"
+    raise UserError("command line", what, f"did you mean {near[0]}?" if near else "name one of these", USAGE)
 
 
 def pin_downloads(_arguments: argparse.Namespace) -> None:
-    """Fetch unpinned files and write hash and size into params.yaml."""
+    """Download unpinned files and write their hashes and sizes into params.yaml."""
     from llm.data.download import pin
     from stages.schema import AllParams
 
@@ -66,13 +93,13 @@ def pin_downloads(_arguments: argparse.Namespace) -> None:
                 print(f"{item}: {file['name']}: {file['size']:,} bytes, sha256 {file['sha256']}")
     if changes:
         profiles.apply([{"download": changes}], AllParams, origin="pin")
-        print("params.yaml: written; look at `git diff params.yaml` and commit it")
+        print("params.yaml: hashes written; check `git diff params.yaml` and commit it")
     else:
-        print("every download is pinned")
+        print("all downloads are pinned")
 
 
 def run_ablation(arguments: argparse.Namespace) -> None:
-    """Queue rows of configs/ablation/chapter6.yaml as experiments, or print the table of those that have run."""
+    """Queue rows of configs/ablation/chapter6.yaml as experiments, or print the table of their results."""
     from llm.book import variants
     from stages.schema import AllParams
 
@@ -83,18 +110,38 @@ def run_ablation(arguments: argparse.Namespace) -> None:
         return
     for line in variants.queue(table, arguments.queue, AllParams):
         print(line, flush=True)
-    print(f"`dvc exp run --run-all`, in the activated environment, runs them; then: {PROGRAM} ablation --table")
+    print("to run them, in the activated environment: dvc exp run --run-all")
+    print(f"to see their results: {program()} ablation --table")
+
+
+def run_pipeline(arguments: argparse.Namespace) -> None:
+    """Repair the project, run `dvc repro`, show the results."""
+    from llm.cli.repro import run_dvc
+
+    repair_project(arguments)
+    run_dvc([*(["--force"] if arguments.force else []), *arguments.targets])
+    print()
+    show_report(arguments)
 
 
 def show_report(_arguments: argparse.Namespace) -> None:
-    """Print the results that stand in reports/, a sample text, and what to try next."""
+    """Print the results in reports/, a sample text and what to try next."""
     files.project_root()
     for line in report.lines():
         print(line)
 
 
+def record_baseline(_arguments: argparse.Namespace) -> None:
+    """Commit dvc.lock and reports/ as the figures of this machine."""
+    from llm.cli import baseline
+
+    files.project_root()
+    print(f"{len(baseline.record())} outputs differ from the last commit: committed dvc.lock and reports/")
+    print(f"`{dvc()} metrics diff` now compares with this machine's figures")
+
+
 def verify_numbers(arguments: argparse.Namespace) -> None:
-    """Print every number of the book's ledger beside ours; raises UserError where one is outside."""
+    """Print every number of the book's ledger with ours; raises UserError if one is outside its tolerance."""
     from llm.book import ledger, runs
 
     root, book = files.project_root(), ledger.read()
@@ -102,7 +149,7 @@ def verify_numbers(arguments: argparse.Namespace) -> None:
         runs.make(name, run, root)
     results = list(ledger.verify(book, root, arguments.only))
     if not results:
-        raise UserError("--only", f"{arguments.only!r} fits no row", "see the ids in llm/book/golden.yaml", USAGE)
+        raise UserError("--only", f"no row matches {arguments.only!r}", "see the ids in llm/book/golden.yaml", USAGE)
     for line in ledger.table(results):
         print(line)
     if arguments.write:
@@ -117,15 +164,15 @@ def verify_numbers(arguments: argparse.Namespace) -> None:
 
 
 def repair_project(_arguments: argparse.Namespace) -> None:
-    """Say what had to be repaired; nothing where nothing had."""
+    """Repair the project and print what was repaired."""
     from llm.cli.repair import repair
 
     for line in repair(files.project_root()):
-        print(line)
+        print(line, flush=True)
 
 
 def check_outputs(_arguments: argparse.Namespace) -> None:
-    """Compare every output on disk with the md5 in dvc.lock: DVC itself trusts a file that looks untouched."""
+    """Compare every output on disk with its md5 in dvc.lock; DVC skips files whose time and size are unchanged."""
     files.project_root()
     locked = [
         (str(out["path"]), str(out["md5"]))
@@ -135,23 +182,23 @@ def check_outputs(_arguments: argparse.Namespace) -> None:
     problems = []
     for path, md5 in locked:
         if not Path(path).exists():
-            problems.append(UserError(path, f"is not there, dvc.lock has {md5}", f"run `{DVC} checkout`", DATA))
+            problems.append(UserError(path, f"is missing, dvc.lock has {md5}", f"run `{dvc()} checkout`", DATA))
         elif (found := files.dvc_md5(path)) != md5:
-            fix = f"move .dvc/cache away, remove {path} and run `make repro`"
-            problems.append(UserError(path, f"has md5 {found}, dvc.lock {md5}", fix, DATA))
+            fix = f"move .dvc/cache away, remove {path} and run `{program()} repro`"
+            problems.append(UserError(path, f"has md5 {found}, dvc.lock has {md5}", fix, DATA))
     raise_all(problems)
-    print(f"{len(locked)} outputs are as dvc.lock says")
+    print(f"{len(locked)} outputs match dvc.lock")
 
 
 def serve_ui(arguments: argparse.Namespace) -> None:
-    """Run the MLflow UI until it is ended."""
+    """Become the MLflow UI."""
     from llm.tracking import ui
 
     ui.serve(files.project_root(), arguments.port)
 
 
 def _differs_from_git() -> bool | None:
-    """Whether params.yaml is not as git has it; None where there is no git to ask."""
+    """Whether params.yaml differs from git's index; None without git."""
     if not Path(".git").exists() or shutil.which("git") is None:
         return None
     asked = ["git", "--no-optional-locks", "diff", "--quiet", "--", "params.yaml"]

@@ -1,4 +1,4 @@
-"""What a dvc that is killed as it writes its own files can leave, and the next one fails on."""
+"""Prepare the project for DVC: repair what a killed DVC left, and set whether it works with git."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from llm.common.errors import RUNNING, USAGE, UserError
 
 
 def repair(root: Path) -> Iterator[str]:
-    """Take it out of the way, and say of each thing what was done; nothing where all is well.
+    """Repair the project and yield one line for each change.
 
-    Raises UserError: code RUNNING while a dvc is at work on the project, USAGE where none can work.
+    Raises UserError: code RUNNING if DVC is running on the project, USAGE if DVC cannot open it.
     """
     from dvc.dvcfile import Lockfile
     from dvc.exceptions import DvcException
@@ -22,32 +22,50 @@ def repair(root: Path) -> Iterator[str]:
     from dvc.rwlock import SCHEMA
 
     try:
+        yield from _match_git(root)
         with Repo(str(root)) as repo, repo.lock:
             temporary = Path(str(repo.tmp_dir))
             for path, check in ((root / "dvc.lock", Lockfile.validate), (temporary / "rwlock", SCHEMA)):
-                yield from _cut_off(path, temporary / f"{path.name}.broken", check)
+                yield from _truncated(path, temporary / f"{path.name}.broken", check)
             yield from _empty(Path(repo.cache.legacy.path) / "runs")
     except LockError:
-        raise UserError(str(root), "a dvc is at work here", "wait for it, or end it", RUNNING) from None
+        raise UserError(str(root), "DVC is running here", "wait until it has ended, or end it", RUNNING) from None
     except DvcException as error:
         raise UserError(str(root), str(error), "run it where `dvc repro` runs", USAGE) from None
 
 
-def _cut_off(path: Path, aside: Path, check: Callable[[Any], object]) -> Iterator[str]:
-    """A file that was cut off as it was written: DVC can do without either, for its cache knows the runs."""
+def _match_git(root: Path) -> Iterator[str]:
+    """Set DVC's core.no_scm in a folder without .git, where DVC refuses to run otherwise; unset it in one with .git."""
+    from dvc.config import Config, to_bool
+
+    if not (root / ".dvc").is_dir():  # Repo reports that
+        return
+    config, without_git = Config(str(root / ".dvc"), validate=False), not (root / ".git").exists()
+    if to_bool(config.read("local")["core"].get("no_scm", "false")) == without_git:
+        return
+    with config.edit("local") as local:
+        if without_git:
+            local["core"]["no_scm"] = "true"
+        else:
+            del local["core"]["no_scm"]
+    yield f"DVC works {'without' if without_git else 'with'} git from now on: .dvc/config.local"
+
+
+def _truncated(path: Path, aside: Path, check: Callable[[Any], object]) -> Iterator[str]:
+    """Move away a file that was truncated while DVC wrote it. DVC can rebuild it from its cache of runs."""
     from dvc.exceptions import DvcException
     from voluptuous import Invalid
 
     try:
         if path.is_file():
-            check(params.load(path))  # JSON is YAML; YAML that is cut off may be YAML, but of another form
+            check(params.load(path))  # JSON is YAML, too; truncated YAML may still be YAML, but of another shape
     except (UserError, DvcException, Invalid):
         path.replace(aside)
-        yield f"{path.name} cannot be read: it is {aside} now"
+        yield f"{path.name} cannot be read: moved to {aside}"
 
 
 def _empty(runs: Path) -> Iterator[str]:
-    """A folder of the run cache that was made for a run which was never written: DVC fails on it, and on no other."""
+    """Remove folders of the run cache that were created but never filled: DVC fails on an empty one."""
     for folder in runs.glob("*/*"):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()

@@ -1,4 +1,4 @@
-"""What `make repro` ends with: the results that stand in reports/, a sample text, and what to try next."""
+"""The report at the end of `llm repro`: the results in reports/, a sample text and what to try next."""
 
 from __future__ import annotations
 
@@ -8,23 +8,38 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from llm.cli import baseline
+from llm.cli.program import dvc, program
 from llm.common import files, params
 
-PROGRAM, DVC = ".venv/bin/python -m llm", ".venv/bin/python -m dvc"  # they work in an environment that is not activated
 REPORTS = Path("reports")
 
 
 def lines() -> list[str]:
-    """The results, a line each (a stage that has not run has none), the sample text, and what comes next."""
+    """One line per result of each stage that has run, the sample text, and the next commands."""
     found = [f"{stage:<13} {name:<42} {value}" for stage, name, value in _results()]
     sample = _last_sample()
     if sample:
         found += ["", f"The model writes: {sample!r}"]
-    found += ["", "Next:", "  make ui                                     every run, in the MLflow UI"]
-    found += [f"  {PROGRAM} chat                give instructions to your model"]
-    found += [f"  edit params.yaml, then: make repro && {DVC} metrics diff"]
+    found += _origin()
+    width = len(program()) + 8
+    found += ["", "Next:", f"  {program() + ' ui':<{width}}see all runs in the MLflow UI"]
+    found += [f"  {program() + ' chat':<{width}}give instructions to your model"]
+    found += [f"  edit params.yaml, then: {program()} repro && {dvc()} metrics diff"]
     hint = _precision_hint()
     return [*found, "", hint] if hint else found
+
+
+def _origin() -> list[str]:
+    """Say if the figures were not computed here, or if this machine computes other bytes than the committed ones."""
+    shown = ("pretrain", "finetune_spam", "finetune_instruct", "evaluate_with_judge")
+    missing = baseline.not_computed(tuple(stage for stage in shown if _metrics(stage)))
+    if missing:
+        return ["", f"Not computed here, but from git: {', '.join(missing)}. `{program()} repro` computes them."]
+    if differing := baseline.differing():
+        text = f"{len(differing)} outputs differ from the committed ones: this machine computes other bytes. "
+        return ["", f"{text}`{program()} baseline` makes these figures the ones to compare with."]
+    return []
 
 
 def _results() -> Iterator[tuple[str, str, str]]:
@@ -63,5 +78,5 @@ def _precision_hint() -> str | None:
 
     config = params.parse(RuntimeConfig, params.load().get("runtime"), "params.yaml: runtime")
     if (config.precision, config.device) == ("fp32", "cpu") and cpu_has_bf16():
-        return f"This CPU multiplies bf16 in hardware: `{PROGRAM} use auto` makes training faster."
+        return f"This CPU multiplies bf16 in hardware: `{program()} use auto` makes training faster."
     return None

@@ -1,1 +1,1 @@
-"""What everything stands on: errors, files, parameters. Imports no torch."""
+"""Errors, files and parameters, used by all other packages. This package does not import torch."""

@@ -1,7 +1,6 @@
-"""Which code a result depends on: the import closure of a module, and a hash of each file.
+"""The code that a result depends on: the import closure of a module, with a hash of each file.
 
-Comments, docstrings and blank lines do not count. The hash is of the remaining text, so every version of Python gives
-the same one.
+A hash covers the text without comments, docstrings and blank lines, so it is the same in every version of Python.
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("llm", "stages")
-# These cannot change a result: an edit re-runs nothing.
+# These files cannot change a result, so an edit re-runs no stage.
 EXEMPT = ("llm/common/errors.py", "llm/common/progress.py", "llm/tracking/")
 LAYOUT = {tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def closure(module: str, root: Path = ROOT) -> dict[str, str]:
-    """The hash of every file of ours that `module` (such as `stages.pretrain`) imports, directly or not, by path.
+    """Return path and hash of every file in PACKAGES that `module` (such as `stages.pretrain`) imports, in order.
 
-    Imports inside functions count too. Files without code and those in EXEMPT are left out.
+    Indirect imports and imports inside functions count. Files without code and files in EXEMPT are left out.
     """
     found: set[Path] = set()
     todo = _files(module, root)
@@ -38,12 +37,12 @@ def closure(module: str, root: Path = ROOT) -> dict[str, str]:
 
 
 def listing(hashes: dict[str, str]) -> str:
-    """Hashes as text, a line for each file."""
+    """Return the hashes as text, one line for each file."""
     return "".join(f"{code}  {path}\n" for path, code in hashes.items())
 
 
 def loaded() -> dict[str, str]:
-    """The hash of every file of ours that this process has loaded, by path; as `closure` otherwise."""
+    """Return path and hash of every file in PACKAGES that this process has loaded, as `closure` does."""
     modules = [module for name, module in sys.modules.items() if name.partition(".")[0] in (*PACKAGES, "__main__")]
     files = {Path(file).resolve() for module in modules if (file := getattr(module, "__file__", None))}
     paths = {path.relative_to(ROOT) for path in files if ROOT in path.parents}
@@ -52,7 +51,7 @@ def loaded() -> dict[str, str]:
 
 @cache
 def imports(path: Path, root: Path = ROOT) -> set[Path]:
-    """The files of ours that the file `path` imports, with the packages they are in."""
+    """Return the files in PACKAGES that the file `path` imports, with the `__init__.py` of their packages."""
     modules: set[str] = set()
     for node in ast.walk(ast.parse((root / path).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -64,11 +63,11 @@ def imports(path: Path, root: Path = ROOT) -> set[Path]:
 
 @cache
 def code_of(source: str) -> str:
-    """`source` without comments, docstrings and blank lines; blank lines inside a text stay."""
+    """Return `source` without comments, docstrings and blank lines; blank lines inside strings stay."""
     lines = source.splitlines()
     nodes = (node for node in ast.walk(ast.parse(source)) if isinstance(node, DOCUMENTED) and ast.get_docstring(node))
     docstrings = {(node.body[0].lineno, node.body[0].col_offset) for node in nodes}
-    code: set[int] = set()  # the numbers of the lines that stay
+    code: set[int] = set()  # numbers of the lines to keep
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             number, column = token.start
@@ -79,7 +78,7 @@ def code_of(source: str) -> str:
 
 
 def _files(module: str, root: Path) -> set[Path]:
-    """The file of a module of ours and the `__init__.py` of every package above it; nothing for other modules."""
+    """Return the file of a module and the `__init__.py` of its packages; an empty set outside PACKAGES."""
     parts = module.split(".")
     if parts[0] not in PACKAGES:
         return set()
@@ -92,6 +91,6 @@ def _is_exempt(path: Path) -> bool:
 
 
 def _hashes(paths: set[Path], root: Path) -> dict[str, str]:
-    """16 hex digits for each file that has code, by path, in order."""
+    """Return a hash of 16 hex digits for each file that has code, sorted by path."""
     codes = {path.as_posix(): code_of((root / path).read_text(encoding="utf-8")) for path in sorted(paths)}
     return {path: hashlib.sha256(code.encode()).hexdigest()[:16] for path, code in codes.items() if code}

@@ -1,4 +1,4 @@
-"""The error contract: one line for the user, one exit code, and one place that prints it."""
+"""Errors of every command: one `error:` line for each problem, and one exit code."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ BUG = 1
 USAGE = 2  # parameters or command line
 DATA = 3  # bad data or a wrong hash
 SERVICE = 4  # an outside service: a download, a judge
-DIVERGED = 5  # training ran into a non-finite number
+DIVERGED = 5  # a loss or gradient was not finite
 RESOURCES = 6  # disk or memory
 RUNNING = 7  # another process holds the lock
 INTERRUPTED = 130
 TERMINATED = 143
 STOPS = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
 
-LISTED = 10  # problems of one file
+MAX_LISTED = 10  # problems of one file
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(Exception):
-    """Something the user can put right.
+    """An error that the user can correct.
 
-    `where` is a file (with a line, where there is one) or a key of params.yaml, `what` says what was wrong and
-    quotes the offending value, `fix` is one action.
+    `where` is a file, a file with a line, or a key of params.yaml. `what` says what is wrong, with the value. `fix` is
+    one action.
     """
 
     def __init__(self, where: str, what: str, fix: str, code: int = DATA) -> None:
@@ -41,7 +41,7 @@ class UserError(Exception):
 
 
 class UserErrors(UserError):
-    """Several problems of one kind, all listed, each on a line of its own."""
+    """Several problems, each printed on its own line."""
 
     def __init__(self, problems: Sequence[UserError]) -> None:
         last = problems[-1]
@@ -50,80 +50,80 @@ class UserErrors(UserError):
 
 
 class Terminated(BaseException):
-    """SIGTERM, raised in the main thread so that `finally` blocks run; its text says what of the run is saved."""
+    """SIGTERM, raised in the main thread so that `finally` blocks run. The text says which training state is saved."""
 
 
 def raise_all(problems: Sequence[UserError]) -> None:
-    """Raise the problems together; do nothing where there are none."""
+    """Raise all problems together; do nothing if there are none."""
     if len(problems) == 1:
         raise problems[0]
     if problems:
         raise UserErrors(problems)
 
 
+def raise_first(problems: Sequence[UserError], where: str) -> None:
+    """Raise the first MAX_LISTED problems of the file `where`, and one more with the number of the others."""
+    more = len(problems) - MAX_LISTED
+    rest = [UserError(where, f"{more:,} more problems", "check the whole file")] if more > 0 else []
+    raise_all([*problems[:MAX_LISTED], *rest])
+
+
 @contextmanager
-def noted(problems: list[UserError]) -> Iterator[None]:
-    """Add what the block raises to `problems`, and go on after it."""
+def collect_errors(problems: list[UserError]) -> Iterator[None]:
+    """Catch a UserError raised in the block and append it to `problems`."""
     try:
         yield
     except UserError as error:
         problems.append(error)
 
 
-def raise_first(problems: Sequence[UserError], where: str) -> None:
-    """`raise_all` for the problems of one file: LISTED of them, and how many more there are."""
-    more = len(problems) - LISTED
-    rest = [UserError(where, f"{more:,} more like these", "look at all of it")] if more > 0 else []
-    raise_all([*problems[:LISTED], *rest])
-
-
 def show(problem: UserError) -> None:
-    """Print the problem as one `error:` line on stderr."""
+    """Print the problem on stderr as one `error:` line."""
     print("error:", " ".join(str(problem).splitlines()), file=sys.stderr)
 
 
-def leave_on_signals() -> None:
-    """Have SIGINT and SIGTERM end the process with its line and code at once, until `error_contract` holds."""
+def exit_on_signals() -> None:
+    """Make SIGINT and SIGTERM print an error line and exit at once, until `error_contract` takes over."""
     for number in STOPS:
-        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):  # not where it is ignored
-            signal.signal(number, _leave_at_once)
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):  # an ignored signal stays ignored
+            signal.signal(number, _exit_at_once)
 
 
-def _leave_at_once(number: int, _frame: object) -> None:
-    show(_stopped(number, ""))
+def _exit_at_once(number: int, _frame: object) -> None:
+    show(_stop_error(number))
     os._exit(STOPS[signal.Signals(number)])
 
 
 @contextmanager
 def error_contract() -> Iterator[None]:
-    """Turn whatever leaves the block into one `error:` line a problem on stderr and the matching exit code."""
+    """Print each error raised in the block as one `error:` line, and exit with its code."""
 
     def terminate(_signal: int, _frame: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would break the clean-up off
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second SIGTERM must not interrupt the clean-up
         raise Terminated
 
     previous = signal.signal(signal.SIGTERM, terminate)
-    if signal.getsignal(signal.SIGINT) is _leave_at_once:
+    if signal.getsignal(signal.SIGINT) is _exit_at_once:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
         sys.stdout.flush()
     except UserError as error:
-        _leave(getattr(error, "problems", [error]), error.code)
+        _exit(getattr(error, "problems", [error]), error.code)
     except KeyboardInterrupt as stop:
-        _leave([_stopped(signal.SIGINT, str(stop))], INTERRUPTED)
+        _exit([_stop_error(signal.SIGINT, str(stop))], INTERRUPTED)
     except Terminated as stop:
-        _leave([_stopped(signal.SIGTERM, str(stop))], TERMINATED)
+        _exit([_stop_error(signal.SIGTERM, str(stop))], TERMINATED)
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and _nobody_reads():  # `... | head` had enough: no error
+        if isinstance(error, BrokenPipeError) and _stdout_reader_is_gone():  # as in `... | head`: not an error
             sys.exit(0)
         problem = _from_system(error) or _bug(error)
-        _leave([problem], problem.code)
+        _exit([problem], problem.code)
     finally:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _stopped(number: int, saved: str) -> UserError:
+def _stop_error(number: int, saved: str = "") -> UserError:
     how, by = "interrupted" if number == signal.SIGINT else "terminated", signal.Signals(number).name
     if saved:
         fix = "run the same command again, it will resume there"
@@ -132,10 +132,10 @@ def _stopped(number: int, saved: str) -> UserError:
 
 
 def _from_system(error: Exception) -> UserError | None:
-    """What the machine refused: memory, room on the disk, a file. That is no bug of ours."""
+    """Translate errors of the operating system (memory, disk, files) and of standard input; None for a bug."""
     first_line = str(error).partition("\n")[0]
     if is_out_of_memory(error):
-        return UserError("memory", first_line or "there is not enough", "lower micro_batch_size or context", RESOURCES)
+        return UserError("memory", first_line or "out of memory", "lower micro_batch_size or context", RESOURCES)
     if isinstance(error, UnicodeDecodeError):
         byte = error.object[error.start]
         return UserError("standard input", f"byte 0x{byte:02x} is not {error.encoding}", "send UTF-8", DATA)
@@ -147,37 +147,37 @@ def _from_system(error: Exception) -> UserError | None:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, of the host or the device: torch says it with a plain RuntimeError on CPUs and on MPS."""
-    said = str(error)
-    in_torchs_words = isinstance(error, RuntimeError) and ("can't allocate memory" in said or "out of memory" in said)
-    return isinstance(error, MemoryError) or in_torchs_words
+    """Whether the host or the device ran out of memory. On the CPU and on MPS, torch raises a plain RuntimeError."""
+    text = str(error)
+    by_torch = isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+    return isinstance(error, MemoryError) or by_torch
 
 
 def _bug(error: Exception) -> UserError:
     what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return UserError("internal", what, "set LLM_TRACEBACK=1, run again and report what it prints", BUG)
+    return UserError("internal", what, "set LLM_TRACEBACK=1, run again and report the output", BUG)
 
 
-def _leave(problems: Sequence[UserError], code: int) -> NoReturn:
+def _exit(problems: Sequence[UserError], code: int) -> NoReturn:
     if os.environ.get("LLM_TRACEBACK") == "1":
         traceback.print_exc()
-    _nobody_reads()
+    _stdout_reader_is_gone()
     sys.stdout.flush()
     for problem in problems:
         show(problem)
     sys.exit(code)
 
 
-def _nobody_reads() -> bool:
-    """Whether the reader of standard output has gone; what is still to be written goes nowhere then."""
+def _stdout_reader_is_gone() -> bool:
+    """Whether the pipe of standard output is closed; if so, discard the rest of the output."""
     try:
         output = sys.stdout.fileno()
-    except (OSError, ValueError):  # a stand-in without a file
+    except (OSError, ValueError):  # stdout is replaced by an object without a file
         return False
-    watch = select.poll()
-    watch.register(output, 0)
+    poll = select.poll()
+    poll.register(output, 0)
     gone = select.POLLERR | select.POLLHUP  # not POLLNVAL, which macOS reports for terminals
-    if not any(event & gone for _, event in watch.poll(0)):
+    if not any(event & gone for _, event in poll.poll(0)):
         return False
     os.dup2(os.open(os.devnull, os.O_WRONLY), output)
     return True

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, hashes, locks, and JSON and CSV with the same bytes every time."""
+"""Atomic writes, strict reads, hashes and locks. JSON and CSV files have the same bytes for the same values."""
 
 from __future__ import annotations
 
@@ -21,86 +21,86 @@ from typing import Any
 from llm.common.errors import DATA, NO_ROOM, RESOURCES, RUNNING, USAGE, UserError
 
 Json = Any
-DVC_IGNORES = ("__pycache__/*", "*.pyc", ".DS_Store")  # .dvcignore, as far as it can concern an output
+DVC_IGNORES = ("__pycache__/*", "*.pyc", ".DS_Store")  # the entries of .dvcignore that can match inside an output
 
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; when the block ends well, sync it and rename it onto `path`.
+    """Yield a temporary path in the folder of `path`. If the block succeeds, sync the file and rename it to `path`.
 
-    Raises UserError (code RESOURCES) where the disk is full; the old `path` is as it was then.
+    Raises UserError (RESOURCES) if the disk is full. After any error the old file is unchanged.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    handle = os.open(temporary, os.O_CREAT | os.O_EXCL, 0o666)  # of which the system takes off the umask
+    handle = os.open(temporary, os.O_CREAT | os.O_EXCL, 0o666)  # the system applies the umask
     mode = stat.S_IMODE(os.fstat(handle).st_mode)
     os.close(handle)
     try:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(mode)  # what stands there now may be a file of the writer's own
+        temporary.chmod(mode)  # the block may have replaced the file by another one
         temporary.replace(path)
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
         written, free = temporary.stat().st_size, shutil.disk_usage(path.parent).free
-        what = f"{error.strerror}: more than the {written:,} bytes written are needed, the disk has {free:,} free"
+        what = f"{error.strerror} after {written:,} bytes; the disk has {free:,} bytes free"
         raise UserError(str(path), what, "free some space and run it again", RESOURCES) from None
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
-    """Write `data` to `path`, whole or not at all."""
+    """Write `data` to `path` atomically."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Write `text` to `path` as UTF-8 with the line ends as they are."""
+    """Write `text` to `path` atomically, as UTF-8, without changing its line ends."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path | str, value: Json) -> None:
-    """Write JSON that is byte-stable: two spaces, UTF-8, a final newline, floats at 6 significant digits.
+    """Write JSON in UTF-8 with an indent of two spaces, floats of 6 significant digits and a final newline.
 
-    A number that is not finite is refused: it is no JSON, and no metric either.
+    Raises UserError for NaN and infinity.
     """
-    text = json.dumps(stable(value, str(path)), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(round_floats(value, str(path)), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
 
 
 def write_csv(path: Path | str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV that is byte-stable: LF line ends, floats at 6 significant digits, None as an empty field."""
-    table = [header, *([stable(value, str(path)) for value in row] for row in rows)]
+    """Write CSV with LF line ends, floats of 6 significant digits, and None as an empty field."""
+    table = [header, *([round_floats(value, str(path)) for value in row] for row in rows)]
     write_text(path, "".join(",".join(map(_csv_field, row)) + "\n" for row in table))
 
 
 def _csv_field(value: Any) -> str:
-    """As `csv.writer` would, but quoting a lone carriage return too: readers take that for the end of a line."""
+    """Quote as `csv.writer` does, and also quote a single carriage return, which readers take for a line end."""
     text = "" if value is None else str(value)
     return '"' + text.replace('"', '""') + '"' if set(text) & set(',"\r\n') else text
 
 
-def stable(value: Json, where: str = "value") -> Json:
-    """Round every float inside `value` to 6 significant digits; refuse nan and infinity."""
+def round_floats(value: Json, where: str = "value") -> Json:
+    """Round every float in `value` to 6 significant digits. Raises UserError for NaN and infinity."""
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise UserError(where, f"{value} is not a finite number", "look for the step that made it", DATA)
+            raise UserError(where, f"{value} is not a finite number", "find the step that produced it", DATA)
         return float(f"{value:.6g}")
     if isinstance(value, Mapping):
-        return {key: stable(item, f"{where}: {key}") for key, item in value.items()}
+        return {key: round_floats(item, f"{where}: {key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [stable(item, where) for item in value]
+        return [round_floats(item, where) for item in value]
     return value
 
 
 def read_text(path: Path | str) -> str:
-    """Read UTF-8 text; a byte-order mark is dropped and CRLF becomes LF, which is said once for each file.
+    """Read UTF-8 text. Drop a byte-order mark and replace CRLF by LF, with one message on stderr for each file.
 
-    Raises UserError naming file, line and offset for a byte that is not UTF-8, and for an empty file.
+    Raises UserError for a missing or empty file, and for a byte that is not UTF-8.
     """
     data = read_bytes(path)
     try:
@@ -110,43 +110,43 @@ def read_text(path: Path | str) -> str:
         what = f"byte 0x{data[error.start]:02x} at offset {error.start} is not UTF-8"
         raise UserError(f"{path}:{line}", what, "save the file as UTF-8", DATA) from None
     if not text.removeprefix("\ufeff").strip():
-        raise UserError(str(path), f"the file is empty ({len(data)} bytes)", "put some text into it", DATA)
-    found = {"a byte-order mark is left out": text.startswith("\ufeff"), "CRLF is read as LF": "\r\n" in text}
-    if any(found.values()):
-        _say_once(f"{path}: {', '.join(what for what, there in found.items() if there)}")
+        raise UserError(str(path), f"the file is empty ({len(data)} bytes)", "add text to it", DATA)
+    changes = ["ignored a byte-order mark"] * text.startswith("\ufeff") + ["read CRLF as LF"] * ("\r\n" in text)
+    if changes:
+        _print_once(f"{path}: {', '.join(changes)}")
     return text.removeprefix("\ufeff").replace("\r\n", "\n")
 
 
 @cache
-def _say_once(text: str) -> None:
+def _print_once(text: str) -> None:
     print(text, file=sys.stderr)
 
 
 def read_bytes(path: Path | str) -> bytes:
-    """Read a file; a missing one is a UserError that says so."""
+    """Read a file. Raises UserError if it is missing or a folder."""
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:
-        made = Path(path).parts[0] in ("data", "models", "reports")
-        fix = "run `dvc repro`, or correct the path" if made else "correct the path"
+        is_output = Path(path).parts[0] in ("data", "models", "reports")
+        fix = "run `dvc repro`, or correct the path" if is_output else "correct the path"
         raise UserError(str(path), "no such file", fix, DATA) from None
     except IsADirectoryError:
         raise UserError(str(path), "is a folder, not a file", "name the file in it", DATA) from None
 
 
 def read_json(path: Path | str) -> Json:
-    """Read strict JSON: a duplicate key, NaN and what overflows are refused; the line of a syntax error is named."""
+    """Read strict JSON. Raises UserError for bad syntax, duplicate keys, NaN, infinity and floats that overflow."""
 
     def pairs(items: list[tuple[str, Json]]) -> dict[str, Json]:
         value: dict[str, Json] = {}
         for key, item in items:
             if key in value:
-                raise UserError(str(path), f"key {key!r} stands twice in one object", "keep one of them", DATA)
+                raise UserError(str(path), f"key {key!r} is used twice in one object", "keep one of them", DATA)
             value[key] = item
         return value
 
     def number(text: str) -> float:
-        if not math.isfinite(float(text)):  # also NaN and Infinity, which Python takes for JSON
+        if not math.isfinite(float(text)):  # Python also parses NaN and Infinity
             raise UserError(str(path), f"{text} is not a finite number", "write a number or null", DATA)
         return float(text)
 
@@ -155,19 +155,19 @@ def read_json(path: Path | str) -> Json:
     except json.JSONDecodeError as error:
         what = f"not JSON: {error.msg} (column {error.colno})"
         raise UserError(f"{path}:{error.lineno}", what, "correct the file", DATA) from None
-    except ValueError as error:  # an integer of thousands of digits
-        raise UserError(str(path), f"not JSON of ours: {error}", "correct the file", DATA) from None
+    except ValueError as error:  # an integer with thousands of digits
+        raise UserError(str(path), f"not readable JSON: {error}", "correct the file", DATA) from None
     except RecursionError:
-        raise UserError(str(path), "not JSON of ours: nested too deeply", "correct the file", DATA) from None
+        raise UserError(str(path), "not readable JSON: nested too deeply", "correct the file", DATA) from None
 
 
 def sha256(path: Path | str) -> str:
-    """The SHA-256 of a file's content, as 64 hex digits."""
+    """Return the SHA-256 of a file as 64 hex digits."""
     return _digest(path, "sha256")
 
 
 def dvc_md5(path: Path | str) -> str:
-    """The md5 that dvc.lock records for a file, or for a folder (the md5 of its sorted list, plus `.dir`)."""
+    """Return the MD5 that dvc.lock records for a file, or for a folder (the MD5 of its file list, plus `.dir`)."""
     path = Path(path)
     if not path.is_dir():
         return _digest(path, "md5")
@@ -183,24 +183,24 @@ def _digest(path: Path | str, algorithm: str) -> str:
 
 
 def publish(built: Path, final: Path) -> None:
-    """Move a finished file or folder onto `final`; where a folder is involved, the old one is moved aside first."""
+    """Move a finished file or folder to `final`. An old folder is moved away first, and put back if the move fails."""
     final.parent.mkdir(parents=True, exist_ok=True)
     if not os.path.lexists(final) or not (final.is_dir() or built.is_dir()):
         built.replace(final)
         return
-    aside = built.with_name(built.name + ".replaced")
-    _remove(aside)
-    final.replace(aside)
+    old = built.with_name(built.name + ".replaced")
+    _remove(old)
+    final.replace(old)
     try:
         built.replace(final)
     except BaseException:
-        aside.replace(final)
+        old.replace(final)
         raise
-    _remove(aside)
+    _remove(old)
 
 
 def _remove(path: Path) -> None:
-    """Remove a file, a folder, or a link to either (but not what it points to), if there is one."""
+    """Remove a file, folder or link if it exists. The target of a link is kept."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -209,9 +209,9 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def lock(path: Path | str) -> Iterator[None]:
-    """Hold the lock file; a second process gets a UserError with the pid and start time of the first.
+    """Hold the lock file `path`. Raises UserError (RUNNING) if another process holds it, with its pid and start time.
 
-    The kernel drops the lock with the process, however it ends; the file stays and does no harm.
+    The kernel releases the lock when the process ends. The file stays.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -229,8 +229,8 @@ def lock(path: Path | str) -> Iterator[None]:
 
 
 def project_root() -> Path:
-    """The folder that holds params.yaml and dvc.yaml: the working directory of every stage and command."""
+    """Return the working directory. Raises UserError if it has no params.yaml."""
     root = Path.cwd()
     if not (root / "params.yaml").is_file():
-        raise UserError(str(root), "no params.yaml here", "change to the project's folder", USAGE)
+        raise UserError(str(root), "no params.yaml here", "change to the project folder", USAGE)
     return root

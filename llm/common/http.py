@@ -119,7 +119,7 @@ def is_loopback(url: str) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the innermost cause in one line; the outer ones contain addresses of objects."""
+    """Return the innermost cause in one line. The outer errors contain memory addresses."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__ or error
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,7 +1,7 @@
-"""Read params.yaml into frozen dataclasses; all problems of the file are reported at once.
+"""Read params.yaml into frozen dataclasses. All problems of the file are reported at once.
 
-Each config is a dataclass next to the code that it configures. Its optional method `problems()` yields what is
-contradictory in it, as a `Problem`.
+Each config is a dataclass next to the code that it configures. Its optional method `problems()` checks the values and
+yields a `Problem` for each invalid one.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from llm.common.yaml_file import show
 
 PARAMS = Path("params.yaml")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # DVC puts these names into commands and paths
-KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+KINDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
 T = TypeVar("T")
 
 Problem = tuple[str, str, str]  # the field, what is wrong with its value, the fix
 
 
 def read(schema: type[T], path: Path | str = PARAMS) -> T:
-    """Read the sections that are fields of `schema`; the others belong to other stages.
+    """Read the sections that are fields of `schema`, and ignore the sections of other stages.
 
-    Raises UserError for unknown, missing, mistyped and contradictory keys.
+    Raises UserError for unknown or missing keys and for invalid values.
     """
     sections = load(path)
     wanted = {field.name for field in fields(schema)}  # type: ignore[arg-type]
@@ -38,7 +38,7 @@ def read(schema: type[T], path: Path | str = PARAMS) -> T:
 
 
 def read_all(schema: type[T], path: Path | str = PARAMS) -> T:
-    """Read every section; a section that is no field of `schema` is an unknown key."""
+    """Read all sections. Raises UserError as `read` does, and for a section that is not a field of `schema`."""
     return parse(schema, load(path), str(path))
 
 
@@ -56,7 +56,7 @@ def parse(schema: type[T], value: Any, path: str = str(PARAMS)) -> T:
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """The leaves of a dataclass by dotted key, as MLflow logs them."""
+    """Return the values of a dataclass by dotted key, as MLflow logs them."""
     if is_dataclass(config):
         items: Iterator[tuple[str, Any]] = ((field.name, getattr(config, field.name)) for field in fields(config))
     elif isinstance(config, Mapping):
@@ -72,7 +72,7 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def positive(config: Any, *names: str) -> Iterator[Problem]:
-    """The named fields that are not above 0; None is allowed."""
+    """Yield a problem for each named field that is not above 0. None is allowed."""
     for name in names:
         value = getattr(config, name)
         if value is not None and not value > 0:
@@ -80,7 +80,7 @@ def positive(config: Any, *names: str) -> Iterator[Problem]:
 
 
 def at_least_zero(config: Any, *names: str) -> Iterator[Problem]:
-    """The named fields that are negative; None is allowed."""
+    """Yield a problem for each named field that is negative. None is allowed."""
     for name in names:
         value = getattr(config, name)
         if value is not None and value < 0:
@@ -88,33 +88,33 @@ def at_least_zero(config: Any, *names: str) -> Iterator[Problem]:
 
 
 def fraction(config: Any, *names: str, zero: bool = True) -> Iterator[Problem]:
-    """The named fields that are not between 0 and 1; None is allowed, 1 is not, 0 only if `zero`."""
+    """Yield a problem for each named field outside (0, 1), or outside [0, 1) if `zero`. None is allowed."""
     for name in names:
         value = getattr(config, name)
         if value is not None and not (0 < value < 1 or (value == 0 and zero)):
-            yield name, f"{value} does not lie between 0 and 1", "give a fraction, such as 0.1"
+            yield name, f"{value} is not between 0 and 1", "give a fraction, such as 0.1"
 
 
 class _Parser:
-    """Parses plain data by the types of a dataclass, and collects the problems instead of stopping at the first."""
+    """Converts plain data to the types of a dataclass and collects all problems."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.problems: list[UserError] = []
 
     def value(self, kind: Any, value: Any, key: str) -> Any:
-        """`value` as `kind`. If it is of another type, that is reported and the result has no meaning."""
+        """Convert `value` to the type `kind`. A mismatch is added to `problems`, and the result must not be used."""
         origin, arguments = get_origin(kind), get_args(kind)
         if is_dataclass(kind):
             return self._section(kind, value, key)
-        if origin in (Union, types.UnionType):  # `X | None` is the only union in use
+        if origin in (Union, types.UnionType):  # always `X | None`
             inner = next(a for a in arguments if a is not type(None))
             return None if value is None else self.value(inner, value, key)
         if origin is tuple and isinstance(value, list):
             return tuple(self.value(arguments[0], item, f"{key}[{i}]") for i, item in enumerate(value))
         if origin is dict and isinstance(value, Mapping):
             return {name: self._item(arguments[1], name, item, key) for name, item in value.items()}
-        if kind is float and type(value) is int and abs(value) < 2**53:  # a larger one may be rounded
+        if kind is float and type(value) is int and abs(value) < 2**53:  # exact as a float
             value = float(value)
         mismatch = _mismatch(kind, value)
         if mismatch:
@@ -125,14 +125,14 @@ class _Parser:
         self.problems.append(UserError(f"{self.path}: {key}" if key else self.path, what, fix, USAGE))
 
     def _item(self, kind: Any, name: Any, value: Any, key: str) -> Any:
-        """An item of a mapping with free names."""
+        """Convert one item of a mapping whose keys the user chooses."""
         if not isinstance(name, str) or not NAME.fullmatch(name):
             what = f"the name {show(name)} has characters other than letters, digits, dash and underscore"
             self._report(key, what, "give it another name")
         return self.value(kind, value, f"{key}.{name}")
 
     def _section(self, schema: Any, value: Any, key: str) -> Any:
-        """A dataclass from a mapping; its `problems()` are called only if all fields have the right type."""
+        """Make a dataclass from a mapping. `problems()` runs only if all fields have the right type."""
         if not isinstance(value, Mapping):
             self._report(key, f"{show(value)} is not a section", "write its keys")
             return None
@@ -142,9 +142,7 @@ class _Parser:
         before = len(self.problems)
         for name in value:
             if name not in known:
-                self._report(
-                    f"{above}{name}", "unknown key", _nearest(name, known) or f"known keys: {', '.join(known)}"
-                )
+                self._report(f"{above}{name}", "unknown key", _nearest(name, known, f"known keys: {', '.join(known)}"))
         parsed = {}
         for name, field in known.items():
             if name in value:
@@ -160,7 +158,7 @@ class _Parser:
 
 
 def _mismatch(kind: Any, value: Any) -> tuple[str, str] | None:
-    """Why `value` is not of the type `kind`, and the fix; None if it is."""
+    """Return what is wrong and the fix if `value` is not of the type `kind`, else None."""
     origin = get_origin(kind)
     if origin is Literal:
         return _not_one_of(get_args(kind), value)
@@ -181,11 +179,10 @@ def _not_one_of(allowed: tuple[Any, ...], value: Any) -> tuple[str, str] | None:
     if value in allowed and not isinstance(value, bool):  # True == 1
         return None
     names = [str(one) for one in allowed]
-    fix = _nearest(value, names) or f"write {' or '.join(names)}"
-    return f"{show(value)} is not one of {', '.join(names)}", fix
+    return f"{show(value)} is not one of {', '.join(names)}", _nearest(value, names, f"write {' or '.join(names)}")
 
 
-def _nearest(name: Any, known: Iterable[str]) -> str | None:
-    """A fix that names the most similar of the known names; None if there is none."""
+def _nearest(name: Any, known: Iterable[str], otherwise: str) -> str:
+    """Return a fix that names the most similar known name, or the fix `otherwise`."""
     near = difflib.get_close_matches(str(name), known, 1)
-    return f"did you mean {near[0]}?" if near else None
+    return f"did you mean {near[0]}?" if near else otherwise

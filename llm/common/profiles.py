@@ -1,4 +1,4 @@
-"""Profiles: YAML files in configs/ whose values are written over params.yaml."""
+"""Profiles: YAML files in configs/ whose values replace those in params.yaml."""
 
 from __future__ import annotations
 
@@ -17,15 +17,12 @@ Changes = Mapping[str, Any]  # new values, nested as in params.yaml
 
 
 def use(profile: Path | str, schema: type[Any], path: Path | str = params.PARAMS) -> None:
-    """Write the values of a profile over params.yaml, after those of the profile that its `base` names.
-
-    `apply` says what a value does. Raises UserError.
-    """
+    """Apply a profile to params.yaml, after the profile that its `base` names. Raises UserError as `apply` does."""
     apply(read(Path(profile)), schema, path, origin=str(profile))
 
 
 def read(profile: Path, above: tuple[Path, ...] = ()) -> list[Changes]:
-    """The changes of a profile, after those of its base; `above` are the profiles that build on this one."""
+    """Return the changes of the base profiles, then those of `profile`. `above` are the profiles based on this one."""
     changes = params.load(profile)
     base = changes.pop("base", None)
     if base is None:
@@ -40,12 +37,12 @@ def read(profile: Path, above: tuple[Path, ...] = ()) -> list[Changes]:
 def apply(
     changes: Sequence[Changes], schema: type[Any], path: Path | str = params.PARAMS, origin: str = "profile"
 ) -> None:
-    """Write the changes over params.yaml in order. Comments are kept.
+    """Apply the changes to params.yaml in order. Comments are kept.
 
-    A null removes an item of a mapping with free names, such as `download`. Raises UserError and writes nothing if the
-    result is invalid; `origin` names the source of the changes in its messages.
+    A null removes an item of a mapping whose keys the user chooses, such as `download`. Raises UserError and writes
+    nothing if the result is invalid; `origin` names the source of the changes in the messages.
     """
-    params.load(path)  # refuses tags, which the reader below would keep
+    params.load(path)  # raises for tags, which the reader below would accept
     yaml = yaml_file.keeping_comments()
     document = yaml_file.read(path, yaml)
     for change in changes:
@@ -57,7 +54,7 @@ def apply(
 
 
 def _merge(document: Any, changes: Changes, kind: Any) -> None:
-    """Write `changes` into `document`, a mapping whose type in the schema is `kind`."""
+    """Merge `changes` into `document`, a mapping of the type `kind` in the schema."""
     free = get_origin(kind) is dict  # the user chooses the keys
     hints = get_type_hints(kind) if is_dataclass(kind) else {}
     for key, new in changes.items():
@@ -66,17 +63,17 @@ def _merge(document: Any, changes: Changes, kind: Any) -> None:
             document.pop(key, None)
         elif isinstance(new, Mapping) and isinstance(old, Mapping):
             _merge(old, new, get_args(kind)[1] if free else hints.get(key))
-        elif (names := _names(new)) and names == _names(old):  # merging keeps the comments between the entries
+        elif (names := _names(new)) and names == _names(old):  # merging entry by entry keeps the comments between them
             for old_entry, new_entry in zip(old, new, strict=True):
                 for stale in set(old_entry) - set(new_entry):
                     del old_entry[stale]
                 _merge(old_entry, new_entry, None)
         else:
-            document[key] = copy.deepcopy(new)  # YAML would write one object in two places as an alias
+            document[key] = copy.deepcopy(new)  # ruamel writes a repeated object as an alias
 
 
 def _names(value: Any) -> list[Any]:
-    """The `name` of each entry of a list of mappings; empty for any other value."""
+    """Return the `name` of each entry of a list of mappings; an empty list for other values."""
     if isinstance(value, list) and all(isinstance(entry, Mapping) for entry in value):
         return [entry.get("name") for entry in value]
     return []

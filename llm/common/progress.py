@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from types import TracebackType
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -12,21 +11,19 @@ T = TypeVar("T")
 
 
 class Bars:
-    """A bar for each name; closed together, so that what is printed next stands on a line of its own."""
+    """One progress bar for each name. Close them before printing anything else."""
 
     def __init__(self) -> None:
         self._bars: dict[str, tqdm[Any]] = {}
 
     def __enter__(self) -> Bars:
-        """Use the bars as a context."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Close them."""
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def show(self, name: str, done: int, total: int | None, unit: str, note: str = "") -> None:
-        """Move the bar `name` to `done` of `total`."""
+        """Set the bar `name` to `done` of `total` units; `note` is text after the bar."""
         if name not in self._bars:
             scale = unit == "B"
             bar = tqdm(total=total, desc=name, unit=unit, unit_scale=scale, disable=None, mininterval=0.5)
@@ -37,17 +34,16 @@ class Bars:
         bar.update(done - bar.n)
 
     def received(self, name: str, done: int, total: int | None) -> None:
-        """Move the bar of a download, in bytes."""
+        """Set the bar of a download, in bytes."""
         self.show(name, done, total, "B")
 
     def each(self, items: Sequence[T], name: str) -> Iterator[T]:
-        """The items, counted by the bar `name`."""
+        """Yield the items and count them with the bar `name`."""
         for number, item in enumerate(items, start=1):
             yield item
             self.show(name, number, len(items), "item")
 
     def close(self) -> None:
-        """Finish the bars."""
         for bar in self._bars.values():
             bar.close()
         self._bars.clear()

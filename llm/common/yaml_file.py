@@ -1,6 +1,6 @@
-"""Read YAML files with ruamel.yaml (YAML 1.2), as DVC does: PyYAML reads DVC's own `5e-05` as a string.
+"""Read YAML files with ruamel.yaml (YAML 1.2), as DVC does. PyYAML would read `5e-05` as a string.
 
-A file must hold a mapping of plain values. Duplicate keys, tags and aliases are refused.
+A file must be a mapping of plain values, without duplicate keys, tags or aliases.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from llm.common.files import read_text
 
 
 def plain() -> YAML:
-    """A reader that returns plain data: dict, list, str, int, float, bool and None."""
+    """Return a reader of plain data: dict, list, str, int, float, bool and None."""
     return YAML(typ="safe", pure=True)
 
 
 def keeping_comments() -> YAML:
-    """A reader and writer that keeps comments, quotes and order, and writes None as `null`."""
+    """Return a reader and writer that keeps comments, quotes and order, and writes None as `null`."""
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096  # never fold a line
@@ -37,7 +37,7 @@ def keeping_comments() -> YAML:
 
 
 def read(path: Path | str, loader: YAML) -> Any:
-    """Read the file with `loader`. Raises UserError, with the line number if the parser knows it."""
+    """Read the file with `loader`. Raises UserError with the line number, if known."""
     loader.Composer = _Composer
     try:
         value = loader.load(read_text(path))
@@ -53,18 +53,18 @@ def read(path: Path | str, loader: YAML) -> Any:
         what = f"not plain YAML: {' '.join(str(error).split())}"
         raise UserError(str(path), what, "correct the file", USAGE) from None
     if not isinstance(value, Mapping):
-        raise UserError(str(path), f"holds {show(value)}, not sections", "write `key: value` lines", USAGE)
+        raise UserError(str(path), f"contains {show(value)}, not sections", "write `key: value` lines", USAGE)
     return value
 
 
 def show(value: Any) -> str:
-    """The value as it appears in a message, cut to 60 characters."""
+    """Return the value for a message, cut to 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 class _Composer(Composer):
-    """Refuses aliases: a change of one would change the other, and a few nested ones can fill the memory."""
+    """Refuses aliases: nested ones can fill the memory, and editing one would change the others."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.parser.check_event(AliasEvent):

@@ -1,7 +1,7 @@
-"""A corpus: its documents, and their token ids as shards on disk, memory-mapped when read.
+"""The documents of a corpus, and their token ids in memory-mapped shards.
 
-A shard is a header line of JSON, padded to 512 bytes, followed by the token ids (uint16, or uint32 for vocabularies
-above 65,536). The header pins what the ids mean: vocabulary, tokenizer, count and SHA-256.
+A shard is a header line of JSON, padded to 512 bytes, followed by the token ids: uint16, or uint32 for more than 65,536
+tokens in the vocabulary. The header has the vocabulary size, the tokenizer, the count and the SHA-256 of the ids.
 """
 
 from __future__ import annotations
@@ -27,42 +27,42 @@ HEADER_KEYS = {"magic", "dtype", "count", "text_bytes", "vocab_size", "tokenizer
 
 @dataclass(frozen=True)
 class CorpusConfig:
-    """How raw text becomes training and validation tokens."""
+    """Section `tokenize.corpus` of params.yaml."""
 
-    train_fraction: float  # of the documents, or of the characters where there is one document only
-    separator: str | None  # text between two documents of one file; it becomes <|endoftext|>
-    shard_tokens: int  # tokens in one file
+    train_fraction: float  # of the documents, or of the characters of a single document
+    separator: str | None  # string between two documents of a file; replaced by <|endoftext|>
+    shard_tokens: int  # tokens in one shard
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong with these values together."""
         yield from fraction(self, "train_fraction", zero=False)
         yield from positive(self, "shard_tokens")
         if self.separator == "":
-            yield "separator", "is the empty text", "write null for one document a file"
+            yield "separator", "is empty", "write null for one document in each file"
 
 
 def read_documents(folder: Path, separator: str | None) -> list[str]:
-    """The documents of every text file of `folder`, in the order of the names; raises UserError for none."""
+    """Read the documents of the text files in `folder`, sorted by name. Raises UserError if there is no file."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     texts = [read_text(path) for path in files]
     if not texts:
-        raise UserError(str(folder), "holds no text file", "check params.yaml: download.corpus")
+        raise UserError(str(folder), "contains no text file", "check params.yaml: download.corpus")
     if separator is None:
         return texts
     return [document for text in texts for document in text.split(separator) if document.strip()]
 
 
 def split_documents(documents: Sequence[str], train_fraction: float) -> tuple[list[str], list[str]]:
-    """Training and validation documents; a single document is cut at that fraction of its characters."""
+    """Return training and validation documents. A single document is cut at a fraction of its characters."""
     if len(documents) == 1:
-        cut = int(train_fraction * len(documents[0]))
-        return [documents[0][:cut]], [documents[0][cut:]]
+        (text,) = documents
+        cut = int(train_fraction * len(text))
+        return [text[:cut]], [text[cut:]]
     cut = int(train_fraction * len(documents))
     return list(documents[:cut]), list(documents[cut:])
 
 
 def encode_documents(documents: Sequence[str], tokenizer: Tokenizer) -> NDArray[np.uint32]:
-    """Token ids of all documents in a row, with <|endoftext|> between two of them."""
+    """Return the token ids of all documents (N,), with <|endoftext|> between two documents."""
     parts: list[int] = []
     for ids in tokenizer.encode_all(documents):
         if parts:
@@ -73,16 +73,16 @@ def encode_documents(documents: Sequence[str], tokenizer: Tokenizer) -> NDArray[
 
 @dataclass(frozen=True)
 class Pins:
-    """What the ids of a shard mean."""
+    """The tokenizer whose ids a shard contains."""
 
     vocab_size: int
-    tokenizer: str  # `tokenizer.fingerprint` of the folder
+    tokenizer: str  # its `fingerprint`
 
 
 def write_shards(
     folder: Path, split: str, ids: NDArray[np.uint32], text_bytes: int, pins: Pins, shard_tokens: int
 ) -> None:
-    """Write `ids`, which stand for `text_bytes` bytes of text, as `<split>-00000.bin` ... of `shard_tokens` each."""
+    """Write `ids` as `<split>-00000.bin`, ... of `shard_tokens` each. `text_bytes` is the size of their text."""
     kind = np.uint16 if pins.vocab_size <= 2**16 else np.uint32
     for number, start in enumerate(range(0, max(1, len(ids)), shard_tokens)):
         body = ids[start : start + shard_tokens].astype(kind).tobytes()
@@ -99,17 +99,17 @@ def write_shards(
 
 
 def read_split(folder: Path, split: str, vocab_size: int) -> list[tuple[NDArray[Any], dict[str, Any]]]:
-    """The shards of a split with their headers; raises UserError as `read_shard`, and where there is none."""
+    """Read the shards of a split and their headers. Raises UserError as `read_shard` does, or if there is none."""
     paths = sorted(folder.glob(f"{split}-*.bin"))
     if not paths:
-        raise UserError(str(folder), f"holds no {split} shard", "run `dvc repro tokenize`", DATA)
+        raise UserError(str(folder), f"contains no {split} shard", "run `dvc repro tokenize`", DATA)
     return [read_shard(path, vocab_size) for path in paths]
 
 
 def read_shard(path: Path, vocab_size: int) -> tuple[NDArray[Any], dict[str, Any]]:
-    """The ids of a shard, memory-mapped, and its header; everything the header says is checked.
+    """Return the ids of a shard (N,), memory-mapped, and its header.
 
-    Raises UserError for a wrong header, another vocabulary, a wrong length, a changed byte, an id too large.
+    Raises UserError for an invalid header, another vocabulary size, a wrong length or hash, or an id that is too large.
     """
     again = "run `dvc repro tokenize` again"
     with path.open("rb") as file:
@@ -119,22 +119,22 @@ def read_shard(path: Path, vocab_size: int) -> tuple[NDArray[Any], dict[str, Any
         kind = np.dtype({"uint16": np.uint16, "uint32": np.uint32}[header["dtype"]])
         whole = all(type(header[key]) is int and header[key] >= 0 for key in ("count", "text_bytes", "vocab_size"))
         if header["magic"] != MAGIC or not header.keys() >= HEADER_KEYS or not whole or start != _header_line(header):
-            raise KeyError  # the last also where a key stands twice
+            raise KeyError  # the last comparison also finds duplicate keys
     except (ValueError, KeyError, TypeError):
-        raise UserError(str(path), f"not a token shard: begins with {start[:20]!r}", again, DATA) from None
+        raise UserError(str(path), f"not a token shard: starts with {start[:20]!r}", again, DATA) from None
     if header["vocab_size"] != vocab_size:
-        what = f"written for a vocabulary of {header['vocab_size']}, but the model has {vocab_size}"
-        raise UserError(str(path), what, "make model.vocab_size and tokenizer.vocab_size equal", DATA)
+        what = f"written for a vocabulary of {header['vocab_size']} tokens, but the tokenizer has {vocab_size}"
+        raise UserError(str(path), what, again, DATA)
     expected = header["count"] * kind.itemsize
-    there = path.stat().st_size - HEADER_BYTES
-    if there != expected:
-        raise UserError(str(path), f"holds {there} bytes of tokens, its header says {expected}", again, DATA)
+    found = path.stat().st_size - HEADER_BYTES
+    if found != expected:
+        raise UserError(str(path), f"has {found} bytes of tokens, not {expected} as in its header", again, DATA)
     if header["count"] == 0:
         return np.empty(0, dtype=kind), header
     ids: NDArray[Any] = np.memmap(path, dtype=kind, mode="r", offset=HEADER_BYTES)
     digest = hashlib.sha256(ids.data).hexdigest()
     if digest != header["sha256"]:
-        raise UserError(str(path), f"sha256 {digest} is not the header's {header['sha256']}", again, DATA)
+        raise UserError(str(path), f"sha256 is {digest}, not {header['sha256']} as in its header", again, DATA)
     if int(ids.max()) >= vocab_size:
         raise UserError(str(path), f"token id {int(ids.max())} is not below vocab_size ({vocab_size})", again, DATA)
     return ids, header

@@ -1,4 +1,4 @@
-"""The sliding windows over the tokens of a corpus that pretraining reads (section 2.6)."""
+"""Sliding windows over the tokens of a corpus, for pretraining (section 2.6)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from llm.data.corpus import read_split
 
 
 class TokenWindows:
-    """Windows of `length` tokens, `stride` apart, with their targets one token on.
+    """Windows of `length` tokens, one for each `stride` tokens, with the targets shifted by one.
 
-    As in the book's loader, a window starts at every multiple of `stride` at which a whole window and its target
-    follow; windows never cross two shards. Raises UserError for a damaged shard and, at the key `where` of
-    params.yaml, for a split too short.
+    As in the book's loader, only whole windows are used. A window never crosses two shards. Raises UserError for a
+    damaged shard, and at the key `where` of params.yaml if the split has no window.
     """
 
     def __init__(
@@ -30,21 +29,20 @@ class TokenWindows:
         self.shards, headers = zip(*read_split(folder, split, vocab_size), strict=True)
         self.tokens = sum(len(shard) for shard in self.shards)
         self.text_bytes = sum(int(header["text_bytes"]) for header in headers)
-        self.tokenizers = {str(header["tokenizer"]) for header in headers}  # whose ids these are
+        self.tokenizers = {str(header["tokenizer"]) for header in headers}  # fingerprints
         per_shard = [len(range(0, len(shard) - length, stride)) for shard in self.shards]
         self._firsts = np.cumsum([0, *per_shard])
         if self._firsts[-1] == 0:
-            largest = max(len(shard) for shard in self.shards) - 1  # a target follows the window
-            what = f"windows of {length} tokens, but the {split} split of {folder} has only {self.tokens} tokens"
-            fix = f"set {where} to {largest} or less, or bring more text" if largest > 0 else "bring more text"
+            largest = max(len(shard) for shard in self.shards) - 1  # one token less, for the target
+            what = f"{length} tokens, but the {split} split of {folder} has only {self.tokens} tokens"
+            fix = f"set {where} to {largest} or less, or add text" if largest > 0 else "add text"
             raise UserError(f"params.yaml: {where}", what, fix, USAGE)
 
     def __len__(self) -> int:
-        """How many windows there are."""
         return int(self._firsts[-1])
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """Windows of these numbers as (B, length) inputs and targets."""
+        """Return inputs and targets (B, length)."""
         rows = np.stack([self._window(index) for index in indices]).astype(np.int64)
         ids = torch.from_numpy(rows)
         return Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())

@@ -30,7 +30,7 @@ Progress = Callable[[str, int, int | None], None]  # file name, bytes so far, to
 
 @dataclass(frozen=True)
 class WebFile:
-    """One file of the web."""
+    """A file to download."""
 
     name: str  # in data/raw/<item>/
     url: str
@@ -40,7 +40,6 @@ class WebFile:
     member: str | None = None  # the member to take out of a zip archive
 
     def problems(self) -> Iterator[Problem]:
-        """Yield what is wrong with the parameters."""
         if not re.fullmatch(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]{0,199}", self.name):
             yield "name", f"{self.name!r} is not a file name", "write a name without folders or a leading dot"
         for field, url in [("url", self.url), *((f"mirrors[{i}]", url) for i, url in enumerate(self.mirrors))]:
@@ -60,7 +59,6 @@ class Source:
     files: tuple[WebFile, ...] = ()
 
     def problems(self) -> Iterator[Problem]:
-        """Yield what is wrong with the parameters."""
         if not self.source.strip():
             yield "source", "is empty", f"write {WEB}, or the path of a file or folder"
         elif self.source == WEB and not self.files:

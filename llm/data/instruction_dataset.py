@@ -1,4 +1,4 @@
-"""Instructions with their answers as next-token targets, collated with the mask (section 7.3)."""
+"""Instructions and their answers as batches of next-token targets (section 7.3)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from llm.data.tokenizer import Tokenizer
 class InstructionDataset:
     """Prompts with their answers, as next-token targets.
 
-    An answer ends with <|endoftext|>; rows of a batch are padded with it to the longest. Padding does not count,
-    nor does the prompt where `mask_prompt` is set (exercise 7.2). Rows are cut at `limit` tokens; raises
-    UserError, naming the entry of `name`, where that leaves nothing of an answer.
+    Each answer ends with <|endoftext|>, which also pads the rows of a batch. Targets of padding are IGNORED, and with
+    `mask_prompt` those of the prompt too (exercise 7.2). Rows are cut to `limit` tokens. Raises UserError with the
+    number of the entry in `name` if a prompt leaves no room for its answer.
     """
 
     def __init__(
@@ -37,32 +37,31 @@ class InstructionDataset:
         for number, start in enumerate(starts):
             if start > limit:
                 text = entries[number]["instruction"]
-                what = f"its prompt alone takes {start} tokens of a context of {limit}: {text!r:.60}"
+                what = f"the prompt has {start} tokens, more than the context of {limit}: {text!r:.60}"
                 where = f"{name}: entry {number + 1}"
-                raise UserError(where, what, "shorten it, or take a model with a longer context", DATA)
-        self.masked = [start - 1 if mask_prompt else 0 for start in starts]  # targets are one token on
+                raise UserError(where, what, "shorten it, or use a model with a longer context", DATA)
+        self.masked = [start - 1 if mask_prompt else 0 for start in starts]  # targets are shifted by one
 
     def __len__(self) -> int:
-        """How many entries there are."""
         return len(self.ids)
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each row without padding: a batch is as wide as the longest of its own."""
+        """Number of tokens in each row without padding."""
         return [min(len(ids), self.limit) for ids in self.ids]
 
     @property
     def longest(self) -> int:
-        """Tokens of the widest row there can be."""
+        """Number of tokens in the longest row."""
         return max(self.lengths, default=0)
 
     def most_targets(self, rows: int) -> int:
-        """How many targets count in so many rows at most."""
-        counting = (length - masked for length, masked in zip(self.lengths, self.masked, strict=True))
-        return sum(sorted(counting)[-rows:])
+        """Return the largest number of targets in `rows` rows that are not IGNORED."""
+        counts = (length - masked for length, masked in zip(self.lengths, self.masked, strict=True))
+        return sum(sorted(counts)[-rows:])
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """The entries of these numbers as (B, T) inputs and targets."""
+        """Return inputs and targets (B, T)."""
         width = max(len(self.ids[i]) for i in indices) + 1
         inputs = torch.full((len(indices), width), self.pad)
         targets = torch.full((len(indices), width), IGNORED)

@@ -11,62 +11,59 @@ from typing import Literal
 
 import pandas as pd
 
-from llm.common.errors import DATA, UserError, noted, raise_first
+from llm.common.errors import DATA, UserError, collect_errors, raise_first
 from llm.common.files import read_bytes, read_text, write_csv
 from llm.common.params import Problem, fraction
 
-LABELS = ["ham", "spam"]  # a message's class is its label's place here
+LABELS = ["ham", "spam"]  # the index is the class
 COLUMNS = ["Label", "Text"]
-CLASSES = {str(number): number for number in range(len(LABELS))}  # as the CSV files of the splits write them
+CLASSES = {str(number): number for number in range(len(LABELS))}  # as written in the CSV files of the splits
 SPLITS = ("train", "validation", "test")
 AGAIN = "run `dvc repro tokenize@spam`"
 
 
 @dataclass(frozen=True)
 class SpamConfig:
-    """How the file is read and cut."""
+    """Section `tokenize.spam` of params.yaml."""
 
-    reading: Literal["strict", "book"]  # strict: a line is a message; book: pandas' quoting, which merges some
-    order: Literal["shuffled", "file"]  # file: each class is cut in the order of the file, then balanced
+    reading: Literal["strict", "book"]  # strict: one message a line; book: with pandas' quoting
+    order: Literal["shuffled", "file"]  # file: cut each class in file order, then balance
     train_fraction: float
     validation_fraction: float  # the rest is the test split
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong with these values together."""
         yield from fraction(self, "train_fraction", "validation_fraction", zero=False)
-        if self.train_fraction + self.validation_fraction >= 1:
-            total = self.train_fraction + self.validation_fraction
-            yield "validation_fraction", f"with train_fraction it makes {total:g}", "leave something for the test"
+        if (total := self.train_fraction + self.validation_fraction) >= 1:
+            yield "validation_fraction", f"its sum with train_fraction is {total:g}", "lower one for the test split"
 
 
 def read_messages(path: Path, reading: Literal["strict", "book"]) -> pd.DataFrame:
-    """The messages of a file of `label<TAB>text` lines, as columns Label and Text.
+    """Read a file of `label<TAB>text` lines into the columns Label and Text.
 
-    `strict` takes every line as it stands. `book` reads the same lines as the book does, with pandas' default
-    quoting: on the UCI file that joins three lines into one and strips the quotes of some others. Raises UserError,
-    several at once, with file and line for a wrong number of tabs, an unknown label, an empty message; and where a
-    class is missing.
+    `strict` reads each line as one message. `book` uses pandas' default quoting, as the book does; on the UCI file this
+    joins three lines and removes some quotes. Raises UserError with the number of each line that has a wrong number of
+    tabs, an unknown label or an empty message, and if a class is missing.
     """
     text = read_text(path)
     lines = text.removesuffix("\n").split("\n")
     messages: list[tuple[str, str]] = []
     problems: list[UserError] = []
     for number, line in enumerate(lines, start=1):
-        with noted(problems):
+        with collect_errors(problems):
             messages.append(_message(line, f"{path}:{number}"))
     raise_first(problems, str(path))
     frame = pd.DataFrame(messages, columns=COLUMNS) if reading == "strict" else _read_quoted(text, path)
     for label in LABELS:
         if not (frame["Label"] == label).any():
-            raise UserError(str(path), f"no message is labelled {label!r}", f"add some {label} messages")
+            raise UserError(str(path), f"no message is labelled {label!r}", f"add {label} messages")
     return frame
 
 
 def balanced_splits(frame: pd.DataFrame, config: SpamConfig, seed: int) -> dict[str, pd.DataFrame]:
-    """As many ham as spam messages, shuffled and cut into train, validation and test (section 6.2).
+    """Balance the classes, shuffle, and cut into train, validation and test split (section 6.2).
 
-    `shuffled` gives the book's rows for seed 123. `file` cuts each class in the order of the file first, so that
-    whoever orders the file decides what is held out. Raises UserError where a part would be empty.
+    With `order: shuffled` and seed 123, the rows are those of the book. With `order: file`, each class is first cut in
+    the order of the file, which so decides what is held out. Raises UserError if a split lacks a class.
     """
     if config.order == "shuffled":
         ham, spam = (frame[frame["Label"] == label] for label in LABELS)
@@ -79,32 +76,32 @@ def balanced_splits(frame: pd.DataFrame, config: SpamConfig, seed: int) -> dict[
     for split, part in parts.items():
         if not set(LABELS) <= set(part["Label"]):
             what = f"{len(part)} messages, but not both of {' and '.join(LABELS)}"
-            raise UserError(f"the {split} split", what, "bring more messages, or change tokenize.spam.*_fraction")
+            raise UserError(f"the {split} split", what, "add messages, or change tokenize.spam.*_fraction")
     return parts
 
 
 def write_split(frame: pd.DataFrame, path: Path) -> None:
-    """Write a split as CSV with the columns Label (0 ham, 1 spam) and Text, as the book does."""
+    """Write a split as CSV with the columns Label (0: ham, 1: spam) and Text, as the book does."""
     rows = [[LABELS.index(label), text] for label, text in zip(frame["Label"], frame["Text"], strict=True)]
     write_csv(path, COLUMNS, rows)
 
 
 def read_split(path: Path) -> tuple[list[int], list[str]]:
-    """Classes and messages of a split that `write_split` wrote; raises UserError for a file that it did not."""
+    """Read the classes and messages of a file by `write_split`. Raises UserError for any other file."""
     csv.field_size_limit(2**31 - 1)  # a message may be longer than csv's 131,072 characters
     try:
         header, *rows = csv.reader(io.StringIO(read_bytes(path).decode("utf-8"), newline=""), strict=True)
         classes, texts = [CLASSES[label] for label, _ in rows], [text for _, text in rows]
     except (csv.Error, ValueError, KeyError) as error:
-        what = f"not a split of ours: {type(error).__name__}: {error}"
+        what = f"not a split file: {type(error).__name__}: {error}"
         raise UserError(str(path), what, AGAIN, DATA) from None
     if header != COLUMNS or not rows:
-        raise UserError(str(path), f"{len(rows)} messages under the header {header}", AGAIN, DATA)
+        raise UserError(str(path), f"{len(rows)} messages with the header {header}", AGAIN, DATA)
     return classes, texts
 
 
 def _read_quoted(text: str, path: Path) -> pd.DataFrame:
-    """Read `text` as `pandas.read_csv` does by default, but every field as it is written: NA and 12 are texts."""
+    """Read `text` with the default quoting of `pandas.read_csv`, but all fields as strings, also NA and 12."""
     try:
         frame = pd.read_csv(io.StringIO(text), sep="\t", header=None, names=COLUMNS, dtype=str, na_filter=False)
     except pd.errors.ParserError as error:
@@ -113,9 +110,8 @@ def _read_quoted(text: str, path: Path) -> pd.DataFrame:
     problems: list[UserError] = []
     for row, (label, message) in enumerate(zip(frame["Label"], frame["Text"], strict=True), start=1):
         where = f"{path}: row {row} as pandas reads it"
-        with noted(problems):
-            _check_label(label, where)
-            _check_message(message, where)
+        with collect_errors(problems):
+            _check(label, message, where)
     raise_first(problems, str(path))
     return frame
 
@@ -123,28 +119,25 @@ def _read_quoted(text: str, path: Path) -> pd.DataFrame:
 def _message(line: str, where: str) -> tuple[str, str]:
     parts = line.split("\t")
     if len(parts) != 2:
-        what = f"{len(parts) - 1} tabs where one belongs: {line[:40]!r}"
+        what = f"{len(parts) - 1} tabs instead of one: {line[:40]!r}"
         raise UserError(where, what, "write label, one tab, message")
-    _check_label(parts[0], where)
-    _check_message(parts[1], where)
-    return parts[0], parts[1]
+    label, message = parts
+    _check(label, message, where)
+    return label, message
 
 
-def _check_label(label: str, where: str) -> None:
+def _check(label: str, message: str, where: str) -> None:
     if label not in LABELS:
         raise UserError(where, f"label {label[:40]!r} is not one of {', '.join(LABELS)}", "correct the label", DATA)
-
-
-def _check_message(message: str, where: str) -> None:
     if not message.strip():
         raise UserError(where, "the message is empty", "write a message, or remove the line", DATA)
 
 
 def _balanced(ham: pd.DataFrame, spam: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """All spam and as much ham, shuffled."""
+    """Return all spam messages and as many ham messages, shuffled."""
     if len(ham) < len(spam):
-        what = f"{len(ham)} ham messages cannot balance {len(spam)} spam messages"
-        raise UserError("data/raw/spam", what, "bring more ham messages", DATA)
+        what = f"{len(ham)} ham messages are fewer than {len(spam)} spam messages"
+        raise UserError("data/raw/spam", what, "add ham messages", DATA)
     return pd.concat([ham.sample(len(spam), random_state=seed), spam]).sample(frac=1, random_state=seed)
 
 

@@ -1,4 +1,4 @@
-"""Labelled messages as token ids, padded into batches (section 6.3)."""
+"""Labelled messages as padded batches of token ids (section 6.3)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from llm.data.tokenizer import Tokenizer
 
 
 class SpamDataset:
-    """Messages as token ids, padded on the right with <|endoftext|> when batched.
+    """Messages as token ids, cut to `limit` tokens and padded on the right with <|endoftext|>.
 
-    Every row is `width` tokens wide (longer messages are cut), or where that is None as wide as the longest of its
-    batch, or of its micro-batch.
+    Rows of a batch have `width` tokens. If it is None, they are as long as the longest row of the micro-batch.
     """
 
     def __init__(self, labels: Sequence[int], texts: Sequence[str], tokenizer: Tokenizer, limit: int) -> None:
@@ -24,21 +23,20 @@ class SpamDataset:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest message."""
+        """Number of tokens in the longest message."""
         return max(len(ids) for ids in self.ids)
 
     def __len__(self) -> int:
-        """How many messages there are."""
         return len(self.ids)
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """The messages of these numbers: ids (B, T), classes (B,), lengths (B,)."""
+        """Return ids (B, T), classes (B,) and lengths (B,)."""
         return pad_right([self.ids[i] for i in indices], self.pad, self.width, [self.labels[i] for i in indices])
 
 
 def pad_right(rows: Sequence[Sequence[int]], pad: int, width: int | None, labels: Sequence[int]) -> Batch:
-    """Rows of ids as a batch of `width` (None: the longest row) columns; an empty row is one token of padding."""
-    trim = width is None  # nobody asked for this width, so micro-batches may have a smaller one
+    """Collate rows of ids, cut or padded to `width` (None: the longest row). An empty row counts as one pad token."""
+    trim = width is None  # without a fixed width, micro-batches may be narrower
     width = width or max(1, *(len(row) for row in rows))
     cut = [(list(row) or [pad])[:width] for row in rows]
     padded = [row + [pad] * (width - len(row)) for row in cut]

@@ -106,6 +106,6 @@ def _declared(response: requests.Response) -> Declared:
 
 
 def _validator(headers: Mapping[str, str]) -> str:
-    """Return what If-Range accepts: a strong ETag, else the date of the last change, else nothing."""
+    """Return a strong ETag for If-Range, else the date of the last change, else an empty string."""
     etag = headers.get("etag", "")
     return etag if etag.startswith('"') else headers.get("last-modified", "")

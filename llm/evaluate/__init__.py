@@ -1,1 +1,1 @@
-"""Sections 6.6 and 7.8: accuracy, the judge, statistics."""
+"""Accuracy (section 6.6), the judge (section 7.8) and statistics."""

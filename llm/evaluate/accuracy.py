@@ -1,8 +1,9 @@
-"""Predictions of a classifier, and its accuracy on each split (section 6.6)."""
+"""Predictions of a classifier and its accuracy on each split (section 6.6)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Protocol
 
@@ -17,19 +18,19 @@ from llm.runtime.device import RuntimeConfig, autocast
 
 
 class LabelledMessages(Dataset, Protocol):
-    """Messages as batches, with the class of each."""
+    """A dataset of messages with their classes."""
 
     labels: list[int]
 
 
 @torch.no_grad()
 def predict(model: nn.Module, data: BatchSource, runtime: RuntimeConfig, micro_batch_size: int | None = None) -> Tensor:
-    """Class logits (N, classes) of every example of `data`, in order, fp32 on the CPU."""
+    """Class logits (N, classes) of all examples of `data`, in fp32 on the CPU."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     parts = []
-    with autocast(runtime):  # once: it keeps what it makes of the weights
+    with autocast(runtime):  # enter once: autocast caches the cast weights
         for index in range(len(data)):
             for micro in data[index].split(micro_batch_size):
                 batch = micro.to(device)
@@ -45,31 +46,28 @@ def judge_splits(
     batch_size: int,
     micro_batch_size: int | None,
 ) -> tuple[dict[str, float | int | None], list[list[object]]]:
-    """Accuracy with its interval and confusion counts of every split, and one row a message."""
+    """The metrics of all splits (accuracy, its interval, confusion counts) and one row per message."""
     metrics: dict[str, float | int | None] = {}
     rows: list[list[object]] = []
     for split, dataset in data.items():
         batches = SequentialBatches(dataset, batch_size)
         probabilities = predict(model, batches, runtime, micro_batch_size).softmax(dim=-1)
         predicted = probabilities.argmax(dim=-1).tolist()
-        right = [p == a for p, a in zip(predicted, dataset.labels, strict=True)]
-        metrics |= stats.share(f"{split}_accuracy", right)
-        for actual, said in [(a, p) for a in range(len(LABELS)) for p in range(len(LABELS))]:
-            hits = sum(pair == (actual, said) for pair in zip(dataset.labels, predicted, strict=True))
-            metrics[f"{split}_{LABELS[actual]}_as_{LABELS[said]}"] = hits
-        for row, (actual, said, spam) in enumerate(
-            zip(dataset.labels, predicted, probabilities[:, 1].tolist(), strict=True)
-        ):
+        pairs = list(zip(dataset.labels, predicted, strict=True))
+        metrics |= stats.share(f"{split}_accuracy", [actual == said for actual, said in pairs])
+        for actual, said in product(range(len(LABELS)), repeat=2):
+            metrics[f"{split}_{LABELS[actual]}_as_{LABELS[said]}"] = pairs.count((actual, said))
+        for row, ((actual, said), spam) in enumerate(zip(pairs, probabilities[:, 1].tolist(), strict=True)):
             rows.append([split, row, LABELS[actual], LABELS[said], spam])
     return metrics, rows
 
 
-def unleaked(predictions: list[list[object]], folder: Path) -> dict[str, float | int | None]:
-    """Accuracy on the held-out messages that do not stand in the training split, exactly or nearly."""
+def accuracy_without_leaks(predictions: list[list[object]], folder: Path) -> dict[str, float | int | None]:
+    """Accuracy on the held-out messages that have no exact, and no exact or near, duplicate in the training split."""
     metrics: dict[str, float | int | None] = {}
     texts = {split: read_split(folder / f"{split}.csv")[1] for split in SPLITS}
     for split in SPLITS[1:]:
-        right = [actual == said for of, _, actual, said, _ in predictions if of == split]
+        right = [actual == said for name, _, actual, said, _ in predictions if name == split]
         found = leakage.leaks(texts[split], texts["train"])
         metrics |= stats.share(f"{split}_accuracy_without_exact", leakage.without(right, found, "exact"))
         metrics |= stats.share(f"{split}_accuracy_without_near", leakage.without(right, found, "exact", "near"))

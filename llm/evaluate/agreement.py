@@ -1,4 +1,4 @@
-"""How far two judges agree that scored the same answers."""
+"""Agreement of two judges on the same answers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from llm.common.errors import DATA, UserError, raise_all
 from llm.common.files import read_json
 from llm.evaluate.stats import correlation
 
-ANSWER = ("instruction", "input", "model_response")  # the keys that identify an answer; a file may lack them
+ANSWER = ("instruction", "input", "model_response")  # these keys identify an answer; they are optional
 NO_SPREAD = "none: one judge's scores are all equal"
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Figures of the answers that both judges scored; a correlation is None if all scores of one judge are equal."""
+    """Statistics of the answers that both judges scored; a correlation is None if a judge's scores are all equal."""
 
     n_first: int  # answers that the first judge scored
     n_second: int
@@ -31,26 +31,25 @@ class Agreement:
 
     @property
     def mean_difference(self) -> float:
-        """How much higher the first judge scores."""
         return self.mean_first - self.mean_second
 
 
 def agree(first: Path, second: Path) -> Agreement:
-    """Compare two files of verdicts: those of the stage evaluate_with_judge, or of `judge --out`.
+    """Compare two files of verdicts, written by the stage evaluate_with_judge or by `judge --out`.
 
-    Raises UserError for a file without verdicts, if the files are about different answers, and if no answer has a score
-    in both.
+    Raises UserError if a file has invalid verdicts, the answers differ, or no answer has a score in both files.
     """
+    where, fix = f"{first}, {second}", "let both judges score the same answers"
     a, b = read_verdicts(first), read_verdicts(second)
     others = [index for index in sorted(a.keys() & b.keys()) if not _same(a[index], b[index])]
     if others:
-        what = f"{len(others)} answers are not the same, the first is {others[0]}"
-        raise UserError(f"{first}, {second}", what, "let both judges score the same answers", DATA)
+        what = f"{len(others)} answers differ, the first is {others[0]}"
+        raise UserError(where, what, fix, DATA)
     scored = [{index: one["score"] for index, one in side.items() if one["score"] is not None} for side in (a, b)]
     common = sorted(scored[0].keys() & scored[1].keys())
     if not common:
-        what = f"no answer has a score in both ({len(scored[0])} and {len(scored[1])} have one)"
-        raise UserError(f"{first}, {second}", what, "let both judges score the same answers", DATA)
+        what = f"no answer has a score in both files ({len(scored[0])} and {len(scored[1])} scores)"
+        raise UserError(where, what, fix, DATA)
     x, y = ([side[index] for index in common] for side in scored)
     return Agreement(
         n_first=len(scored[0]),
@@ -65,27 +64,27 @@ def agree(first: Path, second: Path) -> Agreement:
 
 
 def read_verdicts(path: Path) -> dict[int, Mapping[str, Any]]:
-    """The verdicts of a file by the index of their answer. Raises UserError that names the incomplete ones."""
+    """The verdicts of a file by index. Raises UserError that lists the invalid ones."""
     records = read_json(path)
-    fix = "name a file of `judge --out`, data/verdicts/verdicts.json or reports/evaluate_with_judge/scores.json"
+    fix = "give a file from `judge --out`, data/verdicts/verdicts.json or reports/evaluate_with_judge/scores.json"
     if not isinstance(records, list) or not records:
         raise UserError(str(path), f"holds {records!r:.40}, not a list of verdicts", fix, DATA)
     problems: list[UserError] = []
     found: dict[int, Mapping[str, Any]] = {}
     for number, record in enumerate(records):
         index, score = (record.get(key, "") if isinstance(record, dict) else "" for key in ("index", "score"))
-        whole = type(index) is int and (score is None or (type(score) is int and 0 <= score <= 100))
-        if whole and index not in found:
+        valid = type(index) is int and (score is None or (type(score) is int and 0 <= score <= 100))
+        if valid and index not in found:
             found[int(index)] = record
         else:
-            what = "is there twice" if whole else f"has index {index!r:.20} and score {score!r:.20}"
+            what = f"index {index} occurs twice" if valid else f"has index {index!r:.20} and score {score!r:.20}"
             problems.append(UserError(f"{path}: verdict {number}", what, fix, DATA))
     raise_all(problems[:10])
     return found
 
 
 def lines(found: Agreement) -> Sequence[str]:
-    """The agreement as the lines of a table."""
+    """The lines of a table."""
     measures = [("Pearson", found.pearson), ("Spearman", found.spearman), ("Kendall tau-b", found.kendall)]
     return [
         f"{'scored by both':<16} {found.n_common} (of {found.n_first} and {found.n_second})",
@@ -96,5 +95,5 @@ def lines(found: Agreement) -> Sequence[str]:
 
 
 def _same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Whether two verdicts are about the same answer: the keys that both have are equal."""
+    """Whether two verdicts are about the same answer: all keys that both have are equal."""
     return all(a[key] == b[key] for key in ANSWER if key in a and key in b)

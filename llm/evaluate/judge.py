@@ -1,4 +1,4 @@
-"""Score a model's answers with a judge (section 7.8).
+"""Score the answers of a model with a judge (section 7.8).
 
 The judge is an LLM on a server (`judge_servers.py`) or a formula that compares with the reference answer
 (`reference_score.py`). Every answer gets exactly one status, and every mean is reported with its coverage.
@@ -21,7 +21,7 @@ from llm.common.files import read_json
 from llm.evaluate.judge_config import JudgeConfig
 from llm.evaluate.judge_journal import FLAGS, Journal, Status, Verdict
 from llm.evaluate.judge_prompts import PROMPTS, looks_like_injection
-from llm.evaluate.judge_servers import Reply, Server
+from llm.evaluate.judge_servers import Server
 from llm.evaluate.reference_score import VERSION, reference_score
 
 __all__ = ["JudgeConfig", "Verdict", "judge", "parse_score", "read_responses", "require_coverage", "summarize"]
@@ -30,7 +30,7 @@ Entry = Mapping[str, str]
 
 ENTRY_KEYS = ("instruction", "input", "output", "model_response")
 MAX_ANSWER_CHARS = 16_000  # a longer answer is cut before it is judged
-MAX_REPLY_CHARS = 2_000  # a longer reply is cut after its score was read
+MAX_REPLY_CHARS = 2_000  # a longer reply is cut after its score is read
 BYTES_PER_TOKEN = 3  # a low estimate: a prompt that may exceed the judge's context is flagged
 
 
@@ -41,11 +41,11 @@ def judge(
     journal: Path | None = None,
     progress: Callable[[Sequence[Any]], Iterable[Any]] = iter,
 ) -> list[Verdict]:
-    """Return one verdict per entry, in order; an entry with a verdict in the journal is not sent again.
+    """Return one verdict per entry, in order; an entry with a verdict in the journal is not judged again.
 
-    `format_input` makes the prompt that the answer was generated for. Raises UserError (code SERVICE) if the server
-    is down, lacks the model or refuses the key, or if more than `max_failed` requests fail. The verdicts up to then
-    are kept in the journal.
+    `format_input` returns the prompt that the answer was generated for. Raises UserError (code SERVICE) if the server
+    is down, lacks the model or refuses the key, or if more than `max_failed` requests fail. The journal keeps
+    the verdicts so far.
     """
     kept = Journal(journal)
     decide = _by_reference if config.backend == "reference" else _ServerJudge(config)
@@ -71,7 +71,7 @@ def parse_score(reply: str) -> int | None:
     | `085`, `8_5`, `85.`, `85.5`, `85,5`, `8e1`, `85%`, `85/100`       | None: another notation                   |
     | full-width, Arabic and other digits; no-break or zero-width space | None: not ASCII                          |
     | `**85**`, `"85"`, `Score: 85`, `Score: 85/100`, `85 points`       | None: more than the number alone         |
-    | `<think>...</think>85`, `60 85`, one number on each line          | None: which one is meant is a guess      |
+    | `<think>...</think>85`, `60 85`, one number on each line          | None: it is unclear which one is meant   |
     | prose, a refusal in prose, empty                                  | None                                     |
     """
     number = re.fullmatch(r"[ \t\r\n\f\v]*(100|[1-9]?[0-9])[ \t\r\n\f\v]*", reply)
@@ -115,7 +115,7 @@ def require_coverage(summary: Mapping[str, Any], config: JudgeConfig, journal: P
 
 
 def read_responses(path: Path | str) -> list[dict[str, str]]:
-    """Read a file of answers: a JSON list of objects with the strings ENTRY_KEYS; other keys are kept.
+    """Read a JSON list of objects with the strings ENTRY_KEYS; other keys are kept.
 
     Raises UserError (code DATA) that lists the problems with file, entry (counted from 1) and key.
     """
@@ -127,13 +127,15 @@ def read_responses(path: Path | str) -> list[dict[str, str]]:
     for number, entry in enumerate(entries, start=1):
         where = f"{path}: entry {number}"
         if not isinstance(entry, dict):
-            problems.append(UserError(where, f"{entry!r:.60} is not an object", "write its keys", DATA))
+            problems.append(UserError(where, f"{entry!r:.60} is not an object", "write an object", DATA))
             continue
         for key in ENTRY_KEYS:
             if key not in entry:
-                problems.append(UserError(where, f"missing {key!r}", f"add {key!r}, a text", DATA))
+                problems.append(UserError(where, f"missing {key!r}", f"add {key!r} with a string", DATA))
             elif not isinstance(entry[key], str):
-                problems.append(UserError(where, f"{key!r} is {entry[key]!r:.60}, not a text", "put quotes", DATA))
+                problems.append(
+                    UserError(where, f"{key!r} is {entry[key]!r:.60}, not a string", "put it in quotes", DATA)
+                )
     raise_first(problems, str(path))
     return entries
 
@@ -147,7 +149,7 @@ class _Task:
     entry: Entry
     prompt: str
     flags: tuple[str, ...]
-    key: str  # hash of everything that decides the verdict; the journal's key
+    key: str  # of the journal: a hash of everything that the verdict depends on
 
 
 def _task(index: int, entry: Entry, config: JudgeConfig, format_input: Callable[[Entry], str]) -> _Task:
@@ -155,21 +157,22 @@ def _task(index: int, entry: Entry, config: JudgeConfig, format_input: Callable[
     answer = whole[:MAX_ANSWER_CHARS]
     cut = {**entry, "model_response": answer}
     prompt = PROMPTS[config.prompt](cut, format_input(entry), config.seed)
+    size = len(prompt.encode("utf-8", "surrogatepass"))
     flags = {
         "empty_answer": not whole.strip(),
         "answer_cut": answer != whole,
         "injection": config.backend != "reference" and looks_like_injection(answer, config.prompt),
-        "over_context": config.backend != "reference" and _bytes(prompt) > config.num_ctx * BYTES_PER_TOKEN,
+        "over_context": config.backend != "reference" and size > config.num_ctx * BYTES_PER_TOKEN,
     }
     return _Task(index, cut, prompt, tuple(flag for flag in FLAGS if flags.get(flag)), _task_key(cut, prompt, config))
 
 
 def _task_key(entry: Entry, prompt: str, config: JudgeConfig) -> str:
     if config.backend == "reference":
-        decides: list[Any] = ["reference", VERSION, *(entry[key] for key in ENTRY_KEYS)]
+        parts: list[Any] = ["reference", VERSION, *(entry[key] for key in ENTRY_KEYS)]
     else:
-        decides = [config.backend, config.url, config.model, prompt, config.seed, config.temperature, config.num_ctx]
-    return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
+        parts = [config.backend, config.url, config.model, prompt, config.seed, config.temperature, config.num_ctx]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _by_reference(task: _Task) -> Verdict:
@@ -178,36 +181,27 @@ def _by_reference(task: _Task) -> Verdict:
 
 
 class _ServerJudge:
-    """Connects with the first answer that has no verdict yet: no server is needed if the journal has them all."""
+    """Connects when it judges the first answer; if the journal has all verdicts, no server is needed."""
 
     def __init__(self, config: JudgeConfig) -> None:
         self.config = config
         self.server: Server | None = None
 
     def __call__(self, task: _Task) -> Verdict:
-        if "empty_answer" in task.flags:  # an LLM may score something else instead
+        if "empty_answer" in task.flags:  # an LLM might score another part of the prompt
             return Verdict(task.index, "scored", 0, "", task.flags)
         self.server = self.server or Server(self.config)
-        return _verdict(task, self.server.ask(task.prompt))
-
-
-def _verdict(task: _Task, reply: Reply) -> Verdict:
-    score = parse_score(reply.text) if reply.kind == "whole" else None
-    answered: Status = "unparsed" if score is None else "scored"
-    status = reply.kind if reply.kind in ("refused", "failed") else answered
-    long = reply.kind == "cut" or len(reply.text) > MAX_REPLY_CHARS
-    flags = (*task.flags, "reply_cut") if long else task.flags
-    return Verdict(task.index, status, score, reply.text[:MAX_REPLY_CHARS], flags)
+        reply = self.server.ask(task.prompt)
+        score = parse_score(reply.text) if reply.kind == "whole" else None
+        answered: Status = "unparsed" if score is None else "scored"
+        status = reply.kind if reply.kind in ("refused", "failed") else answered
+        cut = reply.kind == "cut" or len(reply.text) > MAX_REPLY_CHARS
+        flags = (*task.flags, "reply_cut") if cut else task.flags
+        return Verdict(task.index, status, score, reply.text[:MAX_REPLY_CHARS], flags)
 
 
 def _too_many_failed(failed: int, config: JudgeConfig, journal: Path | None, reason: str = "") -> NoReturn:
     what = f"{failed} request(s) without a valid reply, judge.max_failed is {config.max_failed}"
     what += f"; the last: {reason}" if reason else ""
-    kept = f"; the verdicts in {journal} are kept" if journal else ""
-    raise UserError(
-        f"judge.url ({config.url})", what + kept, "repair the server and run the same command again", SERVICE
-    )
-
-
-def _bytes(text: str) -> int:
-    return len(text.encode("utf-8", "surrogatepass"))
+    what += f"; the verdicts in {journal} are kept" if journal else ""
+    raise UserError(f"judge.url ({config.url})", what, "repair the server and run the same command again", SERVICE)

@@ -1,4 +1,4 @@
-"""Verdicts, and the journal that keeps them on the disk, so that each answer is judged once."""
+"""Verdicts, and a journal that keeps them on the disk so that each answer is judged once."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ FLAGS = ("empty_answer", "answer_cut", "injection", "over_context", "reply_cut")
 
 @dataclass(frozen=True)
 class Verdict:
-    """The result for one answer; `index` is its position, from 0. It does not depend on the time or the machine."""
+    """The result for one answer; `index` is its position, from 0."""
 
     index: int
     status: Status
     score: int | None  # 0 to 100; None unless scored
-    reply: str  # what the judge wrote; for `failed` the reason
+    reply: str  # the text of the judge; for `failed` the reason
     flags: tuple[str, ...]  # from FLAGS
 
 
 class Journal:
-    """Verdicts as JSON lines. Each is on the disk before the next question is asked; `failed` ones are not kept."""
+    """Verdicts as JSON lines. Each is written to the disk before the next request; `failed` ones are not kept."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
@@ -58,7 +58,7 @@ class Journal:
 
 
 def _read_journal(path: Path) -> dict[str, Verdict]:
-    """Read all complete lines; cut a last line that a crash left incomplete. Raises UserError for any other line."""
+    """Read all lines; remove an incomplete last line, left by a crash. Raises UserError for any other invalid line."""
     data = path.read_bytes()
     lines = data.split(b"\n")
     tail = lines.pop()

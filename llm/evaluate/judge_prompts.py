@@ -1,4 +1,4 @@
-"""The judge's prompts (section 7.8), and a test for answers that give the judge instructions."""
+"""The prompts of the judge (section 7.8), and a check for answers that give the judge instructions."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from itertools import count
 
 
 def book_prompt(entry: Mapping[str, str], formatted: str, _seed: int) -> str:
-    """Return the prompt of chapter 7, to the character, so that scores can be compared with the book's."""
+    """Return exactly the prompt of chapter 7, so that scores are comparable with the book's."""
     return (
         f"Given the input `{formatted}` and correct output `{entry['output']}`, "
         f"score the model response `{entry['model_response']}` on a scale from 0 to 100, where 100 is the best score. "
@@ -18,7 +19,7 @@ def book_prompt(entry: Mapping[str, str], formatted: str, _seed: int) -> str:
 
 
 def guarded_prompt(entry: Mapping[str, str], formatted: str, seed: int) -> str:
-    """Return the same question with the answer between two markers that it cannot contain."""
+    """Return the same request with the answer between two markers that the answer does not contain."""
     answer = entry["model_response"]
     marker = make_marker(answer, seed)
     return (
@@ -34,16 +35,13 @@ PROMPTS = {"book": book_prompt, "guarded": guarded_prompt}
 
 
 def make_marker(answer: str, seed: int, digits: int = 16) -> str:
-    """Return a marker that does not occur in the answer: a hash of the answer, the seed and the attempt.
+    """Return a hash of answer, seed and attempt that the answer does not contain.
 
-    It is the same in every run, and an answer cannot contain it: it would have to contain its own hash.
+    It is the same in every run. An answer cannot forge it, since it would have to contain its own hash.
     """
-    attempt = 0
-    while True:
-        marker = hashlib.sha256(f"{seed} {attempt} {json.dumps(answer)}".encode()).hexdigest()[:digits]
-        if marker not in answer:
-            return marker
-        attempt += 1
+    texts = (f"{seed} {attempt} {json.dumps(answer)}" for attempt in count())
+    markers = (hashlib.sha256(text.encode()).hexdigest()[:digits] for text in texts)
+    return next(marker for marker in markers if marker not in answer)
 
 
 _INJECTION = re.compile(
@@ -57,5 +55,5 @@ _INJECTION = re.compile(
 
 
 def looks_like_injection(answer: str, prompt: str) -> bool:
-    """Return whether the answer may instruct the judge; in the book's prompt, a backtick ends the quotation."""
+    """Return whether the answer may instruct the judge; in the book's prompt, a backtick ends the quoted answer."""
     return (prompt == "book" and "`" in answer) or _INJECTION.search(answer) is not None

@@ -1,6 +1,6 @@
-"""Judges on a server: one prompt is sent, one `Reply` comes back (section 7.8).
+"""Judges on a server: send a prompt, get a `Reply` (section 7.8).
 
-The protocols are Ollama's /api/chat, and /v1/chat/completions, defined by OpenAI and spoken by many servers.
+The protocols are /api/chat of Ollama and /v1/chat/completions of OpenAI, which many servers support.
 """
 
 from __future__ import annotations
@@ -25,17 +25,16 @@ MAX_REPLY_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Reply:
-    """The result of one question; `text` is what the judge wrote or, for `failed`, the reason."""
+    """The result of one request; `text` is the text of the judge or, for `failed`, the reason."""
 
     kind: Literal["whole", "cut", "refused", "failed"]  # cut: the model reached its length limit
     text: str
 
 
 class Server:
-    """A judge's server; the constructor checks that it answers.
+    """A connection to a judge; the constructor checks that the server answers.
 
-    Both methods raise UserError if no further question can succeed: the server is down, lacks the model, or refuses
-    the key.
+    Raises UserError if no further request can succeed: the server is down, lacks the model, or refuses the key.
     """
 
     def __init__(self, config: JudgeConfig) -> None:
@@ -51,12 +50,12 @@ class Server:
             raise UserError(f"judge.url ({self.base})", what, self.protocol.start, SERVICE) from None
 
     def ask(self, prompt: str) -> Reply:
-        """Send one prompt, again after a passing failure; each request is limited by `timeout_seconds`."""
+        """Send a prompt, with retries after temporary failures; each request may take `timeout_seconds`."""
         try:
             reply = retry(self.config.retries + 1, partial(self._ask_once, prompt))
         except Failure as failure:
             reply = Reply("failed", str(failure))
-        return Reply(reply.kind, reply.text.encode("utf-8", "replace").decode())  # JSON may hold half a surrogate pair
+        return Reply(reply.kind, reply.text.encode("utf-8", "replace").decode())  # JSON may contain lone surrogates
 
     def _ask_once(self, prompt: str) -> Reply:
         messages = [{"role": "user", "content": prompt}]
@@ -71,7 +70,7 @@ class Server:
         options = {"json": payload, "auth": self._authorize, "allow_redirects": False}
         with send(method, self.base + path, seconds, **options) as response:
             if response.is_redirect:
-                raise Failure(f"status {response.status_code}: a redirect, which is not followed")
+                raise Failure(f"status {response.status_code}: redirects are not followed")
             for piece in read_body(response, seconds):
                 body += piece
                 if len(body) > MAX_REPLY_BYTES:
@@ -82,13 +81,13 @@ class Server:
         return bool(self.key) and (self.base.lower().startswith("https:") or is_loopback(self.base))
 
     def _authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Add the key; with this hook, requests does not look for a password in ~/.netrc."""
+        """Add the key. With this hook, requests does not read passwords from ~/.netrc."""
         if self._sends_key():
             request.headers["Authorization"] = f"Bearer {self.key}"
         return request
 
     def _check_status(self, response: requests.Response, body: bytes) -> None:
-        """Raise Failure if the status is not 200, or UserError if every further question would fail as well."""
+        """Raise Failure if the status is not 200, or UserError if all further requests would fail as well."""
         status, text = response.status_code, body.decode("utf-8", "replace")
         if status == 200:
             return
@@ -100,7 +99,7 @@ class Server:
             what = f"{self.base} does not have this model"
             raise UserError(f"judge.model ({self.config.model})", what, self.protocol.pull(self.config.model), SERVICE)
         if status == 404:
-            what = f"nothing at {self.protocol.chat} (status 404)"
+            what = f"{self.protocol.chat} does not exist (status 404)"
             raise UserError(f"judge.url ({self.base})", what, "correct judge.url or judge.backend", SERVICE)
         raise status_failure(response, f": {_short(text)}")
 
@@ -110,7 +109,7 @@ class Server:
 
 @dataclass(frozen=True)
 class _Protocol:
-    chat: str  # path of the questions
+    chat: str  # path of the requests
     ready: str  # path that shows whether the server is up
     keyed: bool
     start: str  # the fix if nothing answers
@@ -120,12 +119,12 @@ class _Protocol:
 
 
 def _read_ollama(body: bytes) -> Reply:
-    """Read one JSON object, or one on each line: the pieces of `message.content`, ended by `done: true`."""
+    """Read one JSON object, or one per line: pieces of `message.content`, the last with `done: true`."""
     lines = [_object(line) for line in body.splitlines() if line.strip()]
     pieces = [_content(line) for line in lines]
     done = [line.get("done") for line in lines]
     if True not in done or done.index(True) != len(done) - 1:
-        raise _invalid("the reply was cut off before its end")  # a `10` may be the start of a `100`
+        raise _invalid("the reply is incomplete")  # `10` may be the start of `100`
     return Reply("cut" if lines[-1].get("done_reason") == "length" else "whole", "".join(pieces))
 
 
@@ -196,5 +195,5 @@ def _short(value: Any) -> str:
 def _key() -> str:
     key = os.environ.get(KEY_VARIABLE, "").strip()
     if not key.isascii() or not key.isprintable():
-        raise UserError(KEY_VARIABLE, "contains a character that no key has", "set it again", USAGE)
+        raise UserError(KEY_VARIABLE, "contains an invalid character", "set it again", USAGE)
     return key

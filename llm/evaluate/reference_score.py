@@ -1,19 +1,19 @@
-"""A score from 0 to 100 for an answer, from the reference answer alone: offline, deterministic, and no language model.
+"""Score an answer from 0 to 100 with the reference answer only: offline, deterministic, without a language model.
 
-It asks what the answer adds to the prompt. The words that decide are those of the reference that the prompt does not
-hold: "The opposite of hot is big." shares five words of six with the reference, and every one of them was given. So
-repeating the prompt is worth nothing, and neither is a fluent sentence with the deciding word wrong.
+The score measures what the answer adds to the prompt, so only words of the reference that are not in the prompt are
+decisive. "The opposite of hot is big." shares five of six words with the reference, but all five are in the prompt. An
+answer that repeats the prompt scores 0, and a fluent sentence with the wrong decisive word scores low.
 
-    score = 100                                   if the texts are equal but for case, space and final punctuation
+    score = 100                                   if the texts are equal up to case, space and final punctuation
     score = 100 * (0.9 * decisive * order + 0.1 * closeness), at most 99                                 otherwise
 
-decisive   recall times F2 measure of the answer's own words against the reference's own words: those not in the
-           prompt, function words left out; 0 if exactly one of the two texts is negated. Where the reference has no
-           words of its own (sort this list), the square of closeness stands in for it
-order      edit similarity of the content words that both texts hold: a shuffled or repeated answer loses here
-closeness  edit similarity of all words to the reference, scaled so that the best copy out of the prompt has 0
+decisive   recall times F2 of the decisive words: those that are not in the prompt, without function words. It is 0 if
+           exactly one of the two texts has a negation, and closeness squared if the reference has no decisive words
+           (for example, if the task is to sort a list)
+order      edit similarity of the content words that both texts share; it is low for a shuffled or repeated answer
+closeness  edit similarity of all words to the reference, scaled so that copying the prompt gives 0
 
-Another correct answer (a synonym the reference does not name) scores low: a limit of every reference-based metric.
+A correct answer in other words (synonyms) scores low, as with every metric that is based on a reference.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 
 from rapidfuzz.distance import Indel
 
-VERSION = 1  # part of every verdict's key: raise it with any change that can move a score
+VERSION = 1  # part of the key of every verdict: increase it with every change that can affect a score
 
 _NUMBER_COMMA = re.compile(r"(?<=\d),(?=\d{3}\b)")
 _LIST_MARK = re.compile(r"^\s*(?:\d+[.)]|[-*•])\s+", re.MULTILINE)
@@ -39,7 +39,7 @@ _NEGATION = re.compile(r"not|no|never|none|nobody|nothing|cannot|without|neither
 
 
 def reference_score(entry: Mapping[str, str]) -> int:
-    """Score `model_response` against `output`, given `instruction` and `input`: a whole number from 0 to 100."""
+    """Score `model_response` against `output`, given `instruction` and `input`; an integer from 0 to 100."""
     answer, reference = _plain(entry["model_response"]), _plain(entry["output"])
     if not answer:
         return 0
@@ -56,25 +56,25 @@ def reference_score(entry: Mapping[str, str]) -> int:
 
 
 def _plain(text: str) -> str:
-    """Case, space and final punctuation levelled; line breaks stay, since list marks stand after them."""
+    """Normalize case, space and final punctuation. Line breaks are kept, because list marks follow them."""
     text = unicodedata.normalize("NFKC", text).translate(_QUOTES).casefold()
     lines = (" ".join(line.split()) for line in text.splitlines())
     return "\n".join(line for line in lines if line).rstrip(_FINAL)
 
 
 def _words(text: str) -> list[str]:
-    """Words, numbers and signs such as `=`; list numbers, quotes and punctuation are layout and left out."""
+    """Words, numbers and signs such as `=`, without list marks, quotes and punctuation."""
     return _TOKEN.findall(_NUMBER_COMMA.sub("", _LIST_MARK.sub("", text)))
 
 
 def _closeness(answer: Sequence[str], reference: Sequence[str], copies: Sequence[Sequence[str]]) -> float:
-    start = max(Indel.normalized_similarity(copy, reference) for copy in copies)
-    reached = Indel.normalized_similarity(answer, reference)
-    return max(0.0, (reached - start) / (1 - start)) if start < 1 else 0.0
+    baseline = max(Indel.normalized_similarity(copy, reference) for copy in copies)
+    similarity = Indel.normalized_similarity(answer, reference)
+    return max(0.0, (similarity - baseline) / (1 - baseline)) if baseline < 1 else 0.0
 
 
 def _decisive(answer: Sequence[str], reference: Sequence[str], given: frozenset[str]) -> float | None:
-    """Recall times F2 of the words that the prompt did not give; None if the reference has none."""
+    """Recall times F2 of the words that are not in the prompt; None if the reference has no such words."""
     if _negated(answer) != _negated(reference):
         return 0.0
     own = {word for word in reference if _is_word(word)} - given

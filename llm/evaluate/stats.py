@@ -1,6 +1,6 @@
-"""Confidence intervals of a share, a paired test of two models, and correlations of two judges.
+"""Confidence interval of a proportion, paired test of two models, correlation of two judges.
 
-SciPy is imported inside functions: it takes about 0.8 s, and the training stages need only the interval.
+SciPy is imported inside functions, because it takes about 0.8 s and the training stages need only the interval.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 Measure = Literal["pearson", "spearman", "kendall"]
-Z95 = 1.959963984540054  # 95 % of a normal distribution are within this many standard deviations of its mean
+Z95 = 1.959963984540054  # 95 % of a normal distribution lie within this many standard deviations of the mean
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of the share hits / n; unlike the normal interval it holds near 0 and 1.
+    """Wilson's 95 % interval of the proportion hits / n, which also holds near 0 and 1.
 
     Raises ValueError unless 0 <= hits <= n and n > 0.
     """
@@ -27,7 +27,7 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 
 
 def share(name: str, hits: Sequence[bool]) -> dict[str, float | int | None]:
-    """Metrics of a share: `<name>`, its 95 % interval and the number of examples; None without examples."""
+    """Metrics of a proportion: `<name>`, its 95 % interval and the number of examples; None without examples."""
     value, (low, high) = None, (None, None)
     if hits:
         value, (low, high) = sum(hits) / len(hits), wilson(sum(hits), len(hits))
@@ -35,9 +35,9 @@ def share(name: str, hits: Sequence[bool]) -> dict[str, float | int | None]:
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """The p-value of McNemar's exact test, two-sided: are two models equally good?
+    """The two-sided p-value of McNemar's exact test that two models are equally good.
 
-    `only_first` questions were right with the first model alone, `only_second` with the second alone.
+    `only_first` examples are correct with the first model only, `only_second` with the second only.
     """
     from scipy.stats import binomtest
 
@@ -46,9 +46,9 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def correlation(measure: Measure, x: Sequence[float], y: Sequence[float]) -> float | None:
-    """The correlation of two series of the same length, -1 to 1; `kendall` is tau-b.
+    """The correlation of two series of the same length; `kendall` is tau-b.
 
-    It is None, since undefined, with fewer than two pairs or if all values of one series are equal.
+    None if it is undefined: with fewer than two pairs, or if all values of a series are equal.
     """
     if len(set(x)) < 2 or len(set(y)) < 2:
         return None

@@ -1,4 +1,4 @@
-"""A loaded model that answers prompts: what `generate` and `chat` use, and a server can."""
+"""A loaded model that answers prompts, as `generate` and `chat` use it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llm.weights import model_folder
 
 
 class Session:
-    """A model folder, loaded on the device and in the precision of `runtime`, with its tokenizer."""
+    """A model and its tokenizer, loaded from a folder with the device and precision of `runtime`."""
 
     def __init__(self, folder: Path | str, decoding: DecodingConfig, runtime: RuntimeConfig, seed: int) -> None:
         model = model_folder.load_model(folder).to(runtime.device)
@@ -21,13 +21,13 @@ class Session:
         self.decoding, self.seed = decoding, seed
 
     def answer(self, prompt: str, capped: bool = False) -> str:
-        """The continuation of `prompt`; `capped` limits the new tokens to what the context leaves.
+        """The continuation of `prompt`. With `capped`, it ends where the context does.
 
-        Raises UserError for a prompt that does not fit into the context, with its new tokens unless `capped`.
+        Raises UserError if prompt and new tokens do not fit into the context, or with `capped` the prompt alone.
         """
         ids, context = self.tokenizer.encode(prompt), self.model.config.context_length
         if capped and len(ids) >= context:
-            what = f"{len(ids)} tokens with the prompt's frame leave no room for an answer in a context of {context}"
+            what = f"{len(ids)} tokens in the prompt template leave no room for an answer in a context of {context}"
             raise UserError("instruction", what, "shorten it", USAGE)
         limits = [min(self.decoding.max_new_tokens, context - len(ids))] if capped else None
         new = generate(self.model, [ids], self.decoding, self.tokenizer.eot, [self.seed], limits)

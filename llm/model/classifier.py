@@ -1,31 +1,35 @@
-"""A GPT turned into a classifier: a new head, a choice of what to train and of where to read (chapter 6)."""
+"""A GPT as a classifier: a new head, and a choice of the layers to train (chapter 6)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from llm.model.gpt import GPT, Transformer
-from llm.model.kv_cache import KVCache
+from llm.model.gpt import GPT
 from llm.model.meta import on_meta_device
 
 Position = Literal["first", "last", "last_token", "mean", "mean_all", "last_token_and_mean"]
 Trainable = Literal["head", "last_block", "last_two_blocks", "all", "lora"]
-UPPER_BLOCKS: dict[Trainable, int] = {"head": 0, "last_block": 1, "last_two_blocks": 2}  # that train; others: all of it
+UPPER_BLOCKS: dict[Trainable, int] = {"head": 0, "last_block": 1, "last_two_blocks": 2}  # trained; otherwise all
 
 
 class Classifier(nn.Module):
-    """Class scores read from the hidden states of a GPT.
+    """Class logits from the hidden states of a GPT.
 
-    `position`: "last" reads the last, usually padded, place, as the book; "last_token" the last real token;
-    "first" the first; "mean" averages the real tokens, "mean_all" all places; "last_token_and_mean" is the mean of
-    those two. `pad_to` is the width that messages are padded to (None: the longest of the batch), which the scores
-    at "last" and "mean_all" depend on, and all scores where `causal` is false.
+    `position` says which hidden states the head reads:
+
+    - "last": the last one, usually of a padding token, as in the book
+    - "last_token": the one of the last real token
+    - "first": the first one
+    - "mean": the mean over the real tokens
+    - "mean_all": the mean over all tokens, padding included
+    - "last_token_and_mean": the mean of "last_token" and "mean"
+
+    `pad_to` is the width to pad messages to (None: the longest of the batch). The logits depend on it for "last" and
+    "mean_all", and always if `causal` is False.
     """
 
     def __init__(
@@ -34,19 +38,18 @@ class Classifier(nn.Module):
         super().__init__()
         self.gpt_config, self.position, self.pad_to, self.causal = gpt.config, position, pad_to, causal
         self.transformer = gpt.transformer
+        self.transformer.causal = causal
         self.score = nn.Linear(gpt.config.n_embd, n_classes)
-        if not causal:
-            see_everything(self.transformer)
 
     def forward(self, ids: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Class logits (B, classes) of right-padded ids (B, T) whose rows have `lengths` (B,) real tokens."""
+        """Class logits (B, classes) of right-padded ids (B, T); `lengths` (B,) are the real tokens of each row."""
         hidden = self.transformer(ids)  # (B, T, C)
         if lengths is None:
             lengths = torch.full((len(ids),), ids.shape[1], device=ids.device)
-        return self.score(READ[self.position](hidden, lengths))  # type: ignore[no-any-return]
+        return self.score(pool(self.position, hidden, lengths))  # type: ignore[no-any-return]
 
     def as_gpt(self) -> GPT:
-        """The same transformer under a tied language-model head, for the export."""
+        """A GPT that shares the transformer, with a tied head, for saving."""
         with on_meta_device():
             gpt = GPT(replace(self.gpt_config, tie_head=True))
         gpt.transformer = self.transformer
@@ -54,51 +57,32 @@ class Classifier(nn.Module):
         return gpt
 
 
-def place(hidden: Tensor, places: Tensor) -> Tensor:
-    """The hidden state (B, C) at one place (B,) of each row of (B, T, C)."""
-    return hidden[torch.arange(len(hidden), device=hidden.device), places]
+def token_index(position: Position, lengths: Tensor, width: int) -> Tensor | None:
+    """The index (B,) of the token whose hidden state the head reads; None if it reads more than one."""
+    if position == "first":
+        return torch.zeros_like(lengths)
+    if position == "last":
+        return torch.full_like(lengths, width - 1)
+    return lengths - 1 if position == "last_token" else None
 
 
-def _read_place(places: Callable[[Tensor, int], Tensor], hidden: Tensor, lengths: Tensor) -> Tensor:
-    return place(hidden, places(lengths, hidden.shape[1]))
-
-
-def mean(hidden: Tensor, lengths: Tensor) -> Tensor:
-    """The mean (B, C) of the first `lengths` (B,) hidden states of each row of (B, T, C)."""
-    real = (torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]).unsqueeze(-1)  # (B, T, 1)
-    return (hidden * real).sum(dim=1) / lengths[:, None]
-
-
-# The one place (B,) that the head reads, by the number of real tokens of each row (B,) and the width of all.
-PLACE: dict[Position, Callable[[Tensor, int], Tensor]] = {
-    "first": lambda lengths, _width: torch.zeros_like(lengths),
-    "last": lambda lengths, width: torch.full_like(lengths, width - 1),
-    "last_token": lambda lengths, _width: lengths - 1,
-}
-# What the head gets to see (B, C), of hidden states (B, T, C) and the number of real tokens of each row (B,).
-READ: dict[Position, Callable[[Tensor, Tensor], Tensor]] = {
-    **{name: partial(_read_place, places) for name, places in PLACE.items()},
-    "mean": mean,
-    "mean_all": lambda hidden, _lengths: hidden.mean(dim=1),
-    "last_token_and_mean": lambda hidden, lengths: (place(hidden, lengths - 1) + mean(hidden, lengths)) / 2,
-}
-
-
-def see_everything(transformer: Transformer) -> None:
-    """Have every place of every block attend to all places: the mask on its way into a block becomes all true."""
-
-    def unmask(_block: nn.Module, inputs: tuple[Tensor, Tensor | None, KVCache | None]) -> tuple[object, ...]:
-        x, _mask, cache = inputs
-        return x, torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device), cache
-
-    for block in transformer.h:
-        block.register_forward_pre_hook(unmask)
+def pool(position: Position, hidden: Tensor, lengths: Tensor) -> Tensor:
+    """The input of the head (B, C) from hidden states (B, T, C) of rows with `lengths` (B,) real tokens."""
+    rows, tokens = (torch.arange(size, device=hidden.device) for size in hidden.shape[:2])
+    index = token_index(position, lengths, len(tokens))
+    if index is not None:
+        return hidden[rows, index]
+    if position == "mean_all":
+        return hidden.mean(dim=1)
+    real = (tokens < lengths[:, None]).unsqueeze(-1)  # (B, T, 1)
+    mean = (hidden * real).sum(dim=1) / lengths[:, None]
+    return mean if position == "mean" else (hidden[rows, lengths - 1] + mean) / 2
 
 
 def freeze(model: Classifier, trainable: Trainable) -> None:
-    """Leave trainable only the head; or also the final norm and the last one or two blocks; or everything.
+    """Make only the chosen part trainable: the head, also the final norm and the last one or two blocks, or all.
 
-    Nothing with "lora": `add_lora` then brings along what is trained.
+    With "lora" nothing is trainable until `add_lora` adds its parameters.
     """
     model.requires_grad_(trainable == "all")
     model.score.requires_grad_(trainable != "lora")

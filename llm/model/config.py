@@ -1,4 +1,4 @@
-"""The shape of a GPT."""
+"""The shape and settings of a GPT."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ from llm.common.params import Problem, fraction, positive
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """The shape of a GPT (book, section 4.1)."""
+class ModelParams:
+    """The section `model` of params.yaml: a ModelConfig without vocab_size, which comes from the tokenizer."""
 
-    vocab_size: int
     context_length: int
     n_layer: int
     n_head: int
     n_embd: int
     dropout: float
-    qkv_bias: bool  # GPT-2 as published has it; the book trains without
-    tie_head: bool  # one matrix for the token embedding and the head, as GPT-2; the book trains two
-    init: Literal["gpt2", "torch"]  # GPT-2's 0.02 and scaled shortcuts, or PyTorch's defaults, as the book
-    attention: Literal["sdpa", "eager"]  # PyTorch's fused attention, or chapter 3 written out
-    dropout_embedding: float | None  # null: as dropout, which is that of the shortcuts (exercise 4.3)
+    qkv_bias: bool  # true in published GPT-2, false in the book's training
+    tie_head: bool  # share the token embedding with the head, as GPT-2 does; the book does not
+    init: Literal["gpt2", "torch"]  # GPT-2's initial weights, or PyTorch's defaults as in the book
+    attention: Literal["sdpa", "eager"]  # PyTorch's fused attention, or chapter 3 step by step
+    dropout_embedding: float | None  # null: the same as dropout (exercise 4.3)
     dropout_attention: float | None
-    dropout_random: Literal["each", "packed"]  # a random number for each element, as PyTorch, or one for four
+    dropout_random: Literal["each", "packed"]  # one random number for each element, as in PyTorch, or one for four
 
     @property
     def embedding_rate(self) -> float:
@@ -38,10 +37,25 @@ class ModelConfig:
         return self.dropout if self.dropout_attention is None else self.dropout_attention
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong with these values together."""
-        yield from positive(self, "vocab_size", "context_length", "n_layer", "n_head", "n_embd")
+        yield from positive(self, "context_length", "n_layer", "n_head", "n_embd")
         yield from fraction(self, "dropout", "dropout_embedding", "dropout_attention")
         if self.n_head > 0 and self.n_embd % self.n_head:
             what = f"{self.n_embd} is not divisible by n_head ({self.n_head})"
             below = self.n_embd - self.n_embd % self.n_head
             yield "n_embd", what, f"take {below or self.n_head} or {below + self.n_head}"
+
+    def config(self, vocab_size: int) -> ModelConfig:
+        """The shape of the model for a vocabulary of this size."""
+        return ModelConfig(vocab_size=vocab_size, **vars(self))
+
+
+@dataclass(frozen=True)
+class ModelConfig(ModelParams):
+    """The shape of a GPT (book, section 4.1)."""
+
+    vocab_size: int
+
+    def problems(self) -> Iterator[Problem]:
+        """Contradictions between these values."""
+        yield from positive(self, "vocab_size")
+        yield from super().problems()

@@ -1,7 +1,7 @@
-"""GPT-2, composed as in chapters 3 and 4 of the book: configuration, attention, block, the whole.
+"""GPT-2, built up as in chapters 3 and 4: attention, feed-forward part, block, the whole model.
 
-Shapes: B rows, T tokens, S tokens seen by attention (cached ones included), C = n_embd, H heads, D = C / H, V words.
-Modules carry GPT-2's published names, so a state dict reads like the checkpoint (weights here are (out, in)).
+Shapes: B rows, T tokens, S tokens attended to (T plus the cached ones), C = n_embd, H heads, D = C / H, V = vocab_size.
+Modules have the names of GPT-2's published weights, so state dicts match its checkpoints. Linear weights are (out, in).
 """
 
 from __future__ import annotations
@@ -14,13 +14,11 @@ from torch import Tensor, nn
 
 from llm.model.config import ModelConfig
 from llm.model.dropout import Dropout
-from llm.model.kv_cache import KVCache, attend_one
-
-BY_VECTORS = ("cpu",)  # devices that compute the attention of a single query as `attend_one` does
+from llm.model.kv_cache import KVCache
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention with one fused matrix for queries, keys and values (section 3.6)."""
+    """Causal multi-head self-attention, with one matrix for queries, keys and values (section 3.6)."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -30,36 +28,30 @@ class Attention(nn.Module):
         self.drop = Dropout(config.attention_rate, config.dropout_random == "packed")
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
-        """Attend (B, T, C) -> (B, T, C); `mask` is True where a query may see a key; None means causal."""
+        """(B, T, C) -> (B, T, C). `mask` is True where a query may attend to a key; None means causal."""
         B, T, C = x.shape
-        qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv  # (B, H, T, D) each
-        y = self._attend(q, k, v, mask, cache)
-        return self.c_proj(y.to(qkv.dtype).transpose(1, 2).reshape(B, T, C))  # type: ignore[no-any-return]
+        qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
+        y = cache.attend(self.layer, q, k, v, mask, self._attend) if cache else self._attend(q, k, v, mask)
+        return self.c_proj(y.transpose(1, 2).reshape(B, T, C))  # type: ignore[no-any-return]
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
-        """(B, H, T, D) each -> (B, H, T, D)."""
-        T = q.shape[2]
-        if cache is not None:
-            k, v = cache.append(self.layer, k, v)  # (B, H, S, D) each
-            if T == 1 and q.device.type in BY_VECTORS:
-                return attend_one(q, cache, self.layer, mask)
-            q, v = q.to(k.dtype), v.to(k.dtype)
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, H, T, D), (B, H, S, D), (B, H, S, D) -> (B, H, T, D), step by step or with PyTorch's fused kernel."""
         if self.eager or (self.training and self.drop.packed and self.drop.rate > 0):
             return attend(q, k, v, mask, self.drop)
         dropout = self.drop.rate if self.training else 0.0
-        return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None and T > 1)
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None and q.shape[2] > 1)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, drop: nn.Module) -> Tensor:
-    """Scaled dot-product attention written out (section 3.5): what SDPA computes, one step a line."""
+    """Scaled dot-product attention, step by step (section 3.5)."""
     T, S = q.shape[2], k.shape[2]
     if mask is None:
         mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
     scores = q @ k.transpose(2, 3)  # (B, H, T, S)
-    unseen = torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, -math.inf)
-    weights = torch.softmax(torch.add(unseen, scores, alpha=k.shape[-1] ** -0.5), dim=-1)
-    return drop(weights) @ v  # type: ignore[no-any-return]  # (B, H, T, D)
+    bias = torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, -math.inf)  # 0, or -inf to hide a key
+    scores = torch.add(bias, scores, alpha=k.shape[-1] ** -0.5)  # scales and masks in one pass over memory
+    return drop(torch.softmax(scores, dim=-1)) @ v  # type: ignore[no-any-return]
 
 
 class MLP(nn.Module):
@@ -75,17 +67,8 @@ class MLP(nn.Module):
         return self.c_proj(gelu(self.c_fc(x)))  # type: ignore[no-any-return]
 
 
-def gelu(x: Tensor) -> Tensor:
-    """GPT-2's GELU, x (1 + tanh u) / 2; where it is compiled as x / (1 + exp -2u), which is the same and faster."""
-    if not torch.compiler.is_compiling():
-        return F.gelu(x, approximate="tanh")
-    wide = x.float()
-    u = math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3)
-    return (wide * torch.sigmoid(2 * u)).to(x.dtype)
-
-
 class Block(nn.Module):
-    """A transformer block: norm before each part, shortcut around it (section 4.5)."""
+    """A transformer block: layer norm before each part, a shortcut around it (section 4.5)."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -102,10 +85,11 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Everything below the head: embeddings, blocks, the final norm."""
+    """GPT without its head: embeddings, blocks, final layer norm."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.causal = True  # a classifier may set it to False
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.context_length, config.n_embd)
         self.drop = Dropout(config.embedding_rate, config.dropout_random == "packed")
@@ -113,37 +97,37 @@ class Transformer(nn.Module):
         self.ln_f = nn.LayerNorm(config.n_embd)
 
     def forward(self, ids: Tensor, cache: KVCache | None = None, left_padding: Tensor | None = None) -> Tensor:
-        """Hidden states (B, T, C) of token ids (B, T), normed by `ln_f`.
+        """Hidden states (B, T, C) of token ids (B, T).
 
-        With `cache`, `ids` continue what the cache has seen. `left_padding` (B,) says how many of the first
-        tokens of each row are padding: they take no position and nothing real attends to them.
+        With `cache`, `ids` continue the cached tokens. `left_padding` (B,) is the number of padding tokens at the
+        start of each row. They take up no position, and no real token attends to them.
         """
-        T, seen = ids.shape[1], cache.length if cache is not None else 0
+        T, seen = ids.shape[1], cache.length if cache else 0
         positions = torch.arange(seen, seen + T, device=ids.device)
-        mask = visible(seen, T, left_padding, ids.device)
         if left_padding is not None:
             positions = (positions - left_padding[:, None]).clamp(min=0)  # (B, T)
-        x = self.drop(self.wte(ids) + self.wpe(positions))  # (B, T, C)
+        mask = attention_mask(seen, T, left_padding, ids.device)
+        if not self.causal:
+            mask = torch.ones(T, T, dtype=torch.bool, device=ids.device)
+        x = self.embed(ids, positions)
         for block in self.h:
             x = block(x, mask, cache)
-        if cache is not None:
+        if cache:
             cache.length += T
         return self.ln_f(x)  # type: ignore[no-any-return]
 
-    def embed_and_run(self, ids: Tensor, blocks: int, sparse: bool = False) -> Tensor:
-        """The states (B, T, C) of token ids (B, T) above so many blocks.
+    def embed(self, ids: Tensor, positions: Tensor | None = None, sparse: bool = False) -> Tensor:
+        """Token plus position embeddings (B, T, C) of token ids (B, T); sections 2.7 and 2.8.
 
-        With `sparse` the gradient of the token embedding is that of these tokens only, a sparse tensor.
+        `positions` default to 0, 1, ... With `sparse`, the gradient of the token embedding is a sparse tensor.
         """
-        tokens = F.embedding(ids, self.wte.weight, sparse=sparse)
-        x = self.drop(tokens + self.wpe(torch.arange(ids.shape[1], device=ids.device)))
-        for block in self.h[:blocks]:
-            x = block(x, None, None)
-        return x  # type: ignore[no-any-return]
+        if positions is None:
+            positions = torch.arange(ids.shape[1], device=ids.device)
+        return self.drop(F.embedding(ids, self.wte.weight, sparse=sparse) + self.wpe(positions))  # type: ignore[no-any-return]
 
 
 class GPT(nn.Module):
-    """A GPT-2 with its language-model head (section 4.6)."""
+    """GPT-2 with its language-model head (section 4.6)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -156,11 +140,11 @@ class GPT(nn.Module):
             self.apply(self._init_gpt2)
 
     def forward(self, ids: Tensor, cache: KVCache | None = None, left_padding: Tensor | None = None) -> Tensor:
-        """Next-token logits (B, T, V) of token ids (B, T); see `Transformer.forward`."""
+        """Next-token logits (B, T, V) of token ids (B, T); for the other arguments see `Transformer.forward`."""
         return self.lm_head(self.transformer(ids, cache, left_padding))  # type: ignore[no-any-return]
 
     def _init_gpt2(self, module: nn.Module) -> None:
-        """Normal 0.02, zero biases, and the ends of the 2 x n_layer shortcuts scaled down (GPT-2 paper, 2.3)."""
+        """Normal with std 0.02, zero biases; smaller std for the last layer before each shortcut (GPT-2 paper, 2.3)."""
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, nn.Linear) and module.bias is not None:
@@ -170,10 +154,19 @@ class GPT(nn.Module):
                 nn.init.normal_(part.weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
 
 
-def visible(seen: int, T: int, left_padding: Tensor | None, device: torch.device) -> Tensor | None:
-    """Which keys each of T new queries may see, after `seen` cached tokens; None where plain causal will do.
+def gelu(x: Tensor) -> Tensor:
+    """GELU in GPT-2's tanh approximation, x (1 + tanh u) / 2 (section 4.3)."""
+    if not torch.compiler.is_compiling():
+        return F.gelu(x, approximate="tanh")
+    wide = x.float()  # x / (1 + exp -2u) is the same function, and compiles to faster code
+    u = math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3)
+    return (wide * torch.sigmoid(2 * u)).to(x.dtype)
 
-    (T, S) booleans, or (B, 1, T, S) with padding. A padded query sees itself, or softmax would divide by nothing.
+
+def attention_mask(seen: int, T: int, left_padding: Tensor | None, device: torch.device) -> Tensor | None:
+    """Which keys T new queries may attend to after `seen` cached tokens; None if plain causal attention is enough.
+
+    (T, S), or (B, 1, T, S) with padding. Padding tokens attend to themselves, or their softmax would be NaN.
     """
     if left_padding is None and (seen == 0 or T == 1):
         return None
@@ -187,5 +180,5 @@ def visible(seen: int, T: int, left_padding: Tensor | None, device: torch.device
 
 
 def count_parameters(model: nn.Module, trainable_only: bool = False) -> int:
-    """Parameters, a tied matrix counted once."""
+    """The number of parameters; a tied matrix counts once."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)

@@ -1,8 +1,9 @@
-"""The key-value cache (section 4.7 decodes without one), and attention of a single new token over it."""
+"""A key-value cache for decoding. CPUs get a faster attention for one new token over it."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -10,57 +11,66 @@ from torch import Tensor
 
 from llm.model.config import ModelConfig
 
-READ_ON = 64  # empty slots that a CPU reads sooner than it finds the keys behind them
+ONE_TOKEN_DEVICES = ("cpu",)  # devices that use `attend_one`
+EMPTY_SLOTS = 64  # up to this many, multiplying with the empty slots too is faster than slicing them off
 
 
 class KVCache:
-    """Keys and values of the tokens seen so far, preallocated for `slots` tokens: (B, H, slots, D) for each layer."""
+    """Keys and values of the tokens so far, allocated for `slots` tokens: (B, H, slots, D) for each layer."""
 
     def __init__(self, config: ModelConfig, rows: int, slots: int, like: Tensor) -> None:
         shape = (rows, config.n_head, slots, config.n_embd // config.n_head)
-        # CPUs multiply a query with fp32 keys faster than with bf16 ones, which they would convert at every step
+        # CPUs convert bf16 keys to fp32 before each product, so store them as fp32 there
         dtype = torch.float32 if like.device.type == "cpu" else like.dtype
         self.keys = [like.new_empty(shape, dtype=dtype) for _ in range(config.n_layer)]
         self.values = [like.new_empty(shape) for _ in range(config.n_layer)]
-        self.length = 0  # tokens seen; GPT.forward advances it once all layers have appended
-        self._places = torch.empty(0, 0)
+        self.length = 0  # tokens cached; `Transformer.forward` updates it after the last layer
+        self._slots = torch.empty(0, 0)
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new keys and values (B, H, T, D); return all so far (B, H, S, D), in the types of the cache."""
+        """Store new keys and values (B, H, T, D); return all so far (B, H, S, D)."""
         keys, values, end = self.keys[layer], self.values[layer], self.length + k.shape[2]
         assert end <= keys.shape[2], "the cache is full"  # a slice past the end would drop tokens silently
         keys[:, :, self.length : end] = k
         values[:, :, self.length : end] = v
         return keys[:, :, :end], values[:, :, :end]
 
-    def places(self, tokens: int) -> Tensor:
-        """Where the first tokens of every row and head stand among all slots of a layer: (B * H, tokens)."""
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, attend: Callable[..., Tensor]
+    ) -> Tensor:
+        """Append new keys and values, then attend to all so far with `attend`: (B, H, T, D) -> (B, H, T, D)."""
+        keys, values = self.append(layer, k, v)
+        if q.shape[2] == 1 and q.device.type in ONE_TOKEN_DEVICES:
+            return attend_one(q, self, layer, mask).to(q.dtype)
+        return attend(q.to(keys.dtype), keys, values.to(keys.dtype), mask).to(q.dtype)
+
+    def first_slots(self, tokens: int) -> Tensor:
+        """Indices (B * H, tokens) of the first tokens of each row and head, among all slots of a layer."""
         B, H, slots, _ = self.keys[0].shape
-        if self._places.shape != (B * H, tokens):  # as it is in the first layer of every step
+        if self._slots.shape != (B * H, tokens):  # computed once a step, in the first layer
             first = torch.arange(0, B * H * slots, slots, dtype=torch.int32)
-            self._places = first[:, None] + torch.arange(tokens, dtype=torch.int32)
-        return self._places
+            self._slots = first[:, None] + torch.arange(tokens, dtype=torch.int32)
+        return self._slots
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but these."""
         for stores in (self.keys, self.values):
-            for layer, store in enumerate(stores):  # one at a time: never is the whole cache there twice
+            for layer, store in enumerate(stores):  # one tensor at a time, so memory never holds two caches
                 stores[layer] = store[rows]
 
 
 def attend_one(q: Tensor, cache: KVCache, layer: int, mask: Tensor | None) -> Tensor:
-    """`attend` for one query a row (B, H, 1, D), the last that the cache has appended, as CPUs read it fastest.
+    """Attention of one query per row (B, H, 1, D), whose key and value the cache has just appended.
 
-    The scores are matrices times vectors; the weighted sums of the values are those of an embedding bag, which fetches
-    ahead where slots are empty.
+    The weighted sum of the values is an embedding bag: on CPUs it prefetches, and is faster than a matrix product.
     """
     B, H, _, D = q.shape
     keys, values, S = cache.keys[layer], cache.values[layer], cache.length + 1
-    if keys.shape[2] - S > READ_ON:
+    if keys.shape[2] - S > EMPTY_SLOTS:
         keys = keys[:, :, :S]
     scores = (keys @ (q.to(keys.dtype) * D**-0.5).transpose(2, 3))[:, :, :S, 0]  # (B, H, S)
     if mask is not None:
         scores = scores.masked_fill(~mask[:, :, 0], -math.inf)
     weights = torch.softmax(scores, dim=-1).to(values.dtype).flatten(0, 1)
-    y = F.embedding_bag(cache.places(S), values.view(-1, D), mode="sum", per_sample_weights=weights)
+    y = F.embedding_bag(cache.first_slots(S), values.view(-1, D), mode="sum", per_sample_weights=weights)
     return y.view(B, H, 1, D)

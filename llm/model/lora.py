@@ -1,6 +1,6 @@
-"""LoRA (appendix E): a trainable low-rank path beside every frozen Linear of any model, added and merged from outside.
+"""LoRA (appendix E): replaces every Linear of a model by a frozen one plus a trainable low-rank update.
 
-y = W x + scale * B (A x), with A of (in, rank) and B of (rank, out) as the book writes them.
+y = W x + scale * B (A x), with A (in, rank) and B (rank, out) as in the book.
 """
 
 from __future__ import annotations
@@ -17,61 +17,60 @@ from torch import Tensor, nn
 from llm.common.params import Problem, positive
 from llm.model.meta import on_meta_device
 
-FUSED = {"c_attn": 3}  # Linears in one: query, key and value get an A and a B each, as the book's three layers do
+FUSED = {"c_attn": 3}  # layers that combine several: queries, keys and values each get an A and a B, as in the book
 
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """How wide the path is, and how much it counts."""
+    """The rank and scale of the update."""
 
     rank: int
     alpha: float
-    scaling: Literal["alpha/rank", "alpha"]  # appendix E today | the ablations of chapter 6, exercise 7.4
+    scaling: Literal["alpha/rank", "alpha"]  # appendix E | ablations of chapter 6, exercise 7.4
 
     @property
     def scale(self) -> float:
-        """The factor before B A."""
+        """The factor of B A."""
         return self.alpha / self.rank if self.scaling == "alpha/rank" else self.alpha
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong with these values."""
         yield from positive(self, "rank", "alpha")
 
 
 class LoraLinear(nn.Linear):
-    """A Linear with the path beside it; weight and bias are those of `linear`, under their own names."""
+    """A Linear with a low-rank update; it takes over the weight and bias of `linear` under their names."""
 
     def __init__(self, linear: nn.Linear, config: LoraConfig, parts: int, generator: torch.Generator) -> None:
         with on_meta_device():
             super().__init__(linear.in_features, linear.out_features)
         self.weight, self.bias = linear.weight, linear.bias
         self.scale = config.scale
-        a = torch.empty(parts, linear.in_features, config.rank, device="cpu")  # the same numbers for every device
-        for part in a:  # over (in, rank) the bound is 1 / sqrt(rank), as in the book; over (rank, in) it would be less
+        a = torch.empty(parts, linear.in_features, config.rank, device="cpu")  # the same values for every device
+        for part in a:  # the bound is 1 / sqrt(rank), as in the book; for (rank, in) it would be smaller
             nn.init.kaiming_uniform_(part, a=math.sqrt(5), generator=generator)
         b = torch.zeros(parts, config.rank, linear.out_features // parts, device="cpu")
         self.lora_A, self.lora_B = (nn.Parameter(t.to(linear.weight.device)) for t in (a, b))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out); each part of the path writes its own share of out."""
+        """(..., in) -> (..., out)."""
         down = self.scale * torch.einsum("...i,pir->...pr", x, self.lora_A)
         up = torch.einsum("...pr,pro->...po", down, self.lora_B)
         return F.linear(x, self.weight, self.bias) + up.flatten(-2)
 
     def merged(self) -> nn.Linear:
-        """A plain Linear that computes the same; the weight it came from, which others may share, stays as it is."""
+        """A plain Linear that computes the same. The original weight is not changed, since others may share it."""
         with on_meta_device():
             linear = nn.Linear(self.in_features, self.out_features)
-        path = (self.lora_A @ self.lora_B).transpose(1, 2).flatten(0, 1)  # (out, in)
-        linear.weight = nn.Parameter(self.weight.detach() + self.scale * path.detach(), requires_grad=False)
+        update = (self.lora_A @ self.lora_B).transpose(1, 2).flatten(0, 1)  # (out, in)
+        linear.weight = nn.Parameter(self.weight.detach() + self.scale * update.detach(), requires_grad=False)
         linear.bias = self.bias
         return linear
 
 
 def add_lora(module: nn.Module, config: LoraConfig, seed: int) -> None:
-    """Freeze `module` and put a path beside every Linear below it; nothing it computes changes before training.
+    """Freeze `module` and add LoRA to every Linear in it. Its outputs stay the same until it trains.
 
-    The paths' weights come from `seed` alone, in the order of the modules.
+    The initial values depend only on `seed` and the order of the modules.
     """
     generator = torch.Generator().manual_seed(seed)
     module.requires_grad_(False)
@@ -84,9 +83,9 @@ def add_lora(module: nn.Module, config: LoraConfig, seed: int) -> None:
 
 
 def merge_lora(module: nn.Module) -> dict[str, Tensor]:
-    """Make plain Linears again, which hold the paths in their weights; returns the paths' A and B by name.
+    """Merge the updates into the weights of plain Linears, and return all A and B by name.
 
-    Everything stays frozen. A weight that was shared, as a tied head, no longer is: the path was its Linear's alone.
+    All parameters stay frozen. A tied head is no longer tied, because the update belongs to the head alone.
     """
     adapter = {name: t.detach() for name, t in module.state_dict().items() if name.endswith((".lora_A", ".lora_B"))}
     for parent in list(module.modules()):
@@ -97,7 +96,7 @@ def merge_lora(module: nn.Module) -> dict[str, Tensor]:
 
 
 def check_together(trainable: str, config: LoraConfig | None) -> Iterator[Problem]:
-    """Problems of a section with the keys `trainable` and `lora`: each needs the other."""
+    """Problems of a section whose keys `trainable` and `lora` do not go together."""
     if trainable == "lora" and config is None:
         yield "lora", "null, but trainable is lora", "write rank, alpha and scaling below it, as configs/lora.yaml does"
     if trainable != "lora" and config is not None:

@@ -1,8 +1,8 @@
-"""Before a heavy stage starts: will it fit into memory, and on the disk? Estimates from the parameters alone.
+"""Estimates of the memory and disk space a stage needs, from the parameters alone, checked before it starts.
 
-A false refusal is worse than none. The estimates are within 0.6 to 1.15 times the measured peaks (tested), so a peak is
-at least 0.87 of its estimate; a stage is refused only where even 0.7 of it exceeds what is available. Between that and
-the whole estimate there is a warning. What this system does not tell is not checked.
+Estimates are 0.6 to 1.15 times the measured peaks (tested). A stage is refused only if 0.7 of its estimate exceeds the
+free memory, because a wrong refusal is worse than none. If only the whole estimate exceeds it, there is a warning.
+Memory the system does not report is not checked.
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ from llm.runtime.device import RuntimeConfig
 from llm.runtime.machine import check_disk, check_memory
 
 FP32 = 4  # bytes
-STARTED = 90 << 20  # what torch loads and allocates with its first training step
-STATES = 3  # of a training on disk: two kept, one being written
+FIRST_STEP = 90 << 20  # bytes that torch allocates in the first training step
+STATES = 3  # training states on disk at once: two kept, one being written
 
 
 @dataclass(frozen=True)
 class Training:
-    """What of a training takes memory; `length` is that of the longest row."""
+    """What decides about the memory of a training."""
 
     model: ModelConfig
     runtime: RuntimeConfig
     rows: int  # computed at once
-    length: int  # tokens in a row
-    accumulates: bool = False  # gradients of one micro-batch are there while the next one is computed
-    trained_blocks: int | None = None  # at the upper end; None: all of the model trains
+    length: int  # tokens of the longest row
+    accumulates: bool = False  # gradients are kept from one micro-batch to the next
+    trained_blocks: int | None = None  # the last ones; None: the whole model trains
     lora: LoraConfig | None = None
-    classes: int | None = None  # of a classifier's head; None: the head is over the vocabulary
-    keeps_best: bool = False  # the trainable weights of the best evaluation, beside those of the last
-    targets: int | None = None  # that count among those computed at once, at most; None: all
+    classes: int | None = None  # outputs of a classifier; None: a language model
+    keeps_best: bool = False  # the weights of the best evaluation are kept too
+    targets: int | None = None  # at most so many targets count in the loss at once; None: all
 
     @property
     def parameters(self) -> int:
-        """All of them, without LoRA's."""
+        """All parameters but LoRA's."""
         if self.classes is None:
             return parameters(self.model)
         return parameters(replace(self.model, tie_head=True)) + (self.model.n_embd + 1) * self.classes
 
     @property
     def trainable(self) -> int:
-        """Those that have gradients and moments."""
+        """Parameters with gradients and moments."""
         C, V = self.model.n_embd, self.model.vocab_size
-        if self.lora:  # A is (in, rank) for each of c_attn's three parts, B (rank, out)
+        if self.lora:  # A (in, rank) three times for c_attn, once for the other layers; B (rank, out)
             return self.lora.rank * (self.model.n_layer * 18 * C + C + (self.classes or V))
         if self.trained_blocks is None:
             return self.parameters
@@ -54,22 +54,44 @@ class Training:
 
     @property
     def state_bytes(self) -> int:
-        """A saved state but the last: trainable weights, two moments each, and the best weights where they are kept."""
+        """Bytes of a training state on disk: trainable weights, two moments each, and the best weights if kept."""
         return (3 + self.keeps_best) * FP32 * self.trainable
 
     @property
     def memory(self) -> int:
-        """Bytes at the peak, beyond those of the process that has loaded torch and no model yet."""
-        held = FP32 * (self.parameters + (2 + self.keeps_best) * self.trainable)  # weights and AdamW's moments
+        """Peak bytes, on top of those of a process that has loaded torch but no model."""
+        config, B, T = self.model, self.rows, self.length
+        C, H, V = config.n_embd, config.n_head, config.vocab_size
+        eager, half = config.attention == "eager", self.runtime.precision == "bf16"
+        size = 2 if half else FP32  # bytes of a number in matrix products
+        blocks = config.n_layer if self.trained_blocks is None else self.trained_blocks
         gradients = FP32 * self.trainable
-        loss = _logits(self) + _of_head(self)
-        step = _activations(self) + max(loss + gradients * self.accumulates, gradients)
-        evaluation = _logits(self) + _passing(self)
-        return STARTED + held + _copies(self) + max(step, evaluation)
+
+        weights = FP32 * (self.parameters + (2 + self.keeps_best) * self.trainable)  # with AdamW's moments
+        weights += 2 * half * (blocks * 12 * C * C + (C * V if self.classes is None else 0))  # bf16 copies
+
+        # For backward, a block keeps the inputs of both norms in fp32; their outputs, q, k, v, y and 8 C of the MLP.
+        block = B * T * C * (2 * FP32 + 14 * size)
+        if config.dropout > 0:
+            block += B * T * C * 2 * size
+        if eager or config.attention_rate > 0:  # fused attention with dropout is also computed step by step
+            block += B * T * C * 3 * size  # q, k, v once more, in the memory layout of the product
+            block += B * H * T * T * ((FP32 + 2 if half else 2 * FP32) + 2 * FP32 * (config.attention_rate > 0))
+        activations = blocks * block + 2 * FP32 * B * T * C
+
+        if self.runtime.fused_loss and self.classes is None and self.lora is None:
+            logits = size * (B * T if self.targets is None else self.targets) * V
+            head = V * C * (FP32 + 2 * half)  # the gradient of its weights, as computed and in fp32
+        else:  # logits, log-probabilities and the gradients of both, in fp32
+            logits, head = 4 * FP32 * (B * T * V if self.classes is None else B * self.classes), 0
+
+        step = activations + max(logits + head + gradients * self.accumulates, gradients)
+        evaluation = logits + FP32 * (B * T * C * 10 + 3 * B * H * T * T * eager)
+        return FIRST_STEP + weights + max(step, evaluation)
 
 
 def parameters(config: ModelConfig) -> int:
-    """Parameters of a GPT of this shape, a tied head counted once."""
+    """Parameters of a GPT; a tied head counts once."""
     C, V = config.n_embd, config.vocab_size
     heads = 1 if config.tie_head else 2
     return heads * V * C + config.context_length * C + config.n_layer * block_parameters(config) + 2 * C
@@ -81,85 +103,28 @@ def block_parameters(config: ModelConfig) -> int:
     return 12 * C * C + 10 * C + 3 * C * config.qkv_bias
 
 
-def _fused(training: Training) -> bool:
-    return training.runtime.fused_loss and training.classes is None and training.lora is None
-
-
-def _logits(training: Training) -> int:
-    """Logits of targets that count; without `fused_loss` of all, with log-probabilities and both gradients, in fp32."""
-    tokens = training.rows * (training.length if training.classes is None else 1)
-    if _fused(training):
-        counting = tokens if training.targets is None else training.targets
-        return (2 if _half(training) else FP32) * counting * training.model.vocab_size
-    return 4 * FP32 * tokens * (training.classes or training.model.vocab_size)
-
-
-def _of_head(training: Training) -> int:
-    """With `fused_loss` the gradient of the head's weights is there, as computed and in fp32, while the logits are."""
-    weights = training.model.vocab_size * training.model.n_embd if _fused(training) else 0
-    return weights * (FP32 + 2 * _half(training))
-
-
-def _half(training: Training) -> bool:
-    """Whether matrix products are in bf16."""
-    return training.runtime.precision == "bf16"
-
-
-def _copies(training: Training) -> int:
-    """The matrices that train in bf16, where that is the precision."""
-    config = training.model
-    blocks = config.n_layer if training.trained_blocks is None else training.trained_blocks
-    head = config.n_embd * config.vocab_size if training.classes is None else 0
-    return 2 * (blocks * 12 * config.n_embd**2 + head) * _half(training)
-
-
-def _activations(training: Training) -> int:
-    """What the blocks that train keep for the way back."""
-    config, half = training.model, _half(training)
-    B, T, C, H = training.rows, training.length, config.n_embd, config.n_head
-    blocks = config.n_layer if training.trained_blocks is None else training.trained_blocks
-    # by token: inputs of both norms in fp32; their outputs, q, k, v, y, and the MLP's 4 C twice as computed
-    size = 2 if half else FP32
-    block = B * T * C * (2 * FP32 + 14 * size)
-    if config.dropout > 0:
-        block += B * T * C * 2 * size
-    if config.attention == "eager" or config.attention_rate > 0:  # SDPA with dropout is written out too
-        block += B * T * C * 3 * size  # q, k, v once more, in the order of the product
-        block += B * H * T * T * ((FP32 + 2 if half else 2 * FP32) + (2 * FP32 if config.attention_rate > 0 else 0))
-    return blocks * block + 2 * FP32 * B * T * C
-
-
-def _passing(training: Training) -> int:
-    """What a block needs while it computes, whether or not it trains."""
-    config = training.model
-    B, T, C, H = training.rows, training.length, config.n_embd, config.n_head
-    scores = 3 * B * H * T * T if config.attention == "eager" else 0
-    return FP32 * (B * T * C * 10 + scores)
-
-
 def decoding(config: ModelConfig, runtime: RuntimeConfig, rows: int, prompt: int, new: int) -> int:
-    """Bytes to answer `rows` prompts of at most so many tokens at once: weights, the cache, and the first pass."""
-    C, slots = config.n_embd, prompt + new
-    half = runtime.precision == "bf16"
+    """Bytes to continue `rows` prompts of up to `prompt` tokens by `new` tokens: weights, cache, and first pass."""
+    C, half = config.n_embd, runtime.precision == "bf16"
+    size = 2 if half else FP32
     weights = parameters(config) * (FP32 + 2 * half)
-    width = 2 if half else FP32
-    cache = (FP32 + width) * config.n_layer * rows * slots * C
-    first = width * rows * (prompt * C * 10 + 2 * config.vocab_size)
+    cache = (FP32 + size) * config.n_layer * rows * (prompt + new) * C
+    first = size * rows * (prompt * C * 10 + 2 * config.vocab_size)
     if config.attention == "eager":
         first += FP32 * 3 * rows * config.n_head * prompt * prompt
     return weights + cache + first
 
 
 def check_training(
-    section: str, training: Training, work: Path, steps: int, save_every: int | None, besides: int = 0
+    section: str, training: Training, work: Path, steps: int, save_every: int | None, extra: int = 0
 ) -> None:
-    """Refuse a training that does not fit into memory, or whose outputs and states the disk of `work` cannot hold.
+    """Raise UserError if a training does not fit into memory, or its files do not fit on the disk of folder `work`.
 
-    `besides` bytes are written there too. States of a run that was stopped lie there already, and count.
+    `extra` is the bytes of further files in `work`. Files of an interrupted run that are already there count.
     """
-    fix = "lower it, or the length of the rows, or take a smaller model"
+    fix = "lower it, shorten the rows, or take a smaller model"
     where = f"params.yaml: {section}.micro_batch_size"
     check_memory(where, "training", training.memory, training.runtime.device, fix)
     states = 0 if save_every is None else min(STATES, -(-steps // save_every)) * training.state_bytes
     there = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
-    check_disk(work, max(0, FP32 * training.parameters + besides + states - there))
+    check_disk(work, max(0, FP32 * training.parameters + extra + states - there))

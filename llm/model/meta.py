@@ -1,4 +1,4 @@
-"""Modules without numbers, for whoever brings the tensors along or only counts them."""
+"""Modules without data, to count their parameters or to load tensors into."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def on_meta_device() -> Iterator[None]:
-    """Modules made in this context have names and shapes, and no numbers: they lie on the meta device.
+    """Create modules on the meta device: with names and shapes, but without data.
 
-    On that device initialisation computes nothing either, but PyTorch loads its compiler to find that out: a second.
+    `torch.nn.init` is skipped. On the meta device it computes nothing, but it makes PyTorch import its compiler, which
+    takes a second.
     """
-    with torch.device("meta"), _NothingDrawn():
+    with torch.device("meta"), _NoInit():
         yield
 
 
-class _NothingDrawn(TorchFunctionMode):
-    """Leaves tensors as `torch.nn.init` finds them."""
+class _NoInit(TorchFunctionMode):
+    """Makes the functions of `torch.nn.init` return their tensor unchanged."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if getattr(func, "__module__", None) == "torch.nn.init":  # methods of tensors have none
+        if getattr(func, "__module__", None) == "torch.nn.init":  # methods of tensors have no __module__
             return args[0] if args else (kwargs or {})["tensor"]
         return func(*args, **(kwargs or {}))

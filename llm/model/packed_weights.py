@@ -1,8 +1,8 @@
-"""Linear layers for CPUs: bf16 weights in the order in which oneDNN reads them, laid out once.
+"""bf16 linear layers for CPUs, with weights in the memory layout of oneDNN.
 
-A decoding step is one read of all weights. In PyTorch's own order oneDNN rearranges them in every step, which costs as
-much again as reading them; and no other order takes GELU with the product before it. Packed weights cannot be saved,
-nor changed: a model that goes on training is packed beside.
+A decoding step reads all weights once. With PyTorch's layout, oneDNN rearranges them at every step, which takes as
+long as reading them, and GELU cannot be fused into the matrix product. Packed weights cannot be saved or trained, so a
+model in training gets a packed copy.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from llm.model.gpt import GPT, MLP
 from llm.runtime.device import RuntimeConfig
 
-EVALUATION_ROWS = 512  # about
+EVALUATION_ROWS = 512  # typical number of rows of an evaluation's products
 M = TypeVar("M", bound=nn.Module)
 
 
 class PackedLinear(nn.Module):
-    """y = x W^T + b of a Linear in bf16, or GELU of that, for about `rows` rows of x at once."""
+    """A Linear in bf16, optionally followed by GELU, laid out for inputs of about `rows` rows."""
 
     def __init__(self, linear: nn.Linear, rows: int, gelu: bool = False) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class PackedLinear(nn.Module):
 
 
 class PackedMLP(nn.Module):
-    """An MLP whose GELU is taken of what its first product adds up, before that is rounded and written."""
+    """An MLP whose GELU is fused into the first product, before the result is rounded to bf16."""
 
     def __init__(self, mlp: MLP, rows: int) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class PackedMLP(nn.Module):
 
 
 def pack_for_decoding(model: M, config: RuntimeConfig, rows: int) -> M:
-    """`model` with bf16 weights where that is the precision, and packed for so many rows where the CPU can."""
+    """Convert `model` to bf16 if that is the precision, pack it if the CPU supports it, and return it."""
     if config.precision == "fp32":
         return model
     model.to(torch.bfloat16)
@@ -59,10 +59,10 @@ def pack_for_decoding(model: M, config: RuntimeConfig, rows: int) -> M:
 
 
 def packed_copy(model: M, config: RuntimeConfig, rows: int) -> M:
-    """A GPT to decode with or evaluate under autocast, which `model` may train on after: the same but packed.
+    """A packed copy of a GPT, to decode or evaluate under autocast while `model` goes on training.
 
-    Packed weights are of now, and take the place of those that autocast would keep; all others it shares. Where nothing
-    can be packed it is `model` itself, as of other models, which may take their weights apart.
+    The copy has the current linear weights and shares all others with `model`. If nothing can be packed, or `model` is
+    not a GPT, returns `model` itself.
     """
     if not isinstance(model, GPT) or not _packs(config):
         return model
@@ -87,6 +87,6 @@ def _pack(module: nn.Module, rows: int) -> None:
 
 
 def can_pack() -> bool:
-    """Whether this build of PyTorch has oneDNN, and oneDNN bf16 for this CPU."""
-    there = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return bool(there and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    """Whether PyTorch has oneDNN, and oneDNN supports bf16 on this CPU."""
+    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return bool(available and torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -1,1 +1,1 @@
-"""Where tensors are computed: device, precision, threads, free memory."""
+"""Device, precision, threads, kernels, and free memory and disk space."""

@@ -1,4 +1,7 @@
-"""Where and how tensors are computed: device, precision, threads, and the allocator that lets CPUs run at speed."""
+"""Settings of device, precision, threads and memory allocator.
+
+torch is imported inside the functions: `llm report` uses this module and should start quickly.
+"""
 
 from __future__ import annotations
 
@@ -9,33 +12,33 @@ import resource
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, make_dataclass
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal
 
 from llm.common import params
 from llm.common.errors import RESOURCES, UserError
 from llm.common.params import Problem, positive
 from llm.runtime import kernels
 
+if TYPE_CHECKING:
+    import torch
+
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # mallopt(3)
-MADV_HUGEPAGE, HUGE_PAGE = 14, 2**21  # madvise(2), and what a CPU can look up at once
-MOST_THREADS = 1024  # with many more, a machine does nothing but switch between them
+MADV_HUGEPAGE, HUGE_PAGE = 14, 2**21  # madvise(2); bytes
+MOST_THREADS = 1024  # far more would only compete for the cores
 
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """Explicit values, never `auto`: the same parameters must mean the same bytes."""
+    """Explicit values, no `auto`: the same parameters must give the same results."""
 
     precision: Literal["fp32", "bf16"]
     device: Literal["cpu", "cuda", "mps"]
-    threads: int  # the number of threads decides the order of additions, hence the bits
-    keep_pages: bool  # let glibc keep freed memory, in huge pages, instead of giving it back and faulting it in again
-    fused_loss: bool  # the loss of the next token without keeping logits
-    kernels: Literal["native", "portable"] = "native"  # portable: the same bytes on every x86-64 CPU (kernels.py)
+    threads: int  # it decides the order of additions, and so the exact results
+    keep_pages: bool  # let glibc keep freed memory instead of returning it to the system (Linux)
+    fused_loss: bool  # compute the next-token loss without storing all logits
+    kernels: Literal["native", "portable"] = "native"  # portable: the same results on every x86-64 CPU (kernels.py)
 
     def problems(self) -> Iterator[Problem]:
-        """Contradictions between these values."""
         yield from positive(self, "threads")
         needs = {"precision": "fp32", "device": "cpu", "fused_loss": False}
         other = [name for name, value in needs.items() if getattr(self, name) != value]
@@ -47,19 +50,20 @@ class RuntimeConfig:
 
 
 def set_up_device(config: RuntimeConfig) -> torch.device:
-    """Apply the settings to this process, before its first large tensor, and return the device.
+    """Apply the settings to this process and return the device. Call it before creating large tensors.
 
-    CUDA is asked for kernels that add up in the same order every time; PyTorch warns where it has none. Raises
-    UserError where the device is not there.
+    CUDA uses deterministic kernels; PyTorch warns if an operation has none. Raises UserError if the device is missing.
     """
+    import torch
+
     if config.keep_pages:
         keep_pages()
     if config.kernels == "portable":
         kernels.use_portable()
     torch.set_num_threads(config.threads)
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there[config.device]:
-        what = f"{config.device!r} is not on this machine"
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available[config.device]:
+        what = f"{config.device!r} is not available on this machine"
         raise UserError("params.yaml: runtime.device", what, "run `python -m llm use auto`", RESOURCES)
     if config.device == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -69,7 +73,9 @@ def set_up_device(config: RuntimeConfig) -> torch.device:
 
 
 def set_up_from_params() -> RuntimeConfig:
-    """Apply the section `runtime` of params.yaml and return it; fp32 on the CPU in a folder without that file."""
+    """Apply and return the section `runtime` of params.yaml; without that file, fp32 on the CPU."""
+    import torch
+
     if params.PARAMS.is_file():
         schema = make_dataclass("Settings", [("runtime", RuntimeConfig)])
         config: RuntimeConfig = params.read(schema).runtime
@@ -80,11 +86,11 @@ def set_up_from_params() -> RuntimeConfig:
 
 
 def keep_pages() -> bool:
-    """Make glibc's malloc hold on to freed memory; says whether it took effect (Linux with glibc only).
+    """Make glibc's malloc keep freed memory, in huge pages if available; returns whether it does (Linux with glibc).
 
-    By default a large tensor is a fresh `mmap`, or memory that was trimmed off the heap when the last one was freed,
-    and its pages fault in one by one; on CPUs that costs more than half of a training step. What the heap can grow to
-    (half of the memory; none of it is used yet) is asked for in huge pages, where the system has them.
+    By default, memory of large tensors goes back to the system and comes again with a page fault for each page. On CPUs
+    that takes more than half of a training step. Huge pages are requested for half of the machine's memory, without
+    using it yet.
     """
     if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
         return False
@@ -96,7 +102,7 @@ def keep_pages() -> bool:
     libc.free.argtypes = [ctypes.c_void_p]
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY  # what is reserved counts there
+    limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY  # reserved addresses count too
     if not limited and (heap := libc.malloc(size)):
         start, end = -(-heap // HUGE_PAGE) * HUGE_PAGE, (heap + size) // HUGE_PAGE * HUGE_PAGE
         libc.madvise(start, end - start, MADV_HUGEPAGE)
@@ -105,14 +111,18 @@ def keep_pages() -> bool:
 
 
 def autocast(config: RuntimeConfig) -> AbstractContextManager[Any]:
-    """The context that forward passes run in: bf16 matrix products over fp32 weights, or nothing."""
+    """The context for forward passes: bf16 matrix products with fp32 weights, or nothing for fp32."""
+    import torch
+
     if config.precision == "fp32":
         return nullcontext()
     return torch.autocast(config.device, dtype=torch.bfloat16)
 
 
 def detect() -> RuntimeConfig:
-    """The fastest settings of this machine; an Apple GPU is never chosen, nobody has measured one."""
+    """The fastest settings for this machine. Apple GPUs are not chosen, since they were never measured."""
+    import torch
+
     if torch.cuda.is_available():
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         return RuntimeConfig("bf16" if bf16 else "fp32", "cuda", _cores(), True, True)
@@ -120,17 +130,17 @@ def detect() -> RuntimeConfig:
 
 
 def fastest_attention(config: RuntimeConfig, context: int) -> Literal["sdpa", "eager"]:
-    """For training on windows of `context` tokens: CPUs compute short ones in bf16 faster step by step."""
+    """The fastest attention to train with: on CPUs in bf16, eager is faster for short contexts."""
     return "eager" if (config.device, config.precision) == ("cpu", "bf16") and context <= 256 else "sdpa"
 
 
 def fastest_dropout(config: RuntimeConfig, compiled: bool) -> Literal["each", "packed"]:
-    """Where the random numbers of dropout come from: accelerators draw each as fast, and compilers only each."""
+    """The fastest random numbers for dropout: packed on CPUs, unless PyTorch compiles the model."""
     return "packed" if config.device == "cpu" and not compiled else "each"
 
 
 def cpu_has_bf16() -> bool:
-    """Whether the CPU multiplies bf16 matrices in hardware; others only emulate it, slower than fp32."""
+    """Whether the CPU multiplies bf16 matrices in hardware. Emulation is slower than fp32."""
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
             flags = next((line for line in file if line.startswith("flags")), "")

@@ -1,13 +1,12 @@
-"""The same bytes on every x86-64 CPU with AVX2, of AMD and of Intel: `runtime.kernels: portable`.
+"""`runtime.kernels: portable`: the same results, bit by bit, on every x86-64 CPU with AVX2, from AMD or Intel.
 
-PyTorch, oneDNN and MKL choose their code by instruction set, and MKL also by vendor. So two things are done:
+PyTorch, oneDNN and MKL choose their code by instruction set, and MKL also by vendor. Two steps fix the choice:
 
-- `pin` limits all three to AVX2, by variables that they read when torch is loaded.
-- `use_portable` computes fp32 products by oneDNN, which chooses its code by instruction set only. MKL does not. The
-  products replace PyTorch's own below autograd, so models need not know: forward and backward passes, einsum and
-  attention all use them.
+- `pin` limits all three to AVX2 through environment variables, which they read when torch is imported.
+- `use_portable` computes fp32 matrix products with oneDNN instead of MKL. It replaces PyTorch's kernels below autograd,
+  so models do not change: forward and backward passes, einsum and attention all use the new ones.
 
-PyTorch's exp, log and sqrt of whole tensors still come from MKL. Training and decoding do without them.
+PyTorch's exp, log and sqrt of whole tensors still use MKL. Training and decoding do not need them.
 """
 
 from __future__ import annotations
@@ -24,35 +23,35 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PINNED = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "AVX2,STRICT"}
-_LIBRARY: list[Any] = []  # torch drops the kernels with this object
+_LIBRARY: list[Any] = []  # torch removes the kernels together with this object
 
 
 def pin() -> None:
     """Set the variables if params.yaml asks for portable kernels. Call it before torch is imported."""
     try:
         runtime = params.load().get("runtime") if params.PARAMS.is_file() else None
-    except UserError:  # reported by whoever reads all of it
+    except UserError:  # reported later, when the whole file is read
         return
     if isinstance(runtime, Mapping) and runtime.get("kernels") == "portable":
         os.environ.update(PINNED)
 
 
 def unpinned(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment for a child that decides for itself."""
+    """`environment` without these variables, for a child process that sets its own."""
     return {key: value for key, value in environment.items() if PINNED.get(key) != value}
 
 
 def use_portable() -> bool:
-    """Use the portable products in this process, from now on; says whether this CPU then gives the portable bytes."""
+    """Use the portable kernels in this process; returns whether its results are portable on this CPU."""
     import torch
 
     if not _LIBRARY and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        # Fused attention multiplies by MKL. Without it PyTorch's attention is made of products.
-        torch.backends.cuda.enable_flash_sdp(False)  # despite its name, CPUs ask it too
+        # Fused attention uses MKL. Without it, PyTorch computes attention from matrix products.
+        torch.backends.cuda.enable_flash_sdp(False)  # despite its name, it applies to CPUs too
         library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
         _LIBRARY.append(library)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that a kernel is replaced
+            warnings.simplefilter("ignore", UserWarning)  # about replacing a kernel
             for name, kernel in (("mm", mm), ("addmm", addmm), ("bmm", bmm), ("baddbmm", baddbmm), ("mv", mv)):
                 library.impl(name, kernel, "CPU", allow_override=True)  # type: ignore[no-untyped-call]
     return bool(_LIBRARY) and torch.backends.cpu.get_cpu_capability() == "AVX2"

@@ -1,4 +1,4 @@
-"""What this machine has free: memory, of the host, its cgroup or a GPU, and disk."""
+"""Free memory of the host, its cgroups or a GPU, and free disk space."""
 
 from __future__ import annotations
 
@@ -11,37 +11,32 @@ import torch
 
 from llm.common.errors import RESOURCES, UserError
 
-SURE = 0.7  # of an estimate: what is needed even where it is too high
-
-
+SURE = 0.7  # share of an estimate that is needed even if the estimate is too high
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 
 def check_memory(where: str, what: str, needed: int, device: str, fix: str) -> None:
-    """Refuse what surely does not fit into memory, warn of what may not.
-
-    Raises UserError (code RESOURCES) that points to `where`.
-    """
+    """Raise UserError (code RESOURCES) if `needed` bytes surely exceed the free memory; warn if they may."""
     free = available(device)
     if free is None or needed <= free:
         return
-    said = f"{what} needs about {gigabytes(needed)} of memory, {gigabytes(free)} are free"
+    problem = f"{what} needs about {gigabytes(needed)} of memory, {gigabytes(free)} are free"
     if SURE * needed > free:
-        raise UserError(where, said, fix, RESOURCES)
-    print(f"warning: {where}: {said}", file=sys.stderr)
+        raise UserError(where, problem, fix, RESOURCES)
+    print(f"warning: {where}: {problem}", file=sys.stderr)
 
 
 def check_disk(folder: Path, size: int) -> None:
-    """Raise UserError (code RESOURCES) where the disk of `folder`, which need not exist yet, has no room for `size`."""
-    there = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
-    free = shutil.disk_usage(there).free
+    """Raise UserError (code RESOURCES) if `size` bytes do not fit on the disk of `folder`, which may not exist yet."""
+    existing = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
+    free = shutil.disk_usage(existing).free
     if size > free:
-        what = f"about {gigabytes(size)} will be written, {gigabytes(free)} are free"
-        raise UserError(str(folder), what, "free some space and run it again", RESOURCES)
+        what = f"needs about {gigabytes(size)} of disk space, {gigabytes(free)} are free"
+        raise UserError(str(folder), what, "free some disk space", RESOURCES)
 
 
 def available(device: str) -> int | None:
-    """Bytes that this process can still have on `device`; None where the system does not say."""
+    """Bytes that this process can still allocate on `device`; None if unknown."""
     if device == "cuda":
         return int(torch.cuda.mem_get_info()[0])
     if device != "cpu":
@@ -51,17 +46,17 @@ def available(device: str) -> int | None:
     except OSError:
         return None
     free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    free += cgroup_rooms()
+    free += cgroup_free()
     return min(free) if free else None
 
 
-def cgroup_rooms() -> list[int]:
-    """What each memory limit above this process leaves, in bytes; file pages that can be dropped count as free."""
+def cgroup_free() -> list[int]:
+    """Free bytes under the memory limit of each cgroup of this process; droppable file pages count as free."""
     try:
         lines = (PROC / "self/cgroup").read_text().splitlines()
     except OSError:
         return []
-    rooms = []
+    free = []
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers == "":
@@ -73,11 +68,11 @@ def cgroup_rooms() -> list[int]:
         group = Path(os.path.normpath(root / path.lstrip("/")))
         for folder in [group, *group.parents]:
             if folder == root or root in folder.parents:
-                rooms += _room(folder, *names)
-    return rooms
+                free += _free_in(folder, *names)
+    return free
 
 
-def _room(folder: Path, limit: str, used: str, droppable: str) -> list[int]:
+def _free_in(folder: Path, limit: str, used: str, droppable: str) -> list[int]:
     try:
         most, now = (folder / limit).read_text().strip(), int((folder / used).read_text())
         stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
@@ -87,5 +82,5 @@ def _room(folder: Path, limit: str, used: str, droppable: str) -> list[int]:
 
 
 def gigabytes(size: int) -> str:
-    """A size as it is written for people: 5.2 GB."""
+    """A size in bytes as text, such as 5.2 GB."""
     return f"{size / 1e9:,.1f} GB"

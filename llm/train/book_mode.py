@@ -1,9 +1,8 @@
-"""Chapter 5's training as the book writes it, for its published losses (sections 5.1.3 and 5.2, appendix D).
+"""The training loop of chapter 5 as printed, for the published losses (sections 5.1.3 and 5.2, appendix D).
 
-All random numbers come from one stream, torch's global generator: initialization, then shuffling and dropout. An
-evaluation iterates the shuffled loader and so draws from it too. The losses therefore depend on when the model is
-evaluated, and a stopped run cannot resume. In return they are the published ones to every printed digit, on x86 Linux
-in fp32 with `attention: eager`.
+Initialization, shuffling and dropout all draw from torch's global generator. An evaluation iterates the shuffled loader
+and draws from it too, so the losses depend on when the model is evaluated, and a stopped run cannot resume. In return,
+the losses equal the published ones in every printed digit, on x86 Linux in fp32 with `attention: eager`.
 """
 
 from __future__ import annotations
@@ -36,17 +35,17 @@ def fit_as_the_book(
     callbacks: Sequence[Callback] = (),
     section: str = "train",
 ) -> History:
-    """Train a model just initialized, or loaded, after `torch.manual_seed(seed)`.
+    """Train a model that was initialized or loaded right after `torch.manual_seed(seed)`.
 
-    Steps count from 0 for the first update, as in the book; the row of step -1 is the untrained model on all batches.
-    Raises UserError as `fit` does.
+    The first update is step 0, as in the book; the row of step -1 is the untrained model on all batches. Raises
+    UserError as `fit` does.
     """
     updates = config.epochs * some_steps_per_epoch(len(train), config.batch_size, f"{section}.batch_size")
     loaders = {
         "train": data_loader(train, config.batch_size, training=True),
         "val": data_loader(val, config.batch_size, training=False),
     }
-    task = Task(model, loss, ConcatBatches(), {}, section)  # the batches come from the loaders
+    task = Task(model, loss, ConcatBatches(), {}, section)  # batches come from the loaders
     training = Training(task, config, runtime, AdamW(model, config), History(planned=updates), updates, first_step=-1)
 
     def evaluate(lr: float, batches: int | None) -> None:
@@ -55,7 +54,7 @@ def fit_as_the_book(
         for name, loader in loaders.items():
             seen = [cast(Batch, batch) for batch in islice(loader, batches)]
             parts = evaluate_batches(packed, loss, seen, runtime, config.micro_batch_size, section)
-            # The book takes the mean of batch means: the targets of a smaller batch count more.
+            # The book averages batch means, so targets in a smaller batch have more weight.
             means[name] = {key: sum(sums[key] / count for sums, count in parts) / len(parts) for key in parts[0][0]}
         add_row(training, callbacks, lr, means)
 
@@ -81,6 +80,6 @@ def fit_as_the_book(
 
 
 def data_loader(data: Dataset, batch_size: int, training: bool) -> DataLoader[int]:
-    """The book's loader (section 2.6): shuffled and without the incomplete last batch for training, else in order."""
+    """The loader of section 2.6; for training it shuffles and drops an incomplete last batch."""
     numbers = cast("torch.utils.data.Dataset[int]", range(len(data)))
     return DataLoader(numbers, batch_size, shuffle=training, drop_last=training, collate_fn=data.batch)

@@ -1,4 +1,4 @@
-"""Callbacks of `fit`: progress, samples, the optimizer. Saved states are in resume.py."""
+"""Callbacks of `fit`: progress, samples and saving the optimizer. Checkpoints are in resume.py."""
 
 from __future__ import annotations
 
@@ -12,28 +12,26 @@ from llm.weights.tensors import read_tensors, write_tensors
 
 
 class Reporter(Protocol):
-    """Shows progress and curves to a person."""
+    """Receives the progress and the curves of a run."""
 
     def progress(self, step: int, steps: int, loss: float, tokens_per_second: float) -> None:
-        """One update is done."""
+        """Report one update."""
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """A point of every curve in `values`."""
+        """Add a point to each curve in `values`."""
 
 
 class Progress(Callback):
-    """Reports every update, and every row of the curve; after a resume also the rows from before it."""
+    """Reports every update and every row of the curve; after resuming, also the rows of the interrupted run."""
 
     def __init__(self, reporter: Reporter) -> None:
         self.reporter, self._reported = reporter, 0
 
     def on_step(self, training: Training) -> None:
-        """Report the update."""
         speed = training.tokens_per_second
         self.reporter.progress(training.history.step, training.planned, training.batch_loss, speed)
 
     def on_evaluation(self, training: Training) -> None:
-        """Report the rows that are new."""
         rows = training.history.rows
         for row in rows[self._reported :]:
             self.reporter.metrics(_curves(row), row["step"])
@@ -43,21 +41,19 @@ class Progress(Callback):
 
 
 class Samples(Callback):
-    """Adds texts that `write` returns to the history, labelled with the step of the curve.
+    """Adds the text that `write` returns to the history, with the step of the curve.
 
-    `due` says after how many updates; None: at every evaluation. The last update always gets one.
+    Without `due`, it adds one at every evaluation; else if `due(updates)` is true, and after the last update.
     """
 
     def __init__(self, write: Callable[[], str], due: Callable[[int], bool] | None = None) -> None:
         self.write, self.due = write, due
 
     def on_evaluation(self, training: Training) -> None:
-        """Write a sample if every evaluation has one."""
         if self.due is None:
             self._add(training)
 
     def on_step(self, training: Training) -> None:
-        """Write a sample if it is due."""
         if self.due is not None and (self.due(training.history.step) or training.over):
             self._add(training)
 
@@ -66,27 +62,25 @@ class Samples(Callback):
 
 
 class SaveOptimizer(Callback):
-    """Writes AdamW's moments at the end (section 5.4), as NAME.exp_avg, NAME.exp_avg_sq and NAME.step."""
+    """Saves the moments of AdamW at the end of training (section 5.4)."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def on_end(self, training: Training) -> None:
-        """Write the file."""
         write_tensors(self.path, {name: t.cpu().contiguous() for name, t in training.optimizer.state().items()})
 
 
 class WarmStart(Callback):
-    """Starts with the moments that `SaveOptimizer` wrote for the same weights (exercise 5.4)."""
+    """Loads the moments that `SaveOptimizer` saved with the same weights (exercise 5.4)."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def on_start(self, training: Training) -> None:
-        """Load the moments; raises UserError if they are not of these weights."""
         training.optimizer.load(read_tensors(self.path), str(self.path))
 
 
 def _curves(row: Mapping[str, Any]) -> dict[str, float]:
-    """A row as points of curves: `train_loss` is the curve `train` of the figure `loss`."""
+    """Rename the columns of a row for the tracker: `train_loss` is the curve `train` of the chart `loss`."""
     return {re.sub(r"^(train|val)_(.+)", r"\2/\1", name): value for name, value in row.items() if name != "step"}

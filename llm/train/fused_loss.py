@@ -1,8 +1,8 @@
-"""The cross-entropy of a language-model head, whose logits become their own gradient where they stand.
+"""Cross-entropy of a language-model head in which the gradient overwrites the logits.
 
-A head over 50,257 words makes the largest tensors of a training step: logits, their softmax, and the gradients of both.
-Here there is one of them, in the precision of the matrix products. The loss of some rows at a time, while these are in
-the cache, needs nothing else; and what the way back needs of the logits is known with the loss.
+With a vocabulary of 50,257 tokens, the largest tensors of a training step are the logits, their softmax and the
+gradients of both. This loss allocates only one of them, in the precision of the matrix products. The forward pass
+computes loss and gradient together for a chunk of rows at a time, while the chunk is in the cache.
 """
 
 from __future__ import annotations
@@ -16,81 +16,88 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-CACHED = 2**20  # logits that a CPU looks at in one go
-LAUNCHED = 2**26  # and an accelerator
-ALIGNED = 64  # words: rows of other widths are slow to multiply in 16 bits
-OfLogits = Callable[[Tensor, Tensor], Tensor]  # (N, words) and targets (N,) -> what is summed over them
+CPU_CHUNK = 2**20  # logits in a chunk
+GPU_CHUNK = 2**26
+ALIGNMENT = 64  # 16-bit matrix products are slow if the vocabulary size is not a multiple of this
+ChunkLoss = Callable[[Tensor, Tensor], Tensor]  # logits (N, V) and targets (N,) -> summed loss
 
 
-def summed_cross_entropy(hidden: Tensor, head: nn.Module, targets: Tensor, one_pass: OfLogits | None = None) -> Tensor:
-    """`F.cross_entropy(head(hidden), targets, reduction="sum")` for hidden states (N, C) and targets (N,), in fp32.
+def summed_cross_entropy(
+    hidden: Tensor, head: nn.Module, targets: Tensor, chunk_loss: ChunkLoss | None = None
+) -> Tensor:
+    """`F.cross_entropy(head(hidden), targets, reduction="sum")` in fp32 for hidden states (N, C) and targets (N,).
 
-    Section 5.1. All targets count, and `head` is one that `fits`. Equal up to rounding; under autocast the gradient of
-    each logit is rounded to that precision, as it is without this. `one_pass` is `in_one_pass` compiled: for
-    training, it takes the place of several steps.
+    Section 5.1. All targets count, and `supports(hidden, head)` must hold. The result is equal up to rounding. Under
+    autocast, the gradients of the logits are rounded to its precision, as they are without this function.
+    `chunk_loss` is a compiled `loss_to_compile`, for training only.
     """
-    if _on_cpu_without_gradients(hidden):
-        return _summed(head(hidden), targets, partial(_of_rows, with_gradients=False))
+    if _without_gradients_on_cpu(hidden):
+        return _sum_chunks(head(hidden), targets, partial(_chunk_loss, with_gradients=False))
     with_gradients = torch.is_grad_enabled()
-    loss: Tensor = _HeadLoss.apply(hidden, head.weight, targets, with_gradients, one_pass)  # type: ignore[no-untyped-call]
+    loss: Tensor = _HeadLoss.apply(hidden, head.weight, targets, with_gradients, chunk_loss)  # type: ignore[no-untyped-call]
     return loss
 
 
-def fits(hidden: Tensor, head: nn.Module) -> bool:
-    """Whether that is for this head: a plain Linear without bias, or any that a CPU only asks for its logits."""
-    return (type(head) is nn.Linear and head.bias is None) or _on_cpu_without_gradients(hidden)
+def supports(hidden: Tensor, head: nn.Module) -> bool:
+    """Whether `summed_cross_entropy` works for this head.
+
+    It works for a Linear layer without bias. On the CPU without gradients it works for every head.
+    """
+    return (type(head) is nn.Linear and head.bias is None) or _without_gradients_on_cpu(hidden)
 
 
-def _on_cpu_without_gradients(hidden: Tensor) -> bool:
+def _without_gradients_on_cpu(hidden: Tensor) -> bool:
     return hidden.device.type == "cpu" and not torch.is_grad_enabled()
 
 
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, with_gradients: bool, one_pass: OfLogits | None
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, with_gradients: bool, chunk_loss: ChunkLoss | None
     ) -> Tensor:
-        words, device = weight.shape[0], hidden.device.type
+        vocab_size, device = weight.shape[0], hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         x, w = hidden.to(dtype), _aligned(weight, dtype)
-        logits = F.linear(x, w)  # (N, words and what aligns them, which is 0 and stays so)
-        total = _summed(logits[:, :words], targets, one_pass or partial(_of_rows, with_gradients=with_gradients))
+        logits = F.linear(x, w)  # (N, aligned vocabulary): the padding columns are 0
+        total = _sum_chunks(
+            logits[:, :vocab_size], targets, chunk_loss or partial(_chunk_loss, with_gradients=with_gradients)
+        )
         if with_gradients:
-            ctx.save_for_backward(x, w, logits)
-            ctx.kinds = hidden.dtype, weight.dtype, words
+            ctx.save_for_backward(x, w, logits)  # the logits are their gradients by now
+            ctx.kinds = hidden.dtype, weight.dtype, vocab_size
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        x, w, of_logits = ctx.saved_tensors
-        of_hidden, of_weight, words = ctx.kinds
-        wanted_hidden, wanted_weight, *_ = ctx.needs_input_grad
-        # w.T @ of_logits.T is faster than of_logits @ w
+        x, w, logits_gradient = ctx.saved_tensors
+        hidden_dtype, weight_dtype, vocab_size = ctx.kinds
+        needs_hidden, needs_weight, *_ = ctx.needs_input_grad
+        # w.T @ logits_gradient.T is faster than logits_gradient @ w
         return (
-            (w.T @ of_logits.T).T.to(of_hidden) * gradient if wanted_hidden else None,
-            (of_logits.T @ x)[:words].to(of_weight).mul_(gradient) if wanted_weight else None,
+            (w.T @ logits_gradient.T).T.to(hidden_dtype) * gradient if needs_hidden else None,
+            (logits_gradient.T @ x)[:vocab_size].to(weight_dtype).mul_(gradient) if needs_weight else None,
             None,
             None,
             None,
         )
 
 
-def _summed(logits: Tensor, targets: Tensor, of_rows: OfLogits) -> Tensor:
-    """What `of_rows` sums over all rows (N, words), given some at a time."""
-    most = max((CACHED if logits.device.type == "cpu" else LAUNCHED) // logits.shape[1], 1)
-    rows = 1 << (most.bit_length() - 1)  # batches are multiples of powers of 2, mostly: one shape to compile for
+def _sum_chunks(logits: Tensor, targets: Tensor, chunk_loss: ChunkLoss) -> Tensor:
+    """Sum `chunk_loss` over chunks of the rows of logits (N, V)."""
+    most = max((CPU_CHUNK if logits.device.type == "cpu" else GPU_CHUNK) // logits.shape[1], 1)
+    rows = 1 << (most.bit_length() - 1)  # batches are mostly multiples of powers of 2: only one shape to compile
     total = torch.zeros((), device=logits.device)
-    for some, target in zip(torch.split(logits, rows), torch.split(targets, rows), strict=True):
-        total += of_rows(some, target)
+    for chunk, target in zip(torch.split(logits, rows), torch.split(targets, rows), strict=True):
+        total += chunk_loss(chunk, target)
     return total
 
 
-def _of_rows(logits: Tensor, targets: Tensor, with_gradients: bool) -> Tensor:
-    """The sum over the rows (N, words); with gradients these take the place of the logits."""
+def _chunk_loss(logits: Tensor, targets: Tensor, with_gradients: bool) -> Tensor:
+    """Summed loss of logits (N, V); `with_gradients` overwrites the logits with their gradients."""
     target = targets[:, None]
     p = torch.softmax(logits.float(), dim=-1)
-    # the likeliest word has exp(0) of the sum that softmax divides by
+    # the largest logit contributes exp(0) = 1 to the sum that softmax divides by
     log_sum = logits.amax(dim=-1, keepdim=True) - p.amax(dim=-1, keepdim=True).log()
     total = (log_sum - logits.gather(1, target)).sum()
     if with_gradients:
@@ -98,27 +105,27 @@ def _of_rows(logits: Tensor, targets: Tensor, with_gradients: bool) -> Tensor:
     return total
 
 
-def in_one_pass(logits: Tensor, targets: Tensor) -> Tensor:
-    """As `_of_rows` with gradients: to be compiled, which makes one pass over each row of it.
+def loss_to_compile(logits: Tensor, targets: Tensor) -> Tensor:
+    """`_chunk_loss` with gradients, written so that the compiled code makes one pass over each row.
 
-    Not compiled it is the slower of the two.
+    Without compilation this is slower than `_chunk_loss`.
     """
     wide, target = logits.float(), targets[:, None]
     top = wide.amax(dim=-1, keepdim=True)
     powers = torch.exp(wide - top)
     total = powers.sum(dim=-1, keepdim=True)
     loss = (top + total.log() - wide.gather(1, target)).sum()
-    words = torch.arange(logits.shape[1], device=logits.device)
-    logits.copy_(powers / total - (words == target).float())
+    tokens = torch.arange(logits.shape[1], device=logits.device)
+    logits.copy_(powers / total - (tokens == target).float())
     return loss
 
 
 def _aligned(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """`weight` in `dtype`; in 16 bits with rows of zeros up to a multiple of ALIGNED."""
+    """`weight` in `dtype`; a 16-bit copy gets rows of zeros up to a multiple of ALIGNMENT."""
     if dtype.itemsize > 2:
         return weight.to(dtype)
-    words, width = weight.shape
-    aligned = weight.new_empty(-(-words // ALIGNED) * ALIGNED, width, dtype=dtype)
-    aligned[:words] = weight
-    aligned[words:] = 0
+    vocab_size, width = weight.shape
+    aligned = weight.new_empty(-(-vocab_size // ALIGNMENT) * ALIGNMENT, width, dtype=dtype)
+    aligned[:vocab_size] = weight
+    aligned[vocab_size:] = 0
     return aligned

@@ -1,4 +1,4 @@
-"""What a training run records of itself: its curve, the texts written along the way, the best weights."""
+"""The record of a training run: its loss curve, the sampled texts and the best weights."""
 
 from __future__ import annotations
 
@@ -15,54 +15,51 @@ COLUMNS = ("step", "tokens_seen", "train_loss", "val_loss", "lr")
 
 @dataclass
 class History:
-    """How far a training run has come, and its curve: one row an evaluation, the first before any update."""
+    """The progress of a run and its curve: one row per evaluation, the first before any update."""
 
     step: int = 0  # updates done
     tokens_seen: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
-    samples: list[Sequence[Any]] = field(default_factory=list)  # step, text
-    best_weights: dict[str, Tensor] = field(default_factory=dict)  # with keep best: what trains, at the row `best`
-    planned: int = 0  # updates
+    samples: list[Sequence[Any]] = field(default_factory=list)  # (step, text)
+    best_weights: dict[str, Tensor] = field(default_factory=dict)  # only with keep: best; trainable weights at `best`
+    planned: int = 0  # updates, if the run does not end early
 
     @property
     def last(self) -> dict[str, Any]:
-        """The row after the last update."""
         return self.rows[-1]
 
     @property
     def best(self) -> dict[str, Any]:
-        """The row with the lowest validation loss, the earliest of equal ones; it may be that before any update."""
+        """The first row with the lowest validation loss; it may be the one before any update."""
         return min(self.rows, key=lambda row: float(row["val_loss"]))
 
     @property
     def best_val_loss(self) -> float:
-        """The lowest validation loss of the curve."""
         return float(self.best["val_loss"])
 
     def kept(self, config: TrainConfig) -> dict[str, Any]:
-        """The row of the weights that the run ended with."""
+        """The row that belongs to the final weights."""
         return self.best if config.keep == "best" else self.last
 
-    def ran_out(self, config: TrainConfig) -> bool:
+    def out_of_patience(self, config: TrainConfig) -> bool:
         """Whether the last `patience` evaluations found no lower validation loss."""
         return config.patience is not None and len(self.rows) - 1 - self.rows.index(self.best) >= config.patience
 
     def losses(self, config: TrainConfig) -> dict[str, Any]:
-        """What a stage reports: the losses of the weights it ends with, and which these are where that is open."""
+        """The losses of the final weights, as metrics of a stage."""
         kept = self.kept(config)
-        found = {"train_loss": kept["train_loss"], "val_loss": kept["val_loss"], "best_val_loss": self.best_val_loss}
+        metrics = {"train_loss": kept["train_loss"], "val_loss": kept["val_loss"], "best_val_loss": self.best_val_loss}
         if config.keep == "best":
-            found["kept_step"] = kept["step"]
+            metrics["kept_step"] = kept["step"]
         if config.patience is not None:
-            found["stopped_early"] = self.step < self.planned
-        return found
+            metrics["stopped_early"] = self.step < self.planned
+        return metrics
 
     def ending(self, config: TrainConfig) -> str:
-        """Where the run ended, in words."""
+        """A message on how the run ended."""
         why = "" if self.step == self.planned else f": no lower validation loss in {config.patience} evaluations"
         weights = f"; the weights are those of step {self.best['step']}" if config.keep == "best" else ""
         return f"ended after {self.step} of {self.planned} updates{why}{weights}"
 
     def table(self, columns: Sequence[str] = COLUMNS) -> list[list[Any]]:
-        """These columns of the rows."""
         return [[row[name] for name in columns] for row in self.rows]

@@ -1,4 +1,4 @@
-"""`fit` and `evaluate`: the training loop of pretraining, classification and instructions (chapter 5, appendix D)."""
+"""The loop for pretraining, classification and instruction fine-tuning (chapter 5, appendix D)."""
 
 from __future__ import annotations
 
@@ -18,20 +18,19 @@ from llm.data.batches import Batch, BatchSource, Dataset, SequentialBatches
 from llm.model import packed_weights
 from llm.runtime.device import RuntimeConfig, autocast
 from llm.train.history import History
-from llm.train.optim import AdamW, TrainConfig, lr_at, trained
+from llm.train.optim import AdamW, TrainConfig, lr_at, trainable_parameters
 from llm.train.task import Callback, Loss, Task, Training
 
-Part = tuple[dict[str, float], int]  # the sums over one batch of an evaluation, and the number of its targets
+Part = tuple[dict[str, float], int]  # the sums over one batch of an evaluation, and its number of targets
 
 
 def fit(
     task: Task, config: TrainConfig, runtime: RuntimeConfig, seed: int, callbacks: Sequence[Callback] = ()
 ) -> History:
-    """Train the model of `task` on every batch; evaluate before the first update and along the way.
+    """Train the model of `task`, and evaluate it before the first update and every `config.eval_every` updates.
 
-    With `config.patience` the run ends after so many evaluations in a row without a lower validation loss; the
-    learning rate follows the schedule planned for all batches. With `config.keep` "best" the model ends with the
-    weights of the row `history.best`, while the history goes on to the last update.
+    `config.patience` may end the run early; the learning rate still follows the schedule for all batches. If
+    `config.keep` is "best", the model ends with the weights of the row `history.best`; the history has all rows.
 
     Dropout is seeded from (seed, step, micro-batch) before each forward pass, so evaluations, samples and logging
     never change the weights. Callbacks run in the order given. Raises UserError if a loss or gradient is not finite;
@@ -63,9 +62,10 @@ def fit(
 
 
 def update(training: Training, batch: Batch, lr: float, clip_norm: float | None, seed: int | None) -> None:
-    """One update on `batch`, in micro-batches whose gradients add up to those of the batch's mean loss.
+    """Update the weights with the gradient of the mean loss of `batch`, accumulated over micro-batches.
 
-    `seed` seeds dropout; None leaves the global generator alone. Raises UserError as `fit`, before anything changes.
+    `seed` seeds dropout; if it is None, the global generator is not seeded. Raises UserError as `fit` does, before the
+    update.
     """
     task, config, history, optimizer = training.task, training.config, training.history, training.optimizer
     task.model.train()
@@ -86,7 +86,7 @@ def update(training: Training, batch: Batch, lr: float, clip_norm: float | None,
 
 
 def evaluate_now(training: Training, callbacks: Sequence[Callback], lr: float) -> None:
-    """Evaluate, and add the row to the history."""
+    """Evaluate on all of `task.evaluations` and add a row to the history."""
     task, config = training.task, training.config
     model = packed_weights.packed_copy(task.model.eval(), training.runtime, packed_weights.EVALUATION_ROWS)
     means = {
@@ -99,7 +99,7 @@ def evaluate_now(training: Training, callbacks: Sequence[Callback], lr: float) -
 def add_row(
     training: Training, callbacks: Sequence[Callback], lr: float, means: Mapping[str, Mapping[str, float]]
 ) -> None:
-    """Add the results of an evaluation to the history; raises UserError if a loss is not finite."""
+    """Add the results of an evaluation to the history. Raises UserError if a loss is not finite."""
     history = training.history
     row: dict[str, Any] = {"step": training.step, "tokens_seen": history.tokens_seen, "lr": lr}
     for name, values in means.items():
@@ -107,7 +107,7 @@ def add_row(
         row |= {f"{name}_{measure}": mean for measure, mean in values.items()}
     history.rows.append(row)
     if training.config.keep == "best" and history.best is history.last:
-        weights = trained(training.task.model)
+        weights = trainable_parameters(training.task.model)
         history.best_weights = {name: p.detach().to("cpu", copy=True) for name, p in weights.items()}
     for callback in callbacks:
         callback.on_evaluation(training)
@@ -115,13 +115,13 @@ def add_row(
 
 @torch.no_grad()
 def load_trainable(weights: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Copy weights into the trainable parameters of the model, on whatever device they are."""
-    for name, parameter in trained(model).items():
+    """Copy `weights` into the trainable parameters of the model, which may be on another device."""
+    for name, parameter in trainable_parameters(model).items():
         parameter.copy_(weights[name])
 
 
 def evaluation_batches(train: Dataset, val: Dataset, config: TrainConfig) -> dict[str, BatchSource]:
-    """The evaluations of a Task: the same `eval_batches` batches of both splits every time."""
+    """The evaluations of a Task: `eval_batches` batches of both splits, the same every time."""
     splits = {"train": train, "val": val}
     return {name: SequentialBatches(data, config.batch_size, config.eval_batches) for name, data in splits.items()}
 
@@ -134,7 +134,7 @@ def evaluate(
     micro_batch_size: int | None = None,
     section: str = "train",
 ) -> dict[str, float]:
-    """Means of what `loss` sums, over all targets of `data` that count; leaves the model in evaluation mode."""
+    """The means over all targets of `data`. Leaves the model in evaluation mode."""
     parts = evaluate_batches(model, loss, data, runtime, micro_batch_size, section)
     count = sum(count for _, count in parts)
     return {measure: sum(sums[measure] for sums, _ in parts) / count for measure in parts[0][0]}
@@ -149,7 +149,7 @@ def evaluate_batches(
     micro_batch_size: int | None,
     section: str,
 ) -> list[Part]:
-    """What `loss` sums over each batch of `data`, with the number of its targets."""
+    """The sums of `loss` for each batch of `data`, with its number of targets."""
     device = next(model.parameters()).device
     model.eval()
     parts: list[Part] = []
@@ -166,7 +166,7 @@ def evaluate_batches(
 
 
 def _add_gradients(task: Task, micro: Batch, count: int, runtime: RuntimeConfig) -> float:
-    """Add the gradients of a micro-batch, and return its share of the batch's mean loss over `count` targets."""
+    """Add the gradients of a micro-batch and return its part of the mean loss over the `count` targets of the batch."""
     device = next(task.model.parameters()).device
     with _memory_of(micro, task.section):
         with autocast(runtime):
@@ -176,9 +176,9 @@ def _add_gradients(task: Task, micro: Batch, count: int, runtime: RuntimeConfig)
 
 
 def _norm(gradients: list[Tensor], clips: bool) -> Tensor:
-    """The norm of all gradients together: PyTorch's if it is used for clipping, else only to tell whether it is finite.
+    """The total norm of all gradients.
 
-    Dot products are the faster way to the latter.
+    Without clipping, only whether it is finite matters; dot products are faster for that.
     """
     if clips:
         return torch.nn.utils.get_total_norm(gradients)
@@ -187,7 +187,7 @@ def _norm(gradients: list[Tensor], clips: bool) -> Tensor:
 
 @contextmanager
 def _memory_of(batch: Batch, section: str) -> Iterator[None]:
-    """Turn running out of memory, of the host or the device, into a UserError that names the parameter to lower."""
+    """Turn an out-of-memory error, of the host or the device, into a UserError that names the parameter to lower."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -195,17 +195,17 @@ def _memory_of(batch: Batch, section: str) -> Iterator[None]:
             raise
         rows, length = batch.inputs.shape[:2]
         what = f"out of memory with {rows} rows of {length} tokens at once"
-        fix = "set it to a smaller part of batch_size, or shorten the rows"
+        fix = "set it to a smaller divisor of batch_size, or shorten the rows"
         raise UserError(f"params.yaml: {section}.micro_batch_size", what, fix, RESOURCES) from None
 
 
 def _check_finite(values: Mapping[str, float], training: Training, lr: float) -> None:
-    """Raise UserError if a value is infinite or not a number."""
+    """Raise UserError if a value is infinite or NaN."""
     if all(map(math.isfinite, values.values())):
         return
     history = training.history
     seen = ", ".join(f"{name} {value}" for name, value in values.items())
     last = f"{history.last['train_loss']:.4g}" if history.rows else "none"
     what = f"training diverged after {history.step} steps: {seen} at lr {lr:.3g} (last finite training loss {last})"
-    fix = "lower it, or clip_norm; with the values from before, `dvc repro` brings the previous outputs back"
+    fix = "lower it, or clip_norm; with the previous values, `dvc repro` restores the previous outputs"
     raise UserError(f"params.yaml: {training.task.section}.lr", what, fix, DIVERGED)

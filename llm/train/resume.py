@@ -1,9 +1,9 @@
-"""States of a training run on disk, so that a run that was killed goes on where it was.
+"""Checkpoints of a training run, from which an interrupted run resumes.
 
-A state is a folder `step-N` with the trainable weights, the optimizer's moments as long as there are updates to come,
-and the history, and with keep best the best weights so far; what is frozen comes from the starting point again, batch
-order, dropout and learning rate are functions of the step, and whether patience has run out is one of the history. The
-manifest, renamed into place last, makes a state whole. No pickle: nothing in a state can run code.
+A checkpoint is a folder `step-N` with the trainable weights, the optimizer's moments if more updates follow, the
+history and, with `keep: best`, the best weights so far. Frozen weights are loaded from the starting point again. Batch
+order, dropout and learning rate depend on the step only. A checkpoint is complete once its manifest exists, which is
+written last. No pickle is used: loading a checkpoint runs no code.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType, MappingProxyType
+from types import FrameType
 from typing import Any, TypeVar
 
 import torch
@@ -28,15 +29,14 @@ from llm.common.errors import Terminated, UserError
 from llm.common.files import dvc_md5, read_json, sha256, write_json, write_text
 from llm.train.history import History
 from llm.train.loop import load_trainable
-from llm.train.optim import AdamW, trained
+from llm.train.optim import AdamW, trainable_parameters
 from llm.train.task import Callback, Training
 from llm.weights.tensors import read_tensors, write_tensors
 
 WEIGHTS, MOMENTS, HISTORY, MANIFEST = "weights.safetensors", "moments.safetensors", "history.json", "manifest.json"
-BEST = "best.safetensors"  # with keep best only
-NOT_ALWAYS = (MOMENTS, BEST)  # the manifest says which should be there
-RUN = "run"  # the key of the history under which all stands that decides its run
-KEPT = 2  # states; a damaged one is skipped for the one before
+BEST = "best.safetensors"  # with keep: best
+RUN = "run"  # the key of the fingerprint in HISTORY
+KEPT = 2  # checkpoints; if the newest is damaged, the one before is loaded
 T = TypeVar("T")
 
 
@@ -49,33 +49,37 @@ def checkpoints(
     say: Callable[[str], None],
     keep_moments: bool = False,
 ) -> Iterator[Callback]:
-    """The callback of `fit` that saves states below `folder`, for this `config`, these `inputs` and this code only.
+    """A callback for `fit` that saves checkpoints in `folder`, for a run with this `config`, `inputs` and code.
 
-    States of other runs are removed. Within the block SIGTERM and SIGINT let the current step end, then save, then stop
-    the run; a second SIGINT stops it at once. With `save_every` None nothing is saved, and signals act as usual.
-    `keep_moments` keeps the optimizer's moments in the state after the last update, for a callback that needs them.
+    Checkpoints of other runs are deleted. Inside the block, SIGTERM and SIGINT finish the current step, save it and
+    stop the run; a second SIGINT stops at once. If `save_every` is None, nothing is saved and signals are not handled.
+    `keep_moments` saves the moments after the last update too, for a callback that needs them.
     """
     if save_every is None:
         yield Callback()
         return
-    decides = what_decides(config, inputs)
-    mine = folder / _name(decides)
+    run = fingerprint(config, inputs)
+    mine = folder / hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
     others = [path for path in folder.glob("*") if path != mine]
     if others:
-        say(f"parameters, data or code changed since the interrupted run{_differing(others, decides)}: starting over")
+        say(f"parameters, data or code changed since the interrupted run{_changes(others, run)}: starting over")
         for path in others:
             shutil.rmtree(path)
-    saved = TrainingCheckpoints(mine, save_every, say, decides, keep_moments)
-    with _signals_to(saved):
+    saved = TrainingCheckpoints(mine, save_every, say, run, keep_moments)
+    in_main_thread = threading.current_thread() is threading.main_thread()  # the only one that may set handlers
+    numbers = (signal.SIGTERM, signal.SIGINT) if in_main_thread else ()
+    previous = {number: signal.signal(number, saved.on_signal) for number in numbers}
+    try:
         yield saved
         saved.stop_if_asked()
+    finally:
+        if not saved.stop_signal:  # if the run stops, another signal must not interrupt the clean-up
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
 
-def what_decides(config: Any, inputs: Sequence[Path]) -> dict[str, str]:
-    """The parameters of a run, its input files, our code as far as it is loaded, and torch.
-
-    `save_every` is left out: it changes no result.
-    """
+def fingerprint(config: Any, inputs: Sequence[Path]) -> dict[str, str]:
+    """The parameters of a run, except `save_every`, and hashes of its input files, the loaded code and torch."""
     values = {key: value for key, value in params.flat(config).items() if key.rpartition(".")[2] != "save_every"}
     return (
         {key: repr(value) for key, value in values.items()}
@@ -85,105 +89,91 @@ def what_decides(config: Any, inputs: Sequence[Path]) -> dict[str, str]:
     )
 
 
-def _name(decides: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-
-
-def _differing(others: Sequence[Path], decides: Mapping[str, str]) -> str:
-    """What differs from the newest of other runs, in brackets; nothing where that cannot be told."""
-    for path in sorted((path for run in others for path in run.glob(f"*/{HISTORY}")), reverse=True):
+def _changes(others: Sequence[Path], run: Mapping[str, str]) -> str:
+    """The names that differ from the newest readable checkpoint of other runs, in brackets; else an empty text."""
+    for path in sorted((path for other in others for path in other.glob(f"*/{HISTORY}")), reverse=True):
         try:
             theirs = read_json(path)[RUN]
-            names = sorted(name for name in {*theirs, *decides} if theirs.get(name) != decides.get(name))
-        except (UserError, OSError, KeyError, TypeError, AttributeError):  # damaged: it goes anyway
+            names = sorted(name for name in {*theirs, *run} if theirs.get(name) != run.get(name))
+        except (UserError, OSError, KeyError, TypeError, AttributeError):  # damaged; it is deleted anyway
             continue
         return f" ({', '.join(names)})"
     return ""
 
 
+@dataclass(eq=False)
 class TrainingCheckpoints(Callback):
-    """The states of one run, one folder each; the two newest are kept."""
+    """Saves a checkpoint after every `every` updates and after the last one, and keeps the two newest."""
 
-    def __init__(
-        self,
-        folder: Path,
-        every: int,
-        say: Callable[[str], None],
-        decides: Mapping[str, str] = MappingProxyType({}),
-        keep_moments: bool = False,
-    ) -> None:
-        self.folder, self.every, self._say, self._decides = folder, every, say, dict(decides)
-        self._keep_moments = keep_moments
-        self._saved: int | None = None  # the step of the newest state
-        self._stop: int | None = None  # the signal that asks the run to stop
+    folder: Path
+    every: int
+    say: Callable[[str], None]
+    run: Mapping[str, str] = field(default_factory=dict)  # the fingerprint
+    keep_moments: bool = False
+    stop_signal: int | None = field(default=None, init=False)  # the signal that asked the run to stop
+    saved_step: int | None = field(default=None, init=False)  # of the newest checkpoint
 
     def on_start(self, training: Training) -> None:
-        """Load the newest complete state into model, optimizer and history, if there is one."""
-        for state in self._newest_first():
+        """Load the newest complete checkpoint into model, optimizer and history, if there is one."""
+        for checkpoint in self._newest_first():
             try:
-                training.history = _read(state, training.task.model, training.optimizer)
-            except (UserError, OSError):  # killed while it was written or removed, or damaged since
-                self._say(f"the state {state} is incomplete: skipping it")
-                shutil.rmtree(state)
+                training.history = _read(checkpoint, training.task.model, training.optimizer)
+            except (UserError, OSError):  # a kill interrupted writing or deleting it, or it was damaged later
+                self.say(f"the checkpoint {checkpoint} is incomplete: skipping it")
+                shutil.rmtree(checkpoint)
                 continue
-            self._saved = training.history.step
-            self._say(f"resuming after step {self._saved}")
+            self.saved_step = training.history.step
+            self.say(f"resuming after step {self.saved_step}")
             return
 
     def on_step(self, training: Training) -> None:
-        """Save a state if it is due, and stop the run if a signal asked for it."""
+        """Save a checkpoint if it is due, and stop the run if a signal asked for it."""
         history = training.history
-        if history.step % self.every == 0 or training.over or self.stopping:
-            state = self.folder / f"step-{history.step:09d}"
-            optimizer = None if training.over and not self._keep_moments else training.optimizer
-            _write(state, history, training.task.model, optimizer, self._decides)
-            self._saved = history.step
+        if history.step % self.every == 0 or training.over or self.stop_signal:
+            optimizer = None if training.over and not self.keep_moments else training.optimizer
+            _write(self.folder / f"step-{history.step:09d}", history, training.task.model, optimizer, self.run)
+            self.saved_step = history.step
             for old in self._newest_first()[KEPT:]:
                 shutil.rmtree(old)
         self.stop_if_asked()
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
-        """Note that the run shall stop; a second SIGINT does not wait for the step to end."""
-        if self.stopping and number == signal.SIGINT:
+        """Ask the run to stop; a second SIGINT does not wait for the end of the step."""
+        if self.stop_signal and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._stop = self._stop or number
-
-    @property
-    def stopping(self) -> bool:
-        """Whether a signal has asked the run to stop."""
-        return self._stop is not None
+        self.stop_signal = self.stop_signal or number
 
     def stop_if_asked(self) -> None:
-        """Raise what the signal would have raised at once."""
-        if self.stopping:
-            saved = "" if self._saved is None else f"step {self._saved} is saved"
-            raise KeyboardInterrupt(saved) if self._stop == signal.SIGINT else Terminated(saved)
+        """Raise the exception of the signal that asked the run to stop."""
+        if self.stop_signal:
+            saved = "" if self.saved_step is None else f"step {self.saved_step} is saved"
+            raise KeyboardInterrupt(saved) if self.stop_signal == signal.SIGINT else Terminated(saved)
 
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"), reverse=True)
 
 
-def _write(state: Path, history: History, model: nn.Module, optimizer: AdamW | None, decides: dict[str, str]) -> None:
-    files = {WEIGHTS: _on_cpu({name: p.detach() for name, p in trained(model).items()})}
+def _write(folder: Path, history: History, model: nn.Module, optimizer: AdamW | None, run: Mapping[str, str]) -> None:
+    files = {WEIGHTS: _on_cpu({name: p.detach() for name, p in trainable_parameters(model).items()})}
     if optimizer is not None:
         files[MOMENTS] = _on_cpu(optimizer.state())
     if history.best_weights:
         files[BEST] = history.best_weights
-    _at_once(lambda name: write_tensors(state / name, files[name]), files)
+    _in_parallel(lambda name: write_tensors(folder / name, files[name]), files)
     curve = {"step": history.step, "tokens_seen": history.tokens_seen, "rows": history.rows, "samples": history.samples}
-    write_text(state / HISTORY, json.dumps({**curve, RUN: decides}, allow_nan=False))  # every digit: write_json rounds
-    write_json(state / MANIFEST, _hashes(state))
+    write_text(folder / HISTORY, json.dumps({**curve, RUN: run}, allow_nan=False))  # all digits; write_json rounds
+    write_json(folder / MANIFEST, _hashes(folder))
 
 
-def _read(state: Path, model: nn.Module, optimizer: AdamW) -> History:
-    if read_json(state / MANIFEST) != _hashes(state):
-        raise UserError(str(state), "does not fit its manifest", "remove it")
-    history = History(**{name: value for name, value in read_json(state / HISTORY).items() if name != RUN})
-    weights = read_tensors(state / WEIGHTS)
-    if (state / MOMENTS).exists():
-        optimizer.load(read_tensors(state / MOMENTS), str(state / MOMENTS))
-    if (state / BEST).exists():
-        history.best_weights = {name: tensor.clone() for name, tensor in read_tensors(state / BEST).items()}
+def _read(folder: Path, model: nn.Module, optimizer: AdamW) -> History:
+    if read_json(folder / MANIFEST) != _hashes(folder):
+        raise UserError(str(folder), "does not match its manifest", "delete it")
+    history = History(**{name: value for name, value in read_json(folder / HISTORY).items() if name != RUN})
+    weights = read_tensors(folder / WEIGHTS)
+    if (folder / MOMENTS).exists():
+        optimizer.load(read_tensors(folder / MOMENTS), str(folder / MOMENTS))
+    if (folder / BEST).exists():
+        history.best_weights = {name: tensor.clone() for name, tensor in read_tensors(folder / BEST).items()}
     load_trainable(weights, model)
     return history
 
@@ -192,29 +182,12 @@ def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def _hashes(state: Path) -> dict[str, str]:
-    there = [name for name in NOT_ALWAYS if (state / name).exists()]
-    return _at_once(lambda name: sha256(state / name), (WEIGHTS, HISTORY, *there))
+def _hashes(folder: Path) -> dict[str, str]:
+    optional = [name for name in (MOMENTS, BEST) if (folder / name).exists()]
+    return _in_parallel(lambda name: sha256(folder / name), (WEIGHTS, HISTORY, *optional))
 
 
-def _at_once(do: Callable[[str], T], names: Iterable[str]) -> dict[str, T]:
-    """What `do` returns for each; large files are written and hashed side by side, which takes less time."""
+def _in_parallel(function: Callable[[str], T], names: Iterable[str]) -> dict[str, T]:
+    """The result of `function` for each name; writing and hashing large files is faster in several threads."""
     with ThreadPoolExecutor() as pool:
-        return dict(zip(names, pool.map(do, names), strict=True))
-
-
-@contextmanager
-def _signals_to(saved: TrainingCheckpoints) -> Iterator[None]:
-    """Let `saved` note SIGTERM and SIGINT; only the main thread may ask for that.
-
-    Once a run is to stop, that stays so: another signal shall not break off the clean-up.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = {number: signal.signal(number, saved.on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items() if not saved.stopping else ():
-            signal.signal(number, handler)
+        return dict(zip(names, pool.map(function, names), strict=True))

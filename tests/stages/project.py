@@ -38,7 +38,11 @@ class Project:
         """The smoke profile on a part of the sample, all of its text trained on; without MLflow, on one thread."""
         made = cls.create(folder)
         profiles.use(ROOT / "configs/smoke.yaml", AllParams, made.folder / "params.yaml")
-        made.set(tracking={"enabled": False}, runtime={"threads": 1}, pretrain={"context": 96, "stride": 96})
+        made.set(
+            tracking={"enabled": False},
+            runtime={"threads": 1, "kernels": "native"},
+            pretrain={"context": 96, "stride": 96},
+        )
         made.set(**changes)
         corpus, instructions = (folder / "data/sample" / name for name in ("corpus.txt", "instructions.json"))
         corpus.write_bytes(corpus.read_bytes()[:100_000])

@@ -28,7 +28,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Project:
         pretrain={"mode": "book", "epochs": 2, "batch_size": 100, "eval_every": 2, "save_every": None}
         | {"sample_after": "epoch"},
     )
-    for stage in ("check", "download corpus", "tokenizer", "tokenize corpus", "pretrain"):
+    for stage in ("check", "download corpus", "tokenizer", "tokenize_corpus", "pretrain"):
         assert run(made, forks, stage).code == 0
     return made
 
@@ -72,6 +72,6 @@ def test_killed_while_it_publishes_it_starts_again_and_says_so(built: Project, f
     shutil.rmtree(project.folder / "models/pretrain")
     assert run(project, forks, "pretrain", kill_at=3).killed
     again = run(project, forks, "pretrain").err
-    assert "saves no states: a run that was stopped starts at its beginning" in again
+    assert "saves no states: a stopped run starts over" in again
     assert "step -1: " in again
     assert project.bytes() == good

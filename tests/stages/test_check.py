@@ -113,8 +113,18 @@ def test_packed_dropout_is_for_cpus_and_not_compiled(everything, device, compile
     changed = replace(
         everything,
         model=replace(everything.model, dropout_attention=rate, dropout_random="packed"),
-        runtime=replace(everything.runtime, device=device),
+        runtime=replace(everything.runtime, device=device, kernels="native"),
         pretrain=replace(everything.pretrain, compile=compiled),
     )
     assert [key for key, _, _ in changed.problems()] == ([] if fine else ["model.dropout_random"])
     assert not list(replace(changed, model=replace(changed.model, dropout_random="each")).problems())
+
+
+@pytest.mark.parametrize(("kernels", "compiled", "fine"), [("portable", True, False), ("native", True, True)])
+def test_portable_kernels_are_not_compiled(everything, kernels, compiled, fine):
+    changed = replace(
+        everything,
+        runtime=replace(everything.runtime, kernels=kernels),
+        pretrain=replace(everything.pretrain, compile=compiled),
+    )
+    assert [key for key, *_ in changed.problems()] == ([] if fine else ["runtime.kernels"])

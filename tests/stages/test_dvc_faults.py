@@ -296,7 +296,7 @@ def test_nothing_is_repaired_beside_a_dvc_at_work(project, server):
     with files.lock(project.folder / ".dvc/tmp/lock"):
         done = project.run("llm", "repair", ok=False)
     assert done.returncode == 7
-    assert "a dvc is at work" in done.stderr
+    assert "DVC is running" in done.stderr
     assert (project.folder / ".dvc/tmp/rwlock").read_text() == '{"data/raw'
 
 

@@ -28,7 +28,7 @@ LINE = re.compile(r"error: (?P<where>[^|]+?): [^|]+ \| fix: [^|]+")
 WAVES = [
     ["download corpus", "download spam", "download instructions"],
     ["tokenizer"],
-    ["tokenize corpus", "tokenize spam", "tokenize instructions"],
+    ["tokenize_corpus", "tokenize_spam", "tokenize_instructions"],
     ["pretrain"],
     ["finetune_instruct", "evaluate_with_judge"],
 ]
@@ -126,7 +126,7 @@ def stopped_by(number: signal.Signals) -> Callable[[Project, str], Done]:
 SHARD, WEIGHTS = "data/corpus/train-00000.bin", "models/pretrain/model.safetensors"
 LONG = change(finetune_instruct={"epochs": 100})  # the signal comes in the middle
 STATE = r"\.work/finetune_instruct/states/[0-9a-f]{64}/step-\d+"
-ROOM = r".*: [\d,]+ bytes are needed, the disk has [\d,]+ free"
+ROOM = r".*: needs [\d,]+ bytes, the disk has [\d,]+ free"
 ME = rf"held by pid {os.getpid()}, started \d{{4}}-"
 
 FAULTS = {
@@ -137,20 +137,20 @@ FAULTS = {
     "item left out": Fault("download spam", 2, "command line: 0 words, not 1", run=lambda p, _: run(p, "download")),
     "two ranks": Fault("finetune_instruct", 2, "WORLD_SIZE: 2 processes", run=two_ranks),
     "missing tab": Fault(
-        "tokenize spam",
+        "tokenize_spam",
         3,
         r"data/raw/spam/spam\.tsv:2: .*, in the file that download\.spam\.source names: this one is a copy",
         write("data/raw/spam/spam.tsv", lambda data: data.replace(b"\nham\twe are", b"\nham we are", 1)),
     ),
     "bad entry": Fault(
-        "tokenize instructions",
+        "tokenize_instructions",
         3,
         r"data/raw/instructions/instructions\.json: entry 8: .*output.*download\.instructions\.source names: this",
         write("data/raw/instructions/instructions.json", without_output),
     ),
     "damaged tokens": Fault("pretrain", 3, rf"{SHARD}: sha256 ", write(SHARD, flip_last_byte)),
     "truncated weights": Fault("finetune_instruct", 3, rf"{WEIGHTS}: ", write(WEIGHTS, lambda data: data[:-1000])),
-    "divergence": Fault("finetune_instruct", 5, "`dvc repro` brings", change(finetune_instruct={"lr": 1e30})),
+    "divergence": Fault("finetune_instruct", 5, "`dvc repro` restores", change(finetune_instruct={"lr": 1e30})),
     "judge down": Fault("evaluate_with_judge", 4, r"judge\.url \(http://127\.0\.0\.1:\d+\): ", no_server),
     "running already": Fault("download spam", 7, ME, run=locked),
     "SIGINT": Fault("finetune_instruct", 130, "interrupted: by SIGINT", LONG, stopped_by(signal.SIGINT)),
@@ -186,7 +186,7 @@ def violations(fault: Fault, done: Done, before: dict[str, bytes], after: dict[s
 
 def declared(stage: str) -> list[str]:
     """The outputs and reports that dvc.yaml names for a stage."""
-    module, *item = stage.split()
+    module, *item = stage.split() if not stage.startswith("tokenize_") else stage.split("_")
     text = json.dumps(yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"][module])
     entry = json.loads(re.sub(r"\$\{(key|item)\}", "".join(item), text))
     entry = entry.get("do", entry)

@@ -14,8 +14,8 @@ from tests.killing import Ended, Forks
 from tests.stages.project import Project
 
 STAGES = ("pretrain", "finetune_spam", "finetune_instruct")
-BEFORE = ["check", *(f"{name} {item}" for name in ("download", "tokenize") for item in ("spam", "instructions"))]
-BEFORE = ["download corpus", "tokenizer", "tokenize corpus", *BEFORE]
+ITEMS = ("corpus", "spam", "instructions")
+BEFORE = ["check", *(f"download {item}" for item in ITEMS), "tokenizer", *(f"tokenize_{item}" for item in ITEMS)]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """The pipeline as its user runs it: `dvc repro` in a copy of the project, on the smoke profile."""
 
 import json
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
@@ -51,16 +52,22 @@ def test_a_second_repro_runs_nothing(project):
     assert project.repro() == []
 
 
-def test_mlflow_tells_what_the_time_of_a_stage_went_into(project):
+@pytest.fixture(scope="module")
+def recorded(project) -> dict[str, Any]:
+    """The runs of the stages in MLflow, by name."""
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
     (experiment,) = (found for found in client.search_experiments() if found.name != "Default")
-    stages = [run for run in client.search_runs([experiment.experiment_id]) if "mlflow.parentRunId" in run.data.tags]
-    spent = {run.info.run_name: {k: v for k, v in run.data.metrics.items() if k in SECONDS} for run in stages}
+    runs = client.search_runs([experiment.experiment_id])
+    return {run.info.run_name: run for run in runs if "mlflow.parentRunId" in run.data.tags}
+
+
+def test_mlflow_tells_what_the_time_of_a_stage_went_into(project, recorded):
+    spent = {name: {k: v for k, v in run.data.metrics.items() if k in SECONDS} for name, run in recorded.items()}
     assert {name.replace("@", ".") for name in spent} == {name.replace("@", ".") for name in STAGES}
-    for run in stages:
-        parts = spent[run.info.run_name]
+    for name, run in recorded.items():
+        parts = spent[name]
         assert parts.keys() == SECONDS
         assert min(parts.values()) >= 0
         ran = (run.info.end_time - run.info.start_time) / 1000
@@ -69,6 +76,15 @@ def test_mlflow_tells_what_the_time_of_a_stage_went_into(project):
     computing = {name for name, parts in spent.items() if parts["seconds/compute"] > 0}
     assert computing == {"pretrain", "finetune_spam", "finetune_instruct", "respond", "evaluate_with_judge"}
     assert not any(b"seconds/" in data for data in project.bytes("reports").values())
+
+
+def test_mlflow_has_each_parameter_under_its_full_key(project, recorded):
+    """The comparison of runs would else show differences between stages that are none."""
+    values = params.flat(params.read_all(AllParams, project.folder / "params.yaml"))
+    texts = {key.replace("@", "."): str(value) for key, value in values.items()}
+    for name, run in recorded.items():
+        assert run.data.params.items() <= texts.items(), name
+    assert recorded["tokenize@spam"].data.params["tokenize.spam.reading"] == "strict"
 
 
 def test_an_edit_of_the_judge_reruns_only_the_judge(project):

@@ -76,14 +76,14 @@ def params(vocabulary, tmp_path, monkeypatch):
     write_shards(CORPUS, "train", np.arange(10, dtype=np.uint32), 10, Pins(size, fingerprint(TOKENIZER)), 100)
     short = ShortWindows(steps=1, context=20, batch_size=1)
     pretrain = SimpleNamespace(batch_size=1, epochs=1, short_windows=short)
-    return SimpleNamespace(seed=1, model=SimpleNamespace(vocab_size=size), pretrain=pretrain)
+    return SimpleNamespace(seed=1, pretrain=pretrain)
 
 
 def test_a_split_too_short_for_the_short_windows_names_their_key(params):
-    with pytest.raises(UserError, match=r"params\.yaml: pretrain\.short_windows\.context: windows of 20 tokens"):
-        batches(windows("train", params, 4, 4), params)
+    with pytest.raises(UserError, match=r"params\.yaml: pretrain\.short_windows\.context: 20 tokens"):
+        batches(windows("train", 300, 4, 4), params, 300)
 
 
 def test_a_split_too_short_for_the_windows_names_theirs(params):
-    with pytest.raises(UserError, match=r"params\.yaml: pretrain\.context: windows of 30 tokens"):
-        windows("train", params, 30, 4)
+    with pytest.raises(UserError, match=r"params\.yaml: pretrain\.context: 30 tokens"):
+        windows("train", 300, 30, 4)

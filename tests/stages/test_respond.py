@@ -33,7 +33,7 @@ def test_the_prompt_is_in_the_models_form(form, header, prompt, tmp_path, vocabu
     shutil.copyfile(ROOT / "params.yaml", "params.yaml")
     shutil.copyfile(ROOT / "dvc.yaml", "dvc.yaml")
     changes = {"respond": {"response_header": header}, "tracking": {"enabled": False}}
-    profiles.apply([changes | {"runtime": {"threads": 1, "keep_pages": False}}], AllParams)
+    profiles.apply([changes | {"runtime": {"threads": 1, "keep_pages": False, "kernels": "native"}}], AllParams)
     torch.manual_seed(0)
     model_folder.save_model(GPT(model_config(context_length=256)), vocabulary, Path("models/instruct"), form)
     files.write_json(Path("data/instructions/test.json"), [ENTRY])
@@ -59,7 +59,7 @@ def test_new_tokens_are_capped_at_what_the_context_leaves_and_counted(
     shutil.copyfile(ROOT / "params.yaml", "params.yaml")
     shutil.copyfile(ROOT / "dvc.yaml", "dvc.yaml")
     changes = {"respond": {"decoding": {"max_new_tokens": wanted}}, "tracking": {"enabled": False}}
-    profiles.apply([changes | {"runtime": {"threads": 1, "keep_pages": False}}], AllParams)
+    profiles.apply([changes | {"runtime": {"threads": 1, "keep_pages": False, "kernels": "native"}}], AllParams)
     model_folder.save_model(GPT(model_config(context_length=256)), vocabulary, Path("models/instruct"))
     files.write_json(Path("data/instructions/test.json"), [ENTRY, ENTRY])
     given = []

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -142,14 +141,13 @@ def test_nothing_of_the_machine_reaches_the_outputs(tmp_path):
 def test_tokens_of_another_tokenizer_are_refused(vocabulary, tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain, "CORPUS", tmp_path)
     monkeypatch.setattr(pretrain, "TOKENIZER", vocabulary)
-    params = SimpleNamespace(model=SimpleNamespace(vocab_size=300))
     ids = np.arange(50, dtype=np.uint32)
     corpus.write_shards(tmp_path, "train", ids, 50, corpus.Pins(300, "0" * 64), 1000)
     with pytest.raises(UserError, match=f"{tmp_path}: was not tokenized with ") as caught:
-        pretrain.windows("train", params, 8, 8)
+        pretrain.windows("train", 300, 8, 8)
     assert caught.value.code == DATA
     corpus.write_shards(tmp_path, "train", ids, 50, corpus.Pins(300, fingerprint(vocabulary)), 1000)
-    assert len(pretrain.windows("train", params, 8, 8)) > 0
+    assert len(pretrain.windows("train", 300, 8, 8)) > 0
 
 
 def test_a_fault_in_a_copy_is_mended_where_the_copy_came_from():

@@ -188,7 +188,7 @@ def test_contradictions_in_a_row(changes, said):
     ("change", "said"),
     [
         (lambda given: given["rows"][0].update(vaules="1"), "unknown key"),
-        (lambda given: given["rows"][0].update(values=1), "a whole number, not a text"),
+        (lambda given: given["rows"][0].update(values=1), "a whole number, not a string"),
         (lambda given: given["rows"][0].update(kind="sure"), "not one of"),
         (lambda given: given["rows"][0].pop("source"), "missing"),
         (lambda given: given["rows"].append(given["rows"][0]), "2 rows have the id"),

@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,7 @@ def project(tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def this_process_stays_as_it_is(monkeypatch):
     monkeypatch.setattr("llm.runtime.device.keep_pages", lambda: True)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")  # as in an activated environment
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
@@ -64,7 +67,7 @@ def test_use_applies_an_overlay_and_keeps_comments(project, capsys):
 def test_use_says_how_to_go_back_and_that_profiles_add_up(project, capsys):
     (project / "mine.yaml").write_text("pretrain: {lr: 0.001}\n")
     parser.main(["use", "mine.yaml"])
-    assert "git" not in capsys.readouterr().out
+    assert "undo" not in capsys.readouterr().out
     for words in (["init", "-q"], ["add", "params.yaml"]):
         subprocess.run(["git", *words], cwd=project, check=True)
     parser.main(["use", "mine.yaml"])
@@ -73,9 +76,9 @@ def test_use_says_how_to_go_back_and_that_profiles_add_up(project, capsys):
     parser.main(["use", "other.yaml"])
     unedited = capsys.readouterr().out
     assert "add up" not in unedited
-    assert "to go back: git checkout params.yaml, then dvc repro" in unedited
+    assert "to undo all changes: git checkout params.yaml && python -m llm repro" in unedited
     parser.main(["use", "mine.yaml"])
-    assert "git checkout params.yaml && .venv/bin/python -m llm use mine.yaml" in capsys.readouterr().out
+    assert "git checkout params.yaml && python -m llm use mine.yaml" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("profile", sorted(path.name for path in (ROOT / "configs").glob("*.yaml")))
@@ -110,7 +113,7 @@ def test_use_auto_leaves_the_model_of_mode_book_alone(project, capsys):
 
 def test_pin_has_nothing_to_do_on_the_sample(project, capsys):
     parser.main(["pin"])
-    assert capsys.readouterr().out == "every download is pinned\n"
+    assert capsys.readouterr().out == "all downloads are pinned\n"
 
 
 def test_pin_writes_what_it_fetched(project, capsys, monkeypatch):
@@ -206,12 +209,12 @@ def test_classify_refuses_classes_without_spam(project, vocabulary, model_config
     model_folder.save_classifier(
         Classifier(GPT(model_config()), 2, "last_token"), ["good", "bad"], vocabulary, project / "models/spam"
     )
-    assert "its classes are good, bad, not spam" in refused(capsys, "classify", "win now", code=3)
+    assert "spam is not among its classes: good, bad" in refused(capsys, "classify", "win now", code=3)
 
 
 def test_classify_refuses_a_folder_without_a_classifier(model, capsys):
     line = refused(capsys, "classify", "hello", "--model", model, code=3)
-    assert "name a folder that finetune_spam wrote" in line
+    assert "name a folder written by finetune_spam" in line
 
 
 def test_chat_answers_a_line_each(model, capsys, monkeypatch):
@@ -259,7 +262,7 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize(("command", "hint"), [("generate", "type the text"), ("classify", "one message a line")])
+@pytest.mark.parametrize(("command", "hint"), [("generate", "type the text"), ("classify", "one message per line")])
 def test_a_terminal_is_told_that_it_is_read(command, hint, project, vocabulary, model_config, capsys, monkeypatch):
     gpt = GPT(model_config(context_length=256))
     model_folder.save_model(gpt, vocabulary, project / "models/pretrain")
@@ -290,7 +293,7 @@ def test_judge_says_in_one_line_that_the_server_is_down(project, capsys):
 
 def test_report_has_a_row_for_what_has_run_only(project, capsys):
     parser.main(["report"])
-    assert "make ui" in capsys.readouterr().out
+    assert "python -m llm ui" in capsys.readouterr().out
     (project / "reports/pretrain").mkdir(parents=True)
     metrics = {"train_loss": 1.0, "val_loss": 2.0, "val_bits_per_byte": 3.0}
     (project / "reports/pretrain/metrics.json").write_text(json.dumps(metrics))
@@ -303,10 +306,6 @@ def test_a_command_outside_the_project_says_where_to_go(tmp_path, monkeypatch, c
     assert "no params.yaml here | fix: change to the project's folder" in refused(capsys, "report", code=2)
 
 
-def test_an_unknown_command_is_refused_in_one_line(capsys):
-    assert refused(capsys, "pretrian", code=2).startswith("error: command line: ")
-
-
 def test_fsck_names_an_output_that_changed_or_is_gone(project, capsys):
     (project / "models/spam").mkdir(parents=True)
     (project / "models/spam/config.json").write_text("{}")
@@ -314,7 +313,7 @@ def test_fsck_names_an_output_that_changed_or_is_gone(project, capsys):
     outs = [{"path": path, "md5": files.dvc_md5(path)} for path in ("models/spam", "a.json")]
     (project / "dvc.lock").write_text(json.dumps({"stages": {"one": {"outs": outs}}}))
     parser.main(["fsck"])
-    assert capsys.readouterr().out == "2 outputs are as dvc.lock says\n"
+    assert capsys.readouterr().out == "2 outputs match dvc.lock\n"
     (project / "models/spam/config.json").write_text("[]")  # one byte of two, as a disk may turn it
     (project / "a.json").unlink()
     with pytest.raises(SystemExit) as left:
@@ -353,7 +352,7 @@ def test_a_model_whose_configuration_is_none_is_the_users_to_mend(model, capsys,
 def test_a_lock_without_stages_has_nothing_to_compare(project, capsys):
     (project / "dvc.lock").write_text("schema: '2.0'\n")
     parser.main(["fsck"])
-    assert capsys.readouterr().out == "0 outputs are as dvc.lock says\n"
+    assert capsys.readouterr().out == "0 outputs match dvc.lock\n"
 
 
 def test_a_message_of_several_lines_is_one_line(project, vocabulary, model_config, capsys):

@@ -1,4 +1,4 @@
-"""The error contract: one line a problem on stderr, the exit code that belongs to it, no traceback."""
+"""The error contract: one line on stderr for each problem, the right exit code, and no traceback."""
 
 import os
 import re
@@ -27,15 +27,15 @@ CODES = {
 }
 
 
-def leave(error: BaseException, capsys) -> tuple[int, list[str]]:
-    """Exit code and lines on stderr of a command that raises `error`."""
-    with pytest.raises(SystemExit) as left, error_contract():
+def run(error: BaseException, capsys) -> tuple[int, list[str]]:
+    """Return the exit code and the stderr lines of a command that raises `error`."""
+    with pytest.raises(SystemExit) as exited, error_contract():
         raise error
-    return left.value.code, capsys.readouterr().err.splitlines()
+    return exited.value.code, capsys.readouterr().err.splitlines()
 
 
 def program(body: str, before: str = "", **environment: str) -> subprocess.Popen:
-    """A process that runs `before`, and `body` inside the contract."""
+    """Start a process that runs `before`, then `body` inside the contract."""
     script = (
         f"import os, signal, sys, time\nfrom llm.common.errors import *\n{before}\nwith error_contract():\n"
         + "".join(f"    {line}\n" for line in body.splitlines())
@@ -51,54 +51,54 @@ def program(body: str, before: str = "", **environment: str) -> subprocess.Popen
 
 
 @pytest.mark.parametrize("name", CODES)
-def test_the_codes_are_the_published_ones(name):
+def test_the_exit_codes_are_those_of_the_documentation(name):
     assert getattr(errors, name) == CODES[name]
 
 
 @pytest.mark.parametrize("code", [2, 3, 4, 5, 6, 7])
-def test_a_user_error_leaves_with_its_code_and_one_line(code, capsys):
-    left, lines = leave(UserError("params.yaml: pretrain.lr", "0.0 is not above 0", "raise it", code), capsys)
-    assert (left, lines) == (code, ["error: params.yaml: pretrain.lr: 0.0 is not above 0 | fix: raise it"])
+def test_a_user_error_exits_with_its_code_and_one_line(code, capsys):
+    exit_code, lines = run(UserError("params.yaml: pretrain.lr", "0.0 is not above 0", "raise it", code), capsys)
+    assert (exit_code, lines) == (code, ["error: params.yaml: pretrain.lr: 0.0 is not above 0 | fix: raise it"])
 
 
-def test_a_block_that_ends_well_leaves_nothing(capsys):
+def test_a_block_without_errors_prints_nothing(capsys):
     with error_contract():
         pass
     assert capsys.readouterr().err == ""
 
 
-def test_every_problem_has_a_line_of_its_own(capsys):
+def test_each_problem_has_its_own_line(capsys):
     problems = [UserError(f"params.yaml: {key}", "missing", f"add `{key}`", errors.USAGE) for key in "abc"]
-    with pytest.raises(SystemExit) as left, error_contract():
+    with pytest.raises(SystemExit) as exited, error_contract():
         raise_all(problems)
     lines = capsys.readouterr().err.splitlines()
-    assert left.value.code == 2
+    assert exited.value.code == 2
     assert [line.split()[2] for line in lines] == ["a:", "b:", "c:"]
     assert all(LINE.fullmatch(line) for line in lines)
 
 
-def test_no_problem_raises_nothing():
+def test_without_problems_nothing_is_raised():
     raise_all([])
 
 
 @pytest.mark.parametrize("separator", ["\n", "\r\n", "\u2028", "\x85"])
-def test_a_line_end_in_the_offending_value_does_not_break_the_line(separator, capsys):
-    _, lines = leave(UserError("a.txt:1", f"one{separator}two", "join them"), capsys)
+def test_a_line_end_in_a_value_does_not_split_the_line(separator, capsys):
+    _, lines = run(UserError("a.txt:1", f"one{separator}two", "join them"), capsys)
     assert lines == ["error: a.txt:1: one two | fix: join them"]
 
 
-def test_a_bug_is_named_as_such_without_a_traceback(capsys):
-    left, lines = leave(ZeroDivisionError("division\nby zero"), capsys)
-    assert left == 1
+def test_a_bug_is_reported_without_a_traceback(capsys):
+    exit_code, lines = run(ZeroDivisionError("division\nby zero"), capsys)
+    assert exit_code == 1
     assert len(lines) == 1
     assert lines[0].startswith("error: internal: ZeroDivisionError: division by zero | fix: set LLM_TRACEBACK=1")
 
 
-def test_the_traceback_is_shown_on_demand_and_the_last_line_stays(capsys, monkeypatch):
+def test_llm_traceback_shows_the_traceback_before_the_error_line(capsys, monkeypatch):
     monkeypatch.setenv("LLM_TRACEBACK", "1")
-    _, lines = leave(UserError("a.txt", "is bad", "mend it"), capsys)
+    _, lines = run(UserError("a.txt", "is bad", "correct it"), capsys)
     assert lines[0].startswith("Traceback")
-    assert lines[-1] == "error: a.txt: is bad | fix: mend it"
+    assert lines[-1] == "error: a.txt: is bad | fix: correct it"
 
 
 @pytest.mark.parametrize(
@@ -113,33 +113,33 @@ def test_the_traceback_is_shown_on_demand_and_the_last_line_stays(capsys, monkey
         (OSError(27, "File too large"), 6, "disk"),
         (PermissionError(13, "Permission denied", "data/raw"), 3, "data/raw"),
         (OSError("from nowhere"), 1, "internal"),
-        (BrokenPipeError(32, "Broken pipe"), 1, "internal"),  # not of standard output: somebody reads that
+        (BrokenPipeError(32, "Broken pipe"), 1, "internal"),  # not of standard output, which is still open
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )
-def test_what_the_machine_refuses_is_no_bug(error, code, where, capsys):
-    left, lines = leave(error, capsys)
-    assert (left, len(lines)) == (code, 1)
+def test_errors_of_the_system_are_not_bugs(error, code, where, capsys):
+    exit_code, lines = run(error, capsys)
+    assert (exit_code, len(lines)) == (code, 1)
     assert lines[0].startswith(f"error: {where}: ")
     assert LINE.fullmatch(lines[0])
 
 
-def test_usage_exits_of_others_pass_through():
-    with pytest.raises(SystemExit) as left, error_contract():
+def test_sys_exit_passes_through():
+    with pytest.raises(SystemExit) as exited, error_contract():
         sys.exit(0)
-    assert left.value.code == 0
+    assert exited.value.code == 0
 
 
-def test_the_signal_handler_is_put_back():
+def test_the_signal_handler_is_restored():
     before = signal.getsignal(signal.SIGTERM)
     with error_contract():
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-@pytest.mark.parametrize("before", ["", "leave_on_signals()"])
+@pytest.mark.parametrize("before", ["", "exit_on_signals()"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_runs_the_clean_up_and_leaves_with_its_code(number, code, before):
+def test_a_signal_runs_the_clean_up_and_exits_with_its_code(number, code, before):
     process = program("try:\n    print('ready', flush=True)\n    time.sleep(60)\nfinally:\n    print('clean')", before)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
@@ -150,7 +150,7 @@ def test_a_signal_runs_the_clean_up_and_leaves_with_its_code(number, code, befor
 
 @pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
 def test_a_signal_before_the_contract_is_one_line_unless_it_is_ignored(number, code):
-    send = f"leave_on_signals()\nos.kill(os.getpid(), signal.{number})"
+    send = f"exit_on_signals()\nos.kill(os.getpid(), signal.{number})"
     process = program("print('went on')", send)
     out, err = process.communicate(timeout=20)
     assert (process.returncode, out) == (code, "")
@@ -159,7 +159,7 @@ def test_a_signal_before_the_contract_is_one_line_unless_it_is_ignored(number, c
     assert ignoring.communicate(timeout=20) == ("went on\n", "")
 
 
-def test_a_second_sigterm_does_not_break_the_clean_up_off():
+def test_a_second_sigterm_does_not_interrupt_the_clean_up():
     process = program(
         "try:\n    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(60)\n"
         "finally:\n    os.kill(os.getpid(), signal.SIGTERM)\n    print('clean')"
@@ -169,22 +169,22 @@ def test_a_second_sigterm_does_not_break_the_clean_up_off():
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_reader_that_has_had_enough_is_no_error(unbuffered):
+def test_a_closed_pipe_is_not_an_error(unbuffered):
     process = program("time.sleep(0.2)\nprint('x' * 10_000_000)", PYTHONUNBUFFERED=unbuffered)
     process.stdout.close()
     assert (process.stderr.read(), process.wait(timeout=20)) == ("", 0)
 
 
-def test_an_error_is_told_though_nobody_reads_the_output():
+def test_an_error_is_printed_although_stdout_is_closed():
     process = program(
-        "time.sleep(0.2)\nprint('some')\nraise UserError('a.txt', 'is bad', 'mend it')", PYTHONUNBUFFERED=""
+        "time.sleep(0.2)\nprint('some')\nraise UserError('a.txt', 'is bad', 'correct it')", PYTHONUNBUFFERED=""
     )
     process.stdout.close()
-    assert (process.stderr.read(), process.wait(timeout=20)) == ("error: a.txt: is bad | fix: mend it\n", 3)
+    assert (process.stderr.read(), process.wait(timeout=20)) == ("error: a.txt: is bad | fix: correct it\n", 3)
 
 
 @pytest.mark.parametrize(("event", "code"), [("POLLNVAL", 1), ("POLLERR", 0), ("POLLHUP", 0)])
-def test_only_a_reader_that_has_gone_is_taken_for_one(event, code):
+def test_only_a_closed_pipe_counts_as_closed(event, code):
     process = program(
         f"class Poll:\n    register = lambda *_: None\n    poll = lambda *_: [(1, select.{event})]\n"
         "select.poll = Poll\nraise BrokenPipeError(32, 'Broken pipe')"
@@ -193,8 +193,8 @@ def test_only_a_reader_that_has_gone_is_taken_for_one(event, code):
     assert (process.returncode, bool(err)) == (code, code == 1)
 
 
-def test_input_that_is_not_utf8_is_no_bug_of_ours(capsys):
-    with pytest.raises(SystemExit) as left, errors.error_contract():
+def test_input_that_is_not_utf8_is_not_a_bug(capsys):
+    with pytest.raises(SystemExit) as exited, errors.error_contract():
         b"caf\xe9".decode()
-    assert left.value.code == errors.DATA
+    assert exited.value.code == errors.DATA
     assert capsys.readouterr().err.startswith("error: standard input: byte 0xe9 is not utf-8 | fix: ")

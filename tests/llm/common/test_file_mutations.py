@@ -1,5 +1,5 @@
-"""A thousand broken copies of every other data file: each is refused in so many words, or means what a parser says
-that shares nothing with the reader.
+"""A thousand broken copies of every other data file: each is refused with a message, or read as by an independent
+parser.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def mutate_tsv(raw: bytes, chance: random.Random) -> bytes:
 
 
 def lines(raw: bytes) -> list[tuple[str, str]]:
-    """What a grammar of the file finds in it."""
+    """Return the messages, parsed with a regular expression."""
     text = re.sub("\r\n", "\n", raw.decode("utf-8-sig"))
     line = r"(ham|spam)\t([^\S\t\n]*\S[^\t\n]*)"
     if not re.fullmatch(rf"{line}(\n{line})*\n?", text):
@@ -65,7 +65,7 @@ def lines(raw: bytes) -> list[tuple[str, str]]:
 
 
 def quoted(raw: bytes) -> list[tuple[str, str]]:
-    """What the csv module finds in it, with quotes."""
+    """Return the messages, parsed by the csv module with quotes."""
     lines(raw)
     text = re.sub("\r\n", "\n", raw.decode("utf-8-sig"))
     rows = [tuple(row) for row in csv.reader(io.StringIO(text, newline=""), delimiter="\t") if row]
@@ -94,7 +94,7 @@ def test_no_mutation_of_messages_is_misread(reading, meaning, tsv, tmp_path):
     check(given, accepted=200, refused=200)
 
 
-def test_the_oracle_sees_messages_read_wrongly(tsv, tmp_path):
+def test_the_check_detects_messages_read_wrongly(tsv, tmp_path):
     def lax(path: Path) -> list[tuple[str, str]]:
         rows = [line.split("\t") for line in path.read_text(errors="replace").splitlines()]
         return [(row[0], row[-1]) for row in rows]
@@ -114,7 +114,7 @@ def mutate_corpus(raw: bytes, chance: random.Random) -> bytes:
 
 
 def documents(raw: bytes) -> bytes:
-    """The documents that stand between empty lines, with a mark where one ends."""
+    """Return the documents between empty lines, joined by the byte 0xff."""
     text = raw.decode("utf-8-sig").replace("\r\n", "\n")
     found = [part for part in re.split("\n\n", text) if re.search(r"\S", part)]
     if not found:
@@ -134,7 +134,7 @@ def test_no_mutation_of_the_corpus_is_misread(vocabulary, tmp_path):
     check(answers(read, folder / "corpus.txt", raw, documents, mutate_corpus), accepted=500, refused=30)
 
 
-def test_the_oracle_sees_a_corpus_read_wrongly(tmp_path):
+def test_the_check_detects_a_corpus_read_wrongly(tmp_path):
     path = tmp_path / "corpus.txt"
     assert "read as" in answer(lambda path: path.read_bytes(), path, b"a\r\nb\n\nc", documents)
     assert "no text" in answer(lambda path: path.read_bytes(), path, b"\n\n \n", documents)
@@ -147,7 +147,7 @@ MERGE_PIECES = [b"\n", b" ", b"\r\n", b"#version", b"\xff", "Ġ".encode(), b"e",
 
 
 def byte_pairs(vocab_raw: bytes, merges_raw: bytes) -> tuple[dict[str, int], list[list[int]]]:
-    """The vocabulary, and the ids of each of some words, merged pair by pair in the order of merges.txt."""
+    """Return the vocabulary, and the ids of some words, merged pair by pair in the order of merges.txt."""
     vocab = json.loads(vocab_raw.decode("utf-8-sig"), object_pairs_hook=once)
     end = vocab.pop("<|endoftext|>", len(vocab))
     rows = merges_raw.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
@@ -174,15 +174,15 @@ PARTS = ("vocab.json", "merges.txt")
 
 @pytest.fixture
 def raw_tokenizer(vocabulary, tmp_path) -> dict[str, bytes]:
-    """The bytes of both files of a tokenizer, which stand in `tmp_path` too."""
+    """The bytes of both files of a tokenizer; the files are also in `tmp_path`."""
     raw = {name: (vocabulary / name).read_bytes() for name in PARTS}
     for name, data in raw.items():
         (tmp_path / name).write_bytes(data)
     return raw
 
 
-def meaning_beside(raw: dict[str, bytes], name: str) -> Callable[[bytes], Any]:
-    """What the two files mean with other bytes in the one of this name."""
+def meaning_with(raw: dict[str, bytes], name: str) -> Callable[[bytes], Any]:
+    """Return a function of the bytes of file `name` that parses them together with the other file."""
     return lambda changed: byte_pairs(
         **{f"{Path(file).stem}_raw": raw[file] for file in raw} | {f"{Path(name).stem}_raw": changed}
     )
@@ -202,14 +202,14 @@ def tokenizer_read(path: Path) -> Any:
 def mutate_merges(data: bytes, chance: random.Random) -> bytes:
     rows, kind = data.decode().split("\n"), chance.randrange(5)
     at = chance.randrange(1, len(rows) - 1)
-    if kind == 0:  # the same token, of other parts
+    if kind == 0:  # the same token from other parts
         whole = rows[at].replace(" ", "")
         cut = chance.randrange(1, len(whole))
         rows[at] = f"{whole[:cut]} {whole[cut:]}"
     elif kind == 1:
         other = chance.randrange(1, len(rows) - 1)
         rows[at], rows[other] = rows[other], rows[at]
-    elif kind == 2:  # means nothing
+    elif kind == 2:  # no effect
         rows.insert(at, chance.choice(["", "#version: 9"]))
     else:
         return mutate_bytes(data, chance, MERGE_PIECES)
@@ -217,8 +217,8 @@ def mutate_merges(data: bytes, chance: random.Random) -> bytes:
 
 
 def part_of(raw: dict[str, bytes], name: str, folder: Path) -> tuple[Path, bytes, Callable[[bytes], Any]]:
-    """Where a file of the tokenizer is, its bytes, and what it means beside the others."""
-    return folder / name, raw[name], meaning_beside(raw, name)
+    """Return the path of a file of the tokenizer, its bytes and its reference parser."""
+    return folder / name, raw[name], meaning_with(raw, name)
 
 
 @pytest.mark.parametrize(("name", "mutate"), zip(PARTS, (mutate_json, mutate_merges), strict=True))
@@ -227,30 +227,30 @@ def test_no_mutation_of_a_tokenizer_is_misread(name, mutate, raw_tokenizer, tmp_
     check(answers(tokenizer_read, path, raw, meaning, mutate), accepted=20, refused=500)
 
 
-def test_the_oracle_sees_a_vocabulary_read_wrongly(raw_tokenizer, tmp_path):
+def test_the_check_detects_a_vocabulary_read_wrongly(raw_tokenizer, tmp_path):
     path, raw, meaning = part_of(raw_tokenizer, "vocab.json", tmp_path)
     good = tokenizer_read(path)
     vocab = json.loads(raw)
     swapped = json.dumps(vocab | {"a": vocab["b"], "b": vocab["a"]}).encode()
-    assert answer(tokenizer_read, path, swapped, meaning) == "accepted"  # another vocabulary, but a sound one
+    assert answer(tokenizer_read, path, swapped, meaning) == "accepted"  # another valid vocabulary
     assert "read as" in answer(lambda _: good, path, swapped, meaning)
-    assert "stands twice" in answer(lambda _: good, path, raw.replace(b"{", b'{"a": 0, ', 1), meaning)
+    assert "duplicate key" in answer(lambda _: good, path, raw.replace(b"{", b'{"a": 0, ', 1), meaning)
     assert "do not fit" in answer(lambda _: good, path, json.dumps(vocab | {"a": vocab["b"]}).encode(), meaning)
 
 
-def test_the_oracle_sees_merges_read_wrongly(raw_tokenizer, tmp_path):
+def test_the_check_detects_merges_read_wrongly(raw_tokenizer, tmp_path):
     path, raw, meaning = part_of(raw_tokenizer, "merges.txt", tmp_path)
     good = tokenizer_read(path)
     given = {answer(lambda _: good, path, mutate_merges(raw, random.Random(seed)), meaning) for seed in range(100)}
-    assert any("do not fit" in text for text in given)  # a reader of vocab.json alone
+    assert any("do not fit" in text for text in given)  # as a reader of vocab.json alone would do
 
 
 def test_merges_of_other_parts_are_refused(tmp_path, monkeypatch):
-    """The same tokens and ids, but by ranks and by pairs other encodings."""
+    """Tokens and ids are the same, but encoders by rank and by pair would disagree."""
     path = tmp_path / "source" / "merges.txt"
     train([(SAMPLE / "corpus.txt").read_text()[:50_000]], 600, path.parent)
     raw = {name: (path.parent / name).read_bytes() for name in PARTS}
-    meaning, vocab, rows = meaning_beside(raw, path.name), json.loads(raw["vocab.json"]), raw[path.name].split(b"\n")
+    meaning, vocab, rows = meaning_with(raw, path.name), json.loads(raw["vocab.json"]), raw[path.name].split(b"\n")
     other = []
     for at, row in enumerate(rows[1:-1], start=1):
         token = row.decode().replace(" ", "")
@@ -276,7 +276,7 @@ def windows(path: Path) -> tuple[list[int], int, str]:
 
 
 def shard(raw: bytes) -> tuple[list[int], int, str]:
-    """What struct and hashlib make of a shard."""
+    """Return a shard as parsed with struct and hashlib."""
     header = json.loads(raw[:512], object_pairs_hook=once)
     counts = [header[key] for key in ("count", "text_bytes", "vocab_size")]
     if any(type(count) is not int or count < 0 for count in counts) or type(header["tokenizer"]) is not str:
@@ -292,7 +292,7 @@ def shard(raw: bytes) -> tuple[list[int], int, str]:
 
 
 def mutate_shard(raw: bytes, chance: random.Random) -> bytes:
-    """Change the header, or the ids with the sum that belongs to them, or any bytes."""
+    """Change the header, or the ids with their hash, or any bytes."""
     kind = chance.randrange(3)
     if kind == 0:
         return mutate_bytes(raw, chance)
@@ -310,7 +310,7 @@ def test_no_mutation_of_a_token_file_is_misread(tmp_path):
     check(answers(windows, path, path.read_bytes(), shard, mutate_shard), accepted=50, refused=500)
 
 
-def test_the_oracle_sees_a_token_file_read_wrongly(tmp_path):
+def test_the_check_detects_a_token_file_read_wrongly(tmp_path):
     write_shards(tmp_path, "train", np.arange(40, dtype=np.uint32), 77, Pins(300, "t"), 100)
     path = tmp_path / "train-00000.bin"
     raw = path.read_bytes()
@@ -336,7 +336,7 @@ def model(tmp_path, model_config) -> Path:
     return tmp_path
 
 
-FACTS = {  # of GPT-2
+GPT2 = {
     "model_type": "gpt2",
     "activation_function": "gelu_new",
     "layer_norm_epsilon": 1e-05,
@@ -348,9 +348,9 @@ FACTS = {  # of GPT-2
 
 
 def shape(raw: bytes) -> dict[str, Any]:
-    """What the json module finds in a config.json."""
+    """Return config.json as parsed by the json module."""
     found = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=once)
-    if any(found.get(key, value) != value for key, value in FACTS.items()):
+    if any(found.get(key, value) != value for key, value in GPT2.items()):
         raise ValueError("not a GPT-2")
     sizes = {key: found[key] for key in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")}
     rest = {"resid_pdrop": found.get("resid_pdrop", 0.0), "qkv_bias": True, "tie_word_embeddings": True, "init": "gpt2"}
@@ -372,12 +372,12 @@ def shape_read(path: Path) -> dict[str, Any]:
     return sizes | depth | flags | {f"{key}_pdrop": rate for key, rate in rates.items()}
 
 
-def test_no_mutation_of_a_models_config_is_misread(model):
+def test_no_mutation_of_a_model_config_is_misread(model):
     path = model / "config.json"
     check(answers(shape_read, path, path.read_bytes(), shape, mutate_json), accepted=100, refused=300)
 
 
-def test_the_oracle_sees_a_config_read_wrongly(model):
+def test_the_check_detects_a_config_read_wrongly(model):
     def lax(path: Path) -> Any:
         found = json.loads(path.read_text())
         return shape(path.read_bytes()) | {"init": "gpt2"} if found else {}
@@ -385,14 +385,14 @@ def test_the_oracle_sees_a_config_read_wrongly(model):
     path = model / "config.json"
     raw = path.read_text()
     assert "read as" in answer(lax, path, raw.replace('"init": "gpt2"', '"init": "torch"').encode(), shape)
-    assert "stands twice" in answer(
+    assert "duplicate key" in answer(
         lambda path: {}, path, raw.replace('"n_head": 2', '"n_head": 2, "n_head": 2').encode(), shape
     )
 
 
 @pytest.fixture
 def spam(model, vocabulary, model_config) -> Path:
-    """The config of a classifier's folder."""
+    """The config.json of a classifier folder."""
     torch.manual_seed(0)
     classifier = Classifier(GPT(model_config(n_layer=1, n_embd=4)), 2, "last_token", None, True)
     save_classifier(classifier, ["ham", "spam"], vocabulary, model / "spam")
@@ -404,8 +404,8 @@ def reading(path: Path) -> Any:
     return labels, found.position, found.pad_to, found.causal
 
 
-def reading_meant(raw: bytes) -> Any:
-    """How the json module says that a classifier reads its messages."""
+def expected_settings(raw: bytes) -> Any:
+    """Return the settings of a classifier, parsed by the json module."""
     shape(raw)
     found = json.loads(raw)
     labels, pad_to, causal = found["labels"], found.get("pad_to"), found.get("causal", True)
@@ -420,15 +420,15 @@ def reading_meant(raw: bytes) -> Any:
     return labels, found["position"], pad_to, causal
 
 
-def test_no_mutation_of_a_classifiers_config_is_misread(spam):
-    check(answers(reading, spam, spam.read_bytes(), reading_meant, mutate_json), accepted=100, refused=300)
+def test_no_mutation_of_a_classifier_config_is_misread(spam):
+    check(answers(reading, spam, spam.read_bytes(), expected_settings, mutate_json), accepted=100, refused=300)
 
 
-def test_the_oracle_sees_a_classifiers_config_read_wrongly(spam):
+def test_the_check_detects_a_classifier_config_read_wrongly(spam):
     raw, good = spam.read_bytes(), reading(spam)
 
     def given(**changes: Any) -> str:
-        return answer(lambda _: good, spam, json.dumps(json.loads(raw) | changes).encode(), reading_meant)
+        return answer(lambda _: good, spam, json.dumps(json.loads(raw) | changes).encode(), expected_settings)
 
     assert given() == "accepted"
     for changes in ({"labels": ["spam", "ham"]}, {"position": "first"}, {"pad_to": 4}, {"causal": False}):
@@ -442,28 +442,12 @@ def test_the_oracle_sees_a_classifiers_config_read_wrongly(spam):
 
 # Weights
 
-DTYPES = [
-    "F64",
-    "F32",
-    "F16",
-    "BF16",
-    "I64",
-    "I32",
-    "I8",
-    "U8",
-    "BOOL",
-    "F8_E4M3",
-    "F8_E8M0",
-    "F4",
-    "C64",
-    "U16",
-    "U32",
-]
+DTYPES = "F64 F32 F16 BF16 I64 I32 I8 U8 BOOL F8_E4M3 F8_E8M0 F4 C64 U16 U32".split()
 NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 
 
 def mutate_weights(raw: bytes, chance: random.Random) -> bytes:
-    """Change a name, dtype, shape or place in the header, or any bytes; the header's length follows, mostly."""
+    """Change a name, dtype, shape or offset in the header, or any bytes. The header length is mostly correct."""
     if (kind := chance.randrange(6)) == 0:
         return mutate_bytes(raw, chance)
     size = int.from_bytes(raw[:8], "little")
@@ -487,7 +471,7 @@ def mutate_weights(raw: bytes, chance: random.Random) -> bytes:
 
 
 def arrays(raw: bytes) -> dict[str, Any]:
-    """The tensors as numpy finds them, under their full names, matrices the way round that PyTorch has them."""
+    """Return the tensors as read by numpy, with their full names, transposed as in PyTorch."""
     size = int.from_bytes(raw[:8], "little")
     found = {}
     for name, entry in json.loads(raw[8 : 8 + size]).items():
@@ -509,7 +493,7 @@ def test_no_mutation_of_weights_is_misread(model):
     check(answers(arrays_read, path, path.read_bytes(), arrays, mutate_weights), accepted=100, refused=300)
 
 
-def test_the_oracle_sees_weights_read_wrongly(model):
+def test_the_check_detects_weights_read_wrongly(model):
     path = model / "model.safetensors"
     raw = path.read_bytes()
     good = arrays(raw)

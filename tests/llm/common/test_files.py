@@ -1,4 +1,4 @@
-"""Files are whole or absent, read strictly, and written with the same bytes every time."""
+"""Files: atomic writes with the same bytes every time, strict reads, hashes, publishing and locks."""
 
 import csv
 import hashlib
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def refused(code: int, do, *arguments) -> str:
-    """The message of the UserError that `do` ends in."""
+    """Return the message of the UserError that `do` raises."""
     with pytest.raises(UserError) as raised:
         do(*arguments)
     assert raised.value.code == code
@@ -31,7 +31,7 @@ def refused(code: int, do, *arguments) -> str:
 # --- writing ---
 
 
-def test_an_exception_leaves_the_old_bytes_and_no_temporary_file(tmp_path):
+def test_an_exception_keeps_the_old_file_and_removes_the_temporary_one(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(b"old")
 
@@ -46,7 +46,7 @@ def test_an_exception_leaves_the_old_bytes_and_no_temporary_file(tmp_path):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_nothing_is_seen_under_the_final_name_before_the_end(tmp_path):
+def test_the_file_appears_only_at_the_end(tmp_path):
     path = tmp_path / "folder" / "a.txt"
     with files.atomic_path(path) as temporary:
         temporary.write_bytes(b"new")
@@ -56,17 +56,17 @@ def test_nothing_is_seen_under_the_final_name_before_the_end(tmp_path):
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
-def test_a_written_file_has_the_mode_that_the_umask_allows(mask, mode, tmp_path):
+def test_the_mode_of_a_file_follows_the_umask(mask, mode, tmp_path):
     before = os.umask(mask)
     try:
         files.write_text(tmp_path / "a.txt", "text")
-        assert os.umask(mask) == mask  # and left alone
+        assert os.umask(mask) == mask
     finally:
         os.umask(before)
     assert (tmp_path / "a.txt").stat().st_mode & 0o777 == mode
 
 
-def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path):
+def test_a_full_disk_is_reported_and_keeps_the_old_file(tmp_path):
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -75,13 +75,13 @@ def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path):
         message = refused(RESOURCES, files.write_bytes, path, bytes(10_000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert message.startswith(f"{path}: File too large: more than the ")
-    assert " free | fix: free some space" in message
+    assert message.startswith(f"{path}: File too large after ")
+    assert " bytes free | fix: free some space" in message
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a.bin"]
 
 
-def test_json_has_the_same_bytes_whatever_the_noise_behind_the_sixth_digit(tmp_path):
+def test_json_ignores_differences_after_the_sixth_digit(tmp_path):
     for name, third in [("a", 1 / 3), ("b", 1 / 3 + 1e-9)]:
         files.write_json(tmp_path / name, {"loss": third, "n": 7, "text": "é\u2028", "none": None, "pair": (1.0, True)})
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
@@ -97,20 +97,20 @@ def test_the_sixth_digit_still_counts(tmp_path):
 
 @settings(deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda part: st.lists(part, max_size=3)))
-def test_json_without_floats_reads_back_as_it_was(value):
-    assert json.loads(json.dumps(files.stable(value))) == value
+def test_json_without_floats_round_trips(value):
+    assert json.loads(json.dumps(files.round_floats(value))) == value
 
 
 @settings(deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False))
-def test_rounding_is_off_by_half_a_sixth_digit_at_most_and_idempotent(value):
-    rounded = files.stable(value)
+def test_rounding_is_exact_to_six_digits_and_idempotent(value):
+    rounded = files.round_floats(value)
     assert abs(rounded - value) <= 0.5000001e-5 * abs(value) + 5e-324
-    assert files.stable(rounded) == rounded
+    assert files.round_floats(rounded) == rounded
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_a_number_that_is_not_finite_is_refused_with_its_place_and_nothing_written(value, tmp_path):
+def test_a_number_that_is_not_finite_is_refused_and_nothing_is_written(value, tmp_path):
     path = tmp_path / "metrics.json"
     message = refused(DATA, files.write_json, path, {"train": {"loss": [0.5, value]}})
     assert message.startswith(f"{path}: train: loss: {value} is not a finite number")
@@ -129,7 +129,7 @@ def test_csv_has_lf_line_ends_six_digits_and_empty_fields_for_none(tmp_path):
         st.tuples(st.text(st.characters(codec="utf-8")), st.text(st.sampled_from('a,"\r\n \t\x85\u2028'))), max_size=4
     )
 )
-def test_csv_reads_back_as_it_was(tmp_path_factory, rows):
+def test_csv_round_trips(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("csv") / "a.csv"
     files.write_csv(path, ["one", "two"], rows)
     with path.open(encoding="utf-8", newline="") as file:
@@ -140,20 +140,20 @@ def test_csv_reads_back_as_it_was(tmp_path_factory, rows):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "messages"),
     [
-        (b"\xef\xbb\xbfone\n", ["a byte-order mark is left out"]),
-        (b"one\r\n", ["CRLF is read as LF"]),
-        (b"\xef\xbb\xbfone\r\n", ["a byte-order mark is left out, CRLF is read as LF"]),
+        (b"\xef\xbb\xbfone\n", ["ignored a byte-order mark"]),
+        (b"one\r\n", ["read CRLF as LF"]),
+        (b"\xef\xbb\xbfone\r\n", ["ignored a byte-order mark, read CRLF as LF"]),
         (b"one\n", []),
         (b"one\rtwo", []),
     ],
 )
-def test_what_is_normalised_is_said_once(content, said, tmp_path, capsys):
+def test_normalisation_is_reported_once(content, messages, tmp_path, capsys):
     path = tmp_path / "a.txt"
     path.write_bytes(content)
     texts = {files.read_text(path) for _ in range(2)}
-    assert capsys.readouterr().err.splitlines() == [f"{path}: {what}" for what in said]
+    assert capsys.readouterr().err.splitlines() == [f"{path}: {message}" for message in messages]
     assert texts == {content.decode("utf-8-sig").replace("\r\n", "\n")}
 
 
@@ -162,13 +162,13 @@ def test_a_byte_order_mark_and_crlf_are_normalised(tmp_path):
     assert files.read_text(tmp_path / "a.txt") == "one\ntwo\n\ufeff"
 
 
-def test_a_line_end_of_another_alphabet_stays(tmp_path):
+def test_unicode_line_ends_are_kept(tmp_path):
     (tmp_path / "a.txt").write_text("a\u2028b\x85c\rd\n", "utf-8", newline="")
     assert files.read_text(tmp_path / "a.txt") == "a\u2028b\x85c\rd\n"
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "with a byte-order mark"])
-def test_a_byte_that_is_not_utf8_is_named_with_line_and_offset(mark, tmp_path):
+def test_a_byte_that_is_not_utf8_is_reported_with_line_and_offset(mark, tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(mark + b"one\nt\xe9o\n")
     message = refused(DATA, files.read_text, path)
@@ -189,19 +189,19 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"a": 1, "a": 2}', "key 'a' stands twice"),
-        ('[{"b": {"a": 1, "a": 1}}]', "key 'a' stands twice"),
+        ('{"a": 1, "a": 2}', "key 'a' is used twice"),
+        ('[{"b": {"a": 1, "a": 1}}]', "key 'a' is used twice"),
         ("[NaN]", "NaN is not a finite number"),
         ("[-Infinity]", "-Infinity is not a finite number"),
         ("[1e999]", "1e999 is not a finite number"),
-        ("[" + "9" * 5000 + "]", "not JSON of ours: Exceeds the limit"),
+        ("[" + "9" * 5000 + "]", "not readable JSON: Exceeds the limit"),
         ("[" * 100_000, "nested too deeply"),
         ('{"a": 1,}', "not JSON: "),
         ("<html>", "not JSON: "),
     ],
     ids=lambda text: text[:16],
 )
-def test_what_is_no_strict_json_is_refused(text, said, tmp_path):
+def test_json_that_is_not_strict_is_refused(text, said, tmp_path):
     path = tmp_path / "a.json"
     path.write_text(text, "utf-8")
     message = refused(DATA, files.read_json, path)
@@ -209,7 +209,7 @@ def test_what_is_no_strict_json_is_refused(text, said, tmp_path):
     assert said in message
 
 
-def test_a_syntax_error_is_named_with_its_line(tmp_path):
+def test_a_syntax_error_is_reported_with_its_line(tmp_path):
     (tmp_path / "a.json").write_text('{\n  "a": 1\n  "b": 2\n}', "utf-8")
     assert refused(DATA, files.read_json, tmp_path / "a.json").startswith(f"{tmp_path / 'a.json'}:3: not JSON: ")
 
@@ -223,13 +223,13 @@ def test_strict_json_is_read(tmp_path):
 # --- hashes ---
 
 
-def test_sha256_is_that_of_the_content(tmp_path):
+def test_sha256(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert files.sha256(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
 
 
 def test_md5_equals_what_dvc_records(tmp_path, monkeypatch):
-    """Names that sort differently as texts and as paths, folders in folders, no ASCII, an empty file."""
+    """With names that sort differently as strings and as paths, nested folders, non-ASCII names, an empty file."""
     for name in ["x/a.b", "x/a/b", "x/a-b", "x/ä ö/東", "x/a/c/d", "one"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name, "utf-8")
@@ -237,7 +237,7 @@ def test_md5_equals_what_dvc_records(tmp_path, monkeypatch):
     (tmp_path / ".dvcignore").write_bytes(Path(".dvcignore").read_bytes())
     for name in ["x/.DS_Store", "x/a/.DS_Store", "x/b.pyc", "x/__pycache__/c"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("is not part of it", "utf-8")
+        (tmp_path / name).write_text("ignored by DVC", "utf-8")
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc" / "config").write_text("[core]\n    analytics = false\n    no_scm = true\n", "utf-8")
     monkeypatch.chdir(tmp_path)
@@ -247,7 +247,7 @@ def test_md5_equals_what_dvc_records(tmp_path, monkeypatch):
     assert recorded["x"].endswith(".dir")
 
 
-def test_the_md5_of_nothing_is_an_error_and_not_that_of_an_empty_folder(tmp_path):
+def test_the_md5_of_a_missing_path_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         files.dvc_md5(tmp_path / "missing")
 
@@ -256,7 +256,7 @@ def test_the_md5_of_nothing_is_an_error_and_not_that_of_an_empty_folder(tmp_path
 
 
 def make(path: Path, content: str | None) -> Path:
-    """A folder with one file of that name, or (None) a file."""
+    """Make a folder with one file named `content`, or a file if `content` is None."""
     if content is None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("a file", "utf-8")
@@ -268,7 +268,7 @@ def make(path: Path, content: str | None) -> Path:
 
 @pytest.mark.parametrize("old", ["old", None, "absent"])
 @pytest.mark.parametrize("new", ["new", None])
-def test_publishing_replaces_whatever_stood_there(old, new, tmp_path):
+def test_publishing_replaces_the_old_file_or_folder(old, new, tmp_path):
     final, built = tmp_path / "models" / "gpt", make(tmp_path / "work" / "gpt", new)
     if old != "absent":
         make(final, old)
@@ -277,7 +277,7 @@ def test_publishing_replaces_whatever_stood_there(old, new, tmp_path):
     assert os.listdir(tmp_path / "work") == []
 
 
-def test_publishing_over_a_link_leaves_what_it_points_to(tmp_path):
+def test_publishing_over_a_link_keeps_its_target(tmp_path):
     elsewhere, built = make(tmp_path / "elsewhere", "precious"), make(tmp_path / "work" / "gpt", "new")
     (tmp_path / "gpt").symlink_to(elsewhere)
     files.publish(built, tmp_path / "gpt")
@@ -296,26 +296,26 @@ with files.lock(sys.argv[1]):
 """
 
 
-def test_a_second_process_is_refused_with_the_pid_of_the_first_until_that_is_gone(tmp_path):
+def test_a_lock_is_refused_with_the_pid_of_its_holder_until_that_ends(tmp_path):
     path = tmp_path / "work" / "lock"
     command = [sys.executable, "-c", HOLD, str(path)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout.readline() == b"held\n"
         message = refused(RUNNING, files.lock(path).__enter__)
         assert message.startswith(f"{path}: held by pid {holder.pid}, started 2")
-        holder.kill()  # the kernel frees the lock
+        holder.kill()  # the kernel releases the lock
     with files.lock(path):
         assert path.read_text("utf-8").startswith(f"pid {os.getpid()}, started ")
 
 
-def test_a_lock_can_be_taken_again_after_its_block(tmp_path):
+def test_a_lock_can_be_taken_again(tmp_path):
     for _ in range(2):
         with files.lock(tmp_path / "lock"):
             pass
     assert len((tmp_path / "lock").read_text("utf-8").splitlines()) == 1
 
 
-def test_a_folder_without_params_is_not_the_project(tmp_path, monkeypatch):
+def test_the_project_root_has_a_params_yaml(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "no params.yaml here" in refused(USAGE, files.project_root)
     (tmp_path / "params.yaml").touch()

@@ -1,7 +1,6 @@
-"""A thousand broken copies of params.yaml: each is refused in so many words, or means what another parser reads in it.
+"""A thousand broken copies of params.yaml: each is refused with a message, or read as another parser reads it.
 
-The copies are written as JSON, which is YAML too; so Python's json module, of which the reader knows nothing, says what
-a copy means.
+The copies are JSON, which is valid YAML, so Python's json module is the reference.
 """
 
 import copy
@@ -22,36 +21,36 @@ ROOT = Path(__file__).parents[3]
 
 
 def meaning(text: str) -> tuple[dict[str, Any], bool]:
-    """What the json module reads, and whether a key stands twice in a section."""
-    twice = []
+    """Return the value that the json module reads, and whether a section has a duplicate key."""
+    duplicates = []
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        twice.extend([key for key, _ in items if [k for k, _ in items].count(key) > 1])
+        duplicates.extend([key for key, _ in items if [k for k, _ in items].count(key) > 1])
         return dict(items)
 
-    return json.loads(text, object_pairs_hook=pairs), bool(twice)
+    return json.loads(text, object_pairs_hook=pairs), bool(duplicates)
 
 
 def same(read: Any, meant: Any) -> bool:
-    """Whether a parsed value is the meant one: of its type too, but for a whole number where a float is wanted."""
+    """Whether value and type are equal; a whole number may be read as a float."""
     if isinstance(read, tuple | list):
         return isinstance(meant, list) and len(read) == len(meant) and all(map(same, read, meant))
     return read == meant and (type(read) is type(meant) or (type(read), type(meant)) == (float, int))
 
 
 def wrong(read: Callable[[Path], Any], path: Path, text: str) -> str | None:
-    """What is wrong with the reader's answer to this text; `accepted` and `refused` texts are both fine."""
+    """Return what is wrong with the result of the reader for this text, or None."""
     path.write_text(text, encoding="utf-8")
-    meant, twice = meaning(text)
+    meant, duplicates = meaning(text)
     try:
         config = read(path)
     except UserError as error:
-        return None if error.code == USAGE and error.what and error.fix else f"refused without reasons: {error!r}"
+        return None if error.code == USAGE and error.what and error.fix else f"refused without a message: {error!r}"
     except Exception as error:
         return f"traceback: {error!r}"
     got, wanted = flat(config), flat(meant)
-    if twice:
-        return "accepted with a key that stands twice"
+    if duplicates:
+        return "accepted with a duplicate key"
     for key in sorted(wanted):
         if wanted[key] != {} and not (key in got and same(got[key], wanted[key])):
             return f"{key} read as {got.get(key, 'nothing')!r}, means {wanted[key]!r}"
@@ -74,17 +73,17 @@ def test_no_mutation_is_misread(tmp_path):
         for _ in range(chance.choice([1, 1, 2, 4])):
             mutate_document(document, chance)
         assert wrong(read, tmp_path / "params.yaml", text_of(document)) is None, seed
-    assert 500 < len(refused) < 1000  # most copies are broken, some are another valid file
+    assert 500 < len(refused) < 1000  # most copies are invalid
 
 
 @pytest.mark.parametrize(
     ("reader", "seen"),
     [
-        (lambda path: json.loads(path.read_text()), "twice"),  # keeps the last of two keys
+        (lambda path: json.loads(path.read_text()), "duplicate"),  # keeps the last of two equal keys
         (lambda path: {**load(path), "seed": 1}, "seed read as 1"),
         (lambda path: load(path)["no such section"], "traceback"),
     ],
 )
-def test_the_oracle_sees_a_reader_that_is_wrong(reader, seen, tmp_path):
-    text = '{"seed": 2, "seed": 2}' if seen == "twice" else '{"seed": 2}'
+def test_the_check_detects_a_wrong_reader(reader, seen, tmp_path):
+    text = '{"seed": 2, "seed": 2}' if seen == "duplicate" else '{"seed": 2}'
     assert seen in str(wrong(reader, tmp_path / "params.yaml", text))

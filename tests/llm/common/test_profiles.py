@@ -1,4 +1,4 @@
-"""A profile changes the values it names, keeps every comment, and writes nothing if the result is invalid."""
+"""A profile changes its values, keeps every comment, and writes nothing if the result is invalid."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ REAL = (ROOT / "params.yaml").read_text(encoding="utf-8")
 
 
 def refused(*arguments) -> list[str]:
-    """The messages of all problems that `profiles.use` reports."""
+    """Return the messages of all problems that `profiles.use` raises."""
     with pytest.raises(UserError) as raised:
         profiles.use(*arguments)
     assert raised.value.code == USAGE
@@ -50,7 +50,7 @@ def test_a_profile_that_changes_nothing_leaves_the_same_bytes(tmp_path):
     assert path.read_text("utf-8") == REAL
 
 
-def test_null_removes_an_item_of_a_mapping_with_free_names(tmp_path):
+def test_null_removes_an_item_whose_key_the_user_chose(tmp_path):
     item = "{source: models/pretrain, tokenizer: data/tokenizer, untie_head: true}"
     path = write(tmp_path, REAL)
     profiles.use(write(tmp_path, f"import_gpt2: {{mine: {item}, gpt2-sample: null}}", "changes.yaml"), AllParams, path)
@@ -74,7 +74,7 @@ def test_null_does_not_remove_a_section(tmp_path):
         ("pretrain: {short_windows: {stride: 1}}", "pretrain.short_windows.stride"),
         ("pretrain: {clip_norm: 0}", "pretrain.clip_norm"),
         ("pretrain: 1", "pretrain"),
-        ("model: {vocab_size: 300}", "model.vocab_size"),
+        ("pretrain: {context: 257}", "pretrain.context"),
     ],
 )
 def test_a_profile_with_an_invalid_result_writes_nothing(changes, key, tmp_path):
@@ -92,7 +92,7 @@ def test_a_params_file_with_a_tag_is_refused(tmp_path):
     assert path.read_text("utf-8") == text
 
 
-def test_a_profile_may_have_a_base(tmp_path):
+def test_a_profile_can_have_a_base(tmp_path):
     path = write(tmp_path, REAL)
     write(tmp_path, "seed: 1\njudge: {seed: 5}\n", "base.yaml")
     profiles.use(write(tmp_path, "base: base.yaml\nseed: 2\n", "changes.yaml"), AllParams, path)

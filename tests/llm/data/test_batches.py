@@ -1,4 +1,4 @@
-"""Which examples make a step: a pure function of the step, every example once an epoch."""
+"""Batches: a pure function of the step, with every example once in an epoch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from llm.data.batches import (
 
 
 class Numbers:
-    """Examples that are their own number."""
+    """Examples that contain their own number."""
 
     def __init__(self, n: int) -> None:
         self.n = n
@@ -67,18 +67,18 @@ def test_epoch_covers_every_example_once() -> None:
         assert sorted(n for step in range(4) for n in rows(source[4 * epoch + step])) == list(range(12))
 
 
-def test_ragged_rest_is_left_out_of_an_epoch() -> None:
+def test_examples_that_do_not_fill_a_batch_are_dropped() -> None:
     source = ShuffledBatches(Numbers(11), 3, 3, seed=1)
     seen = [n for step in range(3) for n in rows(source[step])]
     assert (len(seen), len(set(seen))) == (9, 9)
 
 
-def test_every_epoch_and_seed_has_an_order_of_its_own() -> None:
+def test_epochs_and_seeds_have_different_orders() -> None:
     orders = {tuple(order(20, seed, epoch).tolist()) for seed in (1, 2) for epoch in (0, 1, 2)}
     assert len(orders) == 6
 
 
-def test_batch_above_the_number_of_examples_is_refused() -> None:
+def test_batch_larger_than_the_dataset_is_refused() -> None:
     with pytest.raises(
         UserError, match=r"batch_size: 11, but there are only 10 examples \| fix: set it to 10"
     ) as caught:
@@ -109,7 +109,7 @@ def epoch_of(source: ShuffledBatches, epoch: int) -> list[list[int]]:
 
 
 def tokens_in(batches: list[list[int]], lengths: list[int]) -> int:
-    """With padding: rows times the longest of them."""
+    """Return the number of tokens with padding."""
     return sum(len(batch) * max(lengths[n] for n in batch) for batch in batches)
 
 
@@ -120,9 +120,7 @@ def tokens_in(batches: list[list[int]], lengths: list[int]) -> int:
     batches=st.integers(1, 12) | st.just(2**70),
     seed=st.integers(0, 99),
 )
-def test_buckets_keep_the_examples_of_every_run_and_so_of_an_epoch(
-    lengths: list[int], batch_size: int, batches: int, seed: int
-) -> None:
+def test_buckets_keep_the_examples_of_each_run(lengths: list[int], batch_size: int, batches: int, seed: int) -> None:
     batch_size = min(batch_size, len(lengths))
     plain = ShuffledBatches(Numbers(len(lengths)), batch_size, 1, seed)
     for epoch in (0, 1):
@@ -131,19 +129,19 @@ def test_buckets_keep_the_examples_of_every_run_and_so_of_an_epoch(
         assert len(after) == len(before)
         for start in range(0, len(before), batches):
             run = [n for batch in before[start : start + batches] for n in batch]
-            run.sort(key=lambda n: lengths[n])  # stable: equal lengths as the order has them
+            run.sort(key=lambda n: lengths[n])  # a stable sort
             cut = [run[i : i + batch_size] for i in range(0, len(run), batch_size)]
             assert sorted(after[start : start + batches]) == sorted(cut)
 
 
-def test_without_buckets_an_epoch_is_the_random_order_cut() -> None:
+def test_without_buckets_the_random_order_is_cut_into_batches() -> None:
     cut = [order(11, 1, epoch).tolist()[start : start + 3] for epoch in (0, 1) for start in (0, 3, 6)]
     source = ShuffledBatches(Numbers(11), 3, 6, 1, buckets=None)
     assert [rows(source[step]) for step in range(6)] == cut
 
 
 @pytest.mark.parametrize("batches", [2, 3, 10, 100])
-@pytest.mark.parametrize(("lengths", "saves"), [(MIXED, True), ([5] * 40, False)], ids=["mixed", "all of one length"])
+@pytest.mark.parametrize(("lengths", "saves"), [(MIXED, True), ([5] * 40, False)], ids=["mixed", "equal"])
 def test_buckets_save_padding_where_lengths_differ(lengths: list[int], saves: bool, batches: int) -> None:
     plain = ShuffledBatches(Numbers(40), 4, 30, seed=1)
     for epoch in (0, 1, 2):
@@ -157,8 +155,8 @@ def test_a_larger_bucket_saves_more() -> None:
     assert tokens == sorted(set(tokens), reverse=True)
 
 
-def test_batches_of_a_bucket_do_not_come_by_length() -> None:
-    """Or every epoch would begin with the short rows."""
+def test_batches_of_a_bucket_are_shuffled() -> None:
+    """Otherwise every epoch would start with the short rows."""
     found = [[max(MIXED[n] for n in batch) for batch in epoch_of(bucketed_numbers(MIXED, 4, 10), e)] for e in (0, 1)]
     assert all(longest not in (sorted(longest), sorted(longest, reverse=True)) for longest in found)
     assert found[0] != found[1]
@@ -167,16 +165,16 @@ def test_batches_of_a_bucket_do_not_come_by_length() -> None:
 def test_buckets_differ_between_epochs_and_seeds() -> None:
     orders = [epoch_of(bucketed_numbers(MIXED, 4, 5, seed), epoch) for seed in (1, 2) for epoch in (0, 1, 2)]
     assert len({str(one) for one in orders}) == 6
-    assert len({str(sorted(map(sorted, one))) for one in orders}) == 6  # other batches, not only in another order
+    assert len({str(sorted(map(sorted, one))) for one in orders}) == 6  # the batches differ, not only their order
 
 
-def test_the_order_of_a_buckets_batches_has_a_seed_of_its_own() -> None:
+def test_the_order_of_batches_in_a_bucket_depends_on_seed_and_epoch() -> None:
     same, lengths = torch.arange(12), Buckets([1] * 12, 6)
     drawn = {tuple(bucketed(same, 2, lengths, seed, epoch).tolist()) for seed in (1, 2) for epoch in (0, 1, 2)}
     assert len(drawn) == 6
 
 
-def test_bucketed_batches_do_not_depend_on_the_order_of_access_nor_on_the_global_generator() -> None:
+def test_bucketed_batches_depend_on_neither_the_order_of_access_nor_the_global_generator() -> None:
     torch.manual_seed(1)
     forwards = [rows(bucketed_numbers(MIXED, 4, 3)[step]) for step in range(30)]
     torch.manual_seed(2)
@@ -189,7 +187,7 @@ def test_bucketed_batches_do_not_depend_on_the_order_of_access_nor_on_the_global
 # SequentialBatches
 
 
-def test_in_order_gives_every_example_once_with_a_ragged_end() -> None:
+def test_sequential_batches_have_every_example_once() -> None:
     source = SequentialBatches(Numbers(7), 3)
     assert [rows(source[i]) for i in range(len(source))] == [[0, 1, 2], [3, 4, 5], [6]]
 
@@ -205,7 +203,7 @@ def test_limit_spreads_batches_evenly(limit: int, starts: list[int]) -> None:
 # ConcatBatches
 
 
-def test_chain_is_its_sources_one_after_the_other() -> None:
+def test_concat_gives_its_sources_one_after_another() -> None:
     first, second = ShuffledBatches(Numbers(10), 2, 3, seed=1), SequentialBatches(Numbers(7), 3)
     chain = ConcatBatches(first, second)
     assert [rows(chain[step]) for step in range(len(chain))] == [
@@ -214,7 +212,7 @@ def test_chain_is_its_sources_one_after_the_other() -> None:
     ]
 
 
-def test_step_past_the_end_of_a_chain_is_an_error() -> None:
+def test_a_step_past_the_end_is_an_error() -> None:
     with pytest.raises(IndexError):
         ConcatBatches(SequentialBatches(Numbers(2), 2))[1]
 
@@ -231,7 +229,7 @@ def test_split_keeps_every_row_once_and_in_order(size: int | None, lengths: list
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))
 
 
-def test_a_trimmed_micro_batch_is_as_wide_as_its_own_longest_row() -> None:
+def test_a_trimmed_micro_batch_is_as_wide_as_its_longest_row() -> None:
     rows = torch.arange(20).view(4, 5)
     lengths = torch.tensor([2, 1, 5, 3])
     trimmed = list(Batch(rows, torch.zeros(4), lengths, trim=True).split(1))
@@ -240,7 +238,7 @@ def test_a_trimmed_micro_batch_is_as_wide_as_its_own_longest_row() -> None:
     assert [micro.inputs.shape[1] for micro in Batch(rows, torch.zeros(4), lengths).split(1)] == [5] * 4
 
 
-def test_count_leaves_out_ignored_targets() -> None:
+def test_count_excludes_ignored_targets() -> None:
     targets = torch.tensor([[1, IGNORED, 0], [IGNORED, IGNORED, 2]])
     assert Batch(targets, targets).count == 3
 
@@ -264,7 +262,7 @@ def test_derived_seeds_are_pinned() -> None:
     assert derive(123, "init") == 7715918688689151937
 
 
-def test_derived_seeds_differ_for_every_purpose_and_fit_a_generator() -> None:
+def test_derived_seeds_differ_and_have_63_bits() -> None:
     seeds = {derive(seed, label, step) for seed in (1, 2) for label in ("order", "dropout") for step in range(50)}
     assert len(seeds) == 200
     assert all(0 <= seed < 2**63 for seed in seeds)

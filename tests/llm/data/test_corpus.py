@@ -1,4 +1,4 @@
-"""Token shards, every damaged one refused, and the documents of a corpus: read, joined, and cut in two."""
+"""Token shards, damaged shards, and the documents of a corpus."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PINS = Pins(1000, "hash of the tokenizer")
 
 
 def write(folder: Path, ids: list[int]) -> Path:
-    """Write `ids`; returns their shard."""
+    """Write `ids` and return the path of their shard."""
     folder.mkdir(exist_ok=True)
     write_shards(folder, "train", np.array(ids, dtype=np.uint32), 77, PINS, 10**6)
     return folder / "train-00000.bin"
@@ -48,8 +48,8 @@ def edit_header(**changes: object) -> Callable[[bytes], bytes]:
 
 
 DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "empty": (lambda data: b"", r"not a token shard: begins with b''"),
-    "no header": (lambda data: data[HEADER_BYTES:], r"not a token shard: begins with b'\\x00\\x00\\x01"),
+    "empty": (lambda data: b"", r"not a token shard: starts with b''"),
+    "no header": (lambda data: data[HEADER_BYTES:], r"not a token shard: starts with b'\\x00\\x00\\x01"),
     "pickle": (lambda data: b"\x80\x04cposix\nsystem\n", "not a token shard"),
     "object npy": (lambda data: b"\x93NUMPY\x01\x00v\x00{'descr': '|O'", "not a token shard"),
     "foreign magic": (edit_header(magic="llm-tokens-0"), "not a token shard"),
@@ -57,12 +57,12 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "no count": (edit_header(count=None), "not a token shard"),
     "no vocabulary": (edit_header(vocab_size=None), "not a token shard"),
     "no hash": (edit_header(sha256=None), "not a token shard"),
-    "wrong dtype": (edit_header(dtype="uint32"), "holds 12 bytes of tokens, its header says 24"),
-    "other vocabulary": (edit_header(vocab_size=999), "vocabulary of 999, but the model has 1000"),
-    "truncated": (lambda data: data[:-2], "holds 10 bytes of tokens, its header says 12"),
-    "odd": (lambda data: data[:-1], "holds 11 bytes of tokens, its header says 12"),
-    "trailing bytes": (lambda data: data + b"\0\0", "holds 14 bytes of tokens, its header says 12"),
-    "flipped bit": (lambda data: data[:-1] + bytes([data[-1] ^ 1]), r"sha256 \w+ is not the header's"),
+    "wrong dtype": (edit_header(dtype="uint32"), "has 12 bytes of tokens, not 24 as in its header"),
+    "other vocabulary": (edit_header(vocab_size=999), "vocabulary of 999 tokens, but the tokenizer has 1000"),
+    "truncated": (lambda data: data[:-2], "has 10 bytes of tokens, not 12 as in its header"),
+    "odd": (lambda data: data[:-1], "has 11 bytes of tokens, not 12 as in its header"),
+    "trailing bytes": (lambda data: data + b"\0\0", "has 14 bytes of tokens, not 12 as in its header"),
+    "flipped bit": (lambda data: data[:-1] + bytes([data[-1] ^ 1]), r"sha256 is \w+, not \w+ as in its header"),
 }
 
 
@@ -90,13 +90,13 @@ def test_id_above_the_vocabulary_is_refused(tmp_path: Path) -> None:
 # Documents
 
 
-def test_special_token_stands_between_two_documents(vocabulary: Path) -> None:
+def test_end_of_text_separates_documents(vocabulary: Path) -> None:
     ours = Tokenizer.load(vocabulary)
     ids = encode_documents(["one", "two"], ours).tolist()
     assert ids == [*ours.encode("one"), ours.eot, *ours.encode("two")]
 
 
-def test_documents_come_in_the_order_of_the_file_names(tmp_path: Path) -> None:
+def test_documents_are_sorted_by_file_name(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("three")
     (tmp_path / "a.txt").write_text("one\n\ntwo\n\n\n\n")
     assert corpus.read_documents(tmp_path, "\n\n") == ["one", "two", "three"]
@@ -104,7 +104,7 @@ def test_documents_come_in_the_order_of_the_file_names(tmp_path: Path) -> None:
 
 
 def test_folder_without_text_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no text file"):
+    with pytest.raises(UserError, match="contains no text file"):
         corpus.read_documents(tmp_path, None)
 
 
@@ -120,7 +120,7 @@ def test_empty_text_file_is_refused(tmp_path: Path, content: bytes, separator: s
 
 
 @pytest.mark.parametrize("text", ["a\u2028b", "a\x85b", "a\x0cb"], ids=ascii)
-def test_foreign_line_end_stays_in_the_corpus(tmp_path: Path, text: str) -> None:
+def test_unicode_line_ends_are_kept(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     assert corpus.read_documents(tmp_path, "\n\n") == [text]
 
@@ -128,15 +128,15 @@ def test_foreign_line_end_stays_in_the_corpus(tmp_path: Path, text: str) -> None
 def test_special_token_in_the_corpus_is_ordinary_text(vocabulary: Path) -> None:
     ours = Tokenizer.load(vocabulary)
     ids = encode_documents(["a<|endoftext|>b", "c"], ours).tolist()
-    assert ids.count(ours.eot) == 1  # the one between the two
+    assert ids.count(ours.eot) == 1  # the separator
     assert ours.decode(ids[: ids.index(ours.eot)]) == "a<|endoftext|>b"
 
 
-def test_one_document_is_cut_at_a_fraction_of_its_characters() -> None:
+def test_a_single_document_is_cut_at_a_fraction_of_its_characters() -> None:
     assert corpus.split_documents(["0123456789"], 0.9) == (["012345678"], ["9"])
 
 
-def test_several_documents_are_cut_between_two() -> None:
+def test_several_documents_are_split_between_documents() -> None:
     assert corpus.split_documents(["aa", "b", "c", "d"], 0.75) == (["aa", "b", "c"], ["d"])
 
 

@@ -1,4 +1,4 @@
-"""Windows over token shards: the book's loader as the reference, and a split too short for any."""
+"""Windows over token shards, compared with the book's loader, and splits that are too short."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ PINS = Pins(1000, "hash of the tokenizer")
 
 
 def write(folder: Path, ids: list[int], shard_tokens: int = 10**6, pins: Pins = PINS, split: str = "train") -> Path:
-    """Write `ids`; returns the first shard."""
+    """Write `ids` and return the path of the first shard."""
     folder.mkdir(exist_ok=True)
     write_shards(folder, split, np.array(ids, dtype=np.uint32), 77, pins, shard_tokens)
     return folder / f"{split}-00000.bin"
 
 
 def book_rows(ids: list[int], length: int, stride: int) -> list[tuple[list[int], list[int]]]:
-    """The rows of the book's GPTDatasetV1 (section 2.6)."""
+    """Return the rows of the book's GPTDatasetV1 (section 2.6)."""
     starts = range(0, len(ids) - length, stride)
     return [(ids[i : i + length], ids[i + 1 : i + length + 1]) for i in starts]
 
@@ -43,7 +43,7 @@ def all_rows(windows: TokenWindows) -> list[tuple[list[int], list[int]]]:
 
 @settings(deadline=None, max_examples=80)
 @given(count=st.integers(2, 40), length=st.integers(1, 12), stride=st.integers(1, 12), shard=st.integers(2, 50))
-def test_windows_are_the_books_rows_of_every_shard(
+def test_windows_are_the_rows_of_the_book_in_each_shard(
     tmp_path_factory: pytest.TempPathFactory, count: int, length: int, stride: int, shard: int
 ) -> None:
     folder, ids = tmp_path_factory.mktemp("shards"), list(range(count))
@@ -58,7 +58,7 @@ def test_windows_are_the_books_rows_of_every_shard(
 
 @pytest.fixture(scope="module")
 def verdict(mirror: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Verdict under GPT-2's vocabulary: split `all` is the whole text, train and val are the book's cut."""
+    """The Verdict as GPT-2 tokens, as one split `all` and as the splits of the book."""
     vocab, folder = tmp_path_factory.mktemp("gpt2"), tmp_path_factory.mktemp("verdict")
     shutil.copyfile(mirror / "encoder.json", vocab / "vocab.json")
     shutil.copyfile(mirror / "vocab.bpe", vocab / "merges.txt")
@@ -104,19 +104,19 @@ def test_batches_are_int64_and_contiguous(tmp_path: Path) -> None:
     assert batch.targets.is_contiguous()
 
 
-def test_text_bytes_count_once_over_all_shards(tmp_path: Path) -> None:
+def test_text_bytes_are_counted_once(tmp_path: Path) -> None:
     write(tmp_path, list(range(9)), shard_tokens=4)
     windows = TokenWindows(tmp_path, "train", 2, 2, 1000)
     assert (len(windows.shards), windows.tokens, windows.text_bytes) == (3, 9, 77)
 
 
-# Too little text
+# Short splits
 
 
-def test_split_shorter_than_the_context_names_the_largest_usable_value(tmp_path: Path) -> None:
+def test_a_short_split_names_the_largest_context(tmp_path: Path) -> None:
     write(tmp_path, list(range(10)))
     with pytest.raises(
-        UserError, match=r"windows of 10 tokens.* only 10 tokens .*pretrain\.context to 9 or less"
+        UserError, match=r"context: 10 tokens.* only 10 tokens .*pretrain\.context to 9 or less"
     ) as caught:
         TokenWindows(tmp_path, "train", 10, 1, 1000)
     assert caught.value.code == USAGE
@@ -127,13 +127,13 @@ def test_split_shorter_than_the_context_names_the_largest_usable_value(tmp_path:
 
 
 @pytest.mark.parametrize("ids", [[], [5]], ids=["no token", "one token"])
-def test_split_without_any_window_asks_for_more_text(tmp_path: Path, ids: list[int]) -> None:
+def test_a_split_of_one_token_asks_for_more_text(tmp_path: Path, ids: list[int]) -> None:
     write(tmp_path, ids)
-    with pytest.raises(UserError, match=rf"only {len(ids)} tokens \| fix: bring more text$"):
+    with pytest.raises(UserError, match=rf"only {len(ids)} tokens \| fix: add text$"):
         TokenWindows(tmp_path, "train", 4, 1, 1000)
 
 
 def test_missing_split_is_named(tmp_path: Path) -> None:
     write(tmp_path, [1, 2, 3])
-    with pytest.raises(UserError, match="holds no val shard"):
+    with pytest.raises(UserError, match="contains no val shard"):
         TokenWindows(tmp_path, "val", 1, 1, 1000)

@@ -1,4 +1,4 @@
-"""Downloads from a real HTTP server on the loopback that misbehaves as servers do."""
+"""Downloads from a local HTTP server that fails in the ways of real servers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def digest(data: bytes) -> str:
 
 
 class Exchange(BaseHTTPRequestHandler):
-    """One request; `reply` is what the scripts of the tests call."""
+    """One request. The scripts of the tests answer it with `reply`."""
 
     protocol_version = "HTTP/1.1"
     server: Any
@@ -80,7 +80,7 @@ class Web:
     base: str
     scripts: dict[str, list[Script]] = field(default_factory=dict)
     seen: list[tuple[str, dict[str, str]]] = field(default_factory=list)
-    sent: int = 0  # bytes that `endless` got rid of
+    sent: int = 0  # bytes sent by `endless`
 
     def serve(self, path: str, *scripts: Script) -> str:
         self.scripts[path] = list(scripts)
@@ -122,7 +122,7 @@ def redirect(to: str, code: int = 302, **headers: Any) -> Script:
 
 
 def ranged(body: bytes = BODY, etag: str = '"one"') -> Script:
-    """A server that honours Range and If-Range as RFC 9110 has it."""
+    """A server that honours Range and If-Range as in RFC 9110."""
 
     def script(exchange: Exchange) -> None:
         wanted = exchange.headers.get("Range")
@@ -150,7 +150,7 @@ def drip(first: bytes, rest: bytes, pause: float = 0.02) -> Script:
 
 
 def endless(status: int, **headers: Any) -> Script:
-    """A body of a gigabyte, or as much of it as is read."""
+    """Sends up to a gigabyte."""
 
     def script(exchange: Exchange) -> None:
         exchange.reply(b"", status, length=None, **headers)
@@ -309,7 +309,7 @@ def test_a_download_arrives_with_its_record(web: Web, user: User) -> None:
     assert user.parts() == []
 
 
-def test_a_second_run_links_and_asks_nobody(web: Web, user: User) -> None:
+def test_a_second_run_links_without_a_request(web: Web, user: User) -> None:
     file = text(web.serve("/a", send()))
     first = user.fetch(file)
     assert user.fetch(file) == first
@@ -343,14 +343,14 @@ def test_progress_counts_to_the_whole_file(web: Web, user: User) -> None:
     assert steps[-1] == ("verdict.txt", len(BODY), len(BODY))
 
 
-def test_a_blob_that_another_process_fetches_is_left_to_it(web: Web, user: User) -> None:
+def test_a_download_by_another_process_is_refused(web: Web, user: User) -> None:
     file = text(web.serve("/a", send()))
     with files.lock(user.blobs / f"{digest(BODY)}.lock"):
         assert f"held by pid {os.getpid()}" in user.refused(file, code=RUNNING)
     assert web.seen == []
     user.fetch(file)
     with files.lock(user.blobs / f"{digest(BODY)}.lock"):
-        user.fetch(file)  # it is there: nobody needs to wait
+        user.fetch(file)  # already downloaded, so the lock is not needed
 
 
 # Wrong content
@@ -375,9 +375,9 @@ def test_a_page_with_status_200_is_named_and_the_mirror_used(
 ) -> None:
     bad = web.serve("/a", send(body, length=length))
     assert f"{bad}: {name} instead of the file" in user.refused(text(bad), code=DATA)
-    assert len(web.seen) == 1  # asking again would bring the same page
+    assert len(web.seen) == 1  # another attempt would give the same page
     user.fetch(text(bad, mirrors=(web.serve("/b", send()),)))
-    user.fetch(text(web.serve("/page", send(body)), body, "page.html"))  # control: pinned, it is content
+    user.fetch(text(web.serve("/page", send(body)), body, "page.html"))  # control: a pinned page is valid
 
 
 def test_an_endless_body_is_cut_off(web: Web, user: User) -> None:
@@ -512,7 +512,7 @@ def test_a_changed_etag_starts_again(web: Web, user: User) -> None:
     ],
     ids=["other start", "no range"],
 )
-def test_a_part_that_does_not_continue_ours_starts_again(web: Web, user: User, wrong: dict[str, str]) -> None:
+def test_a_part_that_does_not_fit_the_partial_file_starts_again(web: Web, user: User, wrong: dict[str, str]) -> None:
     cut = send(BODY[:5000], length=len(BODY), ETag='"one"')
     user.fetch(text(web.serve("/a", cut, send(BODY[5000:], status=206, **wrong), ranged())))
     assert web.header("Range") == [None, "bytes=5000-", None]
@@ -525,7 +525,7 @@ def test_an_unasked_part_is_refused(web: Web, user: User) -> None:
 
 
 def left_over(user: User, url: str, data: bytes, etag: str = '"one"') -> None:
-    """What a process killed during the download leaves behind."""
+    """Write the files that a killed download leaves."""
     user.blobs.mkdir()
     part = user.blobs / f"{digest(f'{digest(BODY)} {url}'.encode())}.part"
     part.write_bytes(data)
@@ -550,7 +550,7 @@ def test_a_resumed_file_is_hashed_as_a_whole(web: Web, user: User) -> None:
     url = web.serve("/a", ranged())
     left_over(user, url, BODY[:5000].swapcase())
     assert "the pinned sha256" in user.refused(text(url), code=DATA)
-    user.fetch(text(url))  # the bad part is gone
+    user.fetch(text(url))  # the bad partial file was removed
 
 
 FETCH = """
@@ -577,7 +577,7 @@ def test_a_killed_download_leaves_no_file_and_resumes(web: Web, user: User) -> N
     process = child(FETCH, url, digest(BODY), len(BODY), user.folder, user.blobs)
     while process.poll() is None and not (user.parts() and web.seen):
         time.sleep(0.01)
-    time.sleep(0.1)  # the server stands still after 5,000 bytes
+    time.sleep(0.1)  # the server pauses after 5,000 bytes
     process.kill()
     process.communicate()
     assert list(user.folder.iterdir()) == []
@@ -666,10 +666,10 @@ def test_a_proxy_serves_downloads_but_not_the_loopback(web: Web, user: User, mon
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", web.base)
     url = "http://books.invalid/the-verdict.txt"
-    web.serve(url, send())  # a proxy is asked for the whole URL
+    web.serve(url, send())  # a proxy gets the full URL as the path
     user.fetch(text(url))
     assert [path for path, _ in web.seen] == [url]
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # nobody there
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # no server
     user.fetch(text(web.serve("/direct", send(b"other")), b"other"))
     assert "no answer" in user.refused(text(url, b"third"), code=SERVICE)  # control: the proxy is used
 
@@ -680,7 +680,7 @@ def test_a_proxy_serves_downloads_but_not_the_loopback(web: Web, user: User, mon
 def archive(*members: tuple[str | zipfile.ZipInfo, bytes]) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as bundle:
-        warnings.simplefilter("ignore")  # a duplicate name is what we are after
+        warnings.simplefilter("ignore")  # for the duplicate name
         for name, data in members:
             bundle.writestr(name, data)
     return buffer.getvalue()

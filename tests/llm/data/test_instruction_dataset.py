@@ -1,4 +1,4 @@
-"""Instructions as batches: the book's collate function, written a second time here, the mask, limits, and buckets."""
+"""Batches of instructions, compared with the book's collate function: mask, limit and buckets."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def refused(do, *arguments) -> str:
 
 
 def collate_as_the_book_does(batch: list[list[int]], pad: int, allowed_max_length: int):
-    """Section 7.3: pad to the longest plus one, shift, ignore all padding in the targets but the first, cut."""
+    """Pad, shift, ignore all padding in the targets except the first, and cut (section 7.3)."""
     longest = max(len(item) + 1 for item in batch)
     inputs_list, targets_list = [], []
     for item in batch:
@@ -58,7 +58,7 @@ def collate_as_the_book_does(batch: list[list[int]], pad: int, allowed_max_lengt
 @given(entries=ENTRIES, room=st.integers(1, 60))
 def test_a_batch_equals_the_books_collate(entries, room, tokenizer):
     prompts = [len(tokenizer.encode(format_prompt(entry) + RESPONSE)) for entry in entries]
-    limit = max(prompts) + room - 1  # often less than the longest entry takes
+    limit = max(prompts) + room - 1  # often shorter than the longest entry
     batch = InstructionDataset(entries, tokenizer, limit, mask_prompt=False).batch(range(len(entries)))
     ids = [tokenizer.encode(format_prompt(entry) + RESPONSE + entry["output"]) for entry in entries]
     inputs, targets = collate_as_the_book_does(ids, tokenizer.eot, limit)
@@ -68,14 +68,14 @@ def test_a_batch_equals_the_books_collate(entries, room, tokenizer):
 
 @settings(deadline=None)
 @given(entries=ENTRIES)
-def test_with_a_masked_prompt_the_answer_and_its_end_count_and_nothing_else(entries, tokenizer):
+def test_with_a_masked_prompt_only_the_answer_and_its_end_count(entries, tokenizer):
     data = InstructionDataset(entries, tokenizer, limit=1000, mask_prompt=True)
     for entry, targets in zip(entries, data.batch(range(len(entries))).targets, strict=True):
         counted = targets[targets != IGNORED].tolist()
         assert counted == [*tokenizer.encode(entry["output"]), tokenizer.eot]
 
 
-def test_with_a_masked_phi3_prompt_the_answer_and_its_end_count_and_nothing_else(tokenizer):
+def test_with_a_masked_phi3_prompt_only_the_answer_and_its_end_count(tokenizer):
     data = InstructionDataset([ENTRY], tokenizer, limit=1000, mask_prompt=True, form="phi3")
     targets = data.batch([0]).targets[0]
     kept = targets[targets != IGNORED].tolist()
@@ -83,7 +83,7 @@ def test_with_a_masked_phi3_prompt_the_answer_and_its_end_count_and_nothing_else
     assert tokenizer.decode(kept[:-1]) == ENTRY["output"]
 
 
-def test_masking_changes_the_targets_only(tokenizer):
+def test_masking_changes_only_the_targets(tokenizer):
     entries = [ENTRY, ENTRY | {"input": "A warm one."}]
     plain, masked = (InstructionDataset(entries, tokenizer, 1000, mask).batch([0, 1]) for mask in (False, True))
     assert torch.equal(plain.inputs, masked.inputs)
@@ -92,14 +92,14 @@ def test_masking_changes_the_targets_only(tokenizer):
     assert plain.count - masked.count == sum(len(tokenizer.encode(format_prompt(e) + RESPONSE)) - 1 for e in entries)
 
 
-def test_the_order_of_a_batch_is_the_one_asked_for(tokenizer):
+def test_a_batch_keeps_the_order_of_its_indices(tokenizer):
     entries = [ENTRY | {"output": output} for output in ("a", "bb", "ccc")]
     data = InstructionDataset(entries, tokenizer, 1000, mask_prompt=False)
     assert torch.equal(data.batch([2, 0]).inputs, data.batch([0, 2]).inputs.flip(0))
 
 
 @pytest.mark.parametrize("mask_prompt", [False, True])
-def test_rows_are_cut_at_the_limit_and_one_token_of_every_answer_must_be_left(mask_prompt, tokenizer):
+def test_rows_are_cut_at_the_limit_which_must_leave_a_token_of_each_answer(mask_prompt, tokenizer):
     short, long = ENTRY, ENTRY | {"input": "A warm one, if there is any."}
     needed = len(tokenizer.encode(format_prompt(long) + RESPONSE))
     batch = InstructionDataset([short, long], tokenizer, needed, mask_prompt).batch([1])
@@ -107,7 +107,7 @@ def test_rows_are_cut_at_the_limit_and_one_token_of_every_answer_must_be_left(ma
     assert batch.targets[0, -1] == tokenizer.encode("R")[0]
     message = refused(InstructionDataset, [short, long], tokenizer, needed - 1, mask_prompt)
     assert message.startswith(
-        f"instructions: entry 2: its prompt alone takes {needed} tokens of a context of {needed - 1}: 'Name a"
+        f"instructions: entry 2: the prompt has {needed} tokens, more than the context of {needed - 1}: 'Name a"
     )
 
 
@@ -131,7 +131,7 @@ def epoch_of(data, batch_size, batches):
 
 
 def mean_and_gradients(model, batches):
-    """Of the loss over all targets that count."""
+    """Return the mean loss over all targets that are not IGNORED, and its gradients."""
     count = sum(batch.count for batch in batches)
     model.zero_grad()
     total = sum(losses.next_token(model, batch)["loss"] / count for batch in batches)
@@ -141,7 +141,7 @@ def mean_and_gradients(model, batches):
 
 @settings(deadline=None)
 @given(entries=ENTRIES, room=st.integers(1, 60))
-def test_lengths_are_the_widths_of_the_rows_alone(entries, room, tokenizer):
+def test_lengths_are_the_widths_of_single_rows(entries, room, tokenizer):
     limit = max(len(tokenizer.encode(format_prompt(entry) + RESPONSE)) for entry in entries) + room - 1
     data = InstructionDataset(entries, tokenizer, limit, mask_prompt=False)
     assert data.lengths == [data.batch([n]).inputs.shape[1] for n in range(len(data))]
@@ -150,10 +150,8 @@ def test_lengths_are_the_widths_of_the_rows_alone(entries, room, tokenizer):
 
 @pytest.mark.parametrize("mask_prompt", [False, True])
 @pytest.mark.parametrize(("batch_size", "batches"), [(11, 1), (11, 4), (2, 1), (2, 3), (3, 100)])
-def test_buckets_leave_the_mean_loss_and_its_gradients_as_they_were(
-    mask_prompt, batch_size, batches, tokenizer, model_config
-):
-    """One batch of all, and the batches of an epoch with what is left out of it."""
+def test_buckets_keep_the_mean_loss_and_its_gradients(mask_prompt, batch_size, batches, tokenizer, model_config):
+    """With one batch of all entries, and with epochs that drop some."""
     data = InstructionDataset(MIXED, tokenizer, 200, mask_prompt)
     torch.manual_seed(1)
     model = GPT(model_config(context_length=200)).double()

@@ -1,4 +1,4 @@
-"""Instructions: the book's prompt to the character, faults by entry, and its split."""
+"""Instructions: the prompts of the book, invalid entries, and splits."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def refused(do, *arguments) -> str:
 # --- the prompt ---
 
 
-def test_empty_entries_are_left_out_where_that_is_asked_for(tmp_path):
+def test_empty_entries_are_left_out_on_request(tmp_path):
     path = tmp_path / "entries.json"
     path.write_text(json.dumps([ENTRY, ENTRY | {"output": " "}, ENTRY | {"instruction": ""}, ENTRY | {"input": ""}]))
     assert read_entries(path, skip_empty=True) == [ENTRY, ENTRY | {"input": ""}]
@@ -49,11 +49,11 @@ def test_empty_entries_are_left_out_where_that_is_asked_for(tmp_path):
     with pytest.raises(UserError, match="all 1 entries are empty"):
         read_entries(path, skip_empty=True)
     path.write_text(json.dumps([ENTRY, ENTRY | {"output": 5}]))
-    with pytest.raises(UserError, match="entry 2: output is 5, not a text"):
+    with pytest.raises(UserError, match="entry 2: output is 5, not a string"):
         read_entries(path, skip_empty=True)
 
 
-def test_the_prompt_is_the_books_to_the_character():
+def test_the_prompt_is_that_of_the_book():
     assert format_prompt(ENTRY) == (
         "Below is an instruction that describes a task. Write a response that appropriately completes the request."
         "\n\n### Instruction:\nName a colour."
@@ -67,12 +67,12 @@ def test_an_input_follows_the_instruction():
     )
 
 
-def test_in_training_the_response_follows_to_the_character(tokenizer):
+def test_in_training_the_response_follows_the_prompt(tokenizer):
     data = InstructionDataset([ENTRY], tokenizer, limit=1000, mask_prompt=False)
     assert tokenizer.decode(data.ids[0]) == format_prompt(ENTRY) + "\n\n### Response:\nRed."
 
 
-def test_the_phi3_prompt_to_the_character(tokenizer):
+def test_the_phi3_prompt(tokenizer):
     assert format_prompt(ENTRY, "phi3") == f"<|user|>\n{ENTRY['instruction']}"
     with_input = ENTRY | {"input": "A warm one."}
     data = InstructionDataset([ENTRY, with_input], tokenizer, limit=1000, mask_prompt=False, form="phi3")
@@ -82,22 +82,22 @@ def test_the_phi3_prompt_to_the_character(tokenizer):
     ]
 
 
-def test_a_phi3_answer_is_what_stands_after_its_own_header():
+def test_a_phi3_answer_follows_the_phi3_header():
     assert extract_answer("\n<|assistant|>:\n It is red. ", "phi3") == "It is red."
     assert extract_answer("<|assistant|>: red") == "<|assistant|>: red"
 
 
-def test_a_model_folder_says_which_prompts_it_was_taught_with(tmp_path):
+def test_the_prompt_format_is_read_from_the_model_folder(tmp_path):
     config = tmp_path / "config.json"
     for text, form in [("{}", "alpaca"), ('{"prompt": "alpaca"}', "alpaca"), ('{"prompt": "phi3"}', "phi3")]:
         config.write_text(text)
         assert prompt_form(tmp_path) == form
     for text in ('{"prompt": "llama"}', '{"prompt": null}'):
         config.write_text(text)
-        assert "which is no form of ours" in refused(prompt_form, tmp_path)
+        assert "not a known prompt format" in refused(prompt_form, tmp_path)
 
 
-def test_the_answer_is_what_stands_after_the_header():
+def test_the_answer_follows_the_header():
     assert extract_answer("\n\n### Response:\nRed. \n") == "Red."
     assert extract_answer("Red.") == "Red."
 
@@ -113,7 +113,7 @@ def test_the_real_file_splits_as_published(mirror):
     assert sum(not entry["input"] for entry in entries) == 775
 
 
-def test_the_first_test_entry_is_the_books(mirror):
+def test_the_first_test_entry_is_that_of_the_book(mirror):
     entry = split_entries(read_entries(mirror / "instruction-data.json"), BOOK)["test"][0]
     assert entry["instruction"] == "Rewrite the sentence using a simile."
 
@@ -121,7 +121,7 @@ def test_the_first_test_entry_is_the_books(mirror):
 # --- reading ---
 
 
-def test_good_entries_are_taken_as_they_are(tmp_path):
+def test_valid_entries_are_read_unchanged(tmp_path):
     entries = [ENTRY, ENTRY | {"input": "NA", "output": "null <|endoftext|>\u2028\x85 é 🙂"}]
     assert read_entries(write(tmp_path, entries)) == entries
 
@@ -131,17 +131,17 @@ def test_good_entries_are_taken_as_they_are(tmp_path):
     [
         ({key: value for key, value in ENTRY.items() if key != "output"}, "missing 'output'"),
         (ENTRY | {"outputs": "x"}, "unknown key 'outputs'"),
-        (ENTRY | {"output": 7}, "output is 7, not a text"),
-        (ENTRY | {"input": None}, "input is None, not a text"),
+        (ENTRY | {"output": 7}, "output is 7, not a string"),
+        (ENTRY | {"input": None}, "input is None, not a string"),
         (ENTRY | {"output": " \n"}, "output is empty"),
         (ENTRY | {"instruction": ""}, "instruction is empty"),
-        (ENTRY | {"output": "a\ud800b"}, "output holds a lone surrogate"),
-        (ENTRY | {"input": "\udfff"}, "input holds a lone surrogate"),
+        (ENTRY | {"output": "a\ud800b"}, "output contains a lone surrogate"),
+        (ENTRY | {"input": "\udfff"}, "input contains a lone surrogate"),
         ("text", "is 'text', not an object"),
         ([ENTRY], "not an object"),
     ],
 )
-def test_a_fault_is_named_by_the_number_of_its_entry(entry, said, tmp_path):
+def test_an_invalid_entry_is_reported_with_its_number(entry, said, tmp_path):
     path = write(tmp_path, [ENTRY, ENTRY, entry, ENTRY])
     message = refused(read_entries, path)
     assert message.startswith(f"{path}: entry 3: ")
@@ -151,27 +151,27 @@ def test_a_fault_is_named_by_the_number_of_its_entry(entry, said, tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{}", "holds dict, not a list of entries"),
+        ("{}", "contains dict, not a list of entries"),
         ("[]", "is an empty list"),
-        ('"text"', "holds str, not a list of entries"),
+        ('"text"', "contains str, not a list of entries"),
         ("", "the file is empty"),
-        ('[{"instruction": "a", "input": "", "output": "b", "output": "c"}]', "key 'output' stands twice"),
+        ('[{"instruction": "a", "input": "", "output": "b", "output": "c"}]', "key 'output' is used twice"),
         ('[{"instruction": "a", "input": "", "output": NaN}]', "NaN is not a finite number"),
         ('[{"instruction": "a", "input": "", "output": "b"}', ":1: not JSON"),
     ],
 )
-def test_a_file_that_is_no_list_of_entries_is_refused(text, said, tmp_path):
+def test_a_file_that_is_not_a_list_of_entries_is_refused(text, said, tmp_path):
     path = write(tmp_path, text)
     message = refused(read_entries, path)
     assert message.startswith(str(path))
     assert said in message
 
 
-def test_a_surrogate_pair_in_the_json_is_the_character_it_stands_for(tmp_path):
+def test_a_surrogate_pair_in_the_json_is_one_character(tmp_path):
     assert read_entries(write(tmp_path, json.dumps([ENTRY | {"output": "🙂"}], ensure_ascii=True)))[0]["output"] == "🙂"
 
 
-def test_a_foreign_key_is_refused(tmp_path):
+def test_an_unknown_key_is_refused(tmp_path):
     path = write(tmp_path, [ENTRY | {"model_response": ""}])
     assert "unknown key 'model_response'" in refused(read_entries, path)
 
@@ -179,16 +179,16 @@ def test_a_foreign_key_is_refused(tmp_path):
 # --- splitting ---
 
 
-def test_an_empty_part_is_refused():
-    assert "the test split: no entry is left for it of 9" in refused(split_entries, [ENTRY] * 9, BOOK)
+def test_an_empty_split_is_refused():
+    assert "the test split: empty, with 9 entries in all" in refused(split_entries, [ENTRY] * 9, BOOK)
     assert [len(part) for part in split_entries([ENTRY] * 20, BOOK).values()] == [17, 2, 1]
 
 
 @pytest.mark.parametrize(("train", "test", "wrong"), [(0.9, 0.1, 1), (0.0, 0.1, 1), (0.5, 1.0, 2), (0.85, 0.1, 0)])
-def test_fractions_leave_something_for_every_part(train, test, wrong):
+def test_fractions_must_leave_entries_for_each_split(train, test, wrong):
     assert len(list(InstructionsConfig(train, test, "refuse").problems())) == wrong
 
 
-def test_fractions_that_leave_nothing_are_told_with_their_sum():
+def test_the_sum_of_too_large_fractions_is_reported():
     ((_, what, _),) = InstructionsConfig(0.9, 0.2, "refuse").problems()
-    assert what == "with train_fraction it makes 1.1"
+    assert what == "its sum with train_fraction is 1.1"

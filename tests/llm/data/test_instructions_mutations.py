@@ -1,4 +1,4 @@
-"""A thousand broken copies of an instruction file: each is refused, or read as the json module alone reads it."""
+"""A thousand broken copies of an instruction file: each is refused, or read as by the json module."""
 
 import json
 from pathlib import Path
@@ -10,10 +10,10 @@ SAMPLE = Path(__file__).parents[3] / "data/sample/instructions.json"
 
 
 def meaning(raw: bytes) -> list[dict[str, str]]:
-    """The entries as the json module reads them."""
+    """Return the entries as read by the json module."""
     pairs = json.loads(raw, object_pairs_hook=list)
     if any(sorted(key for key, _ in entry) != sorted(KEYS) for entry in pairs):
-        raise ValueError("a key is missing or stands twice")
+        raise ValueError("missing or duplicate key")
     return [dict(entry) for entry in pairs]
 
 
@@ -24,8 +24,8 @@ def test_no_mutation_is_misread(tmp_path):
     assert 50 < given.count("accepted") < 900
 
 
-def test_the_oracle_sees_a_reader_that_is_wrong(tmp_path):
+def test_the_check_detects_a_wrong_reader(tmp_path):
     path, entry = tmp_path / "instructions.json", '{"instruction": "a", "input": "", "output": "b", "output": "b"}'
-    assert "twice" in answer(lambda path: json.loads(path.read_text()), path, f"[{entry}]".encode(), meaning)
+    assert "duplicate" in answer(lambda path: json.loads(path.read_text()), path, f"[{entry}]".encode(), meaning)
     once = entry.replace(', "output": "b"', "", 1)
     assert "read as []" in answer(lambda _: [], path, f"[{once}]".encode(), meaning)

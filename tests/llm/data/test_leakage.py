@@ -1,4 +1,4 @@
-"""Texts that are held out and trained on: by hand, against the plainest comparison, and the published counts."""
+"""Leaks between splits: by hand, compared with a pairwise search, and on the data of the book."""
 
 import random
 import zipfile
@@ -8,7 +8,7 @@ import pytest
 
 from llm.data import leakage
 from llm.data.instructions import InstructionsConfig, read_entries, split_entries
-from llm.data.leakage import ALIKE, counts, leaks, runs, without, words
+from llm.data.leakage import ALIKE, counts, leaks, ngrams, without, words
 from llm.data.prompts import question
 from llm.data.spam import SpamConfig, balanced_splits, read_messages
 
@@ -24,11 +24,11 @@ LONG = "one two three four five six seven eight nine ten eleven twelve thirteen 
         ("callnow", "near"),
         ("Call now or later", "none"),
         ("now call", "none"),
-        ("77", "none"),  # nothing but digits is like no other number
+        ("77", "none"),  # texts without letters have no near-duplicates
         ("12345", "exact"),
-        (LONG + " fifteen", "near"),  # 10 runs of 11
-        (LONG.removeprefix("one two "), "near"),  # 8 runs of 10: just enough
-        (LONG.removeprefix("one two three "), "none"),  # 7 of 10
+        (LONG + " fifteen", "near"),  # Jaccard index 10/11
+        (LONG.removeprefix("one two "), "near"),  # 8/10
+        (LONG.removeprefix("one two three "), "none"),  # 7/10
         (" ".join(reversed(LONG.split())), "none"),
     ],
 )
@@ -40,14 +40,14 @@ def test_without_training_texts_nothing_leaks():
     assert leaks(["a", ""], []) == ["none", "none"]
 
 
-def test_runs_are_of_five_words_or_of_all():
-    assert runs("A b, c-D 5 e f") == {("a", "b", "c", "d", "e"), ("b", "c", "d", "e", "f")}
-    assert runs("only two") == {("only", "two")}
-    assert runs("12 !") == set()
+def test_ngrams_have_five_words_or_all():
+    assert ngrams("A b, c-D 5 e f") == {("a", "b", "c", "d", "e"), ("b", "c", "d", "e", "f")}
+    assert ngrams("only two") == {("only", "two")}
+    assert ngrams("12 !") == set()
     assert words("Grüße, 3x naïve_café") == ["grüsse", "x", "naïve", "café"]
 
 
-def test_the_index_finds_what_comparing_every_pair_finds():
+def test_the_index_finds_the_same_as_a_pairwise_search():
     draw = random.Random(0)
     base = [[draw.choice("abcdefgh") for _ in range(draw.randint(1, 120))] for _ in range(60)]
 
@@ -57,7 +57,7 @@ def test_the_index_finds_what_comparing_every_pair_finds():
     train, held_out = ([" ".join(text) for text in texts] for texts in (base, [changed(t) for t in base]))
 
     def plain(text):
-        pairs = [(runs(text), runs(other)) for other in train]
+        pairs = [(ngrams(text), ngrams(other)) for other in train]
         return any(len(a & b) / len(a | b) >= ALIKE for a, b in pairs)
 
     found = leaks(held_out, train)
@@ -65,12 +65,12 @@ def test_the_index_finds_what_comparing_every_pair_finds():
     assert 5 < found.count("near") < 55
 
 
-def test_what_leaks_is_taken_out_and_counted():
+def test_leaks_are_removed_and_counted():
     found = ["none", "near", "exact", "none"]
     assert without([1, 2, 3, 4], found, "exact") == [1, 2, 4]
     assert without([1, 2, 3, 4], found, "exact", "near") == [1, 4]
-    parts = {"train": ["a b"], "test": ["a b", "A B", "c"], "validation": ["c"]}
-    assert counts(parts) == {
+    splits = {"train": ["a b"], "test": ["a b", "A B", "c"], "validation": ["c"]}
+    assert counts(splits) == {
         "test_exact_in_train": 1,
         "test_near_in_train": 1,
         "validation_exact_in_train": 0,
@@ -81,17 +81,17 @@ def test_what_leaks_is_taken_out_and_counted():
 # --- the book's data ---
 
 
-def test_37_of_the_books_300_test_messages_stand_in_its_training_part(mirror, tmp_path):
+def test_37_of_the_300_test_messages_of_the_book_are_in_its_training_split(mirror, tmp_path):
     with zipfile.ZipFile(mirror / "sms+spam+collection.zip") as archive:
         frame = read_messages(Path(archive.extract("SMSSpamCollection", tmp_path)), "book")
     splits = balanced_splits(frame, SpamConfig("book", "shuffled", 0.7, 0.1), 123)
     found = counts({split: part["Text"].tolist() for split, part in splits.items()})
     assert found["test_exact_in_train"] == 37
-    assert found["test_near_in_train"] == 25  # other digits, mostly: the same advertisement with another number
+    assert found["test_near_in_train"] == 25  # mostly the same advertisement with another number
     assert found["validation_exact_in_train"] == 13
 
 
-def test_2_of_the_books_110_test_prompts_stand_in_its_training_part(mirror):
+def test_2_of_the_110_test_prompts_of_the_book_are_in_its_training_split(mirror):
     splits = split_entries(read_entries(mirror / "instruction-data.json"), InstructionsConfig(0.85, 0.1, "refuse"))
     found = counts({split: [question(entry) for entry in part] for split, part in splits.items()})
     assert found["test_exact_in_train"] == 2

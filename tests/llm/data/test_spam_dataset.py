@@ -1,4 +1,4 @@
-"""Labelled messages as batches: padded on the right, and cut at a width or at the limit."""
+"""Batches of labelled messages: padding on the right, width and limit."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def test_messages_are_padded_on_the_right_to_the_longest_of_the_batch(tokenizer)
     assert (batch.targets.tolist(), batch.lengths.tolist()) == ([0, 1], [len(ids[0]), len(ids[1])])
 
 
-def test_with_a_width_every_batch_is_that_wide_and_longer_messages_are_cut(tokenizer):
+def test_with_a_width_every_batch_is_padded_or_cut_to_it(tokenizer):
     data = SpamDataset([0, 1], ["a", "abcdefgh"], tokenizer, limit=16)
     data.width = 3
     batch = data.batch([0, 1])
@@ -30,7 +30,7 @@ def test_with_a_width_every_batch_is_that_wide_and_longer_messages_are_cut(token
     assert batch.inputs[1].tolist() == tokenizer.encode("abcdefgh")[:3]
 
 
-def test_a_micro_batch_of_one_has_no_padding_unless_a_width_is_asked_for(tokenizer):
+def test_a_micro_batch_of_one_has_no_padding_without_a_width(tokenizer):
     data = SpamDataset([0, 1, 0], ["the lazy dogs jump", "x", "a fox"], tokenizer, limit=100)
     micros = list(data.batch([0, 1, 2]).split(1))
     assert [micro.inputs[0].tolist() for micro in micros] == data.ids
@@ -49,7 +49,7 @@ def test_end_of_text_in_a_message_is_ordinary_text(tokenizer):
     assert tokenizer.decode(data.ids[0]) == "a<|endoftext|>b"
 
 
-def test_an_empty_row_is_read_at_one_token_of_padding():
+def test_an_empty_row_becomes_one_pad_token():
     batch = pad_right([[], [5, 6]], pad=9, width=None, labels=[0, 1])
     assert (batch.inputs.tolist(), batch.lengths.tolist()) == ([[9, 9], [5, 6]], [1, 2])
     alone = pad_right([[]], pad=9, width=None, labels=[0])

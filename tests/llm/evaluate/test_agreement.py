@@ -1,4 +1,4 @@
-"""Two judges on the same answers: worked by hand, and refused where they scored different things."""
+"""Agreement of two judges: worked by hand, and errors for files about different answers."""
 
 import json
 from pathlib import Path
@@ -27,30 +27,30 @@ def test_agreement_by_hand(tmp_path):
     assert found.kendall == pytest.approx(4 / 6)
 
 
-def test_verdicts_are_matched_by_index_not_by_place(tmp_path):
+def test_verdicts_are_matched_by_index_not_by_position(tmp_path):
     a = write(tmp_path / "a.json", [1, 2, 3])
     b = tmp_path / "b.json"
     b.write_text(json.dumps(json.loads(a.read_text())[::-1]))
     assert agree(a, b).kendall == 1
 
 
-def test_a_judge_who_always_says_the_same_correlates_with_nobody(tmp_path):
+def test_a_judge_with_constant_scores_has_no_correlation(tmp_path):
     found = agree(write(tmp_path / "a.json", [50, 50, 50]), write(tmp_path / "b.json", [1, 2, 3]))
     assert (found.pearson, found.spearman, found.kendall) == (None, None, None)
     assert "none: one judge's scores are all equal" in lines(found)[-1]
 
 
-def test_other_answers_are_refused(tmp_path):
+def test_different_answers_are_an_error(tmp_path):
     a, b = (write(tmp_path / name, [1, 2], model_response=name) for name in ("a", "b"))
-    with pytest.raises(UserError, match="2 answers are not the same, the first is 0") as raised:
+    with pytest.raises(UserError, match="2 answers differ, the first is 0") as raised:
         agree(a, b)
     assert raised.value.code == DATA
-    agree(a, write(tmp_path / "c", [1, 2]))  # a file that does not say what it is about is taken at its word
+    agree(a, write(tmp_path / "c", [1, 2]))  # without the keys of the answer there is nothing to compare
     agree(a, write(tmp_path / "d", [1, 2], model_response="a"))
 
 
-def test_nothing_in_common_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"no answer has a score in both \(1 and 1 have one\)"):
+def test_no_common_scores_are_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"no answer has a score in both files \(1 and 1 scores\)"):
         agree(write(tmp_path / "a", [1, None]), write(tmp_path / "b", [None, 1]))
 
 
@@ -65,10 +65,10 @@ def test_nothing_in_common_is_refused(tmp_path):
         ('[{"index": 0, "score": 8.5}]', "score 8.5"),
         ('[{"index": [], "score": 8}]', "index []"),
         ('[{"index": true, "score": 8}]', "index True"),
-        ('[{"index": 0, "score": 8}, {"index": 0, "score": 9}]', "verdict 1: is there twice"),
+        ('[{"index": 0, "score": 8}, {"index": 0, "score": 9}]', "verdict 1: index 0 occurs twice"),
     ],
 )
-def test_what_is_no_file_of_verdicts_is_refused(text, said, tmp_path):
+def test_an_invalid_file_of_verdicts_is_an_error(text, said, tmp_path):
     (tmp_path / "wrong.json").write_text(text)
     with pytest.raises(UserError) as raised:
         agree(write(tmp_path / "a.json", [1]), tmp_path / "wrong.json")

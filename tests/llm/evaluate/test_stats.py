@@ -1,4 +1,4 @@
-"""Intervals, tests and correlations against numbers worked by hand."""
+"""Intervals, tests and correlations, compared with numbers worked by hand."""
 
 import math
 import subprocess
@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from scipy.stats import binomtest
 
-from llm.common.files import stable
+from llm.common.files import round_floats
 from llm.evaluate.stats import Z95, correlation, mcnemar, share, wilson
 
 # --- intervals ---
 
 
-def test_wilsons_interval_of_nothing_and_of_everything_is_the_formula_at_the_ends():
+def test_wilsons_interval_of_no_hits_and_of_all():
     edge = Z95**2 / (10 + Z95**2)
     assert wilson(0, 10) == pytest.approx((0, edge))
     assert wilson(10, 10) == pytest.approx((1 - edge, 1))
@@ -25,33 +25,33 @@ def test_wilsons_interval_of_five_of_ten():
     assert wilson(5, 10) == pytest.approx((0.5 - half, 0.5 + half))
 
 
-def test_wilsons_interval_is_that_of_scipy():
+def test_wilsons_interval_equals_that_of_scipy():
     for n in (1, 2, 7, 52, 300):
         for hits in range(n + 1):
             theirs = binomtest(hits, n).proportion_ci(method="wilson")
-            assert stable(wilson(hits, n)) == stable((theirs.low, theirs.high))  # the digits of a report
+            assert round_floats(wilson(hits, n)) == round_floats((theirs.low, theirs.high))  # the digits of a report
 
 
 @pytest.mark.parametrize(("hits", "n"), [(287, 300), (1, 7), (50, 110)])
-def test_at_the_ends_of_wilsons_interval_the_share_is_just_surprising(hits, n):
-    """What defines it: the ends p solve |hits / n - p| = z sqrt(p (1 - p) / n)."""
+def test_the_ends_of_wilsons_interval_solve_its_equation(hits, n):
+    """The definition: the ends p solve |hits / n - p| = z sqrt(p (1 - p) / n)."""
     for p in wilson(hits, n):
         assert abs(hits / n - p) == pytest.approx(Z95 * math.sqrt(p * (1 - p) / n))
 
 
-def test_the_books_300_test_messages_tell_two_points_apart_from_nothing():
+def test_the_books_300_test_messages_cannot_distinguish_less_than_one_point():
     low, high = wilson(285, 300)
     assert low < 287 / 300 < high
     assert not low < 275 / 300 < high
 
 
 @pytest.mark.parametrize(("hits", "n"), [(-1, 3), (4, 3), (0, 0)])
-def test_no_share_has_no_interval(hits, n):
+def test_an_invalid_proportion_is_an_error(hits, n):
     with pytest.raises(ValueError, match="hits of"):
         wilson(hits, n)
 
 
-def test_a_share_stands_with_its_interval_and_its_count():
+def test_a_proportion_has_an_interval_and_a_count():
     low, high = wilson(3, 4)
     assert share("accuracy", [True, True, False, True]) == {
         "accuracy": 0.75,
@@ -72,7 +72,7 @@ def test_mcnemars_test_by_hand(first, second, p):
     assert mcnemar(first, second) == pytest.approx(p)
 
 
-def test_mcnemars_test_is_twice_the_tail_of_fair_coins():
+def test_mcnemars_test_is_twice_the_tail_of_the_binomial_distribution():
     for first in range(12):
         for second in range(12):
             n, fewer = first + second, min(first, second)
@@ -103,7 +103,7 @@ MEASURES = ["pearson", "spearman", "kendall"]
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_a_correlation_is_1_with_itself_and_minus_1_with_its_reverse(measure):
+def test_a_correlation_is_1_with_itself_and_minus_1_with_its_negative(measure):
     x = [3, 1, 4, 1, 5]
     assert correlation(measure, x, x) == pytest.approx(1)
     assert correlation(measure, x, [-value for value in x]) == pytest.approx(-1)
@@ -111,7 +111,7 @@ def test_a_correlation_is_1_with_itself_and_minus_1_with_its_reverse(measure):
 
 @pytest.mark.parametrize("measure", MEASURES)
 @pytest.mark.parametrize(("x", "y"), [([], []), ([1], [2]), ([1, 1, 1], [1, 2, 3]), ([1, 2], [5, 5])])
-def test_without_spread_there_is_no_correlation(measure, x, y):
+def test_constant_values_have_no_correlation(measure, x, y):
     assert correlation(measure, x, y) is None
 
 

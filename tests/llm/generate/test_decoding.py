@@ -1,4 +1,4 @@
-"""Decoding in batches with a cache against the plainest loop there is."""
+"""Decoding in batches with a cache, compared with the simplest loop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GREEDY = greedy(8)
 
 @pytest.fixture
 def model(model_config: Make) -> GPT:
-    """A model whose greedy texts are not a single token said again and again."""
+    """A model whose greedy texts do not repeat a single token."""
     torch.manual_seed(3)
     model = GPT(model_config(context_length=32, n_embd=16)).eval()
     with torch.no_grad():
@@ -50,10 +50,10 @@ def sampling(**changes: Any) -> DecodingConfig:
 # Greedy
 
 
-def test_batch_with_cache_says_what_each_prompt_says_alone(model: GPT) -> None:
+def test_batch_with_cache_gives_the_text_of_each_prompt_alone(model: GPT) -> None:
     expected = [plain(model, prompt, 8) for prompt in PROMPTS]
     assert generate(model, PROMPTS, GREEDY, stop=None) == expected
-    assert len({token for answer in expected for token in answer}) > 5  # or the comparison would show little
+    assert len({token for answer in expected for token in answer}) > 5  # control: the texts vary
 
 
 def test_each_row_ends_at_its_own_stop_token(model: GPT) -> None:
@@ -75,7 +75,7 @@ def test_no_prompt_gives_no_answer(model: GPT) -> None:
     assert generate(model, [], GREEDY, stop=None) == []
 
 
-def test_generating_leaves_the_mode_and_the_global_generator_alone(model: GPT) -> None:
+def test_generating_keeps_the_mode_and_the_global_generator(model: GPT) -> None:
     model.train()
     state = torch.get_rng_state()
     generate(model, PROMPTS, sampling(), stop=None)
@@ -130,7 +130,7 @@ def test_seeds_decide_the_tokens(model: GPT) -> None:
     assert first != other
 
 
-def test_equal_prompts_get_seeds_of_their_own(model: GPT) -> None:
+def test_equal_prompts_get_different_seeds(model: GPT) -> None:
     answers = generate(model, PROMPTS, sampling(), None)
     assert answers[0] != answers[4]
 
@@ -159,7 +159,7 @@ def test_tokens_are_drawn_with_their_probability(temperature: float) -> None:
     torch.testing.assert_close(share, torch.softmax(torch.tensor(logits) / temperature, -1), atol=0.015, rtol=0)
 
 
-def test_only_the_k_likeliest_are_drawn() -> None:
+def test_only_the_k_most_likely_are_drawn() -> None:
     counts = draws([1.0, 5.0, 4.0, 4.5, 0.0], 500, top_k=3, temperature=10.0)
     assert (counts > 0).tolist() == [False, True, True, True, False]
 
@@ -181,21 +181,21 @@ FOUR = [math.log(p) for p in (0.15, 0.5, 0.1, 0.25)]
         (None, [0, 1, 2, 3]),
     ],
 )
-def test_the_fewest_tokens_that_make_up_p_are_drawn(top_p: float | None, drawn: list[int]) -> None:
+def test_top_p_draws_from_the_smallest_set(top_p: float | None, drawn: list[int]) -> None:
     assert draws(FOUR, 500, top_k=None, top_p=top_p, temperature=1.0).nonzero().flatten().tolist() == drawn
 
 
-def test_what_is_drawn_of_the_fewest_keeps_its_proportions() -> None:
+def test_top_p_keeps_the_proportions() -> None:
     share = draws(FOUR, 20_000, top_k=None, top_p=0.74, temperature=1.0) / 20_000
     torch.testing.assert_close(share, torch.tensor([0, 2 / 3, 0, 1 / 3]), atol=0.02, rtol=0)
 
 
-def test_p_is_of_the_probabilities_after_temperature_and_k() -> None:
-    assert (draws(FOUR, 500, top_k=None, top_p=0.74, temperature=50.0) > 0).sum() == 3  # nearly a quarter each
+def test_top_p_applies_after_temperature_and_top_k() -> None:
+    assert (draws(FOUR, 500, top_k=None, top_p=0.74, temperature=50.0) > 0).sum() == 3  # about a quarter each
     assert draws(FOUR, 500, top_k=2, top_p=0.66, temperature=1.0).tolist() == [0, 500, 0, 0]  # 2/3 of what k leaves
 
 
-def test_of_equal_tokens_a_small_p_leaves_one() -> None:
+def test_a_small_top_p_keeps_one_of_equal_tokens() -> None:
     assert (draws([1.0] * 5, 300, top_k=None, top_p=0.1, temperature=1.0) > 0).sum() == 1
 
 
@@ -203,23 +203,23 @@ def test_k_above_the_vocabulary_draws_from_all() -> None:
     assert (draws([1.0, 1.0, 1.0], 500, top_k=50) > 0).all()
 
 
-# What does not fit
+# Prompts that do not fit, and invalid settings
 
 
 def test_prompt_with_its_new_tokens_over_the_context_is_refused(model: GPT) -> None:
-    message = r"25 tokens of prompt \+ 8 new ones exceed the model's context of 32 \| fix: ask for 7 new tokens at most"
+    message = r"25 prompt tokens \+ 8 new tokens exceed the model's context of 32 \| fix: ask for at most 7 new tokens"
     with pytest.raises(UserError, match=message) as caught:
         generate(model, [[1], [1] * 25], GREEDY, None)
     assert caught.value.code == USAGE
     assert len(generate(model, [[1], [1] * 24], GREEDY, None)[1]) == 8
 
 
-def test_prompt_over_the_context_is_to_be_shortened(model: GPT) -> None:
+def test_prompt_over_the_context_must_be_shortened(model: GPT) -> None:
     with pytest.raises(UserError, match="shorten the prompt"):
         generate(model, [[1] * 33], GREEDY, None)
 
 
-def test_prompt_over_the_context_without_new_tokens_is_left_alone(model: GPT) -> None:
+def test_prompt_over_the_context_without_new_tokens_is_accepted(model: GPT) -> None:
     assert generate(model, [[1] * 40, [7, 8, 9]], GREEDY, None, limits=[0, 8]) == [[], plain(model, [7, 8, 9], 8)]
 
 

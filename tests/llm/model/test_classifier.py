@@ -1,4 +1,4 @@
-"""A GPT as a classifier: which place is read, what padding can change, what is trained, and predictions in order."""
+"""The classifier: positions, padding, the causal mask, trainable parameters, predictions, configuration."""
 
 from pathlib import Path
 from typing import get_args
@@ -12,7 +12,7 @@ from llm.data.batches import SequentialBatches
 from llm.data.spam_dataset import SpamDataset, pad_right
 from llm.data.tokenizer import Tokenizer
 from llm.evaluate.accuracy import predict
-from llm.model.classifier import READ, Classifier, Position, freeze
+from llm.model.classifier import Classifier, Position, freeze
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT, count_parameters
 from stages.finetune_spam import FinetuneSpamConfig
@@ -21,7 +21,7 @@ from tests.tiny import BF16, FP32
 
 ROWS = [[5, 6, 7, 8, 9], [10, 11], [12, 13, 14]]
 PAD = 299
-GPT2_124M = ModelConfig(50257, 1024, 12, 12, 768, 0.0, True, True, "torch", "sdpa", None, None, "each")
+GPT2_124M = ModelConfig(1024, 12, 12, 768, 0.0, True, True, "torch", "sdpa", None, None, "each", 50257)
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def scores(gpt: GPT, position: str, width: int | None) -> torch.Tensor:
 
 
 def by_hand(gpt: GPT, read) -> torch.Tensor:
-    """The same of every row on its own, unpadded; `read` turns its hidden states (T, C) into one (C,)."""
+    """The same for each row alone and unpadded; `read` maps its hidden states (T, C) to (C,)."""
     torch.manual_seed(1)
     head = torch.nn.Linear(gpt.config.n_embd, 2)
     return torch.stack([head(read(gpt.transformer(torch.tensor([row]))[0])) for row in ROWS])
@@ -54,7 +54,7 @@ BY_HAND = {
 
 @pytest.mark.parametrize("width", [None, 9, 16])
 @pytest.mark.parametrize("position", BY_HAND)
-def test_a_position_reads_what_it_says_whatever_the_padding(position, width, gpt):
+def test_positions_of_real_tokens_do_not_depend_on_padding(position, width, gpt):
     torch.testing.assert_close(scores(gpt, position, width), by_hand(gpt, BY_HAND[position]))
 
 
@@ -62,7 +62,7 @@ def test_a_position_reads_what_it_says_whatever_the_padding(position, width, gpt
 @pytest.mark.parametrize(
     ("position", "read"), [("last", lambda hidden: hidden[-1]), ("mean_all", lambda hidden: hidden.mean(dim=0))]
 )
-def test_last_and_mean_all_read_the_padded_row_as_the_book_does(position, read, width, gpt):
+def test_last_and_mean_all_read_the_padded_row_as_in_the_book(position, read, width, gpt):
     padded = [row + [PAD] * ((width or 5) - len(row)) for row in ROWS]
     torch.manual_seed(1)
     head = torch.nn.Linear(gpt.config.n_embd, 2)
@@ -71,13 +71,12 @@ def test_last_and_mean_all_read_the_padded_row_as_the_book_does(position, read, 
 
 
 @pytest.mark.parametrize("position", ["last", "mean_all"])
-def test_what_is_read_at_last_or_at_all_places_depends_on_the_padding(position, gpt):
+def test_last_and_mean_all_depend_on_the_padding(position, gpt):
     assert not torch.allclose(scores(gpt, position, None), scores(gpt, position, 9), atol=1e-3)
 
 
-def test_every_position_can_be_read_and_differs_from_the_others(gpt):
-    assert tuple(READ) == get_args(Position)
-    read = [scores(gpt, position, 9) for position in READ]
+def test_all_positions_give_different_scores(gpt):
+    read = [scores(gpt, position, 9) for position in get_args(Position)]
     assert all(not torch.allclose(a, b, atol=1e-3) for i, a in enumerate(read) for b in read[:i])
 
 
@@ -92,7 +91,7 @@ def test_without_lengths_every_token_is_real(position, gpt):
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_without_the_causal_mask_the_first_place_sees_the_last_token(attention, model_config):
+def test_without_the_causal_mask_the_first_token_sees_the_last(attention, model_config):
     def read(causal: bool, last_token: int) -> torch.Tensor:
         torch.manual_seed(0)
         gpt = GPT(model_config(init="torch", attention=attention)).eval()
@@ -103,14 +102,13 @@ def test_without_the_causal_mask_the_first_place_sees_the_last_token(attention, 
     assert not torch.allclose(read(False, 8), read(True, 8), atol=1e-3)
 
 
-def test_without_mask_and_positions_the_order_of_the_tokens_means_nothing(gpt):
-    """What tells attention to everything from any other: a permutation of the rest leaves the first place as it is."""
+def test_without_causal_mask_and_positions_token_order_does_not_matter(gpt):
+    """With attention to all tokens, permuting the others does not change the first one."""
     gpt.transformer.wpe.weight.data.zero_()
     model = Classifier(gpt, 2, "first", causal=False)
     one, other = (model(torch.tensor([ids])) for ids in ([5, 6, 7, 8], [5, 8, 6, 7]))
     torch.testing.assert_close(one, other)
-    for block in gpt.transformer.h:
-        block._forward_pre_hooks.clear()
+    gpt.transformer.causal = True
     model.position = "last"
     one, other = (model(torch.tensor([ids])) for ids in ([5, 6, 7, 8], [5, 6, 8, 7]))
     assert not torch.allclose(one, other, atol=1e-3)
@@ -123,7 +121,7 @@ def trained(model: Classifier) -> set[str]:
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def test_freezing_leaves_trainable_what_it_says(gpt):
+def test_freezing_leaves_only_the_chosen_part_trainable(gpt):
     model = Classifier(gpt, 2, "last")
     names = {name for name, _ in model.named_parameters()}
     head = {"score.weight", "score.bias"}
@@ -152,7 +150,7 @@ HEAD, NORM = 2 * 768 + 2, 2 * 768
         ("all", 124_441_346),
     ],
 )
-def test_the_parameters_of_gpt2_124m_are_the_published_ones(trainable, count):
+def test_parameter_counts_of_gpt2_124m_are_the_published_ones(trainable, count):
     with torch.device("meta"):
         model = Classifier(GPT(GPT2_124M), 2, "last")
     freeze(model, trainable)
@@ -180,7 +178,7 @@ def test_predictions_come_in_the_order_of_the_messages(batch_size, micro_batch_s
 
 
 @pytest.mark.parametrize(("micro_batch_size", "rows"), [(None, [5]), (2, [2, 2, 1])])
-def test_predicting_computes_no_more_rows_at_once_than_asked(micro_batch_size, rows, gpt, messages):
+def test_predicting_respects_the_micro_batch_size(micro_batch_size, rows, gpt, messages):
     model, seen = Classifier(gpt, 2, "last_token"), []
     model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     predict(model, SequentialBatches(messages, 5), FP32, micro_batch_size)
@@ -188,7 +186,7 @@ def test_predicting_computes_no_more_rows_at_once_than_asked(micro_batch_size, r
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_predicting_switches_dropout_off_and_then_leaves_the_model_as_it_was(training, model_config, messages):
+def test_predicting_turns_dropout_off_and_restores_the_mode(training, model_config, messages):
     model = Classifier(GPT(model_config(dropout=0.5)), 2, "mean").train(training)
     first, again = (predict(model, SequentialBatches(messages, 2), FP32) for _ in range(2))
     assert torch.equal(first, again)
@@ -196,7 +194,7 @@ def test_predicting_switches_dropout_off_and_then_leaves_the_model_as_it_was(tra
     assert not first.requires_grad
 
 
-def test_predictions_in_bf16_come_as_fp32_and_close(gpt, messages):
+def test_bf16_predictions_are_fp32_tensors_close_to_fp32(gpt, messages):
     model = Classifier(gpt, 2, "mean")
     bf16 = predict(model, SequentialBatches(messages, 2), BF16)
     assert bf16.dtype == torch.float32
@@ -209,7 +207,7 @@ def test_weights_are_converted_once_not_for_every_batch(gpt, messages):
     assert seen.shapes.count(tuple(gpt.transformer.h[0].mlp.c_fc.weight.shape)) == len(gpt.transformer.h)
 
 
-def test_as_a_gpt_it_has_the_same_transformer_under_the_embeddings_matrix(gpt):
+def test_as_gpt_shares_the_transformer_and_ties_the_head(gpt):
     exported = Classifier(gpt, 2, "last").as_gpt()
     ids = torch.tensor([ROWS[0]])
     torch.testing.assert_close(exported(ids), gpt.transformer(ids) @ gpt.transformer.wte.weight.T)
@@ -242,7 +240,7 @@ def test_a_score_may_not_depend_on_the_rest_of_its_batch(changes, wrong):
 
 
 @pytest.mark.parametrize("key", ["position", "trainable", "padding", "weights"])
-def test_a_choice_that_is_none_is_refused(key):
+def test_an_unknown_choice_is_refused(key):
     parse(FinetuneSpamConfig, SECTION)
     with pytest.raises(UserError, match=f"{key}: 'none' is not one of "):
         parse(FinetuneSpamConfig, SECTION | {key: "none"})

@@ -1,4 +1,4 @@
-"""The model: attention two ways, cache and padding that change nothing, causality, the published sizes."""
+"""The model: both forms of attention, causality, cache, padding, published sizes, initialisation, dropout."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from llm.model.config import ModelConfig
-from llm.model.gpt import GPT, Attention, Block, attend, count_parameters, gelu, visible
-from llm.model.kv_cache import READ_ON, KVCache, attend_one
+from llm.model.config import ModelConfig, ModelParams
+from llm.model.gpt import GPT, Attention, Block, attend, attention_mask, count_parameters, gelu
+from llm.model.kv_cache import EMPTY_SLOTS, KVCache, attend_one
 
 Make = Callable[..., ModelConfig]
 
@@ -37,7 +37,7 @@ def some_ids(rows: int = 3, length: int = 9) -> Tensor:
 # Attention
 
 
-def test_eager_attention_computes_what_sdpa_computes(model_config: Make) -> None:
+def test_eager_attention_equals_sdpa(model_config: Make) -> None:
     sdpa, eager = make(model_config()), make(model_config(attention="eager"))
     ids, padding = some_ids(), torch.tensor([0, 4, 8])
     torch.testing.assert_close(sdpa(ids), eager(ids), atol=1e-5, rtol=1e-5)
@@ -45,9 +45,9 @@ def test_eager_attention_computes_what_sdpa_computes(model_config: Make) -> None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("empty", [0, 3, READ_ON, READ_ON + 1])
+@pytest.mark.parametrize("empty", [0, 3, EMPTY_SLOTS, EMPTY_SLOTS + 1])
 @pytest.mark.parametrize("masked", [False, True])
-def test_attention_of_one_query_computes_what_the_others_compute(
+def test_attention_of_one_token_equals_the_other_forms(
     model_config: Make, masked: bool, empty: int, dtype: torch.dtype
 ) -> None:
     torch.manual_seed(0)
@@ -55,7 +55,7 @@ def test_attention_of_one_query_computes_what_the_others_compute(
     mask = (torch.arange(7) >= torch.tensor([0, 2, 6])[:, None])[:, None, None] if masked else None  # (B, 1, 1, S)
     cache = KVCache(model_config(n_embd=32), 3, 7 + empty, like=q)
     for store in cache.keys + cache.values:
-        store.fill_(math.nan)  # what nobody has written may be anything
+        store.fill_(math.nan)  # unwritten slots may hold anything
     cache.append(1, k, v)
     cache.length = 6
     one = attend_one(q, cache, 1, mask)
@@ -67,7 +67,7 @@ def test_attention_of_one_query_computes_what_the_others_compute(
     assert (attend_one(q, cache, 1, None) - one).abs().max() > 0.01  # control
 
 
-def test_attention_written_out_lets_later_queries_see_all_that_came_before() -> None:
+def test_eager_attention_sees_all_earlier_keys() -> None:
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 3, 2, 7, 4)
     whole = attend(q, k, v, None, nn.Identity())
@@ -85,7 +85,7 @@ def test_attention_is_the_weighted_mean_of_the_visible_values() -> None:
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_heads_are_computed_apart(model_config: Make, attention: str) -> None:
+def test_heads_are_computed_separately(model_config: Make, attention: str) -> None:
     config = model_config(attention=attention)
     layer, x = Attention(config, 0), torch.randn(1, 5, 8)
     with torch.no_grad():
@@ -97,13 +97,13 @@ def test_heads_are_computed_apart(model_config: Make, attention: str) -> None:
         torch.testing.assert_close(layer(x, None, None), torch.cat(heads, dim=-1))
 
 
-def test_mask_shows_a_query_itself_and_what_came_before() -> None:
-    assert visible(0, 3, None, torch.device("cpu")) is None
-    assert visible(2, 2, None, torch.device("cpu")).int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]  # type: ignore[union-attr]
+def test_mask_allows_a_token_itself_and_earlier_ones() -> None:
+    assert attention_mask(0, 3, None, torch.device("cpu")) is None
+    assert attention_mask(2, 2, None, torch.device("cpu")).int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]  # type: ignore[union-attr]
 
 
-def test_mask_hides_padding_from_all_but_itself() -> None:
-    mask = visible(0, 3, torch.tensor([2, 0]), torch.device("cpu"))
+def test_mask_hides_padding_from_all_other_tokens() -> None:
+    mask = attention_mask(0, 3, torch.tensor([2, 0]), torch.device("cpu"))
     assert mask is not None
     assert mask[0, 0].int().tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
     assert mask[1, 0].int().tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
@@ -132,16 +132,16 @@ def test_earlier_tokens_change_later_logits(model_config: Make) -> None:
 # Cache
 
 
-@pytest.fixture(params=[True, False], ids=["one query by vectors", "as any other"])
-def one_query(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The attention of a single query as on CPUs, and as on accelerators."""
-    monkeypatch.setattr("llm.model.gpt.BY_VECTORS", ("cpu",) if request.param else ())
+@pytest.fixture(params=[True, False], ids=["one token fast", "generic"])
+def one_token(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention of a single token as on CPUs, and as on accelerators."""
+    monkeypatch.setattr("llm.model.kv_cache.ONE_TOKEN_DEVICES", ("cpu",) if request.param else ())
 
 
-@pytest.mark.usefixtures("one_query")
+@pytest.mark.usefixtures("one_token")
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("pieces", [[9], [1] * 9, [4, 1, 3, 1]], ids=str)
-def test_cached_logits_are_the_uncached(model_config: Make, attention: str, pieces: list[int]) -> None:
+def test_cached_logits_equal_uncached_logits(model_config: Make, attention: str, pieces: list[int]) -> None:
     model, ids = make(model_config(attention=attention)), some_ids()
     cache = KVCache(model.config, len(ids), 9, model.transformer.wte.weight)
     cached = torch.cat([model(part, cache) for part in torch.split(ids, pieces, dim=1)], dim=1)
@@ -163,8 +163,8 @@ def test_full_cache_refuses_another_token(model_config: Make) -> None:
         model(ids[:, 4:5], cache)
 
 
-@pytest.mark.usefixtures("one_query")
-def test_kept_rows_go_on_as_before(model_config: Make) -> None:
+@pytest.mark.usefixtures("one_token")
+def test_kept_rows_continue_as_before(model_config: Make) -> None:
     model, ids, rows = make(model_config()), some_ids(), torch.tensor([2, 0])
     cache = KVCache(model.config, len(ids), 9, model.transformer.wte.weight)
     model(ids[:, :8], cache)
@@ -172,7 +172,7 @@ def test_kept_rows_go_on_as_before(model_config: Make) -> None:
     torch.testing.assert_close(model(ids[rows, 8:], cache), model(ids)[rows, 8:], atol=1e-5, rtol=1e-5)
 
 
-def test_rows_are_dropped_from_one_layer_after_the_other(model_config: Make) -> None:
+def test_rows_are_dropped_one_layer_at_a_time(model_config: Make) -> None:
     cache = KVCache(model_config(), 3, 9, torch.empty(0))
     old = [weakref.ref(store) for store in cache.keys + cache.values]
     alive = []
@@ -205,7 +205,7 @@ def test_left_padding_changes_nothing(model_config: Make, attention: str) -> Non
             torch.testing.assert_close(logits[row : row + 1, pad:], alone, atol=1e-5, rtol=1e-5)
 
 
-def test_padding_that_is_not_declared_changes_the_logits(model_config: Make) -> None:
+def test_undeclared_padding_changes_the_logits(model_config: Make) -> None:
     model, ids = make(model_config()), some_ids()
     padded = torch.cat([torch.zeros_like(ids[:, :2]), ids], dim=1)
     assert (model(padded)[:, 2:] - model(ids)).abs().max() > 1e-3
@@ -278,16 +278,16 @@ def test_gpt2_initialisation_scales_the_shortcuts_down(model_config: Make) -> No
         assert not shortcut.bias.any()
 
 
-def test_torch_initialisation_is_left_alone(model_config: Make) -> None:
+def test_torch_initialisation_is_kept(model_config: Make) -> None:
     torch.manual_seed(0)
     assert GPT(model_config(init="torch")).transformer.wte.weight.std().item() == pytest.approx(1.0, rel=0.1)
 
 
 @pytest.mark.slow
-def test_untrained_model_says_what_the_books_says() -> None:
+def test_untrained_model_gives_the_books_text() -> None:
     n_embd, n_layer, n_head = SIZES["124M"]
     torch.manual_seed(123)
-    book = ModelConfig(50257, 1024, n_layer, n_head, n_embd, 0.1, False, False, "torch", "eager", None, None, "each")
+    book = ModelConfig(1024, n_layer, n_head, n_embd, 0.1, False, False, "torch", "eager", None, None, "each", 50257)
     model, ids = GPT(book).eval(), [15496, 11, 314, 716]  # "Hello, I am"
     for _ in range(6):
         ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
@@ -313,13 +313,13 @@ def test_attention_weights_are_dropped_in_training(model_config: Make, attention
     assert torch.equal(layer(x, None, None), layer(x, None, None))
 
 
-def test_each_dropout_rate_acts_where_it_says(model_config: Make) -> None:
+def test_each_dropout_rate_reaches_its_layers(model_config: Make) -> None:
     """Exercise 4.3."""
     rates = {"dropout": 0.1, "dropout_embedding": 0.2, "dropout_attention": 0.3}
     transformer = GPT(model_config(**rates)).transformer
     assert transformer.drop.rate == 0.2
     assert {(block.attn.drop.rate, block.drop.rate) for block in transformer.h} == {(0.3, 0.1)}
-    zero = GPT(model_config(**rates | {"dropout_embedding": 0.0})).transformer  # 0 is a rate, not a missing one
+    zero = GPT(model_config(**rates | {"dropout_embedding": 0.0})).transformer  # 0 is not the same as None
     assert zero.drop.rate == 0.0
 
 
@@ -356,8 +356,14 @@ def test_impossible_shape_is_a_problem(model_config: Make, changes: dict[str, An
     assert not list(model_config().problems())
 
 
+def test_the_section_and_a_vocabulary_make_the_config(model_config: Make) -> None:
+    config = model_config(vocab_size=77)
+    section = {key: value for key, value in vars(config).items() if key != "vocab_size"}
+    assert ModelParams(**section).config(77) == config
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_form_of_gelu_that_is_compiled_has_the_same_values(monkeypatch: pytest.MonkeyPatch, dtype: Any) -> None:
+def test_compiled_gelu_has_the_same_values(monkeypatch: pytest.MonkeyPatch, dtype: Any) -> None:
     x = torch.linspace(-20, 20, 4001).to(dtype)
     plain = gelu(x)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)

@@ -1,4 +1,4 @@
-"""LoRA: the published counts, no effect before training, only the paths learn, merged weights compute the same."""
+"""LoRA: published parameter counts, no effect before training, gradients, merging, model folders, configuration."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def classifier(config: ModelConfig) -> nn.Module:
     return Classifier(gpt(config), 2, "last").eval()
 
 
-def paths(model: nn.Module) -> list[LoraLinear]:
+def lora_layers(model: nn.Module) -> list[LoraLinear]:
     return [module for module in model.modules() if isinstance(module, LoraLinear)]
 
 
 def train_a_bit(model: nn.Module) -> None:
-    """Give every path weights that matter, as training would."""
+    """Give all LoRA matrices values that matter, as training would."""
     torch.manual_seed(2)
     with torch.no_grad():
-        for path in paths(model):
+        for path in lora_layers(model):
             for part in (path.lora_A, path.lora_B):
                 part.copy_(torch.randn_like(part) * 0.2)
 
@@ -70,7 +70,7 @@ def published(n_embd: int, n_layer: int, n_head: int, tie_head: bool) -> GPT:
     shape: dict[str, Any] = {"n_embd": n_embd, "n_layer": n_layer, "n_head": n_head, "tie_head": tie_head}
     with torch.device("meta"):
         rates = {"dropout": 0.0, "dropout_embedding": None, "dropout_attention": None, "dropout_random": "each"}
-        return GPT(ModelConfig(50257, 1024, qkv_bias=True, init="torch", attention="sdpa", **rates, **shape))
+        return GPT(ModelConfig(1024, vocab_size=50257, qkv_bias=True, init="torch", attention="sdpa", **rates, **shape))
 
 
 def counts(model: nn.Module) -> tuple[int, int]:
@@ -96,19 +96,19 @@ def test_355m_with_a_head_of_its_own_trains_the_books_number_of_parameters() -> 
     assert counts(model) == (406_286_336 + 7_898_384, 7_898_384)
 
 
-def test_with_c_attn_as_one_linear_the_count_would_not_be_the_books(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_one_update_for_c_attn_the_count_would_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lora, "FUSED", {})
     model = published(1024, 24, 16, tie_head=False)
     add_lora(model, BOOK, seed=1)
     assert counts(model)[1] == 7_898_384 - 24 * 2 * 16 * 1024
 
 
-# What the paths compute
+# Outputs
 
 
 @pytest.mark.parametrize("make", [gpt, classifier])
 @pytest.mark.parametrize("config", [SMALL, LoraConfig(4, 8.0, "alpha")], ids=lambda config: config.scaling)
-def test_before_training_the_outputs_are_the_same_bits(
+def test_before_training_the_outputs_are_bitwise_the_same(
     make: Callable[..., Any], config: LoraConfig, model_config: Make
 ):
     model = make(model_config())
@@ -119,17 +119,17 @@ def test_before_training_the_outputs_are_the_same_bits(
 
 @pytest.mark.parametrize(("scaling", "scale"), [("alpha/rank", 2.0), ("alpha", 8.0)])
 @pytest.mark.parametrize("bias", [True, False])
-def test_the_path_adds_its_product_times_the_scale(scaling: Any, scale: float, bias: bool) -> None:
+def test_the_update_is_the_product_times_the_scale(scaling: Any, scale: float, bias: bool) -> None:
     model = nn.Sequential(nn.Linear(5, 7, bias=bias))
     x, before = torch.randn(2, 3, 5), model[0]
     add_lora(model, LoraConfig(4, 8.0, scaling), seed=1)
     train_a_bit(model)
-    (path,) = paths(model)
+    (path,) = lora_layers(model)
     torch.testing.assert_close(model(x), before(x) + scale * (x @ path.lora_A[0] @ path.lora_B[0]))
 
 
 @pytest.mark.parametrize(("part", "name"), enumerate("qkv"))
-def test_a_path_of_the_fused_layer_changes_its_part_only(part: int, name: str) -> None:
+def test_an_update_of_the_fused_layer_changes_only_its_part(part: int, name: str) -> None:
     model = nn.ModuleDict({"c_attn": nn.Linear(8, 24)})
     x = torch.randn(2, 3, 8)
     before = model["c_attn"](x).chunk(3, dim=-1)
@@ -143,24 +143,24 @@ def test_a_path_of_the_fused_layer_changes_its_part_only(part: int, name: str) -
         assert [bool(torch.equal(a, b)) for a, b in zip(after, before, strict=True)] == [i != part for i in range(3)]
 
 
-def test_the_fused_layer_computes_what_three_layers_with_a_path_each_do() -> None:
+def test_the_fused_layer_equals_three_layers_with_lora() -> None:
     fused = nn.ModuleDict({"c_attn": nn.Linear(8, 24)})
     apart = nn.ModuleList(nn.Linear(8, 8) for _ in "qkv")
     for layer, weight, bias in zip(apart, fused["c_attn"].weight.chunk(3), fused["c_attn"].bias.chunk(3), strict=True):
         layer.load_state_dict({"weight": weight, "bias": bias})
     add_lora(fused, SMALL, seed=1)
     add_lora(apart, SMALL, seed=1)
-    for number, path in enumerate(paths(apart)):
+    for number, path in enumerate(lora_layers(apart)):
         assert torch.equal(path.lora_A[0], fused["c_attn"].lora_A[number])  # the same draws in the same order
     train_a_bit(fused)
     with torch.no_grad():
-        for number, path in enumerate(paths(apart)):
+        for number, path in enumerate(lora_layers(apart)):
             path.lora_A[0], path.lora_B[0] = fused["c_attn"].lora_A[number], fused["c_attn"].lora_B[number]
     x = torch.randn(2, 3, 8)
     torch.testing.assert_close(fused["c_attn"](x), torch.cat([layer(x) for layer in apart], dim=-1))
 
 
-def test_paths_compute_in_bf16_close_to_fp32(model_config: Make) -> None:
+def test_bf16_outputs_are_close_to_fp32(model_config: Make) -> None:
     model = gpt(model_config(init="torch"))
     add_lora(model, SMALL, seed=1)
     train_a_bit(model)
@@ -170,27 +170,27 @@ def test_paths_compute_in_bf16_close_to_fp32(model_config: Make) -> None:
     torch.testing.assert_close(half.float(), model(IDS), atol=0.2, rtol=0.05)
 
 
-# Where they start
+# Initial values
 
 
 def test_a_starts_uniform_within_the_books_bound_and_b_at_zero(model_config: Make) -> None:
     model = gpt(model_config(n_embd=64))
     add_lora(model, BOOK, seed=1)
-    for path in paths(model):
+    for path in lora_layers(model):
         assert not path.lora_B.any()
         for a in path.lora_A:
             assert 0.95 / math.sqrt(16) < a.abs().max() <= 1 / math.sqrt(16)
             assert a.mean().abs() < 0.03
 
 
-def test_the_start_follows_from_the_seed_alone(model_config: Make) -> None:
+def test_initial_values_depend_only_on_the_seed(model_config: Make) -> None:
     def start(seed: int, noise: int) -> list[Tensor]:
         model = gpt(model_config())
         torch.manual_seed(noise)
         before = torch.get_rng_state()
         add_lora(model, SMALL, seed)
         assert torch.equal(torch.get_rng_state(), before)
-        return [path.lora_A for path in paths(model)]
+        return [path.lora_A for path in lora_layers(model)]
 
     one, again, other = start(1, noise=1), start(1, noise=2), start(2, noise=1)
     assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
@@ -201,7 +201,7 @@ def test_the_start_follows_from_the_seed_alone(model_config: Make) -> None:
 # Training
 
 
-def test_only_the_paths_get_gradients(model_config: Make) -> None:
+def test_only_lora_gets_gradients(model_config: Make) -> None:
     model = gpt(model_config())
     add_lora(model, SMALL, seed=1)
     train_a_bit(model)
@@ -215,7 +215,7 @@ def test_only_the_paths_get_gradients(model_config: Make) -> None:
 
 
 class Counting:
-    """Rows that count on by three."""
+    """Rows of tokens that count up by three."""
 
     ids = (torch.arange(24)[:, None] + torch.arange(9) * 3) % 40
 
@@ -227,22 +227,22 @@ class Counting:
         return Batch(self.ids[rows, :-1], self.ids[rows, 1:])
 
 
-@pytest.mark.parametrize("frozen", [False, True], ids=["paths train", "nothing reaches the loss"])
-def test_a_short_training_lowers_the_loss_and_leaves_the_base_alone(frozen: bool, model_config: Make) -> None:
+@pytest.mark.parametrize("frozen", [False, True], ids=["lora trains", "no gradient"])
+def test_training_lowers_the_loss_and_keeps_the_base_weights(frozen: bool, model_config: Make) -> None:
     section = load(Path(__file__).parents[3] / "params.yaml")["finetune_instruct"]
     config = parse(FinetuneInstructConfig, section | {"epochs": 5, "lr": 0.02, "schedule": "constant"})
     model = gpt(model_config(n_embd=16, init="torch"))
     add_lora(model, LoraConfig(4, 8.0 if not frozen else 1e-30, "alpha/rank"), seed=1)
     base = {name: tensor.clone() for name, tensor in model.state_dict().items() if "lora" not in name}
     data = Counting()
-    looks = {"train": SequentialBatches(data, 8), "val": SequentialBatches(data, 8)}
-    task = Task(model, losses.next_token, ShuffledBatches(data, 8, 15, 1, "x"), looks)
+    evaluations = {"train": SequentialBatches(data, 8), "val": SequentialBatches(data, 8)}
+    task = Task(model, losses.next_token, ShuffledBatches(data, 8, 15, 1, "x"), evaluations)
     curve = fit(task, config, FP32, 1).rows
     assert (curve[-1]["train_loss"] < curve[0]["train_loss"] - 0.3) is not frozen
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in base.items())
 
 
-def test_the_best_paths_are_kept_and_the_base_stays_alone(model_config: Make) -> None:
+def test_the_best_lora_weights_are_kept_and_the_base_does_not_change(model_config: Make) -> None:
     section = load(Path(__file__).parents[3] / "params.yaml")["finetune_instruct"]
     jumpy = {"lr": 0.4, "schedule": "constant", "warmup_steps": 0, "eval_every": 1, "keep": "best", "patience": 3}
     config = parse(FinetuneInstructConfig, section | jumpy)
@@ -250,11 +250,11 @@ def test_the_best_paths_are_kept_and_the_base_stays_alone(model_config: Make) ->
     add_lora(model, SMALL, seed=1)
     base = {name: tensor.clone() for name, tensor in model.state_dict().items() if "lora" not in name}
     data = Counting()
-    looks = {"train": SequentialBatches(data, 8), "val": SequentialBatches(data, 8)}
-    task = Task(model, losses.next_token, ShuffledBatches(data, 8, 15, 1, "x"), looks)
+    evaluations = {"train": SequentialBatches(data, 8), "val": SequentialBatches(data, 8)}
+    task = Task(model, losses.next_token, ShuffledBatches(data, 8, 15, 1, "x"), evaluations)
     history = fit(task, config, FP32, 1)
     assert 0 < history.best["step"] == history.step - 3 < history.planned - 3
-    assert evaluate(model, losses.next_token, looks["val"], FP32)["loss"] == history.best_val_loss
+    assert evaluate(model, losses.next_token, evaluations["val"], FP32)["loss"] == history.best_val_loss
     assert history.last["val_loss"] > history.best_val_loss
     assert all("lora" in name for name in history.best_weights)
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in base.items())
@@ -265,22 +265,22 @@ def test_the_best_paths_are_kept_and_the_base_stays_alone(model_config: Make) ->
 
 @pytest.mark.parametrize("make", [gpt, classifier])
 @pytest.mark.parametrize("changes", [{}, {"tie_head": False, "qkv_bias": False}, {"attention": "eager"}], ids=str)
-def test_merged_weights_compute_what_the_paths_did(
+def test_merged_weights_give_the_same_outputs(
     make: Callable[..., Any], changes: dict[str, Any], model_config: Make
 ) -> None:
     model = make(model_config(init="torch", **changes))
     names, before = shapes(model), model(IDS)
     add_lora(model, SMALL, seed=1)
     train_a_bit(model)
-    with_paths = model(IDS)
-    assert (with_paths - before).abs().max() > 0.1
+    with_lora = model(IDS)
+    assert (with_lora - before).abs().max() > 0.1
     merge_lora(model)
-    torch.testing.assert_close(model(IDS), with_paths, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model(IDS), with_lora, atol=1e-4, rtol=1e-4)
     assert shapes(model) == names
     assert {type(module) for module in model.modules() if isinstance(module, nn.Linear)} == {nn.Linear}
 
 
-def test_merging_a_model_without_paths_changes_nothing(model_config: Make) -> None:
+def test_merging_a_model_without_lora_changes_nothing(model_config: Make) -> None:
     model = gpt(model_config())
     before = model(IDS)
     assert merge_lora(model) == {}
@@ -288,7 +288,7 @@ def test_merging_a_model_without_paths_changes_nothing(model_config: Make) -> No
     assert counts(model)[0] == counts(model)[1]
 
 
-def test_merging_a_tied_head_leaves_the_embedding_alone(model_config: Make) -> None:
+def test_merging_a_tied_head_keeps_the_embedding(model_config: Make) -> None:
     model = gpt(model_config(tie_head=True))
     embedding = model.transformer.wte.weight.clone()
     add_lora(model, SMALL, seed=1)
@@ -308,10 +308,10 @@ def test_a_merged_head_that_the_config_calls_tied_is_not_saved(
         save_model(model, vocabulary, tmp_path / "model")
 
 
-def test_any_model_will_do_but_one_without_a_plain_linear() -> None:
+def test_any_model_with_a_plain_linear_works() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Sequential(nn.Linear(4, 2)))
     add_lora(model, SMALL, seed=1)
-    assert len(paths(model)) == 2
+    assert len(lora_layers(model)) == 2
     with pytest.raises(AssertionError, match="no plain Linear"):
         add_lora(model, SMALL, seed=1)
 
@@ -321,7 +321,7 @@ def test_any_model_will_do_but_one_without_a_plain_linear() -> None:
 
 @pytest.fixture
 def tuned(model_config: Make, vocabulary: Path, tmp_path: Path) -> tuple[GPT, Path]:
-    """A tuned model with its paths still beside, and the folder of the merged one, made from models/base."""
+    """A fine-tuned model that is not merged yet, and the folder of the merged one."""
     base = gpt(model_config(init="torch"))
     save_model(base, vocabulary, tmp_path / "base")
     model, twin = (load_model(tmp_path / "base").eval() for _ in range(2))
@@ -335,21 +335,21 @@ def tuned(model_config: Make, vocabulary: Path, tmp_path: Path) -> tuple[GPT, Pa
     return model, tmp_path / "tuned"
 
 
-def test_a_published_model_computes_what_was_trained(tuned: tuple[GPT, Path]) -> None:
+def test_a_saved_model_gives_the_outputs_of_training(tuned: tuple[GPT, Path]) -> None:
     model, folder = tuned
     published = load_model(folder)
     assert published.config.tie_head is False
     torch.testing.assert_close(published(IDS), model(IDS), atol=1e-4, rtol=1e-4)
 
 
-def test_transformers_opens_a_published_model(tuned: tuple[GPT, Path]) -> None:
+def test_transformers_opens_a_saved_model(tuned: tuple[GPT, Path]) -> None:
     transformers = pytest.importorskip("transformers")
     model, folder = tuned
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     torch.testing.assert_close(theirs(IDS).logits, model(IDS), atol=1e-4, rtol=1e-4)
 
 
-def test_the_adapter_makes_its_base_the_published_model(tuned: tuple[GPT, Path]) -> None:
+def test_base_plus_adapter_is_the_saved_model(tuned: tuple[GPT, Path]) -> None:
     _, folder = tuned
     described = read_json(folder / "adapter.json")
     model = load_model(described.pop("base"))
@@ -362,7 +362,7 @@ def test_the_adapter_makes_its_base_the_published_model(tuned: tuple[GPT, Path])
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), load_model(folder).parameters(), strict=True))
 
 
-def test_a_published_classifier_scores_as_it_was_trained(model_config: Make, vocabulary: Path, tmp_path: Path) -> None:
+def test_a_saved_classifier_gives_the_scores_of_training(model_config: Make, vocabulary: Path, tmp_path: Path) -> None:
     model = classifier(model_config(init="torch"))
     add_lora(model, SMALL, seed=1)
     train_a_bit(model)

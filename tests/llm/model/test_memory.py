@@ -1,4 +1,4 @@
-"""What a stage will need, against what it needed; and what is said where there is less."""
+"""Memory estimates against measured peaks, and the errors and warnings if memory or disk space is short."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ TRAINING = Training(MODEL, FP32, 4, 8)
 
 
 def measured(folder: Path, module: str, *words: object) -> dict[str, int]:
-    """What a module of ours prints, run in `folder`."""
+    """The output of a module of tests.llm, run in `folder`."""
     command = [
         sys.executable,
         "-m",
@@ -77,7 +77,7 @@ def test_the_estimate_is_near_the_measured_peak(case):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_estimates_of_stages_that_only_read_a_model_are_near_their_peaks(precision, tmp_path):
+def test_the_estimates_of_stages_without_training_are_near_the_measured_peaks(precision, tmp_path):
     settings = {
         "runtime": {"precision": precision, "threads": 2},
         "respond": {"batch_size": 32, "decoding": {"max_new_tokens": 8}},
@@ -120,7 +120,7 @@ def check(work: Path) -> None:
     memory.check_training("pretrain", TRAINING, work, 10, 2)
 
 
-def test_too_little_memory_is_refused_and_names_the_knob(monkeypatch, tmp_path):
+def test_too_little_memory_is_refused_and_names_the_parameter(monkeypatch, tmp_path):
     needed = TRAINING.memory
     monkeypatch.setattr(machine, "available", lambda _device: int(0.69 * needed))
     with pytest.raises(UserError, match=r"params.yaml: pretrain.micro_batch_size: training needs about") as error:
@@ -129,16 +129,16 @@ def test_too_little_memory_is_refused_and_names_the_knob(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("share", "warns"), [(0.71, True), (0.99, True), (1.01, False), (None, False)])
-def test_what_may_fit_is_not_refused(monkeypatch, tmp_path, capsys, share, warns):
+def test_training_that_may_fit_is_not_refused(monkeypatch, tmp_path, capsys, share, warns):
     monkeypatch.setattr(machine, "available", lambda _device: share and int(share * TRAINING.memory))
     check(tmp_path)
     assert capsys.readouterr().err.startswith("warning: params.yaml: pretrain") == warns
 
 
-def test_a_full_disk_is_refused_and_states_that_lie_there_count(monkeypatch, tmp_path):
+def test_a_full_disk_is_refused_and_existing_files_count(monkeypatch, tmp_path):
     needed = 4 * TRAINING.parameters + 3 * TRAINING.state_bytes
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda _path: SimpleNamespace(free=needed - 1))
-    with pytest.raises(UserError, match="GB will be written") as error:
+    with pytest.raises(UserError, match="GB of disk space") as error:
         check(tmp_path / "not-there-yet")
     assert error.value.code == RESOURCES
     assert error.value.where == str(tmp_path / "not-there-yet")
@@ -146,7 +146,7 @@ def test_a_full_disk_is_refused_and_states_that_lie_there_count(monkeypatch, tmp
     check(tmp_path)
 
 
-def test_it_costs_little(tmp_path):
+def test_checking_is_fast(tmp_path):
     start = time.perf_counter()
     for _ in range(10):
         check(tmp_path)
@@ -154,7 +154,7 @@ def test_it_costs_little(tmp_path):
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
-def test_answers_that_grow_by_a_token_need_the_slots_that_the_cache_has_for_it(precision, dtype):
+def test_the_estimate_of_decoding_grows_as_the_cache_does(precision, dtype):
     def cache(slots: int) -> int:
         found = KVCache(MODEL, 3, slots, torch.empty(0, dtype=dtype))
         return sum(store.nbytes for store in found.keys + found.values)

@@ -1,4 +1,4 @@
-"""Modules without numbers: the same names and shapes, nothing drawn, no compiler loaded."""
+"""Modules on the meta device: names, shapes, and no import of the compiler."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from llm.model.gpt import GPT
 from llm.model.meta import on_meta_device
 
 
-def test_names_and_shapes_are_those_of_the_model_itself(model_config):
+def test_names_and_shapes_are_those_of_a_real_model(model_config):
     real = GPT(model_config())
     with on_meta_device():
         empty = GPT(model_config())
@@ -22,7 +22,7 @@ def test_names_and_shapes_are_those_of_the_model_itself(model_config):
 @pytest.mark.parametrize("init", ["gpt2", "torch"])
 @pytest.mark.parametrize(("context", "loads"), [("on_meta_device()", False), ("torch.device('meta')", True)])
 def test_no_compiler_is_loaded(context, loads, init, model_config):
-    """Once torch's own device does not load it either, `on_meta_device` has lost its reason."""
+    """If torch.device alone no longer imports it either, `on_meta_device` can go."""
     asked = (
         "import sys, torch\nfrom llm.model.gpt import GPT, ModelConfig\nfrom llm.model.meta import on_meta_device\n"
         f"with {context}: GPT({model_config(init=init)!r})\n"

@@ -1,4 +1,4 @@
-"""Decoding with packed bf16 weights: the products of the same weights, laid out in another order."""
+"""Packed bf16 weights: the same products, texts and evaluations as with unpacked ones."""
 
 import copy
 from dataclasses import replace
@@ -27,14 +27,14 @@ def gpt(model_config):
     torch.manual_seed(0)
     model = GPT(model_config(n_embd=32, init="torch")).eval()
     with torch.no_grad():
-        model.lm_head.weight.mul_(8)  # far between the likeliest tokens, or rounding alone chooses
+        model.lm_head.weight.mul_(8)  # separates the most likely tokens, so that rounding does not decide
     return model
 
 
 @needs_onednn
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rows", [1, 16])
-def test_a_packed_linear_multiplies_as_an_unpacked_one(rows, bias):
+def test_a_packed_linear_equals_an_unpacked_one(rows, bias):
     torch.manual_seed(0)
     linear, x = nn.Linear(48, 80, bias=bias), torch.randn(rows, 3, 48).bfloat16()
     weight, offset = linear.weight.bfloat16(), None if linear.bias is None else linear.bias.bfloat16()
@@ -47,18 +47,18 @@ def test_a_packed_linear_multiplies_as_an_unpacked_one(rows, bias):
 
 @needs_onednn
 @pytest.mark.parametrize("rows", [1, 16])
-def test_a_packed_mlp_takes_the_gelu_of_its_first_product(model_config, rows):
+def test_a_packed_mlp_applies_gelu_after_its_first_product(model_config, rows):
     torch.manual_seed(0)
     mlp, x = MLP(model_config(n_embd=32)).bfloat16(), 4 * torch.randn(rows, 3, 32).bfloat16()
     with torch.no_grad():
         found, exact = PackedMLP(mlp, rows)(x).float(), copy.deepcopy(mlp).float()(x.float())
         rounded, ungated = mlp(x).float(), mlp.c_proj(mlp.c_fc(x)).float()
-    assert (found - exact).norm() <= 1.05 * (rounded - exact).norm()  # no further from fp32 than step by step
+    assert (found - exact).norm() <= 1.05 * (rounded - exact).norm()  # as close to fp32 as the unfused bf16 MLP
     assert (ungated - exact).norm() > 20 * (rounded - exact).norm()  # control
 
 
 @needs_onednn
-def test_every_linear_is_packed_once_and_the_embedding_stays(gpt):
+def test_every_linear_is_packed_once_but_not_the_embedding(gpt):
     kinds = [type(module) for module in pack_for_decoding(gpt, BF16, 4).modules()]
     assert nn.Linear not in kinds
     assert kinds.count(PackedMLP) == 2
@@ -67,7 +67,7 @@ def test_every_linear_is_packed_once_and_the_embedding_stays(gpt):
 
 
 @needs_onednn
-def test_a_path_beside_a_linear_is_not_lost(gpt):
+def test_lora_survives_packing(gpt):
     add_lora(gpt, LoraConfig(rank=2, alpha=4, scaling="alpha/rank"), seed=1)
     for module in gpt.modules():
         if isinstance(module, LoraLinear):
@@ -77,7 +77,7 @@ def test_a_path_beside_a_linear_is_not_lost(gpt):
     assert (found - expected).norm() < 0.05 * expected.norm()
 
 
-def test_the_text_is_that_of_unpacked_bf16_weights(gpt, model_config, monkeypatch):
+def test_the_text_equals_that_of_unpacked_bf16_weights(gpt, model_config, monkeypatch):
     torch.manual_seed(0)
     other = GPT(model_config(n_embd=32, init="torch")).eval()
     other.load_state_dict(gpt.state_dict())
@@ -90,7 +90,7 @@ def test_the_text_is_that_of_unpacked_bf16_weights(gpt, model_config, monkeypatc
 
 
 @needs_onednn
-def test_beside_a_model_it_is_packed_as_it_is_now(gpt):
+def test_a_packed_copy_has_the_current_weights(gpt):
     def off(found: torch.Tensor) -> float:
         return float((found - expected).norm() / expected.norm())
 
@@ -105,7 +105,7 @@ def test_beside_a_model_it_is_packed_as_it_is_now(gpt):
 
 
 @needs_onednn
-def test_a_model_trains_on_after_it_was_packed_beside(gpt):
+def test_a_model_can_train_after_a_packed_copy(gpt):
     before, kinds = copy.deepcopy(gpt.state_dict()), [type(module) for module in gpt.modules()]
     packed = packed_copy(gpt, BF16, 1)
     assert [type(module) for module in packed.modules()].count(PackedLinear) == 2 * 4 + 1
@@ -116,7 +116,7 @@ def test_a_model_trains_on_after_it_was_packed_beside(gpt):
     assert all(parameter.grad is not None for parameter in gpt.parameters())
 
 
-def test_what_cannot_be_packed_is_the_model_itself(gpt, monkeypatch):
+def test_without_packing_the_copy_is_the_model_itself(gpt, monkeypatch):
     assert packed_copy(gpt.transformer, BF16, 1) is gpt.transformer
     assert packed_copy(gpt, replace(BF16, device="cuda"), 1) is gpt
     assert packed_copy(gpt, FP32, 1) is gpt
@@ -124,7 +124,7 @@ def test_what_cannot_be_packed_is_the_model_itself(gpt, monkeypatch):
     assert packed_copy(gpt, BF16, 1) is gpt
 
 
-def test_fp32_is_left_as_it_is(gpt):
+def test_fp32_is_not_packed(gpt):
     before = {name: tensor.clone() for name, tensor in gpt.state_dict().items()}
     after = pack_for_decoding(gpt, FP32, 4).state_dict()
     assert all(torch.equal(before[name], tensor) for name, tensor in after.items())

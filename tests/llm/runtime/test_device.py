@@ -1,4 +1,4 @@
-"""Device, precision, threads, and the allocator's setting."""
+"""Device, precision, threads, and the memory allocator."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def same_threads() -> Iterator[None]:
 
 
 def said(code: str, how: str) -> list[int]:
-    """The numbers that a process prints which keeps its pages, or gives them back."""
+    """The numbers printed by a process with or without `keep_pages`."""
     done = subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, check=True)
     return [int(line) for line in done.stdout.splitlines()]
 
 
 @pytest.mark.skipif(not GLIBC, reason="the allocator is not glibc's")
-def test_kept_pages_are_not_faulted_in_again() -> None:
+def test_kept_pages_do_not_fault_again() -> None:
     (kept,), (given_back,) = said(COUNT_FAULTS, "keep"), said(COUNT_FAULTS, "give back")
     assert kept * 10 < given_back
 
@@ -70,7 +70,7 @@ def test_kept_pages_are_not_faulted_in_again() -> None:
 @pytest.mark.skipif(not GLIBC, reason="the allocator is not glibc's")
 @pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="the system has no huge pages")
 @pytest.mark.skipif(resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY, reason="addresses are limited")
-def test_half_of_the_memory_may_come_in_huge_pages() -> None:
+def test_half_of_the_memory_may_use_huge_pages() -> None:
     half = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 / 2**10
     assert said(LIST_HUGE, "give back") == []
     (huge,) = said(LIST_HUGE, "keep")
@@ -78,7 +78,7 @@ def test_half_of_the_memory_may_come_in_huge_pages() -> None:
 
 
 @pytest.mark.skipif(not GLIBC, reason="the allocator is not glibc's")
-def test_no_addresses_are_reserved_where_they_are_limited() -> None:
+def test_no_addresses_are_reserved_under_a_limit() -> None:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**40, 2**40))\n"
     assert said(limit + LIST_HUGE, "keep") == []
 
@@ -94,15 +94,15 @@ def test_setup_sets_the_threads_and_returns_the_device() -> None:
     assert torch.get_num_threads() == 2
 
 
-def test_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match=r"runtime\.device: 'cuda' is not on this machine") as caught:
+    with pytest.raises(UserError, match=r"runtime\.device: 'cuda' is not available on this machine") as caught:
         set_up_device(RuntimeConfig("fp32", "cuda", 1, False, True))
     assert caught.value.code == RESOURCES
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
-def test_precision_is_that_of_matrix_products(precision: Any, dtype: torch.dtype) -> None:
+def test_precision_applies_to_matrix_products(precision: Any, dtype: torch.dtype) -> None:
     with autocast(RuntimeConfig(precision, "cpu", 1, False, True)):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
@@ -117,7 +117,7 @@ for device in ("cpu", "cuda"):
 """
 
 
-def test_cuda_is_asked_for_the_same_order_of_additions_every_time() -> None:
+def test_cuda_uses_deterministic_algorithms() -> None:
     environment = {key: value for key, value in os.environ.items() if key != "CUBLAS_WORKSPACE_CONFIG"}
     command = [sys.executable, "-c", ASKED_OF_CUDA]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
@@ -145,7 +145,7 @@ def test_detected_precision_follows_the_cpu(monkeypatch: pytest.MonkeyPatch, has
 
 
 @pytest.mark.parametrize(("threads", "fine"), [(0, False), (1, True), (1024, True), (1025, False)])
-def test_no_thread_and_too_many_are_a_problem(threads: int, fine: bool) -> None:
+def test_too_few_and_too_many_threads_are_problems(threads: int, fine: bool) -> None:
     found = [name for name, *_ in RuntimeConfig("fp32", "cpu", threads, False, True).problems()]
     assert found == ([] if fine else ["threads"])
 
@@ -159,12 +159,12 @@ def test_no_thread_and_too_many_are_a_problem(threads: int, fine: bool) -> None:
         ("cuda", "bf16", 64, "sdpa"),
     ],
 )
-def test_only_short_windows_in_bf16_on_a_cpu_are_attended_to_step_by_step(device, precision, context, expected):
+def test_eager_attention_is_fastest_for_short_contexts_in_bf16_on_cpus(device, precision, context, expected):
     assert fastest_attention(RuntimeConfig(precision, device, 1, False, True), context) == expected
 
 
 @pytest.mark.parametrize(
     ("device", "compiled", "expected"), [("cpu", False, "packed"), ("cpu", True, "each"), ("cuda", False, "each")]
 )
-def test_only_cpus_that_do_not_compile_pack_the_numbers_of_dropout(device, compiled, expected):
+def test_packed_dropout_is_fastest_on_cpus_without_compiling(device, compiled, expected):
     assert fastest_dropout(RuntimeConfig("fp32", device, 1, False, True), compiled) == expected

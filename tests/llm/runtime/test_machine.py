@@ -1,4 +1,4 @@
-"""Free memory: the least of what the machine and its cgroups leave."""
+"""Free memory: the minimum over the machine and its cgroups."""
 
 from pathlib import Path
 
@@ -35,14 +35,14 @@ V1 = {
 @pytest.mark.parametrize(
     ("line", "files", "free"),
     [
-        ("0::/a/b\n", V2, 1_500_000),  # the limit is that of the group above
+        ("0::/a/b\n", V2, 1_500_000),  # the limit is set on the parent group
         ("0::/a/b\n", V2 | {"a/memory.max": "max\n"}, 8_192_000),
         ("0::/\n", {}, 8_192_000),
         ("5:cpu:/x\n4:memory:/a\n0::/\n", V1, 2_000_007),
         ("4:memory:/a\n", V1 | {"memory/a/memory.limit_in_bytes": "9223372036854771712\n"}, 8_192_000),
     ],
 )
-def test_available_is_the_least_of_machine_and_cgroups(monkeypatch, tmp_path, line, files, free):
+def test_available_is_the_minimum_of_machine_and_cgroups(monkeypatch, tmp_path, line, files, free):
     cgroup(tmp_path, line, files)
     monkeypatch.setattr(machine, "PROC", tmp_path / "proc")
     monkeypatch.setattr(machine, "CGROUPS", tmp_path / "cgroup")

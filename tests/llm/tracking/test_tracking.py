@@ -39,7 +39,7 @@ for stage in sys.argv[2:]:
 STAGE = """
 import os, signal, sys
 from pathlib import Path
-from llm import tracking
+from llm.tracking.tracker import TrackingConfig, start_tracking
 
 stage = sys.argv[1]
 tracker = start_tracking(stage, {"seed": 1, stage: {"lr": 0.5}}, Path.cwd(), TrackingConfig(True, False))

@@ -1,4 +1,4 @@
-"""Mode book trains as a loop in the book's manner does, to the bit; and what exact mode does otherwise tells."""
+"""Mode book is bit-identical to a plain loop like the book's, and differs from exact mode."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ STEPS = 15  # 3 epochs of 5 full batches
 
 
 class Rows:
-    """Rows of random tokens; the targets are the tokens one on."""
+    """Rows of random tokens; the targets are the next tokens."""
 
     def __init__(self, n: int, seed: int) -> None:
         self.ids = torch.randint(20, (n, 9), generator=torch.Generator().manual_seed(seed))
@@ -74,7 +74,7 @@ class Rows:
         return Batch(rows[:, :-1], rows[:, 1:])
 
 
-TRAIN_ROWS, VAL_ROWS = Rows(11, seed=1), Rows(3, seed=2)  # each leaves a ragged rest of one row
+TRAIN_ROWS, VAL_ROWS = Rows(11, seed=1), Rows(3, seed=2)  # each leaves an incomplete batch of one row
 
 
 @dataclass
@@ -90,10 +90,10 @@ class Recorder:
 
 @dataclass
 class Plain:
-    """The book's loop, written from its description; each field is a thing that it could do otherwise."""
+    """The book's loop, written from its description; each field switches one detail."""
 
-    looks: bool = True  # evaluation draws from the generator
-    sees_untrained: bool = True
+    evaluates: bool = True  # evaluation draws from the generator
+    evaluates_untrained: bool = True
     clips_in_warmup: bool = False
     decays_all: bool = True
 
@@ -103,9 +103,9 @@ class Plain:
         data = self.data(TRAIN_ROWS, True), self.data(VAL_ROWS, False)
         torch.manual_seed(seed)
         model = GPT(MODEL)
-        if self.sees_untrained:
+        if self.evaluates_untrained:
             torch.manual_seed(seed)
-            self.look(model, -1, data, None)
+            self.evaluate(model, -1, data, None)
         torch.manual_seed(seed)
         model = GPT(MODEL)
         optimizer = torch.optim.AdamW(self.groups(model), lr=0.01, weight_decay=0.5, fused=True)
@@ -121,12 +121,12 @@ class Plain:
                 if step >= 6 or self.clips_in_warmup:
                     nn.utils.clip_grad_norm_(model.parameters(), 0.3)
                 optimizer.step()
-                if step % 4 == 0 and self.looks:
-                    self.look(model, step, data, 3)
-        self.look(model, step, data, 3)
+                if step % 4 == 0 and self.evaluates:
+                    self.evaluate(model, step, data, 3)
+        self.evaluate(model, step, data, 3)
         return model
 
-    def look(self, model: GPT, step: int, data: tuple[Any, Any], batches: int | None) -> None:
+    def evaluate(self, model: GPT, step: int, data: tuple[Any, Any], batches: int | None) -> None:
         model.eval()
         with torch.no_grad():
             train, val = (self.mean(model, part, batches) for part in data)
@@ -194,32 +194,32 @@ def same_bits(first: nn.Module, second: nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
-# The same numbers as a plain loop
+# Bit-identical to a plain loop
 
 
-def test_weights_are_those_of_a_plain_loop_to_the_bit(book: Trained, plain: tuple[GPT, Plain]) -> None:
+def test_weights_equal_those_of_a_plain_loop(book: Trained, plain: tuple[GPT, Plain]) -> None:
     assert same_bits(book.model, plain[0])
 
 
-def test_losses_are_those_of_a_plain_loop_to_the_bit(book: Trained, plain: tuple[GPT, Plain]) -> None:
+def test_losses_equal_those_of_a_plain_loop(book: Trained, plain: tuple[GPT, Plain]) -> None:
     assert book.history.table(["step", "train_loss", "val_loss"]) == [list(row) for row in plain[1].rows]
 
 
 @pytest.mark.parametrize(
-    "otherwise",
+    "different",
     [
-        Plain(looks=False),
+        Plain(evaluates=False),
         Plain(clips_in_warmup=True),
         Plain(decays_all=False),
     ],
-    ids=["never looks", "clips from the start", "decays matrices only"],
+    ids=["never evaluates", "clips from the start", "decays matrices only"],
 )
-def test_a_plain_loop_that_does_otherwise_gives_other_weights(book: Trained, otherwise: Plain) -> None:
-    assert not same_bits(book.model, otherwise.train())
+def test_a_different_plain_loop_gives_other_weights(book: Trained, different: Plain) -> None:
+    assert not same_bits(book.model, different.train())
 
 
-def test_looking_at_the_untrained_model_changes_nothing(plain: tuple[GPT, Plain]) -> None:
-    assert same_bits(Plain(sees_untrained=False).train(), plain[0])
+def test_evaluating_the_untrained_model_changes_nothing(plain: tuple[GPT, Plain]) -> None:
+    assert same_bits(Plain(evaluates_untrained=False).train(), plain[0])
 
 
 def test_exact_mode_gives_other_weights(book: Trained) -> None:
@@ -232,36 +232,36 @@ def test_exact_mode_gives_other_weights(book: Trained) -> None:
     assert not same_bits(book.model, model)
 
 
-def test_the_run_hangs_on_when_it_looks(book: Trained) -> None:
+def test_the_weights_depend_on_when_the_model_is_evaluated(book: Trained) -> None:
     assert not same_bits(book.model, by_the_book(replace(TRAIN, eval_every=5)).model)
 
 
-def test_two_runs_give_the_same_bits_whatever_was_drawn_before(book: Trained) -> None:
+def test_two_runs_give_the_same_bits_after_other_random_numbers(book: Trained) -> None:
     torch.rand(7)
     again = by_the_book()
     assert same_bits(book.model, again.model)
     assert book.history == again.history
 
 
-def test_the_seed_decides(book: Trained) -> None:
+def test_another_seed_gives_other_weights(book: Trained) -> None:
     assert not same_bits(book.model, by_the_book(seed=124).model)
 
 
 # The curve
 
 
-def test_steps_count_from_the_first_update_which_is_evaluated(book: Trained) -> None:
+def test_the_first_update_is_step_0_and_is_evaluated(book: Trained) -> None:
     assert [row["step"] for row in book.history.rows] == [-1, 0, 4, 8, 12, 14]
     assert [row["tokens_seen"] for row in book.history.rows] == [0, 16, 80, 144, 208, 240]
     assert [step for step, _ in book.watcher.points] == [-1, 0, 4, 8, 12, 14]
 
 
-def test_samples_are_written_after_the_updates_named_and_count_as_the_curve(book: Trained) -> None:
+def test_samples_are_written_after_the_given_updates_with_the_steps_of_the_curve(book: Trained) -> None:
     assert book.history.samples == [(4, "sample 0"), (9, "sample 1"), (14, "sample 2")]
 
 
-def test_every_batch_counts_alike(book: Trained) -> None:
-    """The validation rows make a batch of two and one of one, so the last row counts as much as the two before."""
+def test_every_batch_has_the_same_weight(book: Trained) -> None:
+    """The validation rows make batches of two rows and one row, so the last row has the weight of the two before."""
     logits = book.model(VAL_ROWS.ids[:, :-1]).transpose(1, 2)
     a, b, c = nn.functional.cross_entropy(logits, VAL_ROWS.ids[:, 1:], reduction="none").mean(dim=1).tolist()
     assert book.history.last["val_loss"] == pytest.approx((a + b) / 4 + c / 2, rel=1e-5)
@@ -271,7 +271,7 @@ def test_every_batch_counts_alike(book: Trained) -> None:
 # Batches
 
 
-def test_a_pass_holds_every_row_once_but_for_the_incomplete_batch() -> None:
+def test_an_epoch_has_every_row_once_except_the_incomplete_batch() -> None:
     torch.manual_seed(0)
     loader = data_loader(TRAIN_ROWS, 2, training=True)
     first, second = (torch.cat([batch.inputs for batch in loader]) for _ in range(2))
@@ -285,7 +285,7 @@ def test_validation_rows_come_in_order_with_the_incomplete_batch() -> None:
     assert torch.equal(torch.cat([batch.inputs for batch in batches]), VAL_ROWS.ids[:, :-1])
 
 
-def test_more_rows_in_a_batch_than_there_are_is_an_error() -> None:
+def test_a_batch_larger_than_the_data_is_an_error() -> None:
     with pytest.raises(UserError, match=r"train.batch_size: 12, but there are only 11 examples"):
         by_the_book(replace(TRAIN, batch_size=12))
 
@@ -295,7 +295,7 @@ def test_more_rows_in_a_batch_than_there_are_is_an_error() -> None:
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> AllParams:
-    """All parameters with the profile of the digits."""
+    """All parameters with the profile book-digits."""
     path = tmp_path_factory.mktemp("digits") / "params.yaml"
     shutil.copyfile(ROOT / "params.yaml", path)
     profiles.use(ROOT / "configs/book-digits.yaml", AllParams, path)
@@ -313,7 +313,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> AllParams:
     ],
     ids=str,
 )
-def test_what_mode_book_cannot_do_is_refused(digits: AllParams, key: str, value: Any) -> None:
+def test_settings_that_mode_book_lacks_are_refused(digits: AllParams, key: str, value: Any) -> None:
     wrong = replace(digits.pretrain, save_optimizer=False, **{key: value})
     assert [name for name, *_ in wrong.problems()] == [key]
     assert list(replace(wrong, mode="exact").problems()) == []
@@ -323,12 +323,12 @@ def test_what_mode_book_cannot_do_is_refused(digits: AllParams, key: str, value:
 
 
 class Enough(Exception):
-    """The run has told what the test wants to know."""
+    """Stops a run."""
 
 
 @dataclass
 class Until:
-    """Ends a run once it has told of a step."""
+    """Stops a run after the row of step `last`."""
 
     last: int
     said: dict[int, tuple[float, float]] = field(default_factory=dict)
@@ -352,7 +352,7 @@ def two_threads() -> Iterator[None]:
 
 @pytest.fixture
 def verdict(mirror: Path, tmp_path: Path, digits: AllParams) -> Callable[[str], TokenWindows]:
-    """The windows over a split of The Verdict, cut as the stages cut it."""
+    """The windows over a split of The Verdict, made as in the stages."""
     shutil.copyfile(mirror / "encoder.json", tmp_path / "vocab.json")
     shutil.copyfile(mirror / "vocab.bpe", tmp_path / "merges.txt")
     vocabulary, pins = Tokenizer.load(tmp_path), corpus.Pins(50257, "gpt2")

@@ -1,4 +1,4 @@
-"""Compiled training passes: the loss and gradients of plain ones, evaluations untouched, the same bits twice."""
+"""Compiled training passes: loss and gradients equal plain ones, evaluations do not change, results repeat."""
 
 import shutil
 from dataclasses import replace
@@ -25,7 +25,7 @@ def model(dropout: float = 0.0, attention: str = "sdpa", tie_head: bool = True) 
 
 
 def step(gpt: GPT, loss: object) -> tuple[float, dict[str, torch.Tensor]]:
-    """The loss of a training pass, and all gradients."""
+    """The loss and all gradients of a training pass."""
     gpt.train()
     gpt.zero_grad()
     torch.manual_seed(2)
@@ -37,7 +37,7 @@ def step(gpt: GPT, loss: object) -> tuple[float, dict[str, torch.Tensor]]:
 @needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize(("attention", "fused"), [("sdpa", True), ("eager", True), ("sdpa", False)])
-def test_a_compiled_pass_gives_the_loss_and_gradients_of_a_plain_one(attention, fused):
+def test_loss_and_gradients_equal_those_of_a_plain_pass(attention, fused):
     gpt = model(attention=attention)
     plain, gradients = step(gpt, losses.next_token)
     compiled, others = step(gpt, CompiledNextToken(gpt, fused))
@@ -46,12 +46,12 @@ def test_a_compiled_pass_gives_the_loss_and_gradients_of_a_plain_one(attention, 
         torch.testing.assert_close(others[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
     gpt.transformer.h[0].mlp.c_proj.weight.data *= 5
     changed, _ = step(gpt, CompiledNextToken(gpt, fused))
-    assert changed != pytest.approx(plain, rel=1e-6)  # it reads the weights as they are
+    assert changed != pytest.approx(plain, rel=1e-6)  # control: it uses the current weights
 
 
 @needs_compiler
 @pytest.mark.slow
-def test_dropout_of_compiled_passes_hangs_on_the_seed():
+def test_dropout_of_compiled_passes_depends_on_the_seed():
     gpt = model(dropout=0.5)
     first, gradients = step(gpt, CompiledNextToken(gpt, FUSED))
     again, others = step(gpt, CompiledNextToken(gpt, FUSED))
@@ -61,28 +61,30 @@ def test_dropout_of_compiled_passes_hangs_on_the_seed():
 
 @needs_compiler
 @pytest.mark.slow
-@pytest.mark.parametrize(("dtype", "off"), [(torch.float32, 1e-5), (torch.bfloat16, 2**-7)])  # bf16: one step of it
-def test_compiled_steps_over_logits_are_those_written_down(dtype, off):
+@pytest.mark.parametrize(
+    ("dtype", "off"), [(torch.float32, 1e-5), (torch.bfloat16, 2**-7)]
+)  # bf16: one unit in the last place
+def test_the_compiled_chunk_loss_equals_the_uncompiled_one(dtype, off):
     torch.manual_seed(0)
     logits, targets = (5 * torch.randn(20, 128)).to(dtype)[:, :99], torch.randint(99, (20,))
     found, expected = logits.clone(), logits.clone()
-    loss = torch.compile(fused_loss.in_one_pass, dynamic=False)(found, targets)
-    torch.testing.assert_close(loss, fused_loss.in_one_pass(expected, targets), rtol=1e-6, atol=0.0)
+    loss = torch.compile(fused_loss.loss_to_compile, dynamic=False)(found, targets)
+    torch.testing.assert_close(loss, fused_loss.loss_to_compile(expected, targets), rtol=1e-6, atol=0.0)
     torch.testing.assert_close(found, expected, rtol=off, atol=1e-7)
     assert not torch.equal(found, logits)
 
 
 @needs_compiler
-def test_training_passes_hand_their_logits_to_what_was_compiled():
+def test_training_passes_call_the_compiled_chunk_loss():
     gpt = model().train()
     loss, seen = CompiledNextToken(gpt, FUSED), []
-    loss._blocks = gpt.transformer.h  # as they are: nothing is compiled here
+    loss._blocks = gpt.transformer.h  # uncompiled
 
     def of_logits(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         seen.append(logits.shape)
-        return fused_loss.in_one_pass(logits, targets)
+        return fused_loss.loss_to_compile(logits, targets)
 
-    loss._of_logits = of_logits
+    loss._chunk_loss = of_logits
     total = loss(gpt, BATCH)["loss"]
     assert seen == [(BATCH.targets.numel(), MODEL.vocab_size)]
     torch.testing.assert_close(total, losses.next_token(gpt, BATCH)["loss"])
@@ -91,54 +93,57 @@ def test_training_passes_hand_their_logits_to_what_was_compiled():
 @needs_compiler
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("tied", [True, False])
-def test_the_gradient_of_the_embedding_is_that_of_plain_passes(tied, fused):
+def test_the_gradient_of_the_embedding_equals_that_of_plain_passes(tied, fused):
     gpt = model(tie_head=tied).train()
     loss = CompiledNextToken(gpt, fused)
-    loss._blocks, loss._of_logits = gpt.transformer.h, fused_loss.in_one_pass  # as they are: nothing is compiled here
+    loss._blocks, loss._chunk_loss = (
+        gpt.transformer.h,
+        fused_loss.loss_to_compile,
+    )  # uncompiled
     gradients = []
     for passes in (losses.next_token, loss):
         gpt.zero_grad()
         for ids in torch.tensor([[1, 1, 2, 3], [3, 5, 1, 19]]):  # gradients of two micro-batches add up
             passes(gpt, Batch(ids[None, :-1], ids[None, 1:]))["loss"].backward()
         gradients.append(gpt.transformer.wte.weight.grad)
-    torch.testing.assert_close(*gradients)  # layouts too
-    assert (gradients[0][7] != 0).any() == tied  # a word that is in no input
+    torch.testing.assert_close(*gradients)  # compares the layouts too
+    assert (gradients[0][7] != 0).any() == tied  # a token that is in no input
 
 
 @needs_compiler
 @pytest.mark.parametrize("tied", [True, False])
-def test_only_a_tied_embedding_adds_its_gradient_as_rows(tied):
+def test_only_a_tied_embedding_has_a_sparse_gradient(tied):
     gpt = model(tie_head=tied).train()
     loss, seen = CompiledNextToken(gpt, FUSED), []
-    loss._blocks, loss._of_logits = gpt.transformer.h, fused_loss.in_one_pass  # as they are: nothing is compiled here
-    below = gpt.transformer.embed_and_run
+    loss._blocks, loss._chunk_loss = gpt.transformer.h, fused_loss.loss_to_compile  # uncompiled
+    below = gpt.transformer.embed
 
-    def watched(*arguments: object) -> torch.Tensor:
-        states = below(*arguments)
+    def watched(*arguments: object, **options: object) -> torch.Tensor:
+        states = below(*arguments, **options)
         (gradient,) = torch.autograd.grad(states.sum(), gpt.transformer.wte.weight, retain_graph=True)
         seen.append(gradient.is_sparse)
         return states
 
-    gpt.transformer.embed_and_run = watched
+    gpt.transformer.embed = watched
     loss(gpt, BATCH)
     assert seen == [tied]
 
 
 @needs_compiler
-def test_evaluations_and_the_model_are_left_alone():
+def test_evaluations_and_the_model_do_not_change():
     gpt = model()
     names = list(gpt.state_dict())
     loss = CompiledNextToken(gpt, FUSED)
     gpt.eval()
-    loss._blocks, loss._of_logits = [None], None  # what training passes would run
+    loss._blocks, loss._chunk_loss = [None], None  # a training pass would fail
     assert torch.equal(loss(gpt, BATCH)["loss"], losses.next_token_of(FUSED)(gpt, BATCH)["loss"])
     assert list(gpt.state_dict()) == names
     assert type(gpt.transformer.h[0]).__name__ == "Block"
 
 
-def test_no_compiler_is_one_clear_line(monkeypatch, tmp_path):
+def test_a_missing_compiler_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(UserError, match=r"pretrain\.compile: needs a C\+\+ compiler") as caught:
+    with pytest.raises(UserError, match=r"pretrain\.compile: no C\+\+ compiler") as caught:
         CompiledNextToken(model(), FUSED)
     assert caught.value.code == RESOURCES

@@ -1,4 +1,4 @@
-"""Frozen blocks computed once: the same scores and the same training as the whole model's."""
+"""Frozen blocks computed once: the scores and the training equal those of the whole model."""
 
 import os
 import resource
@@ -47,7 +47,7 @@ def classifier(model_config):
         torch.manual_seed(0)
         model = Classifier(GPT(model_config(n_layer=3, **shape)), 2, position, 12)
         freeze(model, trainable)
-        with torch.no_grad():  # as chapter 4 makes them, all places of a tiny model look alike
+        with torch.no_grad():  # at initialization, all positions of a tiny model are nearly equal
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.3)
         return model
@@ -58,20 +58,20 @@ def classifier(model_config):
 @pytest.mark.parametrize("qkv_bias", [True, False])
 @pytest.mark.parametrize("trainable", TRAINED)
 @pytest.mark.parametrize("position", get_args(Position))
-def test_scores_are_those_of_the_whole_model(position, trainable, qkv_bias, classifier, messages, tmp_path):
+def test_scores_equal_those_of_the_whole_model(position, trainable, qkv_bias, classifier, messages, tmp_path):
     model = classifier(position, trainable, qkv_bias=qkv_bias)
     frozen = 3 - TRAINED[trainable]
     states = compute(model, frozen, messages, FP32, tmp_path)
     expected = predict(model, SequentialBatches(messages, 3), FP32)
     found = predict(UpperBlocks(model, frozen), SequentialBatches(states, 3), FP32)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    wrong = predict(UpperBlocks(model, frozen - 1), SequentialBatches(states, 3), FP32)  # control: a block too many
+    wrong = predict(UpperBlocks(model, frozen - 1), SequentialBatches(states, 3), FP32)  # control: one block too many
     assert (wrong - expected).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("padding", [12, None])
 @pytest.mark.parametrize("position", ["first", "last_token", "mean", "last_token_and_mean"])
-def test_padding_to_the_batch_gives_the_same(position, padding, classifier, messages, tmp_path):
+def test_padding_to_the_batch_gives_the_same_scores(position, padding, classifier, messages, tmp_path):
     model, messages.width = classifier(position), padding
     states = compute(model, 2, messages, FP32, tmp_path)
     expected = predict(model, SequentialBatches(messages, 3), FP32)
@@ -84,17 +84,17 @@ def test_padding_to_the_batch_gives_the_same(position, padding, classifier, mess
     ("position", "padding"),
     [*((position, 12) for position in get_args(Position)), ("last_token", None), ("mean", None)],
 )
-def test_the_states_are_as_many_as_was_said_before(position, padding, classifier, messages, tmp_path):
+def test_kept_lengths_is_the_number_of_states(position, padding, classifier, messages, tmp_path):
     model, messages.width = classifier(position), padding
-    said = kept_lengths(messages, position, model.gpt_config.context_length)
+    expected = kept_lengths(messages, position, model.gpt_config.context_length)
     states = compute(model, 2, messages, FP32, tmp_path)
-    assert [end - start for start, end in pairwise(states.starts)] == said
-    assert states.states.shape == (sum(said), model.gpt_config.n_embd)
+    assert [end - start for start, end in pairwise(states.starts)] == expected
+    assert states.states.shape == (sum(expected), model.gpt_config.n_embd)
     assert states.states.element_size() == STATE_BYTES
 
 
-@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot set room aside")
-def test_a_disk_without_room_is_an_error_and_no_signal(classifier, messages, tmp_path):
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system has no posix_fallocate")
+def test_a_full_disk_is_an_error_and_no_signal(classifier, messages, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
@@ -106,7 +106,7 @@ def test_a_disk_without_room_is_an_error_and_no_signal(classifier, messages, tmp
 
 
 @pytest.mark.parametrize("keep", ["last", "best"])
-def test_training_ends_with_the_weights_of_the_whole_models(keep, config, classifier, messages, tmp_path):
+def test_training_ends_with_the_weights_of_the_whole_model(keep, config, classifier, messages, tmp_path):
     if keep == "best":
         config = replace(config, keep=keep, patience=1, eval_every=1, schedule="constant")
 
@@ -117,7 +117,7 @@ def test_training_ends_with_the_weights_of_the_whole_models(keep, config, classi
         history = fit(task, config, FP32, 0)
         return history, [p.detach().clone() for p in model.parameters() if p.requires_grad]
 
-    # without the biases of keys: their gradient is zero but for rounding, which AdamW makes steps of
+    # no key biases: their gradient is only rounding noise, which AdamW scales up to full steps
     whole = classifier(qkv_bias=False)
     expected, weights = train(whole, whole, messages)
     model = classifier(qkv_bias=False)
@@ -129,27 +129,27 @@ def test_training_ends_with_the_weights_of_the_whole_models(keep, config, classi
     assert [row["tokens_seen"] for row in found.rows] == [row["tokens_seen"] for row in expected.rows]
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert {name.split(".")[1] for name in moved} == {"h", "ln_f", "weight", "bias"}
-    assert keep == "last" or 0 < found.best["step"] < found.step, "nothing to put back"
+    assert keep == "last" or 0 < found.best["step"] < found.step, "no earlier weights are restored"
     assert not any(name.startswith(("transformer.h.0", "transformer.h.1")) for name in moved)
 
 
-def test_only_the_place_that_is_read_is_computed_and_only_what_it_sees_counts(classifier):
+def test_last_block_at_computes_one_position_from_those_before_it(classifier):
     block = classifier().transformer.h[0]
-    x, places = torch.randn(2, 6, 8), torch.tensor([5, 2])
+    x, positions = torch.randn(2, 6, 8), torch.tensor([5, 2])
     whole = block(x, None, None)
-    torch.testing.assert_close(last_block_at(block, x, places), whole[[0, 1], places])
+    torch.testing.assert_close(last_block_at(block, x, positions), whole[[0, 1], positions])
     later = x.clone()
-    later[1, 3:] = torch.randn(3, 8)  # after the place that row 1 reads
-    torch.testing.assert_close(last_block_at(block, later, places), whole[[0, 1], places])
+    later[1, 3:] = torch.randn(3, 8)  # after the position that is read in row 1
+    torch.testing.assert_close(last_block_at(block, later, positions), whole[[0, 1], positions])
     later[1, 1] = torch.randn(8)  # control: before it
-    assert (last_block_at(block, later, places)[1] - whole[1, 2]).abs().max() > 1e-3
+    assert (last_block_at(block, later, positions)[1] - whole[1, 2]).abs().max() > 1e-3
 
 
-def test_states_of_padding_are_kept_only_where_they_are_read(classifier, messages, tmp_path):
+def test_states_of_padding_are_kept_only_if_they_are_read(classifier, messages, tmp_path):
     tokens = sum(max(1, len(ids)) for ids in messages.ids)
     assert len(compute(classifier("last_token"), 2, messages, FP32, tmp_path).states) == tokens
     assert len(compute(classifier("last"), 2, messages, FP32, tmp_path).states) == 12 * len(messages)
-    assert list(tmp_path.iterdir()) == []  # the file has no name, and goes with the process
+    assert list(tmp_path.iterdir()) == []  # the file has no name
 
 
 @pytest.mark.parametrize(
@@ -165,15 +165,15 @@ def test_states_of_padding_are_kept_only_where_they_are_read(classifier, message
         ({"frozen_prefix": False}, 0),
     ],
 )
-def test_it_applies_where_the_states_cannot_change(config, change, frozen):
+def test_blocks_count_as_frozen_only_if_their_states_cannot_change(config, change, frozen):
     assert replace(config, **change).frozen_blocks(12) == frozen
 
 
-def test_a_model_of_fewer_blocks_than_train_has_no_prefix(config):
+def test_a_model_with_fewer_blocks_than_are_trained_has_no_frozen_ones(config):
     assert replace(config, trainable="last_two_blocks").frozen_blocks(1) == 0
 
 
-def test_states_of_many_messages_are_computed_in_parts(classifier, messages, tmp_path, monkeypatch):
+def test_states_are_computed_in_batches(classifier, messages, tmp_path, monkeypatch):
     expected = compute(classifier(), 2, messages, FP32, tmp_path).states
     monkeypatch.setattr(frozen_blocks, "ROWS", 3)
     torch.testing.assert_close(compute(classifier(), 2, messages, FP32, tmp_path).states, expected)

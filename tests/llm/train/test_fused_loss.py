@@ -1,4 +1,4 @@
-"""The fused loss of a head: the numbers of one that keeps its logits, in less memory."""
+"""The fused loss of a head equals the plain one."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.llm.model.test_packed_weights import BF16, FP32, needs_onednn
 WORDS, WIDTH, TOKENS = 321, 16, 50
 SUMS = {
     "fused": losses.next_token_loss,
-    "one pass": partial(losses.next_token_loss, one_pass=fused_loss.in_one_pass),
+    "to compile": partial(losses.next_token_loss, chunk_loss=fused_loss.loss_to_compile),
     "plain": lambda hidden, head, targets: losses.cross_entropy(head(hidden), targets),
 }
-FUSED = ("fused", "one pass")
+FUSED = ("fused", "to compile")
 
 
 def example(scale: float = 1.0, seed: int = 0) -> tuple[Tensor, nn.Linear, Tensor]:
-    """Hidden states (2, TOKENS, WIDTH), a head, and targets of which every seventh does not count."""
+    """Hidden states (2, TOKENS, WIDTH), a head, and targets, every seventh ignored."""
     torch.manual_seed(seed)
     head = nn.Linear(WIDTH, WORDS, bias=False)
     targets = torch.randint(WORDS, (2, TOKENS))
@@ -36,17 +36,17 @@ def example(scale: float = 1.0, seed: int = 0) -> tuple[Tensor, nn.Linear, Tenso
 
 
 def step(kind: str, precision: object, hidden: Tensor, head: nn.Linear, targets: Tensor) -> tuple[Tensor, ...]:
-    """The mean loss, and its gradients."""
+    """The mean loss and its gradients."""
     with autocast(precision):
-        loss = SUMS[kind](hidden, head, targets) / 43  # no power of 2, which would hide roundings
+        loss = SUMS[kind](hidden, head, targets) / 43  # not a power of 2, which would hide rounding errors
     return loss.detach(), *torch.autograd.grad(loss, (hidden, head.weight))
 
 
 @pytest.mark.parametrize("scale", [1.0, 30.0])
-@pytest.mark.parametrize("cached", [fused_loss.CACHED, 3 * WORDS, 1])
+@pytest.mark.parametrize("cached", [fused_loss.CPU_CHUNK, 3 * WORDS, 1])
 @pytest.mark.parametrize("kind", FUSED)
-def test_loss_and_gradients_are_those_of_kept_logits(monkeypatch, scale, cached, kind):
-    monkeypatch.setattr(fused_loss, "CACHED", cached)  # all rows at once, three, and one
+def test_loss_and_gradients_equal_the_plain_ones(monkeypatch, scale, cached, kind):
+    monkeypatch.setattr(fused_loss, "CPU_CHUNK", cached)  # all rows at once, three or one
     found, expected = (step(kind, FP32, *example(scale)) for kind in (kind, "plain"))
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.dtype == theirs.dtype == torch.float32
@@ -55,18 +55,18 @@ def test_loss_and_gradients_are_those_of_kept_logits(monkeypatch, scale, cached,
 
 @pytest.mark.parametrize("kind", FUSED)
 @pytest.mark.parametrize("seed", range(3))
-def test_in_bf16_they_are_as_near_to_the_exact_ones(seed, kind):
+def test_in_bf16_they_are_as_exact_as_the_plain_ones(seed, kind):
     exact = step("plain", FP32, *example(seed=seed))
-    for of_ours, of_plain, of_exact in zip(
+    for fused, plain, true in zip(
         step(kind, BF16, *example(seed=seed)), step("plain", BF16, *example(seed=seed)), exact, strict=True
     ):
-        assert of_ours.dtype == of_exact.dtype
-        off, plain_off = ((found - of_exact).norm() / of_exact.norm() for found in (of_ours, of_plain))
+        assert fused.dtype == true.dtype
+        off, plain_off = ((found - true).norm() / true.norm() for found in (fused, plain))
         assert off < 0.01
         assert off < 1.2 * plain_off + 1e-4
 
 
-def test_gradients_are_those_of_finite_differences():
+def test_gradients_equal_finite_differences():
     hidden, head, targets = example()
     hidden = hidden.detach().flatten(0, 1).double().requires_grad_()
     head.double()
@@ -83,14 +83,14 @@ def test_gradients_are_those_of_finite_differences():
 
 
 def of_weight(weight: Tensor) -> nn.Linear:
-    """A head whose weight is part of a graph."""
+    """A head whose weight is part of the graph."""
     head = nn.Linear(WIDTH, WORDS, bias=False)
     del head.weight
     head.weight = weight
     return head
 
 
-def test_a_gradient_does_not_hang_on_whether_the_other_is_wanted():
+def test_a_gradient_does_not_depend_on_whether_the_other_is_needed():
     hidden, head, targets = example()
     head.weight.requires_grad_(False)
     of_hidden = torch.autograd.grad(losses.next_token_loss(hidden, head, targets), hidden)[0]
@@ -100,7 +100,7 @@ def test_a_gradient_does_not_hang_on_whether_the_other_is_wanted():
     assert torch.equal(of_weight, torch.autograd.grad(losses.next_token_loss(hidden, head, targets), head.weight)[0])
 
 
-@pytest.mark.parametrize(("precision", "off"), [(FP32, 0.0), (BF16, 1e-5)])  # bf16: products of other widths
+@pytest.mark.parametrize(("precision", "off"), [(FP32, 0.0), (BF16, 1e-5)])  # bf16: matrix products of other widths
 def test_without_gradients_the_loss_is_the_same(precision, off):
     with autocast(precision):
         expected = losses.next_token_loss(*example()).detach()
@@ -111,7 +111,7 @@ def test_without_gradients_the_loss_is_the_same(precision, off):
 
 
 @needs_onednn
-def test_a_packed_head_is_asked_for_its_logits():
+def test_a_packed_head_computes_its_own_logits():
     hidden, head, targets = example()
     packed, kept = PackedLinear(head, 2 * TOKENS), []
     with torch.no_grad(), autocast(BF16):
@@ -127,48 +127,48 @@ def test_a_packed_head_is_asked_for_its_logits():
 
 
 @pytest.mark.parametrize("kind", FUSED)
-def test_logits_whose_powers_no_float_can_hold_have_a_loss(kind):
+def test_logits_whose_exponentials_overflow_have_a_finite_loss(kind):
     hidden, head, targets = example(scale=400.0)
     loss, *gradients = step(kind, FP32, hidden, head, targets)
-    assert head(hidden).abs().max() > 100  # exp(100) is more than fp32 holds
+    assert head(hidden).abs().max() > 100  # exp(100) overflows fp32
     torch.testing.assert_close(loss, step("plain", FP32, hidden, head, targets)[0], rtol=1e-5, atol=0.0)
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
-@pytest.mark.parametrize("kind", ["one pass", "fused"])
-def test_rows_come_in_portions_of_a_power_of_2_that_fits_into_the_cache(monkeypatch, kind):
-    monkeypatch.setattr(fused_loss, "CACHED", 50 * WORDS + 1)
+@pytest.mark.parametrize("kind", ["to compile", "fused"])
+def test_chunks_have_a_power_of_2_chunk_loss_and_fit_into_the_limit(monkeypatch, kind):
+    monkeypatch.setattr(fused_loss, "CPU_CHUNK", 50 * WORDS + 1)
     seen = []
 
-    def of_rows(logits: Tensor, targets: Tensor, **_: bool) -> Tensor:
+    def chunk_loss(logits: Tensor, targets: Tensor, **_: bool) -> Tensor:
         seen.append(logits.shape)
-        return fused_loss.in_one_pass(logits, targets)
+        return fused_loss.loss_to_compile(logits, targets)
 
     if kind == "fused":
-        monkeypatch.setattr(fused_loss, "_of_rows", of_rows)
+        monkeypatch.setattr(fused_loss, "_chunk_loss", chunk_loss)
     hidden, head, targets = example()
     targets[targets == IGNORED] = 0
-    losses.next_token_loss(hidden, head, targets, one_pass=of_rows if kind == "one pass" else None)
+    losses.next_token_loss(hidden, head, targets, chunk_loss=chunk_loss if kind == "to compile" else None)
     assert seen == [(32, WORDS)] * 3 + [(2 * TOKENS - 96, WORDS)]
 
 
 @pytest.mark.parametrize("ignored", [True, False])
-def test_one_pass_gets_the_logits_of_the_targets_that_count(ignored):
+def test_the_chunk_loss_gets_only_targets_that_are_not_ignored(ignored):
     hidden, head, targets = example()
     if not ignored:
         targets[targets == IGNORED] = 0
     seen = []
 
-    def one_pass(logits: Tensor, counting: Tensor) -> Tensor:
+    def chunk_loss(logits: Tensor, counting: Tensor) -> Tensor:
         seen.append(counting)
-        return fused_loss.in_one_pass(logits, counting)
+        return fused_loss.loss_to_compile(logits, counting)
 
-    losses.next_token_loss(hidden, head, targets, one_pass=one_pass)
+    losses.next_token_loss(hidden, head, targets, chunk_loss=chunk_loss)
     assert [found.tolist() for found in seen] == [targets[targets != IGNORED].tolist()]
 
 
 @pytest.mark.parametrize("kind", FUSED)
-def test_where_no_target_counts_the_loss_is_zero_and_so_are_the_gradients(kind):
+def test_if_all_targets_are_ignored_loss_and_gradients_are_zero(kind):
     hidden, head, targets = example()
     loss, of_hidden, of_weight = step(kind, FP32, hidden, head, torch.full_like(targets, IGNORED))
     assert loss == 0
@@ -178,7 +178,7 @@ def test_where_no_target_counts_the_loss_is_zero_and_so_are_the_gradients(kind):
 
 @pytest.mark.parametrize("kind", FUSED)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_state_that_is_not_finite_makes_the_loss_so(bad, kind):
+def test_a_hidden_state_that_is_not_finite_makes_the_loss_not_finite(bad, kind):
     hidden, head, targets = example()
     hidden.data[0, 1, 0] = bad
     with torch.no_grad():
@@ -186,7 +186,7 @@ def test_a_state_that_is_not_finite_makes_the_loss_so(bad, kind):
     assert not SUMS[kind](hidden, head, targets).isfinite()
 
 
-def test_a_gpt_trains_to_the_same_weights_with_either(model_config):
+def test_a_gpt_trains_to_the_same_weights_with_both_losses(model_config):
     weights = []
     ids = torch.randint(300, (4, 9), generator=torch.Generator().manual_seed(0))
     batch = Batch(ids[:, :-1], ids[:, 1:])
@@ -205,7 +205,7 @@ def test_a_gpt_trains_to_the_same_weights_with_either(model_config):
     assert (weights[0] - start).abs().max() > 1e-3
 
 
-def test_a_head_with_a_path_beside_it_keeps_it(model_config):
+def test_the_adapter_of_a_head_is_used(model_config):
     torch.manual_seed(1)
     model = GPT(model_config(tie_head=False))
     add_lora(model, LoraConfig(2, 4.0, "alpha/rank"), seed=1)
@@ -215,7 +215,7 @@ def test_a_head_with_a_path_beside_it_keeps_it(model_config):
     assert torch.equal(losses.fused_next_token(model, batch)["loss"], losses.next_token(model, batch)["loss"])
 
 
-def test_without_gradients_too_a_head_keeps_the_path_beside_it(model_config):
+def test_the_adapter_of_a_head_is_used_without_gradients(model_config):
     torch.manual_seed(1)
     model = GPT(model_config(tie_head=False)).eval()
     add_lora(model, LoraConfig(2, 4.0, "alpha/rank"), seed=1)
@@ -229,7 +229,7 @@ def test_without_gradients_too_a_head_keeps_the_path_beside_it(model_config):
     assert (unmoved - expected).abs() > 1e-4 * expected  # control
 
 
-def test_a_bias_is_not_lost():
+def test_the_bias_of_a_head_is_used():
     hidden, _, targets = example()
     head = nn.Linear(WIDTH, WORDS)
     nn.init.normal_(head.bias)

@@ -1,4 +1,4 @@
-"""The training loop: what it computes, and what must not change it."""
+"""The training loop: its results, and what must not change them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Make = Callable[..., ModelConfig]
 
 
 class Sentences:
-    """Rows of tokens that follow a rule, some of whose targets do not count."""
+    """Rows of tokens that follow a rule; some targets are ignored."""
 
     def __init__(self, n: int = 24, length: int = 8, seed: int = 0) -> None:
         first = torch.randint(20, (n, 1), generator=torch.Generator().manual_seed(seed))
@@ -51,7 +51,7 @@ class Sentences:
 
 @dataclass
 class Recorder:
-    """Keeps what `fit` tells."""
+    """Records the calls of `fit`."""
 
     steps: list[tuple[int, int, float, float]] = field(default_factory=list)
     points: list[tuple[int, dict[str, float]]] = field(default_factory=list)
@@ -100,7 +100,7 @@ def same_bits(first: nn.Module, second: nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
-# What training does
+# Results
 
 
 def test_training_lowers_the_loss(train: Train) -> None:
@@ -109,7 +109,7 @@ def test_training_lowers_the_loss(train: Train) -> None:
     assert history.last["train_loss"] < 1.0
 
 
-def test_updates_are_those_of_a_plain_loop(train: Train, model_config: Make) -> None:
+def test_updates_equal_those_of_a_plain_loop(train: Train, model_config: Make) -> None:
     model, _, _ = train(steps=3, schedule="constant", warmup_steps=0, weight_decay=0.0, clip_norm=None)
     torch.manual_seed(5)
     plain, source = GPT(model_config(vocab_size=20)), ShuffledBatches(Sentences(), 6, 3, 1)
@@ -123,7 +123,7 @@ def test_updates_are_those_of_a_plain_loop(train: Train, model_config: Make) -> 
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
-def test_micro_batches_make_the_update_of_the_whole_batch(train: Train) -> None:
+def test_micro_batches_give_the_update_of_the_whole_batch(train: Train) -> None:
     whole, *_ = train(steps=3)
     for size in (1, 2, 3):
         for parameter, other in zip(
@@ -132,7 +132,7 @@ def test_micro_batches_make_the_update_of_the_whole_batch(train: Train) -> None:
             torch.testing.assert_close(parameter, other, atol=1e-5, rtol=1e-4)
 
 
-def test_long_gradients_are_clipped_and_others_left(model_config: Make) -> None:
+def test_only_long_gradients_are_clipped(model_config: Make) -> None:
     model = nn.Linear(1, 1, bias=False)
     with torch.no_grad():
         model.weight.fill_(1.0)
@@ -161,7 +161,7 @@ def test_bf16_trains_fp32_weights(train: Train) -> None:
     assert history.last["train_loss"] < 1.0
 
 
-# What must not change it
+# What must not change the weights
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -171,13 +171,13 @@ def test_two_runs_give_the_same_bits(train: Train, dropout: float) -> None:
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_evaluating_and_sampling_do_not_change_the_weights(train: Train, dropout: float) -> None:
-    def meddle(model: GPT) -> str:
+    def disturb(model: GPT) -> str:
         decoding = DecodingConfig(max_new_tokens=4, temperature=1.0, top_k=None, top_p=None)
         torch.rand(3)
         return str(generate(model, [[1, 2]], decoding, None))
 
-    often, *_ = train(dropout=dropout, eval_every=1, write=meddle)
-    between, *_ = train(dropout=dropout, eval_every=3, write=meddle, after=lambda updates: updates % 2 == 1)
+    often, *_ = train(dropout=dropout, eval_every=1, write=disturb)
+    between, *_ = train(dropout=dropout, eval_every=3, write=disturb, after=lambda updates: updates % 2 == 1)
     seldom, *_ = train(dropout=dropout, eval_every=1000)
     assert same_bits(often, seldom)
     assert same_bits(between, seldom)
@@ -192,10 +192,10 @@ def checksum(model: GPT) -> str:
     [
         (None, [0, 3, 6, 8]),  # the steps of the curve
         (lambda updates: updates in (2, 3, 8), [2, 3, 8]),
-        (lambda updates: updates in (2, 3), [2, 3, 8]),  # and at the end
+        (lambda updates: updates in (2, 3), [2, 3, 8]),  # and after the last update
     ],
 )
-def test_samples_are_written_with_evaluations_or_after_the_updates_named(train: Train, after: Any, steps: Any) -> None:
+def test_samples_are_written_with_evaluations_or_after_the_given_updates(train: Train, after: Any, steps: Any) -> None:
     model, history, _ = train(write=checksum, after=after)
     assert [step for step, _ in history.samples] == steps
     assert len({text for _, text in history.samples}) == len(steps)
@@ -208,9 +208,9 @@ def test_the_global_generator_does_not_change_the_weights(train: Train) -> None:
     assert same_bits(once, again)
 
 
-def test_seed_decides_order_and_dropout(train: Train) -> None:
+def test_another_seed_changes_order_and_dropout(train: Train) -> None:
     assert not same_bits(train(seed=1)[0], train(seed=2)[0])
-    one_batch = {"steps": 1, "batch_size": 24, "warmup_steps": 0}  # every order makes the same batch, but for rounding
+    one_batch = {"steps": 1, "batch_size": 24, "warmup_steps": 0}  # every order gives the same batch, up to rounding
     first, second = (train(seed=seed, dropout=0.3, **one_batch)[0].lm_head.weight for seed in (1, 2))
     assert (first - second).abs().max() > 1e-3
 
@@ -259,12 +259,12 @@ def test_last_row_is_the_trained_model(train: Train) -> None:
     assert history.last["val_loss"] == evaluate(model, losses.next_token, val, FP32)["loss"]
 
 
-def test_rows_carry_the_rate_of_the_update_before_them(train: Train) -> None:
+def test_rows_have_the_learning_rate_of_the_last_update(train: Train) -> None:
     _, history, _ = train(steps=4, eval_every=1, schedule="constant", warmup_steps=2)
     assert [row["lr"] for row in history.rows] == [0.0, 0.0, 0.005, 0.01, 0.01]
 
 
-def test_watcher_hears_of_every_update_and_every_row(train: Train) -> None:
+def test_every_update_and_every_row_is_reported(train: Train) -> None:
     _, history, watcher = train(steps=8, eval_every=3)
     assert [(step, steps) for step, steps, *_ in watcher.steps] == [(n, 8) for n in range(1, 9)]
     assert all(speed > 0 for *_, speed in watcher.steps)
@@ -273,7 +273,7 @@ def test_watcher_hears_of_every_update_and_every_row(train: Train) -> None:
     assert watcher.points == rows
 
 
-def test_progress_tells_the_mean_loss_of_the_batch(train: Train, model_config: Make) -> None:
+def test_progress_reports_the_mean_loss_of_the_batch(train: Train, model_config: Make) -> None:
     _, _, watcher = train(steps=1, micro_batch_size=2)
     torch.manual_seed(5)
     model, batch = GPT(model_config(vocab_size=20)), ShuffledBatches(Sentences(), 6, 1, 1)[0]
@@ -290,7 +290,7 @@ def test_table_has_the_columns_in_order(train: Train) -> None:
 
 
 def follow(values: Sequence[float], steps: int, **changes: Any) -> tuple[float, list[float], History]:
-    """Train one number while the validation losses are these: its value in the end, at each evaluation, the history."""
+    """Train one number with these validation losses. Returns its final value, its value per evaluation, the history."""
     model, found, seen = nn.Linear(1, 1, bias=False), iter(values), list[float]()
     nn.init.ones_(model.weight)
     of_train, of_val = SequentialBatches(Sentences(6), 6), SequentialBatches(Sentences(7), 7)
@@ -306,8 +306,8 @@ def follow(values: Sequence[float], steps: int, **changes: Any) -> tuple[float, 
         return {"loss": mean * batch.count}
 
     settings = config(**{"eval_every": 1, "warmup_steps": 0} | changes)
-    source, looks = ShuffledBatches(Sentences(), 6, steps, 0), {"train": of_train, "val": of_val}
-    history = fit(Task(model, loss, source, looks), settings, FP32, 0)
+    source, evaluations = ShuffledBatches(Sentences(), 6, steps, 0), {"train": of_train, "val": of_val}
+    history = fit(Task(model, loss, source, evaluations), settings, FP32, 0)
     assert len(set(seen)) == len(seen) == len(history.rows)
     assert next(found, None) is None, "evaluations are missing"
     return model.weight.item(), seen, history
@@ -315,9 +315,9 @@ def follow(values: Sequence[float], steps: int, **changes: Any) -> tuple[float, 
 
 CURVES = [
     pytest.param([5, 4, 3, 2, 1], None, 4, id="the last is the best"),
-    pytest.param([5, 3, 4, 2, 3], None, 3, id="one within is the best"),
-    pytest.param([5, 3, 4, 3, 3], None, 1, id="of equal ones the earliest"),
-    pytest.param([1, 2, 3, 4, 5], None, 0, id="nothing beats the start"),
+    pytest.param([5, 3, 4, 2, 3], None, 3, id="one in the middle is the best"),
+    pytest.param([5, 3, 4, 3, 3], None, 1, id="the first of equal ones"),
+    pytest.param([1, 2, 3, 4, 5], None, 0, id="none is better than the start"),
     pytest.param([5, 3, 4, 2, 3], 2, 3, id="each wait is shorter than the patience"),
     pytest.param([5, 3, 4], 1, 1, id="patience of one"),
     pytest.param([5, 3, 3], 1, 1, id="an equal one is not lower"),
@@ -344,11 +344,11 @@ def test_keep_and_patience_follow_the_validation_losses(values: list[float], pat
         ([5, 3, 4, 4], 3, {"keep": "best"}, (-2.0, 3, 3, 1, "absent")),
         ([5, 3, 4, 4], 9, {"patience": 2}, (-4.0, 4, 3, "absent", True)),
         ([5, 3, 4, 4], 9, {"keep": "best", "patience": 2}, (-2.0, 3, 3, 1, True)),
-        ([5, 3, 4, 4], 3, {"keep": "best", "patience": 2}, (-2.0, 3, 3, 1, False)),  # with its last step
+        ([5, 3, 4, 4], 3, {"keep": "best", "patience": 2}, (-2.0, 3, 3, 1, False)),  # at the last step
         ([5, 3, 4, 4], 3, {"keep": "best", "patience": 3}, (-2.0, 3, 3, 1, False)),
     ],
 )
-def test_what_is_reported_belongs_to_the_weights(
+def test_the_reported_losses_belong_to_the_final_weights(
     values: list[float], steps: int, changes: dict[str, Any], told: tuple[Any, ...]
 ) -> None:
     settings = config(**changes)
@@ -360,7 +360,7 @@ def test_what_is_reported_belongs_to_the_weights(
     assert history.kept(settings)["val_loss"] == reported["val_loss"]
 
 
-def test_the_ending_is_told_in_words() -> None:
+def test_the_message_on_the_ending() -> None:
     def told(steps: int, **changes: Any) -> str:
         return follow([5, 3, 4, 4], steps, **changes)[2].ending(config(**changes))
 
@@ -370,7 +370,7 @@ def test_the_ending_is_told_in_words() -> None:
     assert told(9, patience=2, keep="best") == f"{early}; the weights are those of step 1"
 
 
-def test_the_schedule_goes_on_as_planned_until_the_run_ends_early() -> None:
+def test_ending_early_does_not_change_the_schedule() -> None:
     _, _, whole = follow([5, 4, 3, 3, 3, 3, 3], 6)
     _, _, early = follow([5, 4, 3, 3, 3], 6, patience=2)
     assert early.table() == whole.table()[:5]
@@ -383,7 +383,7 @@ def test_patience_counts_evaluations_not_updates() -> None:
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])
-def test_the_model_ends_as_its_losses_say(train: Train, keep: str) -> None:
+def test_the_reported_losses_are_those_of_the_model(train: Train, keep: str) -> None:
     model, history, _ = train(steps=12, lr=0.3, warmup_steps=0, eval_every=1, schedule="constant", keep=keep)
     reported = history.losses(config(keep=keep))
     data = {"train": Sentences(), "val": Sentences(7, seed=9)}
@@ -396,7 +396,7 @@ def test_the_model_ends_as_its_losses_say(train: Train, keep: str) -> None:
     assert (reported["val_loss"] == history.best_val_loss) == (keep == "best")
 
 
-def test_only_what_trains_is_kept_and_put_back() -> None:
+def test_only_trainable_weights_are_kept_and_restored() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
     model[0].requires_grad_(False)
@@ -430,7 +430,7 @@ def test_evaluation_is_the_mean_over_all_targets(model_config: Make, batch_size:
 
 @needs_onednn
 @pytest.mark.parametrize("loss", [losses.next_token, losses.fused_next_token])
-def test_in_bf16_packed_weights_are_evaluated_and_others_train(
+def test_in_bf16_evaluations_use_packed_weights_and_training_does_not(
     train: Train, monkeypatch: pytest.MonkeyPatch, loss: Loss
 ) -> None:
     asked: list[nn.Module] = []
@@ -464,7 +464,7 @@ def test_micro_batches_do_not_change_an_evaluation(model_config: Make, micro_bat
     assert evaluate(model, losses.next_token, source, FP32, micro_batch_size) == pytest.approx(whole, rel=1e-6)
 
 
-def test_evaluation_holds_no_more_rows_at_once_than_training(train: Train) -> None:
+def test_evaluation_uses_micro_batches_too(train: Train) -> None:
     rows: set[int] = set()
 
     def loss(model: nn.Module, batch: Batch) -> losses.Sums:
@@ -486,7 +486,7 @@ def test_mean_of_batch_means_would_differ(model_config: Make) -> None:
 
 
 def failing(at: int, spoil: Callable[[Tensor, GPT], Tensor]) -> Loss:
-    """The next-token loss, spoilt in training step `at`."""
+    """The next-token loss, changed in training step `at`."""
     calls = 0
 
     def loss(model: nn.Module, batch: Batch) -> losses.Sums:
@@ -548,7 +548,7 @@ def out_of_apples_memory(loss: Tensor, model: GPT) -> Tensor:
 
 
 @pytest.mark.parametrize("spoil", [out_of_host_memory, out_of_device_memory, out_of_apples_memory])
-def test_out_of_memory_names_the_batch_and_the_knob(train: Train, spoil: Any) -> None:
+def test_out_of_memory_names_the_batch_and_the_parameter(train: Train, spoil: Any) -> None:
     with pytest.raises(
         UserError, match=r"params\.yaml: train\.micro_batch_size: out of memory with 3 rows of 8 tokens at once"
     ) as caught:
@@ -557,7 +557,7 @@ def test_out_of_memory_names_the_batch_and_the_knob(train: Train, spoil: Any) ->
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_out_of_memory_points_to_the_section_in_training_and_in_evaluations(model_config: Make, training: bool) -> None:
+def test_out_of_memory_names_the_section_in_training_and_in_evaluations(model_config: Make, training: bool) -> None:
     def loss(model: nn.Module, batch: Batch) -> losses.Sums:
         if model.training is training:
             raise MemoryError
@@ -569,7 +569,7 @@ def test_out_of_memory_points_to_the_section_in_training_and_in_evaluations(mode
         fit(task, config(), FP32, 0)
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory(train: Train) -> None:
+def test_other_errors_are_not_reported_as_out_of_memory(train: Train) -> None:
     def mistake(loss: Tensor, model: GPT) -> Tensor:
         return loss + torch.ones(2) @ torch.ones(3)
 

@@ -1,4 +1,4 @@
-"""Losses are sums over the targets that count."""
+"""Losses are sums over the targets that are not ignored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llm.train import losses
 
 
 class Fixed(nn.Module):
-    """Answers with the given logits; remembers its arguments."""
+    """A model that returns the given logits and records its arguments."""
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
@@ -55,12 +55,12 @@ def test_classification_loss_is_the_sum_over_rows() -> None:
 
 
 def test_classification_counts_the_hits_of_the_same_logits() -> None:
-    logits = torch.tensor([[2.0, 1.0], [0.0, 1.0], [3.0, 1.0]])  # says 0, 1, 0
+    logits = torch.tensor([[2.0, 1.0], [0.0, 1.0], [3.0, 1.0]])  # predicts 0, 1, 0
     sums = losses.classification(Fixed(logits), Batch(torch.zeros(3, 3), torch.tensor([0, 1, 1])))
     assert sums["accuracy"].item() == 2
 
 
-def test_classifier_is_told_the_lengths() -> None:
+def test_the_classifier_gets_the_lengths() -> None:
     model, lengths = Fixed(torch.randn(1, 2)), torch.tensor([3])
     losses.classification(model, Batch(torch.zeros(1, 4), torch.tensor([0]), lengths))
     assert model.arguments[1] is lengths

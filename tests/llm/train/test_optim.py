@@ -1,4 +1,4 @@
-"""The learning rate as a table, AdamW beside PyTorch's, and the checks on what training is told."""
+"""The learning rate, AdamW compared with PyTorch's, and the checks of the training parameters."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def config(**changes: Any) -> TrainConfig:
 
 
 def book_schedule(steps: int, warmup: int, initial: float, peak: float, lowest: float) -> list[float]:
-    """Appendix D's loop, its bookkeeping kept."""
+    """The loop of appendix D."""
     rates, global_step, increment = [], -1, (peak - initial) / warmup
     for _ in range(steps):
         global_step += 1
@@ -56,7 +56,7 @@ def book_schedule(steps: int, warmup: int, initial: float, peak: float, lowest: 
     return rates
 
 
-def test_schedule_is_appendix_ds() -> None:
+def test_schedule_equals_that_of_appendix_d() -> None:
     ours = [lr_at(step, 135, config()) for step in range(135)]
     assert ours == pytest.approx(book_schedule(135, 27, 1e-5, 1e-3, 1e-5), rel=1e-12)
 
@@ -69,16 +69,16 @@ def test_schedule_of_135_steps_with_27_of_warmup(step: int, lr: float) -> None:
     assert lr_at(step, 135, config()) == pytest.approx(lr, rel=1e-4)
 
 
-def test_constant_schedule_stays_after_the_warmup() -> None:
+def test_the_constant_schedule_stays_at_lr_after_the_warmup() -> None:
     rates = [lr_at(step, 10, config(schedule="constant", warmup_steps=2, warmup_from=0.0)) for step in range(10)]
     assert rates == [0.0, 5e-4, *[1e-3] * 8]
 
 
-def test_no_warmup_begins_at_the_top() -> None:
+def test_without_warmup_the_rate_starts_at_lr() -> None:
     assert lr_at(0, 10, config(warmup_steps=0)) == 1e-3
 
 
-def test_warmup_longer_than_the_run_never_reaches_the_top() -> None:
+def test_a_warmup_longer_than_the_run_never_reaches_lr() -> None:
     assert max(lr_at(step, 10, config(warmup_steps=20)) for step in range(10)) < 1e-3
 
 
@@ -86,7 +86,7 @@ def test_warmup_longer_than_the_run_never_reaches_the_top() -> None:
 
 
 def gradients_of(model: nn.Module, update: int) -> None:
-    """Any, the same for models of one shape; in every third update of a parameter none."""
+    """Random gradients, the same for models of the same shape; a parameter has none in every third update."""
     generator = torch.Generator().manual_seed(update)
     for number, parameter in enumerate(model.parameters()):
         gradient = torch.randn(parameter.shape, generator=generator)
@@ -94,7 +94,7 @@ def gradients_of(model: nn.Module, update: int) -> None:
 
 
 def updated(model: nn.Module, optimizer: AdamW, first: int, count: int) -> dict[str, Tensor]:
-    """The weights after some updates, each with a learning rate of its own."""
+    """The weights after `count` updates, each with another learning rate."""
     for update in range(first, first + count):
         gradients_of(model, update)
         optimizer.step(0.1 / (1 + update))
@@ -104,7 +104,7 @@ def updated(model: nn.Module, optimizer: AdamW, first: int, count: int) -> dict[
 
 
 def updated_by_pytorchs(model: nn.Module, config: TrainConfig, count: int) -> dict[str, Tensor]:
-    """The same with PyTorch's class; what has one dimension is a norm or a bias."""
+    """The same with PyTorch's class; parameters with one dimension are norms and biases."""
     parameters = list(model.parameters())
     flat_decay = config.weight_decay if config.weight_decay_on == "all" else 0.0
     groups = [
@@ -126,13 +126,13 @@ def equal(some: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
 
 @pytest.mark.parametrize("tie_head", [False, True])
 @pytest.mark.parametrize("decaying", ["matrices", "all"])
-def test_updates_are_those_of_pytorchs_class_to_the_bit(model_config: Any, decaying: str, tie_head: bool) -> None:
+def test_updates_are_bit_identical_to_pytorchs_class(model_config: Any, decaying: str, tie_head: bool) -> None:
     ours = GPT(model_config(tie_head=tie_head, qkv_bias=True))
     theirs, told = copy.deepcopy(ours), config(weight_decay_on=decaying, weight_decay=0.5)
     assert equal(updated(ours, AdamW(ours, told), 0, 4), updated_by_pytorchs(theirs, told, 4))
 
 
-def test_the_first_update_is_adamws() -> None:
+def test_the_first_update_by_hand() -> None:
     model = nn.Linear(1, 1, bias=False)
     start = model.weight.item()
     optimizer = AdamW(model, config(weight_decay=0.5))
@@ -142,12 +142,12 @@ def test_the_first_update_is_adamws() -> None:
 
 
 @pytest.mark.parametrize("decaying", ["matrices", "all"])
-def test_what_decays_is_asked_for(decaying: str) -> None:
+def test_weight_decay_applies_to_the_given_parameters(decaying: str) -> None:
     model = nn.Sequential(nn.LayerNorm(2), nn.Linear(2, 2))
     optimizer = AdamW(model, config(weight_decay=0.5, weight_decay_on=decaying))
     for parameter in model.parameters():
         nn.init.ones_(parameter)
-        parameter.grad = torch.zeros_like(parameter)  # nothing else moves
+        parameter.grad = torch.zeros_like(parameter)  # only weight decay changes the weights
     optimizer.step(0.1)
     expected = {"0.weight": 1.0, "0.bias": 1.0, "1.weight": 0.95, "1.bias": 1.0}
     if decaying == "all":
@@ -156,7 +156,7 @@ def test_what_decays_is_asked_for(decaying: str) -> None:
 
 
 @pytest.mark.parametrize("decaying", ["matrices", "all"])
-def test_what_is_frozen_or_has_no_gradient_stays(model_config: Any, decaying: str) -> None:
+def test_weights_that_are_frozen_or_have_no_gradient_do_not_change(model_config: Any, decaying: str) -> None:
     model = GPT(model_config(tie_head=False))
     model.transformer.wte.requires_grad_(False)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
@@ -171,7 +171,7 @@ def test_what_is_frozen_or_has_no_gradient_stays(model_config: Any, decaying: st
     assert not any(key.startswith(("transformer.wte.", "lm_head.")) for key in optimizer.state())
 
 
-def test_another_goes_on_from_a_state_and_leaves_it_alone(model_config: Any) -> None:
+def test_another_optimizer_continues_from_a_state_without_changing_it(model_config: Any) -> None:
     whole = GPT(model_config())
     halves = copy.deepcopy(whole)
     expected = updated(whole, AdamW(whole, config()), 0, 4)
@@ -190,7 +190,7 @@ def test_another_goes_on_from_a_state_and_leaves_it_alone(model_config: Any) -> 
         ({"bias.step": torch.zeros(1)}, "bias has {'exp_avg': (2,), 'exp_avg_sq': (2,), 'step': (1,)}"),
         ({"bias.exp_avg_sq": None}, "bias has {'exp_avg': (2,), 'step': ()}"),
         ({"bias.max_exp_avg_sq": torch.zeros(2)}, "'max_exp_avg_sq': (2,)}"),
-        ({"other.exp_avg": torch.zeros(2)}, "other does not train here"),
+        ({"other.exp_avg": torch.zeros(2)}, "other is not a trainable weight of this model"),
     ],
 )
 def test_a_state_of_other_weights_is_refused(change: dict[str, Tensor | None], said: str) -> None:
@@ -225,7 +225,7 @@ print("torch._dynamo" in sys.modules)
 """
 
 
-def test_training_loads_no_compiler_as_pytorchs_class_does() -> None:
+def test_training_does_not_load_the_compiler_and_pytorchs_class_does() -> None:
     done = subprocess.run([sys.executable, "-c", TRAINS], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "False\nTrue\n"
 
@@ -233,7 +233,7 @@ def test_training_loads_no_compiler_as_pytorchs_class_does() -> None:
 # Checks
 
 
-def test_the_values_here_are_no_problem() -> None:
+def test_valid_parameters_have_no_problems() -> None:
     assert not list(config().problems())
 
 
@@ -260,5 +260,5 @@ def test_the_values_here_are_no_problem() -> None:
         ({"clip_norm": 0.0}, "clip_norm"),
     ],
 )
-def test_wrong_value_is_a_problem_of_its_field(changes: dict[str, Any], field: str) -> None:
+def test_a_wrong_value_is_a_problem_of_its_parameter(changes: dict[str, Any], field: str) -> None:
     assert field in [name for name, *_ in config(**changes).problems()]

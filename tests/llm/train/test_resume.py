@@ -1,4 +1,4 @@
-"""A run that was stopped, at any point and in any way, ends with the bytes of one that was not."""
+"""A run that was interrupted at any point and in any way ends with the same bytes as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from llm.train import losses
 from llm.train.callbacks import SaveOptimizer, WarmStart
 from llm.train.history import History
 from llm.train.loop import fit
-from llm.train.optim import AdamW, trained
+from llm.train.optim import AdamW, trainable_parameters
 from llm.train.resume import (
     BEST,
     HISTORY,
@@ -33,7 +33,7 @@ from llm.train.resume import (
     MOMENTS,
     WEIGHTS,
     TrainingCheckpoints,
-    what_decides,
+    fingerprint,
 )
 from llm.train.task import Callback, Task, Training
 from tests.killing import CHANGES, RENAMES, Forks
@@ -41,7 +41,7 @@ from tests.llm.tiny_run import MODEL, STEPS, TRAIN, Rows, bytes_of, states, trai
 from tests.tiny import FP32
 
 TASKS = ("pretrain", "spam", "instruct", "buckets")
-KEPT = {"pretrain-best": (1, 3), "spam-best": (2, 4), "instruct-best": (1, 3)}  # the kept step and the last
+KEPT = {"pretrain-best": (1, 3), "spam-best": (2, 4), "instruct-best": (1, 3)}  # the kept step and the last one
 ROOT = Path(__file__).parents[3]
 RUN = "tests.llm.tiny_run"
 
@@ -54,7 +54,7 @@ def forks() -> Iterator[Forks]:
 
 @pytest.fixture
 def fresh(tmp_path: Path) -> Callable[[], Path]:
-    """Make a folder with the data set that the run names as its input."""
+    """Make a folder with the input file of the run."""
     numbers = iter(range(10**6))
 
     def make() -> Path:
@@ -75,7 +75,7 @@ def outputs(folder: Path) -> dict[str, bytes]:
 
 
 def survives(forks: Forks, folder: Path, task: str, expected: dict[str, bytes], **kill: Any) -> bool:
-    """Kill a run and start it again: the bytes are the expected ones. Whether the kill came in time."""
+    """Kill a run, start it again and compare its bytes. Returns whether the kill came before its end."""
     ended = forks.run(folder, RUN, task, **kill)
     assert ended.killed or ended.code == 0, ended.err
     again = forks.run(folder, RUN, task)
@@ -94,9 +94,9 @@ def uninterrupted(forks: Forks, folder: Path, task: str) -> dict[str, bytes]:
 
 
 def survived_kills(forks, fresh, task, calls):
-    """Kill at the first of the system calls, at the second, and so on, until one is not reached; return how many were.
+    """Kill at the first of the system calls, at the second, and so on, until the run ends; return the number of kills.
 
-    Each time the run is started again, and must end with the bytes of one that was not killed.
+    After each kill the run is started again and must end with the bytes of an uninterrupted one.
     """
     expected = uninterrupted(forks, fresh(), task)
     kills = 0
@@ -107,13 +107,13 @@ def survived_kills(forks, fresh, task, calls):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_killed_at_any_rename(task, forks, fresh):
-    # two states of four files and one without moments; the report as it is written and both outputs
+    # two checkpoints of four files and one without moments; writing the report, publishing two outputs
     assert survived_kills(forks, fresh, task, RENAMES) == 2 * 4 + 3 + 3
 
 
 @pytest.mark.parametrize("task", KEPT)
 def test_killed_at_any_rename_with_the_best_weights_kept(task, forks, fresh):
-    # a state of five files and one without moments; the report as it is written and both outputs
+    # a checkpoint of five files and one without moments; writing the report, publishing two outputs
     assert survived_kills(forks, fresh, task, RENAMES) == 5 + 4 + 3
 
 
@@ -126,7 +126,7 @@ def test_killed_at_any_change_of_a_folder(task, forks, fresh):
 @pytest.mark.slow
 @pytest.mark.parametrize("task", KEPT)
 def test_killed_at_any_change_of_a_folder_with_the_best_weights_kept(task, forks, fresh):
-    assert survived_kills(forks, fresh, task, CHANGES) > 30  # one state less
+    assert survived_kills(forks, fresh, task, CHANGES) > 30  # one checkpoint less
 
 
 @pytest.mark.slow
@@ -167,7 +167,7 @@ def test_killed_at_random_steps(forks, fresh):
 
 
 def test_killed_again_and_again(forks, fresh):
-    """Each attempt saves one state at least, so a run that is killed after that gets to its end."""
+    """Each attempt saves at least one checkpoint, so the run ends after some attempts."""
     folder, expected = fresh(), uninterrupted(forks, fresh(), "pretrain")
     attempts = 1
     while forks.run(folder, RUN, "pretrain", kill_at=6).killed:
@@ -203,12 +203,12 @@ def test_a_signal_in_the_last_step_stops_before_the_outputs(forks, fresh):
 def test_a_second_interrupt_does_not_wait_for_the_step(tmp_path):
     saved = TrainingCheckpoints(tmp_path, 1, print)
     saved.on_signal(2, None)
-    saved.on_signal(15, None)  # dvc, stopped by the same Ctrl-C, has the kernel send it
+    saved.on_signal(15, None)  # the kernel sends it when Ctrl-C stops dvc
     with pytest.raises(KeyboardInterrupt):
         saved.on_signal(2, None)
 
 
-# What a state holds: in this process, stopped by an exception
+# The contents of a checkpoint: in this process, interrupted by an exception
 
 
 class Stopped(Exception):
@@ -229,20 +229,20 @@ def finish(task: str, folder: Path, wrap: Callable[[Any], Callback] = lambda sav
 
 
 def finished(task: str, folder: Path) -> Path:
-    """The folder of a run that came to its end, but for publishing."""
+    """The folder of a run that ended but has not published its outputs."""
     finish(task, folder)
     return folder
 
 
 def stopped_after(step: int, task: str, folder: Path) -> Path:
-    """The folder of a run that was stopped after this step."""
+    """The folder of a run that was interrupted after this step."""
     with pytest.raises(Stopped), states(folder) as saved:
         train(task, saved, stop_after(step))
     return folder
 
 
 class Tampered(Callback):
-    """Checkpoints that give back something else than was saved."""
+    """Checkpoints that change the state after loading it."""
 
     def __init__(self, saved: Callback, change: Callable[[History, AdamW], None]) -> None:
         self.saved, self.change = saved, change
@@ -281,12 +281,12 @@ def test_moments_counters_and_the_step_are_needed(task, change, same, fresh):
     assert (resumed["model.safetensors"] == reference["model.safetensors"]) == same
 
 
-def test_states_change_nothing(fresh):
+def test_checkpoints_do_not_change_the_results(fresh):
     for task in TASKS:
         assert bytes_of(*train(task), fresh() / "out") == finish(task, fresh())
 
 
-def test_every_row_is_there_once(fresh):
+def test_every_row_occurs_once(fresh):
     folder = stopped_after(4, "spam", fresh())
     with states(folder) as saved:
         _, history = train("spam", saved)
@@ -295,7 +295,7 @@ def test_every_row_is_there_once(fresh):
     assert (history.step, history.tokens_seen) == (5, 5 * 48)
 
 
-def test_a_watcher_hears_of_earlier_rows_again(fresh, monkeypatch):
+def test_earlier_rows_are_reported_again(fresh, monkeypatch):
     folder, heard = stopped_after(4, "pretrain", fresh()), []
     monkeypatch.setattr("tests.llm.tiny_run.Steps.metrics", lambda self, values, step: heard.append(step))
     finish("pretrain", folder)
@@ -306,7 +306,7 @@ def test_a_watcher_hears_of_earlier_rows_again(fresh, monkeypatch):
 
 
 @pytest.mark.parametrize("task", KEPT)
-def test_the_runs_here_end_early_with_weights_from_before_their_end(task):
+def test_these_runs_end_early_with_weights_from_before_their_end(task):
     model, history = train(task)
     kept, end = KEPT[task]
     assert (history.best["step"], history.step, history.planned) == (kept, end, STEPS)
@@ -319,7 +319,7 @@ def test_the_runs_here_end_early_with_weights_from_before_their_end(task):
     class Watched(Callback):
         def on_step(self, training: Training) -> None:
             if training.history.step == kept:
-                weights = trained(training.task.model)
+                weights = trainable_parameters(training.task.model)
                 at_the_kept_step.append({name: p.detach().clone() for name, p in weights.items()})
 
         def on_evaluation(self, training: Training) -> None:
@@ -328,7 +328,7 @@ def test_the_runs_here_end_early_with_weights_from_before_their_end(task):
 
     with pytest.raises(Stopped):
         train(task, Watched(), on_step)
-    assert same(at_the_kept_step[0], trained(model))
+    assert same(at_the_kept_step[0], trainable_parameters(model))
 
 
 def same(some: dict[str, torch.Tensor], others: dict[str, Any]) -> bool:
@@ -336,7 +336,7 @@ def same(some: dict[str, torch.Tensor], others: dict[str, Any]) -> bool:
 
 
 class Forgetful(Callback):
-    """Checkpoints that do not give the best weights back: those of the resumed step take their place."""
+    """Checkpoints that replace the best weights by those of the resumed step."""
 
     def __init__(self, saved: Callback) -> None:
         self.saved = saved
@@ -344,7 +344,7 @@ class Forgetful(Callback):
 
     def on_start(self, training: Training) -> None:
         self.saved.on_start(training)
-        weights = trained(training.task.model)
+        weights = trainable_parameters(training.task.model)
         training.history.best_weights = {name: p.detach().clone() for name, p in weights.items()}
 
 
@@ -358,7 +358,7 @@ def test_a_resumed_run_needs_the_best_weights(task, wrap, right, fresh):
 
 
 @pytest.mark.parametrize("task", KEPT)
-def test_a_run_that_has_ended_early_trains_no_further(task, fresh):
+def test_a_run_that_has_ended_early_does_not_continue(task, fresh):
     folder, done, said = finished(task, fresh()), [], []
     with states(folder, say=said.append) as saved:
         _, history = train(task, saved, done.append)
@@ -369,7 +369,7 @@ def test_a_run_that_has_ended_early_trains_no_further(task, fresh):
 
 
 @pytest.mark.parametrize("damage", ["a bit", "gone"])
-def test_a_state_with_damaged_best_weights_is_skipped(damage, fresh):
+def test_a_checkpoint_with_damaged_best_weights_is_skipped(damage, fresh):
     folder, said = finished("spam-best", fresh()), []
     (best,) = (folder / "states").glob(f"*/step-000000004/{BEST}")
     data = bytearray(best.read_bytes())
@@ -384,7 +384,7 @@ def test_a_state_with_damaged_best_weights_is_skipped(damage, fresh):
     assert resumed == finish("spam-best", fresh())
 
 
-def test_of_the_best_weights_too_only_what_trains_is_saved(fresh):
+def test_only_trainable_best_weights_are_saved(fresh):
     from llm.weights.tensors import read_tensors
 
     (state,) = (stopped_after(2, "spam-best", fresh()) / "states").glob("*/*")
@@ -392,7 +392,7 @@ def test_of_the_best_weights_too_only_what_trains_is_saved(fresh):
     assert not any("wte" in name or "h.0." in name for name in read_tensors(state / BEST))
 
 
-# States on disk
+# Checkpoints on the disk
 
 
 def state_folders(folder: Path) -> list[str]:
@@ -428,20 +428,20 @@ def damages() -> dict[str, Callable[[Path], object]]:
 
 
 @pytest.mark.parametrize("damage", damages())
-def test_a_damaged_state_is_skipped_for_the_older_one(damage, fresh):
+def test_if_the_newest_checkpoint_is_damaged_the_one_before_is_loaded(damage, fresh):
     folder, said = stopped_after(STEPS - 1, "spam", fresh()), []
     (newest,) = (folder / "states").glob("*/step-000000004")
     damages()[damage](newest)
     with states(folder, say=said.append) as saved:
         resumed = bytes_of(*train("spam", saved), folder / "out")
-    assert [re.sub("the state .*step", "step", line) for line in said] == [
+    assert [re.sub("the checkpoint .*step", "step", line) for line in said] == [
         "step-000000004 is incomplete: skipping it",
         "resuming after step 2",
     ]
     assert resumed == finish("spam", fresh())
 
 
-def test_with_all_states_damaged_it_starts_anew(fresh):
+def test_if_all_checkpoints_are_damaged_the_run_starts_over(fresh):
     folder, said = finished("spam", fresh()), []
     for manifest in (folder / "states").rglob(MANIFEST):
         manifest.unlink()
@@ -451,7 +451,7 @@ def test_with_all_states_damaged_it_starts_anew(fresh):
     assert resumed == finish("spam", fresh())
 
 
-def test_other_parameters_start_anew_and_remove_the_old_states(fresh):
+def test_with_other_parameters_the_run_starts_over_and_deletes_old_checkpoints(fresh):
     folder, said = stopped_after(4, "spam", fresh()), []
     (old,) = (folder / "states").iterdir()
     with states(folder, replace(TRAIN, lr=0.02), said.append) as saved:
@@ -469,7 +469,7 @@ def test_other_parameters_start_anew_and_remove_the_old_states(fresh):
     ],
     ids=["data", "data and parameters"],
 )
-def test_all_that_differs_from_the_run_that_was_stopped_is_named(config, named, fresh):
+def test_all_differences_from_the_interrupted_run_are_named(config, named, fresh):
     folder, said = stopped_after(4, "spam", fresh()), []
     (folder / "data").write_text("other rows")
     with states(folder, config, said.append):
@@ -479,7 +479,7 @@ def test_all_that_differs_from_the_run_that_was_stopped_is_named(config, named, 
     assert sorted(names.split(", ")) == named
 
 
-def test_a_damaged_state_of_another_run_names_nothing_and_goes(fresh):
+def test_a_damaged_checkpoint_of_another_run_is_deleted(fresh):
     folder, said = stopped_after(4, "spam", fresh()), []
     for history in (folder / "states").rglob(HISTORY):
         history.write_text("[]")
@@ -488,18 +488,18 @@ def test_a_damaged_state_of_another_run_names_nothing_and_goes(fresh):
     assert said == ["parameters, data or code changed since the interrupted run: starting over"]
 
 
-def test_the_fingerprint_knows_parameters_data_and_code(tmp_path, monkeypatch):
+def test_the_fingerprint_depends_on_parameters_data_and_code(tmp_path, monkeypatch):
     data = tmp_path / "data"
     data.mkdir()
     (data / "a").write_text("1")
-    seen = [what_decides(TRAIN, [data])]
-    assert what_decides(TRAIN, [data]) == seen[0]
-    assert what_decides(replace(TRAIN, save_every=1), [data]) == seen[0]
-    seen += [what_decides(replace(TRAIN, lr=0.02), [data]), what_decides(MODEL, [data]), what_decides(TRAIN, [])]
+    seen = [first := fingerprint(TRAIN, [data])]
+    assert fingerprint(TRAIN, [data]) == first
+    assert fingerprint(replace(TRAIN, save_every=1), [data]) == first
+    seen += [fingerprint(replace(TRAIN, lr=0.02), [data]), fingerprint(MODEL, [data]), fingerprint(TRAIN, [])]
     (data / "a").write_text("2")
-    seen.append(what_decides(TRAIN, [data]))
+    seen.append(fingerprint(TRAIN, [data]))
     monkeypatch.setattr("llm.common.code.loaded", lambda: {"llm/model/gpt.py": "edited"})
-    seen.append(what_decides(TRAIN, [data]))
+    seen.append(fingerprint(TRAIN, [data]))
     assert len({json.dumps(decides, sort_keys=True) for decides in seen}) == 6
 
 
@@ -514,7 +514,7 @@ def test_frozen_weights_are_not_saved_and_tied_ones_once(fresh):
     assert "lm_head.weight" not in read_tensors(state / WEIGHTS)
 
 
-def test_a_state_needs_no_pickle(fresh):
+def test_a_checkpoint_has_no_pickle(fresh):
     (state,) = (stopped_after(2, "pretrain", fresh()) / "states").glob("*/*")
     assert sorted(path.name for path in state.iterdir()) == sorted([WEIGHTS, MOMENTS, HISTORY, MANIFEST])
     assert json.loads((state / MANIFEST).read_text()) == {n: sha256(state / n) for n in (WEIGHTS, MOMENTS, HISTORY)}
@@ -528,11 +528,11 @@ def test_null_saves_nothing(tmp_path):
     assert not (tmp_path / "states").exists()
 
 
-# Going on after the end
+# Continuing after the end
 
 
-def test_a_run_goes_on_from_a_saved_model_and_optimizer(tmp_path):
-    """Two passes in one run, and one pass twice with the optimizer saved between: the same bits; without it, others."""
+def test_a_run_continues_from_a_saved_model_and_optimizer(tmp_path):
+    """Two epochs in one run equal two runs of one epoch only if the optimizer is saved in between."""
     data = SequentialBatches(Rows("pretrain"), 6)
     config = replace(TRAIN, schedule="constant", warmup_steps=0)
     shape = replace(MODEL, dropout=0.0)
@@ -554,8 +554,8 @@ def test_a_run_goes_on_from_a_saved_model_and_optimizer(tmp_path):
     assert not all(torch.equal(a, b) for a, b in zip(whole.parameters(), without.parameters(), strict=True))
 
 
-def test_the_optimizer_that_is_kept_is_there_after_a_kill_too(tmp_path):
-    """Of a run that was killed between its last update and its end, as of one that was not."""
+def test_the_optimizer_can_be_saved_after_resuming_from_the_last_update(tmp_path):
+    """After a kill between the last update and the end, the file is the same."""
 
     def end(checkpoints: Callback) -> bytes:
         torch.manual_seed(5)
@@ -573,9 +573,9 @@ def test_the_optimizer_that_is_kept_is_there_after_a_kill_too(tmp_path):
     assert said == ["resuming after step 4"]
 
 
-# An edit of the code between a stop and the next run
+# An edit of the code before the run is resumed
 
-LOADED = [  # a module of every package that the tiny run loads
+LOADED = [  # a module of each package that the tiny run imports
     "llm/common/params.py",
     "llm/data/batches.py",
     "llm/runtime/device.py",
@@ -589,7 +589,7 @@ LOADED = [  # a module of every package that the tiny run loads
 
 @pytest.fixture(scope="module")
 def copied(tmp_path_factory):
-    """A copy of the code, and the folder of a run that was stopped after step 3: its path is part of the run."""
+    """A copy of the code, and the folder of a run interrupted after step 3; its path is part of the fingerprint."""
     root, stopped = tmp_path_factory.mktemp("copied"), tmp_path_factory.mktemp("stopped")
     for name in ("llm", "stages", "tests"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -606,7 +606,7 @@ def run_copy(root: Path, folder: Path, *words: str) -> subprocess.CompletedProce
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", LOADED)
-def test_a_comment_resumes_and_an_edit_of_code_starts_over(path, copied, tmp_path):
+def test_after_editing_a_comment_the_run_resumes_and_after_editing_code_it_starts_over(path, copied, tmp_path):
     root, stopped = copied
     text = (root / path).read_text()
     said = {}
@@ -616,7 +616,7 @@ def test_a_comment_resumes_and_an_edit_of_code_starts_over(path, copied, tmp_pat
             (root / path).write_text(text + edit)
             done = run_copy(root, stopped)
             shutil.rmtree(stopped)
-            shutil.move(tmp_path / kind, stopped)  # as it was
+            shutil.move(tmp_path / kind, stopped)  # restore it
             assert done.returncode == 0, done.stderr
             said[kind] = done.stderr.splitlines()
     finally:

@@ -1,4 +1,4 @@
-"""GPT-2's published layout against transformers, both ways, and every way in which a checkpoint may not fit."""
+"""GPT-2's published format: parity with transformers in both directions, and refusal of wrong files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ IDS = torch.randint(300, (2, 16), generator=torch.Generator().manual_seed(1))
 
 
 def spread(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Give every parameter values large enough for it to matter."""
+    """Give all parameters values large enough to matter."""
     torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -118,18 +118,18 @@ def test_full_size_checkpoint_of_transformers_gives_their_logits(tmp_path: Path)
     torch.testing.assert_close(logits(ours, ids), logits(model, ids), atol=1e-4, rtol=0)
 
 
-# What parity would not forgive: each of these passes every check of names and shapes
+# Wrong tensors with right names and shapes
 
 
 def transpose_projection(tensors: Tensors) -> None:
     tensors["transformer.h.0.attn.c_proj.weight"] = tensors["transformer.h.0.attn.c_proj.weight"].t()
 
 
-def reorder_qkv(*places: int) -> Callable[[Tensors], None]:
+def reorder_qkv(*order: int) -> Callable[[Tensors], None]:
     def reorder(tensors: Tensors) -> None:
         for name in ("weight", "bias"):
             parts = tensors[f"transformer.h.1.attn.c_attn.{name}"].chunk(3, dim=-1)
-            tensors[f"transformer.h.1.attn.c_attn.{name}"] = torch.cat([parts[place] for place in places], dim=-1)
+            tensors[f"transformer.h.1.attn.c_attn.{name}"] = torch.cat([parts[i] for i in order], dim=-1)
 
     return reorder
 
@@ -161,12 +161,12 @@ def test_parity_notices_a_wrong_tensor_of_the_right_shape(published: Path, damag
     assert (logits(load_model(published).eval()) - right).abs().max() > 1e-3
 
 
-# Out and in again
+# Round trips
 
 
 @pytest.mark.parametrize("qkv_bias", [True, False])
 @pytest.mark.parametrize("tie_head", [True, False])
-def test_weights_go_out_and_in_bitwise(
+def test_weights_are_bitwise_the_same_after_a_round_trip(
     tmp_path: Path, vocabulary: Path, model_config: Make, qkv_bias: bool, tie_head: bool
 ) -> None:
     model = spread(GPT(model_config(qkv_bias=qkv_bias, tie_head=tie_head, init="torch", dropout=0.25)))
@@ -187,7 +187,7 @@ def test_weights_go_out_and_in_bitwise(
         ({"dropout": 0.1, "dropout_embedding": 0.2, "dropout_attention": 0.3}, (0.2, 0.3, 0.1)),
     ],
 )
-def test_three_dropout_rates_go_out_and_in_under_gpt2s_names(
+def test_three_dropout_rates_survive_a_round_trip(
     model_config: Make, rates: dict[str, float], written: tuple[float, float, float]
 ) -> None:
     config = model_config(**rates)
@@ -196,7 +196,7 @@ def test_three_dropout_rates_go_out_and_in_under_gpt2s_names(
     assert gpt2.parse_config(published, "here") == config
 
 
-def test_a_config_with_the_shortcuts_rate_alone_has_it_everywhere(model_config: Make) -> None:
+def test_a_single_dropout_rate_applies_everywhere(model_config: Make) -> None:
     published = gpt2.published(model_config(dropout=0.25), 0)
     del published["embd_pdrop"], published["attn_pdrop"]
     assert gpt2.parse_config(published, "here") == model_config(dropout=0.25)
@@ -220,11 +220,11 @@ def test_untied_head_starts_as_a_copy_of_the_embedding(published: Path) -> None:
     assert untied.lm_head.weight is head
 
 
-# Names as in other publications of GPT-2
+# Names in other checkpoints of GPT-2
 
 
 def openai_names(tensors: Tensors) -> None:
-    """As `openai-community/gpt2` has them: no prefix, and the mask stored as a tensor."""
+    """As in `openai-community/gpt2`: no prefix, and the mask stored as a tensor."""
     for name in list(tensors):
         tensors[name.removeprefix("transformer.")] = tensors.pop(name)
     for layer in (0, 1):
@@ -266,9 +266,12 @@ DAMAGE: dict[str, tuple[Callable[[Tensors], Any], str]] = {
     "missing": (lambda t: t.pop(WTE), f"{WTE} is missing"),
     "extra": (
         lambda t: t.update({"transformer.h.2.ln_1.weight": torch.ones(8)}),
-        "h.2.ln_1.weight belongs to no GPT-2",
+        "h.2.ln_1.weight is not a tensor of this GPT-2",
     ),
-    "foreign": (lambda t: t.update({"optimizer": torch.ones(8)}), "transformer.optimizer belongs to no GPT-2"),
+    "foreign": (
+        lambda t: t.update({"optimizer": torch.ones(8)}),
+        "transformer.optimizer is not a tensor of this GPT-2",
+    ),
     "misshaped": (lambda t: t.update({BIAS: torch.ones(8)}), rf"{BIAS} has the shape \(8,\), not \(24,\)"),
     "transposed": (
         lambda t: t.update({"transformer.h.0.mlp.c_fc.weight": torch.ones(32, 8)}),
@@ -281,7 +284,7 @@ DAMAGE: dict[str, tuple[Callable[[Tensors], Any], str]] = {
         lambda t: t.update({BIAS: torch.full((24,), 1e300, dtype=torch.float64)}),
         f"{BIAS} holds NaN or infinity",
     ),
-    "twice": (lambda t: t.update({"wte.weight": t[WTE].clone()}), f"{WTE} stands there twice"),
+    "twice": (lambda t: t.update({"wte.weight": t[WTE].clone()}), f"{WTE} is stored twice"),
     "head not tied": (lambda t: t.update({"lm_head.weight": t[WTE] + 1}), "lm_head.weight differs from wte.weight"),
     "head misshaped": (lambda t: t.update({"lm_head.weight": torch.ones(2, 2)}), "lm_head.weight differs"),
 }
@@ -308,7 +311,7 @@ def test_all_tensors_that_do_not_fit_are_listed_together(published: Path) -> Non
         load_model(published)
     listed = "\n".join(str(problem) for problem in caught.value.problems)
     assert len(caught.value.problems) == 5
-    for name in ("h.0.ln_1.weight is missing", "h.1.ln_1.weight is missing", "extra belongs", "(8,)", "NaN"):
+    for name in ("h.0.ln_1.weight is missing", "h.1.ln_1.weight is missing", "extra is not", "(8,)", "NaN"):
         assert name in listed
 
 
@@ -319,7 +322,7 @@ def test_qkv_bias_that_is_not_zero_is_not_dropped(published: Path) -> None:
     assert [p.what.split(" is not zero")[0] for p in caught.value.problems] == [BIAS, BIAS.replace(".0.", ".1.")]
 
 
-def test_rewriting_without_a_change_keeps_a_checkpoint_valid(published: Path) -> None:
+def test_rewriting_without_changes_keeps_a_checkpoint_valid(published: Path) -> None:
     rewrite(published, lambda tensors: None)
     reconfigure(published)
     load_model(published)
@@ -331,7 +334,7 @@ def test_rewriting_without_a_change_keeps_a_checkpoint_valid(published: Path) ->
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "llama"}, "model_type is 'llama', this code computes 'gpt2'"),
+        ({"model_type": "llama"}, "model_type is 'llama', only 'gpt2' is supported"),
         ({"activation_function": "relu"}, "activation_function is 'relu'"),
         ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon is 1e-06"),
         ({"n_inner": 16}, "n_inner is 16"),
@@ -347,8 +350,8 @@ def test_rewriting_without_a_change_keeps_a_checkpoint_valid(published: Path) ->
         ({"resid_pdrop": "0.1"}, "resid_pdrop is '0.1', not a number"),
         ({"embd_pdrop": "0.2"}, "embd_pdrop is '0.2', not a number"),
         ({"attn_pdrop": True}, "attn_pdrop is True, not a number"),
-        ({"attn_pdrop": 1.5}, "dropout_attention: 1.5 does not lie between 0 and 1"),
-        ({"resid_pdrop": 1.5}, "dropout: 1.5 does not lie between 0 and 1"),
+        ({"attn_pdrop": 1.5}, "dropout_attention: 1.5 is not between 0 and 1"),
+        ({"resid_pdrop": 1.5}, "dropout: 1.5 is not between 0 and 1"),
         ({"tie_word_embeddings": "false"}, "tie_word_embeddings is 'false', not true or false"),
         ({"qkv_bias": 0}, "qkv_bias is 0, not true or false"),
         ({"n_positions": 32}, r"wpe.weight has the shape \(16, 8\), not \(32, 8\)"),

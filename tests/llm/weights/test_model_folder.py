@@ -1,4 +1,4 @@
-"""Model folders: what is written is read again, and no damaged or foreign file is read or run."""
+"""Model folders: round trips, starting points, classifiers, and refusal of damaged files and of code in them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Make = Callable[..., ModelConfig]
 
 @pytest.fixture
 def folder(tmp_path: Path, vocabulary: Path, model_config: Make) -> Path:
-    """A model folder of ours."""
+    """A model folder."""
     torch.manual_seed(0)
     save_model(GPT(model_config(dropout=0.1)), vocabulary, tmp_path / "model")
     return tmp_path / "model"
@@ -57,7 +57,7 @@ def test_folder_holds_its_tokenizer(folder: Path, vocabulary: Path) -> None:
 
 
 def test_tokenizer_of_another_size_is_refused(folder: Path, tmp_path: Path, model_config: Make) -> None:
-    with pytest.raises(UserError, match="300 words, but the model has 301") as caught:
+    with pytest.raises(UserError, match="a vocabulary of 300 tokens, but the model of 301") as caught:
         save_model(GPT(model_config(vocab_size=301)), folder, tmp_path / "other")
     assert caught.value.code == DATA
 
@@ -81,18 +81,14 @@ def test_a_loaded_model_outlives_its_file(folder: Path) -> None:
 # Starting points
 
 
-def test_a_starting_point_has_one_dropout_rate_whatever_the_folders_were(
-    tmp_path: Path, vocabulary: Path, model_config: Make
-) -> None:
+def test_a_starting_point_replaces_all_dropout_rates(tmp_path: Path, vocabulary: Path, model_config: Make) -> None:
     rates = {"dropout": 0.1, "dropout_embedding": 0.2, "dropout_attention": 0.0}
     save_model(GPT(model_config(**rates)), vocabulary, tmp_path)
     config = starting_point(tmp_path, "pretrained", 0.3, seed=0).config
     assert (config.dropout, config.embedding_rate, config.attention_rate) == (0.3, 0.3, 0.3)
 
 
-def test_the_form_of_the_prompts_is_written_only_where_it_was_taught(
-    tmp_path: Path, vocabulary: Path, model_config: Make
-) -> None:
+def test_the_prompt_format_is_written_only_if_given(tmp_path: Path, vocabulary: Path, model_config: Make) -> None:
     save_model(GPT(model_config()), vocabulary, tmp_path / "plain")
     save_model(GPT(model_config()), vocabulary, tmp_path / "taught", prompt="phi3")
     plain, taught = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("plain", "taught"))
@@ -132,8 +128,8 @@ def bomb(path: Path, canary: Path) -> None:
     torch.save({"transformer.wte.weight": Canary(canary)}, path)
 
 
-def test_the_canary_sings_where_it_is_unpickled(tmp_path: Path) -> None:
-    # the control of the tests below, on our own bytes: were it silent, they would show nothing
+def test_the_canary_makes_a_file_when_unpickled(tmp_path: Path) -> None:
+    # control for the tests below
     pickle.loads(pickle.dumps(Canary(tmp_path / "sang")))
     assert (tmp_path / "sang").exists()
 
@@ -146,7 +142,7 @@ def test_pickle_under_the_name_of_the_weights_is_not_run(folder: Path, tmp_path:
     assert "weights_only" not in str(caught.value)
 
 
-def test_pickle_beside_missing_weights_is_named_and_not_run(folder: Path, tmp_path: Path) -> None:
+def test_pickle_next_to_missing_weights_is_named_and_not_run(folder: Path, tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
     bomb(folder / "pytorch_model.bin", tmp_path / "sang")
     with pytest.raises(UserError, match=r"no such file, only pytorch_model\.bin, which can run code"):
@@ -190,7 +186,7 @@ def test_missing_file_is_named(folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize("tie_head", [True, False])
 @pytest.mark.parametrize(("position", "pad_to"), [("last", 12), ("last_token", None), ("mean", None)])
-def test_classifier_goes_out_and_in_bitwise(
+def test_classifier_is_bitwise_the_same_after_a_round_trip(
     tmp_path: Path, vocabulary: Path, model_config: Make, tie_head: bool, position: Any, pad_to: int | None
 ) -> None:
     torch.manual_seed(0)
@@ -202,7 +198,7 @@ def test_classifier_goes_out_and_in_bitwise(
     assert torch.equal(again.eval()(ids, lengths), model(ids, lengths))
 
 
-def test_a_classifier_without_the_causal_mask_comes_back_without(
+def test_a_classifier_without_the_causal_mask_survives_a_round_trip(
     tmp_path: Path, vocabulary: Path, model_config: Make
 ) -> None:
     model = Classifier(GPT(model_config()), 2, "first", 12, causal=False).eval()
@@ -221,12 +217,12 @@ def spam(tmp_path: Path, vocabulary: Path, model_config: Make) -> Path:
     return tmp_path / "spam"
 
 
-def test_language_model_is_no_classifier(folder: Path) -> None:
+def test_language_model_is_not_read_as_a_classifier(folder: Path) -> None:
     with pytest.raises(UserError, match=r"describes \['GPT2LMHeadModel'\], not a classifier"):
         load_classifier(folder)
 
 
-def test_classifier_is_no_language_model(spam: Path) -> None:
+def test_classifier_is_not_read_as_a_language_model(spam: Path) -> None:
     for load in (load_model, lambda folder: starting_point(folder, "random", 0.0, 1)):
         with pytest.raises(UserError, match="describes a classifier, not a language model"):
             load(spam)

@@ -1,4 +1,4 @@
-"""OpenAI's TensorFlow checkpoint: what TensorFlow wrote is read to transformers' logits, and no damage goes unseen."""
+"""OpenAI's TensorFlow checkpoint: the logits of transformers, and refusal of every damaged file."""
 
 from __future__ import annotations
 
@@ -53,28 +53,28 @@ def folder(tmp_path: Path) -> Path:
 
 
 def theirs(hparams: dict[str, int], values: dict[str, Any]) -> GPT2LMHeadModel:
-    """GPT-2 of transformers with OpenAI's tensors, put in by names written out here."""
+    """GPT-2 of transformers, with OpenAI's tensors assigned by name."""
     shape = {"vocab_size": hparams["n_vocab"], "n_positions": hparams["n_ctx"]}
     model = GPT2LMHeadModel(GPT2Config(**shape, **{key: hparams[key] for key in ("n_embd", "n_head", "n_layer")}))
     body = model.transformer
 
-    def put(module: torch.nn.Module, weight: str, bias: str | None = None) -> None:
+    def assign(module: torch.nn.Module, weight: str, bias: str | None = None) -> None:
         with torch.no_grad():
             module.weight.copy_(torch.from_numpy(values[weight]).reshape(module.weight.shape))
             if bias:
                 module.bias.copy_(torch.from_numpy(values[bias]))
 
-    put(body.wte, "model/wte")
-    put(body.wpe, "model/wpe")
-    put(body.ln_f, "model/ln_f/g", "model/ln_f/b")
+    assign(body.wte, "model/wte")
+    assign(body.wpe, "model/wpe")
+    assign(body.ln_f, "model/ln_f/g", "model/ln_f/b")
     for number, block in enumerate(body.h):
         here = f"model/h{number}"
-        put(block.ln_1, f"{here}/ln_1/g", f"{here}/ln_1/b")
-        put(block.attn.c_attn, f"{here}/attn/c_attn/w", f"{here}/attn/c_attn/b")
-        put(block.attn.c_proj, f"{here}/attn/c_proj/w", f"{here}/attn/c_proj/b")
-        put(block.ln_2, f"{here}/ln_2/g", f"{here}/ln_2/b")
-        put(block.mlp.c_fc, f"{here}/mlp/c_fc/w", f"{here}/mlp/c_fc/b")
-        put(block.mlp.c_proj, f"{here}/mlp/c_proj/w", f"{here}/mlp/c_proj/b")
+        assign(block.ln_1, f"{here}/ln_1/g", f"{here}/ln_1/b")
+        assign(block.attn.c_attn, f"{here}/attn/c_attn/w", f"{here}/attn/c_attn/b")
+        assign(block.attn.c_proj, f"{here}/attn/c_proj/w", f"{here}/attn/c_proj/b")
+        assign(block.ln_2, f"{here}/ln_2/g", f"{here}/ln_2/b")
+        assign(block.mlp.c_fc, f"{here}/mlp/c_fc/w", f"{here}/mlp/c_fc/b")
+        assign(block.mlp.c_proj, f"{here}/mlp/c_proj/w", f"{here}/mlp/c_proj/b")
     return model.eval()
 
 
@@ -84,7 +84,7 @@ def logits(model: torch.nn.Module, ids: Tensor = IDS) -> Tensor:
     return answer if isinstance(answer, Tensor) else answer.logits
 
 
-# What TensorFlow wrote
+# A checkpoint written by TensorFlow
 
 
 def test_checkpoint_of_tensorflow_gives_transformers_logits() -> None:
@@ -118,7 +118,7 @@ def test_changing_the_model_leaves_the_file_alone(folder: Path) -> None:
     assert (folder / DATA_FILE).read_bytes() == before
 
 
-def test_index_of_openai_lists_the_model_whole(mirror: Path) -> None:
+def test_index_of_openai_lists_the_whole_model(mirror: Path) -> None:
     entries = read_index(mirror / "gpt2-124M" / INDEX)
     assert {name: entry.shape for name, entry in entries.items()} == shapes(GPT2_124M)
     assert sum(math.prod(entry.shape) for entry in entries.values()) == 124_439_808
@@ -128,7 +128,7 @@ def test_index_of_openai_lists_the_model_whole(mirror: Path) -> None:
     assert json.loads((mirror / "gpt2-124M" / HPARAMS).read_text()) == GPT2_124M
 
 
-def test_every_tensor_of_ours_has_a_name_of_openai(mirror: Path) -> None:
+def test_all_our_tensors_have_openais_names(mirror: Path) -> None:
     config = gpt2.parse_hparams(GPT2_124M, HPARAMS)
     with torch.device("meta"):
         names = GPT(config).state_dict().keys() - {gpt2.HEAD}
@@ -152,16 +152,16 @@ def test_full_size_checkpoint_of_tensorflow_gives_transformers_logits(tmp_path: 
 # The stage
 
 
-def test_stage_recognises_either_layout(tmp_path: Path, vocabulary: Path) -> None:
+def test_stage_recognises_both_formats(tmp_path: Path, vocabulary: Path) -> None:
     model = load(FIXTURE)
     save_model(model, vocabulary, tmp_path)
     again = load(tmp_path)
     assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_folder_with_both_layouts_is_refused(folder: Path, vocabulary: Path) -> None:
+def test_folder_with_both_formats_is_refused(folder: Path, vocabulary: Path) -> None:
     save_model(load_model(folder), vocabulary, folder)
-    with pytest.raises(UserError, match=r"holds two layouts: hparams.json.* beside config.json, model.safetensors"):
+    with pytest.raises(UserError, match=r"holds two formats: hparams.json.* and config.json, model.safetensors"):
         load(folder)
 
 
@@ -173,7 +173,7 @@ def test_missing_file_is_named(folder: Path, name: str) -> None:
     assert (caught.value.where, caught.value.code) == (str(folder / name), DATA)
 
 
-def test_empty_folder_is_asked_for_the_usual_layout(tmp_path: Path) -> None:
+def test_empty_folder_is_read_as_the_usual_format(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"config.json: no such file"):
         load(tmp_path)
 
@@ -182,7 +182,7 @@ def test_empty_folder_is_asked_for_the_usual_layout(tmp_path: Path) -> None:
 
 
 def slow_crc32c(data: bytes) -> int:
-    """As the standard defines it, bit by bit."""
+    """By definition, bit by bit."""
     register = 0xFFFFFFFF
     for byte in data:
         register ^= byte
@@ -220,7 +220,7 @@ def test_mask_is_the_one_of_leveldb() -> None:
     assert masked(0x12345678) == ((0x12345678 >> 15 | 0x12345678 << 17 & 0xFFFFFFFF) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-# Damage that a checksum or the bookkeeping covers
+# Damage found by checksums and sizes
 
 
 def read_bytes_as_index(data: bytes, folder: Path) -> dict[str, Entry]:
@@ -228,7 +228,7 @@ def read_bytes_as_index(data: bytes, folder: Path) -> dict[str, Entry]:
     return read_index(folder / INDEX)
 
 
-def test_no_changed_byte_of_the_index_goes_unseen(tmp_path: Path) -> None:
+def test_every_changed_byte_of_the_index_is_refused(tmp_path: Path) -> None:
     masks = random.Random(0)
     for place in range(len(INDEX_BYTES)):
         changed = bytearray(INDEX_BYTES)
@@ -249,7 +249,7 @@ def test_no_truncated_index_is_read(tmp_path_factory: pytest.TempPathFactory, cu
 
 
 def test_unchanged_index_is_read(tmp_path: Path) -> None:
-    """Without this, the two tests above would pass for a reader that refuses everything."""
+    """Control: the two tests above would pass for a reader that refuses everything."""
     entries = read_bytes_as_index(INDEX_BYTES, tmp_path)
     assert {name: entry.shape for name, entry in entries.items()} == shapes(TINY)
 
@@ -278,7 +278,7 @@ def test_all_damaged_tensors_are_listed(folder: Path) -> None:
     [
         (0, "model/h0/attn/c_attn/b at 0 takes 96 bytes, past the end at 0"),
         (17151, "model/wte at 7552 takes 9600 bytes, past the end at 17151"),
-        (17153, "model/wte ends at 17152, but the file at 17153"),
+        (17153, "model/wte ends at 17152, but the file ends at 17153"),
     ],
 )
 def test_data_of_another_size_is_refused_with_both_sizes(folder: Path, size: int, message: str) -> None:
@@ -287,7 +287,7 @@ def test_data_of_another_size_is_refused_with_both_sizes(folder: Path, size: int
         load_model(folder)
 
 
-# Damage under checksums that agree: an index written here, by the format's description
+# Damage with valid checksums: an index written here
 
 
 def varint(value: int) -> bytes:
@@ -352,7 +352,7 @@ LN_F = "model/ln_f/b"
 
 
 def change(name: str = LN_F, **changes: Any) -> Callable[[Pairs, dict[str, Entry]], None]:
-    """Encode one entry anew; `dtype`, `shard` and `extra` are not the Entry's own."""
+    """Encode one entry with changes; `dtype`, `shard` and `extra` are not fields of Entry."""
 
     def apply(pairs: Pairs, entries: dict[str, Entry]) -> None:
         around = {key: changes[key] for key in ("dtype", "shard", "extra") if key in changes}
@@ -367,24 +367,24 @@ def set_header(value: bytes) -> Callable[[Pairs, dict[str, Entry]], None]:
 
 
 WRONG_VALUES: dict[str, tuple[Callable[[Pairs, dict[str, Entry]], Any], str]] = {
-    "dtype half": (change(dtype=19), rf"{LN_F} is of TensorFlow's type 19, not 1 \(float\)"),
-    "dtype missing": (change(dtype=0), f"{LN_F} is of TensorFlow's type 0, not 1"),
-    "another shard": (change(shard=1), f"{LN_F} lies in shard 1, there is only 0"),
-    "two shards": (set_header(field(1, 2) + field(3, b"")), "the data lies in 2 shards, not in 1"),
-    "big-endian": (set_header(field(1, 1) + field(2, 1)), r"of endianness 1, not 0 \(little\)"),
+    "dtype half": (change(dtype=19), rf"{LN_F} has TensorFlow's type 19, not 1 \(float\)"),
+    "dtype missing": (change(dtype=0), f"{LN_F} has TensorFlow's type 0, not 1"),
+    "another shard": (change(shard=1), f"{LN_F} is in shard 1, but there is only shard 0"),
+    "two shards": (set_header(field(1, 2) + field(3, b"")), "the data is in 2 shards, not 1"),
+    "big-endian": (set_header(field(1, 1) + field(2, 1)), r"has endianness 1, not 0 \(little\)"),
     "sliced": (change(extra=field(7, b"")), f"{LN_F} has a field 7 of wire type 2"),
-    "field twice": (change(extra=field(4, 0)), f"{LN_F} has its field 4 2 times"),
+    "field twice": (change(extra=field(4, 0)), f"{LN_F} has field 4 2 times"),
     "shape twice": (change(extra=field(2, b"")), f"{LN_F} has more than one shape"),
     "value cut": (change(extra=b"\x0a"), f"{LN_F} has a field 1 of wire type 2"),
-    "number without end": (change(extra=b"\xff" * 12), f"{LN_F} a number does not end"),
-    "size unlike the shape": (change(size=28), rf"{LN_F} has 28 bytes, but the shape \(8,\) takes 32"),
+    "number without end": (change(extra=b"\xff" * 12), f"{LN_F} has a number that does not end"),
+    "size unlike the shape": (change(size=28), rf"{LN_F} has 28 bytes, but its shape \(8,\) needs 32"),
     "no elements": (change(shape=(0,), size=0), f"{LN_F} has 0 bytes"),
-    "dim of -1": (change(shape=(2**64 - 1,)), rf"has 32 bytes, but the shape \({2**64 - 1},\)"),
+    "dim of -1": (change(shape=(2**64 - 1,)), rf"has 32 bytes, but its shape \({2**64 - 1},\)"),
     "offset past the end": (change(offset=1 << 40), f"{LN_F} at {1 << 40} takes 32 bytes, past the end at 17152"),
     "gap": (lambda pairs, _: pairs.pop(LN_F.encode()), r" leaves a gap after model/.*, which ends at \d+"),
     "offset of another": (change(offset=0), r" at 0 overlaps model/.*, which ends at"),
-    "missing": (lambda pairs, _: pairs.pop(b"model/wte"), "model/wpe ends at 7552, but the file at 17152"),
-    "no header": (lambda pairs, _: pairs.pop(b""), "its first key is not the header's"),
+    "missing": (lambda pairs, _: pairs.pop(b"model/wte"), "model/wpe ends at 7552, but the file ends at 17152"),
+    "no header": (lambda pairs, _: pairs.pop(b""), "its first key is not that of the header"),
     "no tensors": (lambda pairs, _: [pairs.pop(key) for key in list(pairs) if key], "names 0 tensors"),
 }
 
@@ -404,25 +404,31 @@ def test_wrong_value_under_a_right_checksum_is_refused(
 
 ROWS = [(b"", HEADER), (b"a", b"")]
 WRONG_TABLES: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "has 0 bytes, its footer alone takes 48"),
-    "magic": (INDEX_BYTES[:-1] + b"\0", "ends with the number 004775248b80fb57, a table ends with db4775248b80fb57"),
+    "empty": (b"", "has 0 bytes, fewer than the 48 of a footer"),
+    "magic": (INDEX_BYTES[:-1] + b"\0", "has the magic number 004775248b80fb57, not db4775248b80fb57"),
     "padding": (INDEX_BYTES[:-9] + b"\1" + INDEX_BYTES[-8:], "its footer is padded with 0+1, not with zeros"),
     "compressed": (table([block(ROWS)], kind=1), r"is of type 1 \(compressed\), not 0"),
-    "surplus bytes": (b"\0" + INDEX_BYTES, "has the checksum|does not lie before the footer"),
+    "surplus bytes": (b"\0" + INDEX_BYTES, "has the checksum|does not fit before the footer"),
     "unused block": (sealed(b"") + table([block(ROWS)]), "has the checksum|leaves a gap|too few"),
     "meta block not empty": (table([block(ROWS)], meta=block(ROWS)), "its meta block has 2 entries, not 0"),
     "keys unsorted": (table([block(ROWS[:1]), block([(b"b", b""), (b"a", b"")])]), "its key b'a' follows b'b'"),
     "key twice": (table([block(ROWS), block(ROWS[1:])]), "its key b'a' follows b'a'"),
-    "block too small": (table([b""]), "a block of 0 bytes at 0 does not lie before the footer"),
+    "block too small": (table([b""]), "a block of 0 bytes at 0 does not fit before the footer"),
     "restarts past the block": (table([(9).to_bytes(4, "little")]), "has 4 bytes, too few for 9 restarts"),
-    "entry past the block": (table([b"\0\x09\0" + bytes(4) + b"\1\0\0\0"]), "an entry of the block at 0 goes past"),
-    "shares more than there is": (table([b"\2\0\0" + bytes(4) + b"\1\0\0\0"]), "an entry of the block at 0 goes past"),
-    "text": (b"<!doctype html>" * 9, "ends with the number"),
+    "entry past the block": (
+        table([b"\0\x09\0" + bytes(4) + b"\1\0\0\0"]),
+        "an entry of the block at 0 exceeds its end",
+    ),
+    "shares more than there is": (
+        table([b"\2\0\0" + bytes(4) + b"\1\0\0\0"]),
+        "an entry of the block at 0 exceeds its end",
+    ),
+    "text": (b"<!doctype html>" * 9, "has the magic number"),
 }
 
 
 @pytest.mark.parametrize(("data", "message"), WRONG_TABLES.values(), ids=WRONG_TABLES.keys())
-def test_file_that_is_no_sound_table_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
+def test_invalid_table_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         read_bytes_as_index(data, tmp_path)
     assert (caught.value.where, caught.value.code) == (str(tmp_path / INDEX), DATA)
@@ -442,11 +448,11 @@ def test_block_of_anything_gives_tensors_or_an_error(
     assert all(entry.size == 4 * math.prod(entry.shape) > 0 for entry in entries.values())
 
 
-# A sound file of another model
+# A valid file of another model
 
 
 def rewritten(folder: Path, changes: dict[str, Any]) -> None:
-    """Write index and data anew with some tensors replaced, added (or, for None, left out)."""
+    """Write index and data with some tensors replaced, added or (None) left out."""
     values = {name: value for name, value in (tensors(TINY, 0.3) | changes).items() if value is not None}
     data, pairs = b"", [(b"", HEADER)]
     for name, value in sorted(values.items()):
@@ -458,7 +464,7 @@ def rewritten(folder: Path, changes: dict[str, Any]) -> None:
     (folder / INDEX).write_bytes(table([block(pairs)]))
 
 
-def test_rewriting_without_a_change_keeps_a_checkpoint_valid(folder: Path) -> None:
+def test_rewriting_without_changes_keeps_a_checkpoint_valid(folder: Path) -> None:
     before = [(folder / DATA_FILE).read_bytes(), logits(load_model(folder))]
     rewritten(folder, {})
     assert (folder / DATA_FILE).read_bytes() == before[0]
@@ -468,9 +474,9 @@ def test_rewriting_without_a_change_keeps_a_checkpoint_valid(folder: Path) -> No
 W = "model/h0/attn/c_attn/w"
 FOREIGN: dict[str, tuple[dict[str, Any], str]] = {
     "missing": ({"model/h1/ln_2/b": None}, "model/h1/ln_2/b is missing"),
-    "extra": ({"model/h2/ln_1/g": np.ones(8)}, "model/h2/ln_1/g belongs to no GPT-2"),
-    "optimizer": ({"beta1_power": np.ones(1)}, "beta1_power belongs to no GPT-2"),
-    "other name of one": ({"model/wte/w": np.ones((1, 300, 8))}, "model/wte/w belongs to no GPT-2"),
+    "extra": ({"model/h2/ln_1/g": np.ones(8)}, "model/h2/ln_1/g is not a tensor of this GPT-2"),
+    "optimizer": ({"beta1_power": np.ones(1)}, "beta1_power is not a tensor of this GPT-2"),
+    "other name of one": ({"model/wte/w": np.ones((1, 300, 8))}, "model/wte/w is not a tensor of this GPT-2"),
     "misshaped": ({LN_F: np.ones(4)}, rf"{LN_F} has the shape \(4,\), not \(8,\)"),
     "transposed": ({W: np.ones((1, 24, 8))}, rf"{W} has the shape \(1, 24, 8\), not \(1, 8, 24\)"),
     "no width": ({W: np.ones((8, 24))}, rf"{W} has the shape \(8, 24\), not \(1, 8, 24\)"),
@@ -503,7 +509,7 @@ def test_all_tensors_that_do_not_fit_are_listed_together(folder: Path) -> None:
         ({"n_head": 3}, r"n_embd: 8 is not divisible by n_head \(3\)"),
         ({"n_inner": 64}, "n_inner is 64, but GPT-2 has only n_vocab, n_ctx"),
         ({"n_vocab": 301}, r"model/wte has the shape \(300, 8\), not \(301, 8\)"),
-        ({"n_layer": 1}, "model/h1/ln_1/b belongs to no GPT-2"),
+        ({"n_layer": 1}, "model/h1/ln_1/b is not a tensor of this GPT-2"),
         ({"n_layer": 3}, "model/h2/ln_1/g is missing"),
     ],
     ids=str,

@@ -1,0 +1,53 @@
+"""`llm repro`: run the pipeline with DVC."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import psutil
+
+from llm.book.runs import with_python
+from llm.common.errors import Terminated, UserError
+
+
+def run_dvc(words: Sequence[str]) -> None:
+    """Run `dvc repro` with `words` and wait for its end.
+
+    Ctrl-C reaches DVC and its stage from the terminal; SIGTERM is passed on to the stage. Raises UserError if the run
+    was interrupted or DVC was killed, and SystemExit with DVC's code if DVC failed: DVC has said why.
+    """
+    interrupts: list[int] = []
+    previous = signal.getsignal(signal.SIGINT)
+    if previous is not signal.SIG_IGN:  # which a child would inherit; a handler it does not
+        signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
+    try:
+        command = [sys.executable, "-m", "dvc", "repro", *words]
+        with subprocess.Popen(command, env=with_python()) as process:
+            try:
+                code = process.wait()
+            except Terminated:
+                _terminate(process)
+                raise _stopped("terminated", signal.SIGTERM) from None
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if interrupts:
+        raise _stopped("interrupted", signal.SIGINT)
+    if code < 0:
+        raise _stopped("dvc was killed", signal.Signals(-code))
+    if code:
+        sys.exit(code)
+
+
+def _stopped(how: str, by: signal.Signals) -> UserError:
+    return UserError(how, f"by {by.name}; finished stages are kept", "run the same command again", 128 + by)
+
+
+def _terminate(process: subprocess.Popen[bytes]) -> None:
+    """End the running stage, after which DVC ends by itself; end DVC if no stage runs."""
+    dvc = psutil.Process(process.pid)
+    for each in dvc.children() or [dvc]:
+        each.terminate()
+    process.wait()
