@@ -37,7 +37,7 @@ Written by `python -m benchmarks`. Rates and ratios are medians over the rounds;
 - chapter-5 is timed up to the saved model, ours including the start of the program.
 - chapter-6 (random weights, last block, 5 epochs) is timed from the tokenized messages to the accuracies of all splits.
 - Of the book's epochs, two are timed in chapter 5 and one in chapter 6. The time of all epochs is computed from them.
-- Ours uses the settings of `python -m llm use auto`; train-* also uses `pretrain.compile: true`.
+- Ours uses the settings of `llm use auto`; train-* also uses `pretrain.compile: true`.
 - The first two training steps are not counted, and gradients are not clipped.
 - decode-* is the decoding of the stage `respond` and of the commands `generate` and `chat`.
 - Other programs run on the same machine, and its speed varies by a third. Compare ratios, not rates of different rows.

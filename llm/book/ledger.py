@@ -23,7 +23,7 @@ VERDICTS = ("equal", "within", "outside", "skipped", "open")
 Verdict = Literal["equal", "within", "outside", "skipped", "open"]
 KINDS = ("mirror", "run", "model")
 HOW = """\
-Written by `python -m llm verify --run chapter5 --write docs/book-numbers.md`, with the book's files in `LLM_MIRROR`
+Written by `llm verify --run chapter5 --write docs/book-numbers.md`, with the book's files in `LLM_MIRROR`
 ([data.md](data.md)). The classes: exact is the same on any machine, digits on x86 Linux in fp32; close and band allow a
 range; weights needs OpenAI's weights. A skipped number needs a file, a run or a model that is not here; an open number
 has no measure yet.
