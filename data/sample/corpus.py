@@ -1,6 +1,6 @@
-"""The pretraining corpus: stories, statements, questions, lessons and messages, as documents in random order.
+"""The pretraining corpus: stories, statements, questions, lessons, exercises and messages, as shuffled documents.
 
-It does not depend on the split seed: one pretrained model serves every split.
+It does not depend on the split seed, so that one pretrained model can be used for every split.
 """
 
 from draw import Decks, Draw
@@ -12,8 +12,8 @@ from wordings import WORDINGS
 from world import PEOPLE, Fact, capital, facts, rows
 
 SEED = 1
-ROUNDS = {"statements": 14, "questions": 30, "lessons": 16}  # how often each fact is told in each way
-PLAINEST = 4  # cards of the plainest wording in a deck
+ROUNDS = {"statements": 14, "questions": 30, "lessons": 16}  # how often each fact occurs in each form
+PLAINEST = 4  # copies of the plainest wording in a deck
 N_STORIES, N_NOTES, N_EXERCISES, N_SUM_ROUNDS = 240, 1100, 350, 8
 
 QUESTION_LAYOUTS = (
@@ -54,7 +54,7 @@ EXERCISE_LAYOUTS = (
 
 
 def corpus_text() -> str:
-    """All documents, each followed by one blank line."""
+    """All documents, separated by blank lines."""
     draw = Draw(SEED)
     documents = _statements(draw) + _questions(draw) + _lessons(draw) + _exercises(draw) + _sums(draw)
     documents += [story(draw) for _ in range(N_STORIES)] + [note(draw) for _ in range(N_NOTES)]
@@ -62,7 +62,7 @@ def corpus_text() -> str:
 
 
 def _statements(draw: Draw) -> list[str]:
-    """Paragraphs of three to six statements: every fact once a round, or all about one person."""
+    """Paragraphs of three to six statements with every fact once per round, and portraits of all people."""
     documents, decks = [], Decks(draw)
     for _ in range(ROUNDS["statements"]):
         told = [_said(decks, fact) for fact in draw.shuffled(facts())]
@@ -72,14 +72,14 @@ def _statements(draw: Draw) -> list[str]:
 
 
 def _said(decks: Decks, fact: Fact) -> str:
-    """A statement of the fact: each wording in its turn, the plainest more often."""
+    """A statement of the fact. All wordings are used in turn, the plainest more often."""
     wording = WORDINGS[fact.kind]
     deck = wording.statements + (wording.output,) * PLAINEST
     return decks.deal((fact.kind, fact.x), deck).format(**fact.slots)
 
 
 def _portrait(draw: Draw, decks: Decks, name: str) -> str:
-    """All that is known of one person, by name first and then by pronoun."""
+    """All facts about one person, first with the name and then sometimes with the pronoun."""
     about = draw.shuffled(fact for fact in facts() if fact.x == name)
     first, *others = (_said(decks, fact) for fact in about)
     pronoun = capital(about[0].pronoun)
@@ -93,7 +93,7 @@ def _portrait(draw: Draw, decks: Decks, name: str) -> str:
 
 
 def _questions(draw: Draw) -> list[str]:
-    """One question a document: a pair cut apart by the edge of a window teaches nothing."""
+    """One question per document, so that windows rarely separate a question from its answer."""
     return [_asked(draw, fact) for _ in range(ROUNDS["questions"]) for fact in facts()]
 
 
@@ -110,7 +110,7 @@ def _lessons(draw: Draw) -> list[str]:
 
 
 def _taught(draw: Draw, fact: Fact) -> str:
-    """A task with its answer, in a word or in a sentence."""
+    """A task with its answer, as a word or a sentence."""
     wording = WORDINGS[fact.kind]
     task = draw.pick(wording.lessons).format(**fact.slots)
     layout = draw.pick(SENTENCE_LAYOUTS if draw.chance(0.6) else LESSON_LAYOUTS)
@@ -120,7 +120,7 @@ def _taught(draw: Draw, fact: Fact) -> str:
 
 
 def _exercises(draw: Draw) -> list[str]:
-    """Exercises that the instruction data never ask for."""
+    """Exercises that do not occur in the instruction data."""
     documents = []
     for kind, exercise in EXERCISES.items():
         if kind != "sum":
@@ -149,7 +149,7 @@ def _summed(draw: Draw, item: Item) -> str:
 
 
 def _chunks(draw: Draw, items, least: int, most: int) -> list[list]:
-    """The items in runs of `least` to `most`."""
+    """The items in chunks of `least` to `most`."""
     items, chunks = list(items), []
     while items:
         n = least + draw.below(most - least + 1)

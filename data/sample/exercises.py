@@ -1,8 +1,8 @@
-"""Exercises without a fact behind them: rewriting a sentence, picking the odd one out, small sums.
+"""Exercises that do not need a fact: rewriting a sentence, finding the odd one out, small sums.
 
-Every kind draws its items from a large universe, which a fixed seed divides once: the corpus practises on
-one part, the instruction data ask about the other, and no item is in both. Sums are the exception: there
-are too few, so the corpus states them all, as it states facts.
+Each kind has a large set of items. A fixed seed splits it into items for the corpus and items for the instruction
+data, and no item is in both. Sums are an exception. There are too few of them, so the corpus states them all, like
+facts.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ PAIRED = """milk bread salt honey tea soup rice jam corn wood stone sand glass w
 
 @dataclass(frozen=True)
 class Item:
-    """One exercise: `text` is worked on and gives `answer`; `key` is what a split holds out."""
+    """One exercise: `text` is the input and `answer` the result; splits hold out items by `key`."""
 
     kind: str
     text: str
@@ -33,13 +33,13 @@ class Item:
 
     @property
     def slots(self) -> dict[str, str]:
-        """What the wordings put into their braces."""
+        """Values for the placeholders of wordings."""
         return {"text": self.text, "answer": self.answer}
 
 
 @dataclass(frozen=True)
 class Exercise:
-    """The wordings of one kind: lessons for the corpus, instructions for the instruction data."""
+    """Wordings of one kind of exercise: lessons for the corpus, instructions for the instruction data."""
 
     lessons: tuple[str, ...]
     instructions: tuple[str, ...]  # "instruction" or "instruction | input"
@@ -215,7 +215,7 @@ SUM_OUTPUT = "The sum of {a} and {b} is {y}."
 
 
 def universe(kind: str) -> list[Item]:
-    """Every item of one kind, in a fixed order."""
+    """All items of one kind, in a fixed order."""
     return {
         "passive": _passive,
         "negative": _negative,
@@ -228,7 +228,7 @@ def universe(kind: str) -> list[Item]:
 
 
 def divided(kind: str, n_instructions: int, seed: int = 11) -> tuple[list[Item], list[Item]]:
-    """The items of one kind for (corpus, instructions), the same whatever the split."""
+    """The items of one kind for (corpus, instructions); they do not depend on the split seed."""
     items = Draw(seed).shuffled(universe(kind))
     if kind == "sum":
         return items, items
@@ -236,7 +236,7 @@ def divided(kind: str, n_instructions: int, seed: int = 11) -> tuple[list[Item],
 
 
 def sum_slots(item: Item) -> dict[str, str]:
-    """The slots of a sum: its two numbers and what they make."""
+    """Values for the placeholders of a sum: its two numbers and the result."""
     a, b = item.text.split()
     return {"a": a, "b": b, "y": item.answer}
 
@@ -254,7 +254,7 @@ def _passive() -> list[Item]:
 
 
 def _plain() -> list[tuple[str, str, str, str]]:
-    """Plain sentences as (key, sentence, its negative, its question), shuffled."""
+    """Simple sentences as (key, sentence, negative, question), shuffled."""
     adjectives = [word for pair in rows(OPPOSITES) for word in pair]
     states = [
         (f"{what}-{how}", f"The {what} is {how}.", f"The {what} is not {how}.", f"Is the {what} {how}?")
@@ -300,7 +300,7 @@ def _swap() -> list[Item]:
 
 
 def _odd() -> list[Item]:
-    """Three of one category and a fourth of another, which may stand anywhere."""
+    """Three members of one category and one of another, at any position."""
     draw, items = Draw(12), []
     categories = {name: members.split() for name, members in CATEGORIES.items()}
     for one, other in permutations(categories, 2):

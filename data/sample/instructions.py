@@ -1,7 +1,7 @@
-"""1,100 instructions in the JSON form of the book, in file order: train, test, validation.
+"""1,100 instructions in the book's JSON format, in file order: train, test, validation.
 
-A split holds out keys, so that no fact and no sentence of test or validation is trained on in any wording.
-It holds out wordings too: about half of the held-out entries use a wording that training never sees.
+Splits hold out keys: no fact or sentence of the test and validation splits is in the training split in any wording.
+They hold out wordings too: about half of the held-out entries use a wording that is not in the training split.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from exercises import EXERCISES, SUM_OUTPUT, Item, divided, sum_slots
 from wordings import WORDINGS
 from world import Fact, facts
 
-# entries per kind for (train, test, validation): 935, 110 and 55 in all; pretraining teaches sums least
+# Entries per kind for (train, test, validation), 935, 110 and 55 in all. The corpus teaches sums least.
 COUNTS = {
     "opposite": (100, 9, 4),
     "past": (95, 9, 4),
@@ -32,13 +32,13 @@ COUNTS = {
     "tense": (38, 4, 3),
     "swap": (36, 3, 3),
 }
-N_ITEMS = {kind: sum(COUNTS[kind]) for kind in EXERCISES}  # exercises get one item an entry
-TRAIN_WORDINGS, TEST_WORDINGS = 6, 3  # of ten; the last is seen in validation alone
+N_ITEMS = {kind: sum(COUNTS[kind]) for kind in EXERCISES}  # one item per entry
+TRAIN_WORDINGS, TEST_WORDINGS = 6, 3  # of ten; the last one is for validation only
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One instruction, with the key and the wording that a split holds out."""
+    """One instruction, with the key and the wording that splits hold out."""
 
     instruction: str
     input: str
@@ -47,7 +47,7 @@ class Entry:
     wording: str
 
     def as_json(self) -> dict[str, str]:
-        """The entry in the form of the file."""
+        """The entry as written to the file."""
         return {"instruction": self.instruction, "input": self.input, "output": self.output}
 
 
@@ -62,7 +62,7 @@ def entries(split_seed: int) -> list[Entry]:
 
 
 def every_instruction() -> list[Entry]:
-    """Every entry that any split could hold: all wordings of all facts and items."""
+    """Every entry that a split can contain: all wordings of all facts and items."""
     return [render(wording, thing) for kind in COUNTS for thing in _things(kind) for wording in _wordings(kind)]
 
 
@@ -100,7 +100,7 @@ def _split_kind(draw: Draw, kind: str) -> list[list[Entry]]:
 
 
 def _split_things(draw: Draw, kind: str) -> list[list[Fact | Item]]:
-    """The facts or items of one kind by part; all those with one key go to one part."""
+    """The facts or items of one kind for train, test and validation; those with the same key stay together."""
     things = _things(kind)
     keys = draw.shuffled(dict.fromkeys(thing.key for thing in things))
     n_test = max(2, len(keys) * COUNTS[kind][1] // sum(COUNTS[kind]), -(-COUNTS[kind][1] // 3))
@@ -114,7 +114,7 @@ def _split_things(draw: Draw, kind: str) -> list[list[Fact | Item]]:
 
 
 def _combined(draw: Draw, things: list, seen: list[str], unseen: list[str], n: int) -> list[Entry]:
-    """n different entries: every thing in turn, each time in another wording, seen and unseen by turns."""
+    """n different entries: all things in turn, with seen and unseen wordings alternating."""
     found = {}
     queues = {id(thing): _alternating(draw, seen, unseen) for thing in things}
     while len(found) < n:
@@ -126,7 +126,7 @@ def _combined(draw: Draw, things: list, seen: list[str], unseen: list[str], n: i
 
 
 def _alternating(draw: Draw, seen: list[str], unseen: list[str]) -> list[str]:
-    """All wordings in random order, seen and unseen by turns while both last."""
+    """All wordings in random order, seen and unseen ones alternating as long as possible."""
     seen, unseen = draw.shuffled(seen), draw.shuffled(unseen)
     first, second = (seen, unseen) if draw.chance(0.5) else (unseen, seen)
     mixed = [wording for pair in zip(first, second, strict=False) for wording in pair]

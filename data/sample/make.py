@@ -2,8 +2,8 @@
 
 python data/sample/make.py [--out DIR] [--split-seed N]
 
-The committed files are those of the default split seed. Another seed holds out other facts, wordings and
-message patterns; the corpus and the facts stay the same.
+The committed files have the default split seed. Another seed holds out other facts, wordings and message patterns. The
+corpus and facts.json do not change.
 """
 
 import argparse
@@ -24,7 +24,7 @@ SPLIT_SEED = 0
 
 
 def corpus_text() -> str:
-    """The corpus; it contains no instruction that any split could ask."""
+    """The corpus. It contains no instruction of any split."""
     text = corpus.corpus_text()
     leaks = leaked(text, [entry.as_json() for entry in instructions.every_instruction()])
     assert not leaks, f"the corpus contains instructions word for word: {leaks[:3]}"
@@ -32,7 +32,7 @@ def corpus_text() -> str:
 
 
 def spam_lines(split_seed: int = SPLIT_SEED) -> list[str]:
-    """The lines of spam.tsv, without line ends."""
+    """The lines of spam.tsv without line endings."""
     return spam.spam_lines(split_seed)
 
 
@@ -47,7 +47,7 @@ def instruction_keys(split_seed: int = SPLIT_SEED) -> list[str]:
 
 
 def facts() -> list[dict[str, str]]:
-    """One cloze probe per fact: after `prompt` the greedy continuation must be `answer`."""
+    """One cloze question per fact: a model knows the fact if its greedy continuation of `prompt` is `answer`."""
     return [
         {
             "key": f"{fact.kind}/{fact.x}",
@@ -59,7 +59,7 @@ def facts() -> list[dict[str, str]]:
 
 
 def leaked(text: str, entries: list[dict[str, str]]) -> list[str]:
-    """The instructions that `text` contains word for word, and the inputs that are one of its lines."""
+    """The instructions without input that occur in `text`, and the instructions and inputs that are a line of it."""
     words = _plain(text)
     lines = {_plain(line) for line in text.splitlines()}
     asked = {entry["instruction"] for entry in entries if not entry["input"]}

@@ -1,7 +1,7 @@
-"""Little messages for the corpus: notes people send each other, notices, and tricks with the reason named.
+"""Short messages for the corpus: notes that people send, notices, and tricks with an explanation.
 
-They share their subject with spam.tsv and no pattern with it. A trick is put together from a lure or a
-fright or a false friend, and from an act that a stranger wants; a plain note may speak of the same things.
+They have the same subjects as spam.tsv, but no pattern in common with it. A trick is a lure, a threat or a false
+friend, together with an action that a stranger asks for. A plain note may mention the same things.
 """
 
 from draw import Draw
@@ -400,7 +400,7 @@ SITES = (
 
 SHORT_FORMS = {"you": "u", "your": "ur", "are": "r", "to": "2", "for": "4", "please": "pls", "and": "n"}
 
-# In the first two layouts the verdict follows the message at once: its last word must know.
+# In the first two layouts the verdict follows directly, so the last token of the message must encode it.
 TRICK_LAYOUTS = (
     "{message} TRICK! It asks for {reason}.",
     "{message} Trick, it wants {reason}.",
@@ -421,7 +421,7 @@ SHARE_AT_ONCE = 0.7
 
 
 def note(draw: Draw) -> str:
-    """One document: a message and what to think of it."""
+    """One document: a message with a verdict."""
     trick = draw.chance(0.5)
     message, reason = _trick(draw) if trick else (_plain(draw), "")
     layouts = TRICK_LAYOUTS if trick else PLAIN_LAYOUTS
@@ -471,7 +471,7 @@ def _slots(draw: Draw) -> dict[str, str]:
 
 
 def _typed(draw: Draw, message: str) -> str:
-    """The message as thumbs would type it: often in lower case, often with short forms."""
+    """The message as typed on a phone: often in lower case, often with abbreviations."""
     if draw.chance(0.35):
         message = message.lower()
     if draw.chance(0.3):

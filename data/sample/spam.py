@@ -1,8 +1,7 @@
-"""Text messages in the form of the UCI SMS Spam Collection: `label<TAB>message`, ham or spam.
+"""Text messages in the format of the UCI SMS Spam Collection: `label<TAB>message`, ham or spam.
 
-Every message comes from a pattern, and a split holds out whole patterns. No single word gives spam away:
-ham speaks of prizes, calls, codes and money too. What makes spam is a stranger who lures or frightens and
-wants something done.
+Every message is made from a pattern, and splits hold out whole patterns. No single word identifies spam, because ham
+mentions prizes, calls, codes and money too. In spam, a stranger lures or frightens and asks for an action.
 """
 
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from draw import Draw
 N_SPAM, N_HAM = 260, 1760
 
 SPAM = (
-    # a reward, and something to do for it
+    # a reward, and an action to get it
     "Congrats! Your number was drawn in our {month} raffle. Ring {phone} before {day} to get your £{n}",
     "You are this weeks winner of a {gift}!! Text {word} to {code} now. 150p per msg",
     "FINAL NOTICE: we still hold your {gift}. To have it sent call {phone} from a landline, quote {ref}",
@@ -35,7 +34,7 @@ SPAM = (
     "No catch! Test the new phone, then keep it. Sign up on {url}, seats go fast",
     "u were chosen 2 try our {gift}. say ok and we bill u nothing for 7 days, then £4 a week",
     "Mr postman came with a {gift} but you were out. Pay £2 at {url} so he comes back",
-    # a fright, and something to do against it
+    # a threat, and an action against it
     "Your account at the bank is locked. Unlock it now on {url} with your pin",
     "ALERT: someone in {town} paid £{n} with your card. Was it not you? Call {phone} at once",
     "Your parcel is held because £1.99 is missing. Settle it here {url} or it goes back",
@@ -50,7 +49,7 @@ SPAM = (
     "Insurance says you had a crash. You can still get £{n} for it, reply {word} or stop",
     "Your virus guard ended {day}, your photos are at risk, renew for £{n} on {url}",
     "Customs keep your package {ref} in {town}. Release fee £{n}, pay by text: {word} to {code}",
-    # a stranger who plays a friend
+    # a stranger who pretends to be a friend
     "hi mum my phone broke this is my new number. can u send £{n} today, will explain later",
     "hey its me, lost my wallet in {town}, pls wire £{n} to this number, dont tell dad",
     "hello stranger, saw ur picture and cant stop thinking of u. txt me back on {code} x",
@@ -65,7 +64,7 @@ SPAM = (
     "dad its urgent, i cant talk, pay this bill for me {url} and ill give it back {day}",
     "me and {name} want to meet u, pics inside, send {word} to {code} now",
     "hey sweetie, my heart says you are the one. i only need £{n} for the train to come to u",
-    # an offer, and something to do to get it
+    # an offer, and an action to get it
     "Earn £{n} a day from home, no skill needed. Reply {word} and start {day}",
     "Loans up to £{n} even if the bank said no. Text {word} to {code}, money in an hour",
     "Still paying for your calls? Half price line for you only, ring {phone} now",
@@ -119,7 +118,7 @@ SPAM = (
 )
 
 HAM = (
-    # prizes, gifts, offers, codes, calls, payments: all of it harmless
+    # harmless messages about prizes, gifts, offers, codes, calls and payments
     "i won the raffle at the fair! a {gift}, can u believe it",
     "{name} won £{n} on the horses and wont stop talking about it",
     "did u get the {gift} i left on your desk? happy birthday",
@@ -226,7 +225,7 @@ HAM = (
     "stop calling the house phone, {name} is asleep! ring my mobile",
     "the job in {town} pays £{n} a day, i start {day}, wish me luck",
     "they locked my account cos i typed the pin wrong, went to the bank and its fine now",
-    # plain talk
+    # other harmless messages
     "ok see u at {time} then",
     "im on the bus, {n} mins late, sorry",
     "what do u want for dinner? there is {food} and eggs",
@@ -340,32 +339,32 @@ SHORT_FORMS = {
 
 @dataclass(frozen=True)
 class Message:
-    """A message and the pattern it was made from."""
+    """A message and its pattern."""
 
     text: str
     pattern: str
 
 
 def spam_lines(split_seed: int) -> list[str]:
-    """The lines of the file, both classes mixed in proportion."""
+    """The lines of the file, with both classes evenly mixed."""
     lines = {label: [f"{label}\t{message.text}" for message in found] for label, found in messages(split_seed).items()}
     return _interleaved(lines["spam"], lines["ham"])
 
 
 def messages(split_seed: int) -> dict[str, list[Message]]:
-    """Each class in file order: train, validation, test; no two parts share a pattern."""
+    """The messages of each class in file order: train, validation, test. No two parts share a pattern."""
     draw = Draw(1000 + split_seed)
     return {"spam": _class_messages(draw, SPAM, N_SPAM), "ham": _class_messages(draw, HAM, N_HAM)}
 
 
 def part_sizes(n: int) -> tuple[int, int, int]:
-    """Messages of a class of n for (train, validation, test): 70, 10 and 20 in a hundred."""
+    """Number of messages for (train, validation, test): 70, 10 and 20 % of n."""
     first, second = n * 7 // 10, n * 8 // 10
     return first, second - first, n - second
 
 
 def patterns_of_parts(draw: Draw, patterns: tuple[str, ...]) -> list[list[str]]:
-    """The patterns for (train, validation, test): 58, 12 and 30 in a hundred."""
+    """The patterns for (train, validation, test): 58, 12 and 30 %."""
     patterns = draw.shuffled(patterns)
     first, second = int(0.58 * len(patterns)), int(0.70 * len(patterns))
     return [patterns[:first], patterns[first:second], patterns[second:]]
@@ -385,7 +384,7 @@ def _class_messages(draw: Draw, patterns: tuple[str, ...], n: int) -> list[Messa
 
 
 def _unseen(draw: Draw, pattern: str, seen: set[str]) -> str:
-    """The pattern filled and roughened in a way not yet seen."""
+    """A message from the pattern that is not in `seen`."""
     while (text := _roughened(draw, pattern.format(**_slots(draw)))) in seen:
         pass
     return text
@@ -413,7 +412,7 @@ def _slots(draw: Draw) -> dict[str, str]:
 
 
 def _roughened(draw: Draw, text: str) -> str:
-    """The message as thumbs would type it and a careless export would write it; alike for both classes."""
+    """The message as typed on a phone, with the flaws of a careless export; the same for both classes."""
     if draw.chance(0.25):
         text = text.lower()
     elif draw.chance(0.06):
@@ -426,7 +425,7 @@ def _roughened(draw: Draw, text: str) -> str:
         text = text.replace("£", "&lt;#&gt; ")
     text += draw.pick(["", "", "", "", "", "", ".", "!", "..", "…", " x", " :)", " ü"])
     if draw.chance(0.03):
-        text = '"' + text  # never closed, as in the real file
+        text = '"' + text  # the quote is never closed, as in the real file
     elif draw.chance(0.03):
         text += '"'
     return text
@@ -437,7 +436,7 @@ def _abbreviated(draw: Draw, text: str) -> str:
 
 
 def _interleaved(spam: list[str], ham: list[str]) -> list[str]:
-    """Both classes mixed in proportion, each in its own order."""
+    """Both classes evenly mixed; the order within a class is kept."""
     total = len(spam) + len(ham)
     lines, taken = [], 0
     for i in range(total):

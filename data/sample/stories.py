@@ -1,4 +1,4 @@
-"""Short stories about the people and animals of the world, put together from banks of sentences."""
+"""Short stories about the people and animals of the invented world, assembled from lists of sentences."""
 
 from draw import Draw
 from exercises import GOODS, PLACES, THINGS
@@ -71,7 +71,7 @@ def story(draw: Draw) -> str:
 
 
 def _cast(draw: Draw) -> dict[str, str]:
-    """Who and what a story is about; all of it true in the world."""
+    """The people and things of a story; all facts are true in the invented world."""
     (a, she, town, job, pet), (b, _, btown, bjob, bpet) = draw.sample(rows(PEOPLE), 2)
     animal, den, sound = draw.pick(rows(ANIMALS))
     town2, food2, flag2 = draw.pick(rows(TOWNS))

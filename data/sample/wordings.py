@@ -1,8 +1,7 @@
-"""How each kind of fact is worded: in the corpus (statements, questions, lessons), in the probes, and in
-the instruction data.
+"""Wordings of each kind of fact, for the corpus (statements, questions, lessons), facts.json and the instruction data.
 
-Corpus and instructions share no question: the wordings under `instructions` occur nowhere else, whatever
-fact is put into them. Slots are those of `world.Fact.slots`.
+The corpus and the instructions share no question: the wordings under `instructions` occur nowhere else, with any fact.
+The placeholders are those of `world.Fact.slots`.
 """
 
 from dataclasses import dataclass
@@ -10,11 +9,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Wording:
-    """All wordings of one kind of fact."""
+    """The wordings of one kind of fact."""
 
     probe: str  # the corpus words before the answer " {y}"
     statements: tuple[str, ...]
-    questions: tuple[str, ...]  # answered in the words of `output`
+    questions: tuple[str, ...]  # the answer is `output`
     lessons: tuple[str, ...]  # a task for the learner; the answer is {y}
     output: str  # the plainest statement; the answer in the instruction data
     instructions: tuple[str, ...]  # "instruction" or "instruction | input"

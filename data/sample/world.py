@@ -1,7 +1,7 @@
-"""The made-up world that all sample data speak of: some 210 facts, as data.
+"""The invented world of the sample data: 210 facts.
 
-A fact belongs to a kind and has a key. The key is what a split holds out: both directions of a pair
-of opposites share one key, so that no half of a held-out pair is ever trained on.
+A fact has a kind and a key, and splits hold out facts by key. Both directions of a pair of opposites have the same key,
+so that a held-out pair is not in the training split in either direction.
 """
 
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ SUMMANDS = range(1, 7)
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing to know: within `kind`, `x` has the answer `y`; `key` is what a split holds out."""
+    """A fact of some kind: `y` is the answer for `x`. Splits hold out facts by `key`."""
 
     kind: str
     x: str
@@ -61,7 +61,7 @@ class Fact:
 
     @property
     def slots(self) -> dict[str, str]:
-        """What the format strings of wordings.py may name."""
+        """Values for the placeholders of wordings.py."""
         return {
             "x": self.x,
             "y": self.y,
@@ -77,7 +77,7 @@ class Fact:
 
 
 def rows(table: str) -> list[list[str]]:
-    """The rows of a bank written as comma-separated groups of words."""
+    """The rows of a table of comma-separated groups of words."""
     return [row.split() for row in table.split(",")]
 
 
@@ -87,12 +87,12 @@ def capital(text: str) -> str:
 
 
 def with_article(noun: str) -> str:
-    """The noun after `a` or `an`."""
+    """The noun with `a` or `an`."""
     return ("an " if noun[0] in "aeiou" else "a ") + noun
 
 
 def simple(kind: str, x: str, y: str, pronoun: str = "it") -> Fact:
-    """A fact that its kind and first member name."""
+    """A fact whose key is its kind and `x`."""
     return Fact(kind, x, y, f"{kind}/{x}", pronoun)
 
 
@@ -120,5 +120,5 @@ def facts() -> list[Fact]:
 
 
 def sums() -> list[Fact]:
-    """Small sums in both orders; the two orders share a key."""
+    """Small sums in both orders; both orders have the same key."""
     return [Fact("sum", f"{a} {b}", str(a + b), f"sum/{min(a, b)}+{max(a, b)}") for a in SUMMANDS for b in SUMMANDS]

@@ -303,7 +303,7 @@ def test_report_has_a_row_for_what_has_run_only(project, capsys):
 
 def test_a_command_outside_the_project_says_where_to_go(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert "no params.yaml here | fix: change to the project's folder" in refused(capsys, "report", code=2)
+    assert "no params.yaml here | fix: change to the project folder" in refused(capsys, "report", code=2)
 
 
 def test_fsck_names_an_output_that_changed_or_is_gone(project, capsys):

@@ -397,7 +397,7 @@ def test_an_invalid_value_in_the_real_file_is_reported_with_its_key(section, key
 
 
 def test_several_contradictions_are_reported_at_once(tmp_path):
-    text = REAL.replace("seed: 123 # of", "seed: -1 # of").replace("  context: 96", "  context: 257")
+    text = REAL.replace("\nseed: 123", "\nseed: -1").replace("  context: 96", "  context: 257")
     keys = [message.split(": ")[1] for message in refused(read, AllParams, write(tmp_path, text))]
     assert keys == ["seed", "pretrain.context"]
 
