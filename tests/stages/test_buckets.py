@@ -10,7 +10,7 @@ from tests.killing import Forks
 from tests.stages.project import Project
 
 BEFORE = ["check", *(f"download {item}" for item in ("corpus", "instructions"))]
-BEFORE += ["tokenizer", *(f"tokenize {item}" for item in ("corpus", "instructions")), "pretrain"]
+BEFORE += ["tokenizer", *(f"tokenize_{item}" for item in ("corpus", "instructions")), "pretrain"]
 
 
 @pytest.mark.slow

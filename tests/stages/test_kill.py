@@ -20,7 +20,7 @@ BEFORE = [
     "check",
     *(f"download {item}" for item in ("corpus", "spam", "instructions")),
     "tokenizer",
-    *(f"tokenize {item}" for item in ("corpus", "spam", "instructions")),
+    *(f"tokenize_{item}" for item in ("corpus", "spam", "instructions")),
     "pretrain",
     "import_gpt2 gpt2-sample",
 ]

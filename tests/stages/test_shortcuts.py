@@ -10,7 +10,7 @@ from tests.killing import Forks
 from tests.stages.project import Project
 
 BEFORE = ["check", *(f"download {item}" for item in ("corpus", "instructions"))]
-BEFORE += ["tokenizer", *(f"tokenize {item}" for item in ("corpus", "instructions"))]
+BEFORE += ["tokenizer", *(f"tokenize_{item}" for item in ("corpus", "instructions"))]
 PLAIN = {"model": {"dropout_random": "each"}, "runtime": {"fused_loss": False}}
 FUSED = {**PLAIN, "runtime": {"fused_loss": True}}
 PACKED = {**PLAIN, "model": {"dropout_random": "packed"}}

@@ -369,10 +369,10 @@ def test_first_losses_of_chapter_5_are_the_published_ones(
     verdict: Callable[[str], TokenWindows], digits: AllParams
 ) -> None:
     torch.manual_seed(digits.seed)
-    model, told, config = GPT(digits.model), Until(5), digits.pretrain
+    model, told, config = GPT(digits.model.config(digits.tokenizer.vocab_size)), Until(5), digits.pretrain
     data = (verdict("train"), verdict("val"), config, digits.runtime, digits.seed)
     with pytest.raises(Enough):
-        fit_as_the_book(model, losses.next_token, *data, told)
+        fit_as_the_book(model, losses.next_token, *data, [Progress(told)])
     assert [f"{loss:.5f}" for loss in told.said[-1]] == ["10.98758", "10.98111"]
     assert [f"{loss:.3f}" for loss in told.said[0]] == ["9.781", "9.933"]
     assert [f"{loss:.3f}" for loss in told.said[5]] == ["8.111", "8.339"]
