@@ -3,14 +3,16 @@ SHELL := /bin/bash
 PYTHON ?= python3
 PORT ?= 5000
 PIP_ARGS ?=
+STAGES ?=
 # Tools run as `python -m TOOL`: the scripts that pip puts into .venv/bin hold an absolute path and break if the project
 # is moved or copied. .venv/bin/llm is our own and holds none.
 RUN := .venv/bin/python -m
 PYTEST := pytest -n auto --maxprocesses 4 --dist loadfile
 export PYTHONPATH :=
+export PYTHONSAFEPATH :=
 INSTALLED := .venv/.installed
 
-.PHONY: help install repro test test-slow ui check audit
+.PHONY: help install repro test test-slow ui docs check audit
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -37,6 +39,12 @@ repro: install ## install, run the pipeline, show the results
 ui: install ## serve the MLflow UI on 127.0.0.1 (PORT=5000)
 	@.venv/bin/llm ui --port $(PORT)
 
+docs: install ## build docs/ as a site for offline use, site/index.html; a broken link fails
+	@$(RUN) pip install -q --disable-pip-version-check $(PIP_ARGS) -c constraints.txt \
+		$$(.venv/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
+	@NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict
+	@echo "written: site/index.html"
+
 test: install ## run the tests
 	@$(RUN) $(PYTEST) $(ARGS)
 
@@ -51,5 +59,5 @@ check: install ## run the linters and the type checker, and check the pipeline's
 	@$(RUN) dvc repro --dry --allow-missing > /dev/null
 	@echo "check: passed"
 
-audit: install ## rebuild in two folders and compare every byte
-	@$(RUN) tests.audit
+audit: install ## rebuild in two folders and compare every byte (STAGES=finetune_dpo)
+	@$(RUN) tests.audit $(STAGES)

@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
+from llm.book.measures.sources import SPAM
 from llm.common.params import load, parse
-from llm.data import spam
+from llm.data import class_splits, spam
 from llm.data.batches import SequentialBatches, ShuffledBatches, steps_per_epoch
-from llm.data.spam import SPLITS, SpamConfig
+from llm.data.class_splits import SPLITS
 from llm.data.spam_dataset import SpamDataset
 from llm.data.tokenizer import Tokenizer
 from llm.evaluate import accuracy
@@ -54,13 +55,12 @@ def data(folder: Path) -> dict[str, SpamDataset]:
     write_vocabulary(folder)
     with zipfile.ZipFile(mirror() / "sms+spam+collection.zip") as archive:
         (folder / "messages").write_bytes(archive.read("SMSSpamCollection"))
-    parts = spam.balanced_splits(
-        spam.read_messages(folder / "messages", "book"), SpamConfig("book", "shuffled", 0.7, 0.1), 123
-    )
+    messages = spam.read_messages(folder / "messages", SPAM)
+    parts = spam.balanced_splits(messages, SPAM, 123)
     tokenizer, found = Tokenizer.load(folder), {}
     for split in SPLITS:
-        spam.write_split(parts[split], folder / f"{split}.csv")
-        found[split] = SpamDataset(*spam.read_split(folder / f"{split}.csv"), tokenizer, 1024)
+        class_splits.write_split(parts[split], messages.labels, folder / f"{split}.csv")
+        found[split] = SpamDataset(*class_splits.read_split(folder / f"{split}.csv", 2), tokenizer, 1024)
         found[split].width = WIDTH
     return found
 

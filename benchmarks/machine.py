@@ -11,10 +11,18 @@ from llm.runtime.device import cpu_has_bf16
 CPUINFO = Path("/proc/cpuinfo")
 
 
+def kind() -> str:
+    """The class of machine: the instruction sets of the CPU that decide the speed, such as `AVX512 with bf16`."""
+    flags = _known().get("flags", "").split()
+    widest = next((name for name in ("AVX512", "AVX2") if {"AVX512": "avx512f"}.get(name, "avx2") in flags), None)
+    return f"{widest or platform.machine()}{' with bf16' * cpu_has_bf16()}"
+
+
 def describe() -> str:
-    """CPU model, the instruction sets that decide the speed, and the number of cores."""
+    """CPU model, its class, and the number of cores."""
+    return f"{_known().get('model name', platform.processor())}, {kind()} ({os.cpu_count()} cores)"
+
+
+def _known() -> dict[str, str]:
     lines = CPUINFO.read_text(encoding="utf-8").splitlines() if CPUINFO.exists() else []
-    known = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    sets = ["AVX512"] * ("avx512f" in known.get("flags", "")) + ["bf16"] * cpu_has_bf16()
-    features = f" with {' and '.join(sets)}" if sets else ""
-    return f"{known.get('model name', platform.processor())}{features} ({os.cpu_count()} cores)"
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}

@@ -171,11 +171,14 @@ def knows(model: GPT, tokenizer: Tokenizer, probe: dict[str, str]) -> bool:
     """Whether the greedy continuation of the prompt is the answer."""
     prompt, answer = tokenizer.encode(probe["prompt"]), tokenizer.encode(probe["answer"])
     decoding = greedy(len(answer))
-    return generate(model, [prompt], decoding, stop=None)[0] == answer
+    return generate(model, [prompt], decoding, stops=())[0] == answer
 
 
 def single_word(chosen_on: tuple[list[int], list[str]], measured_on: tuple[list[int], list[str]]) -> float:
-    """Accuracy of the rule "spam if the word occurs" or its opposite, with the best word of `chosen_on`."""
+    """Accuracy of the rule "one class if the word occurs, another if not", with the best word of `chosen_on`.
+
+    Of the messages of `chosen_on` with the word, the first class is the most frequent one, and the second without it.
+    """
 
     def word_sets(data: tuple[list[int], list[str]]) -> list[tuple[int, set[str]]]:
         return [
@@ -183,14 +186,20 @@ def single_word(chosen_on: tuple[list[int], list[str]], measured_on: tuple[list[
             for label, text in zip(*data, strict=True)
         ]
 
-    def accuracy(data: list[tuple[int, set[str]]], word: str) -> float:
-        return sum((word in words) == label for label, words in data) / len(data)
-
     chosen, measured = word_sets(chosen_on), word_sets(measured_on)
-    rules = {word: accuracy(chosen, word) for word in sorted(set().union(*(words for _, words in chosen)))}
-    best = max(rules, key=lambda word: max(rules[word], 1 - rules[word]))
-    hit = accuracy(measured, best)
-    return hit if rules[best] >= 0.5 else 1 - hit
+    everything = Counter(label for label, _ in chosen)
+    having: dict[str, Counter[int]] = defaultdict(Counter)
+    for label, words in chosen:
+        for word in words:
+            having[word][label] += 1
+
+    def hits(word: str) -> int:
+        return max(having[word].values()) + max((everything - having[word]).values(), default=0)
+
+    best = max(sorted(having), key=hits)
+    with_it = having[best].most_common(1)[0][0]
+    without_it = (everything - having[best] or everything).most_common(1)[0][0]
+    return sum((with_it if best in words else without_it) == label for label, words in measured) / len(measured)
 
 
 def respond(model: GPT, tokenizer: Tokenizer, entries: Sequence[dict[str, str]]) -> list[str]:
@@ -199,7 +208,8 @@ def respond(model: GPT, tokenizer: Tokenizer, entries: Sequence[dict[str, str]])
     room = [min(64, model.config.context_length - len(prompt)) for prompt in prompts]
     decoding = greedy(64)
     return [
-        extract_answer(tokenizer.decode(ids)) for ids in generate(model, prompts, decoding, tokenizer.eot, limits=room)
+        extract_answer(tokenizer.decode(ids))
+        for ids in generate(model, prompts, decoding, tokenizer.stops, limits=room)
     ]
 
 

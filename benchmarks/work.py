@@ -1,7 +1,7 @@
 """Run one benchmark with one implementation: `python -m benchmarks.work train-124M ours`.
 
-Prints a JSON line with the rate per second and the peak of memory. Each run needs its own process, because allocator
-settings and the peak of memory hold for a whole process.
+Prints a JSON line with the rate per second, by the clock and by CPU time, and the peak of memory. Each run needs its
+own process, because allocator settings and the peak of memory hold for a whole process.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,12 @@ class Shape:
     def config(self) -> ModelConfig:
         """Our configuration."""
         return ModelConfig(
+            family="gpt2",
             vocab_size=VOCABULARY,
             context_length=self.context_length,
             n_layer=self.n_layer,
             n_head=self.n_head,
+            n_kv_head=None,
             n_embd=self.n_embd,
             dropout=self.dropout,
             dropout_embedding=None,
@@ -78,7 +81,11 @@ class Shape:
         from llms_from_scratch.ch04 import GPTModel
 
         torch.manual_seed(0)
-        config = {"vocab_size": VOCABULARY, "context_length": self.context_length, "emb_dim": self.n_embd}
+        config: dict[str, Any] = {
+            "vocab_size": VOCABULARY,
+            "context_length": self.context_length,
+            "emb_dim": self.n_embd,
+        }
         config |= {"n_heads": self.n_head, "n_layers": self.n_layer}
         config |= {"drop_rate": self.dropout, "qkv_bias": self.qkv_bias}
         model: nn.Module = GPTModel(config)
@@ -128,10 +135,12 @@ class Clock:
 
     def __init__(self) -> None:
         self.rates: list[float] = []
+        self.cpu: list[float] = []  # seconds of CPU time since the start, after each step
 
     def progress(self, _step: int, _steps: int, _loss: float, tokens_per_second: float) -> None:
         """Keep the rate."""
         self.rates.append(tokens_per_second)
+        self.cpu.append(time.process_time())
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Keep nothing."""
@@ -172,23 +181,26 @@ def _train_ours(size: str, compiled: bool) -> Result:
     source = ShuffledBatches(RandomTokens(BATCH[size] * steps), BATCH[size], steps, 0)
     fit(Task(model, loss, source, {}), config, BF16, 0, [Progress(clock)])
     rate, tokens = statistics.median(clock.rates[2:]), BATCH[size] * CONTEXT
-    return {"rate": rate, "first_step": tokens / clock.rates[0] - tokens / rate}
+    cpu = statistics.median(after - before for before, after in pairwise(clock.cpu[1:]))
+    found = {"rate": rate, "cpu_rate": tokens / cpu, "precision": BF16.precision}
+    return found | {"first_step": tokens / clock.rates[0] - tokens / rate}
 
 
-def train_book(size: str) -> float:
+def train_book(size: str) -> Result:
     """Tokens per second of the book's model in the loop of chapter 5: fp32, AdamW with default settings."""
     model = SHAPES[size].book()
     return _train(model, lambda ids, targets: _mean_loss(model(ids), targets), size, torch.optim.AdamW)
 
 
-def train_transformers(size: str) -> float:
-    """Tokens per second of transformers' GPT-2 with bf16 autocast and fused AdamW."""
+def train_transformers(size: str, compiled: bool) -> Result:
+    """Tokens per second of transformers' GPT-2 with fused AdamW, in bf16 (autocast) where the CPU has it."""
     model = SHAPES[size].transformers().train()
 
     def loss(ids: Tensor, targets: Tensor) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=cpu_has_bf16()):
             return _mean_loss(model(ids).logits, targets)
 
+    loss = torch.compile(loss) if compiled else loss
     return _train(model, loss, size, lambda *a, **k: torch.optim.AdamW(*a, fused=True, **k))
 
 
@@ -196,28 +208,29 @@ def _mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
-def _train(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], size: str, adamw: Any) -> float:
+def _train(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], size: str, adamw: Any) -> Result:
     torch.set_num_threads(THREADS)
     data = RandomTokens(BATCH[size] * STEPS[size])
     optimizer = adamw(model.parameters(), lr=1e-4, weight_decay=0.1)
-    rates = []
+    rates, cpu_rates = [], []
     for step in range(STEPS[size]):
         batch = data.batch(range(step * BATCH[size], (step + 1) * BATCH[size]))
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), time.process_time()
         optimizer.zero_grad()
         value = loss(batch.inputs, batch.targets)
         value.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         value.item()
         rates.append(batch.inputs.numel() / (time.perf_counter() - begun))
-    return statistics.median(rates[2:])
+        cpu_rates.append(batch.inputs.numel() / (time.process_time() - used))
+    return {"rate": statistics.median(rates[2:]), "cpu_rate": statistics.median(cpu_rates[2:])}
 
 
 def _prompts(rows: int) -> Tensor:
     return torch.randint(VOCABULARY, (rows, PROMPT_TOKENS), generator=torch.Generator().manual_seed(1))
 
 
-def decode_ours(rows: int) -> float:
+def decode_ours(rows: int) -> Result:
     """New tokens per second of our greedy decoding."""
     set_up_device(BF16)
     torch.manual_seed(0)
@@ -225,12 +238,12 @@ def decode_ours(rows: int) -> float:
 
     def decode(tokens: int) -> None:
         config = greedy(tokens)
-        generate(model, _prompts(rows).tolist(), config, stop=None)
+        generate(model, _prompts(rows).tolist(), config, stops=())
 
     return _decode(decode, rows, 100)
 
 
-def decode_transformers(rows: int) -> float:
+def decode_transformers(rows: int) -> Result:
     """The same with transformers' `generate`; weights are in bf16 if the CPU supports it."""
     torch.set_num_threads(THREADS)
     model = SHAPES["124M"].transformers().eval()
@@ -245,7 +258,7 @@ def decode_transformers(rows: int) -> float:
     return _decode(decode, rows, 100)
 
 
-def decode_book(rows: int) -> float:
+def decode_book(rows: int) -> Result:
     """The same with the book's loop, which runs the model on the whole text for every token."""
     from llms_from_scratch.ch04 import generate_text_simple
 
@@ -254,11 +267,12 @@ def decode_book(rows: int) -> float:
     return _decode(lambda tokens: generate_text_simple(model, _prompts(rows), tokens, 1024), rows, 100)
 
 
-def _decode(decode: Callable[[int], Any], rows: int, tokens: int) -> float:
+def _decode(decode: Callable[[int], Any], rows: int, tokens: int) -> Result:
     decode(3)
-    begun = time.perf_counter()
+    begun, used = time.perf_counter(), time.process_time()
     decode(tokens)
-    return rows * tokens / (time.perf_counter() - begun)
+    seconds, cpu = time.perf_counter() - begun, time.process_time() - used
+    return {"rate": rows * tokens / seconds, "cpu_rate": rows * tokens / cpu}
 
 
 def matmul(precision: str) -> float:
@@ -313,16 +327,22 @@ def tokenize(encoder: Callable[[Path], Callable[[list[str]], int]]) -> float:
 
 WORK: dict[str, dict[str, Callable[[], float | Result]]] = {
     "train-124M": {
-        "ours": lambda: train_ours("124M", compiled=True),
-        "uncompiled": lambda: train_ours("124M", compiled=False),
+        "ours": lambda: train_ours("124M", compiled=False),
         "book": lambda: train_book("124M"),
-        "transformers": lambda: train_transformers("124M"),
+        "transformers": lambda: train_transformers("124M", compiled=False),
     },
     "train-13M": {
-        "ours": lambda: train_ours("13M", compiled=True),
-        "uncompiled": lambda: train_ours("13M", compiled=False),
+        "ours": lambda: train_ours("13M", compiled=False),
         "book": lambda: train_book("13M"),
-        "transformers": lambda: train_transformers("13M"),
+        "transformers": lambda: train_transformers("13M", compiled=False),
+    },
+    "train-124M-compiled": {
+        "ours": lambda: train_ours("124M", compiled=True),
+        "transformers": lambda: train_transformers("124M", compiled=True),
+    },
+    "train-13M-compiled": {
+        "ours": lambda: train_ours("13M", compiled=True),
+        "transformers": lambda: train_transformers("13M", compiled=True),
     },
     "decode-1": {
         "ours": lambda: decode_ours(1),

@@ -8,11 +8,14 @@ this stage only.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from llm.common import code, files, params
 from llm.common.errors import USAGE, UserError, raise_all
+from llm.data import chat_template
+from llm.tracking.entities import metric_name
+from llm.tracking.state import State
 from stages.run import WORK, run_stage, stage
 from stages.schema import AllParams
 
@@ -29,14 +32,38 @@ STAGES = (
     "finetune_instruct",
     "respond",
     "evaluate_with_judge",
+    "preferences",
+    "preference_base",
+    "finetune_dpo",
+    "reason_problems",
+    "reason_sft",
+    "reason_control",
+    "reason_rl",
+    "reason_distill",
+    "reason_evaluate",
+    "reason_compare",
 )
+LATER_MODELS = (
+    "models/spam",
+    "models/instruct",
+    "models/preference_base",
+    "models/dpo",
+)  # made_models are those that others may start from
+REASON_DATA = ("data/reasoning/tokenizer",)
+REASON_MODELS = ("models/reason_base", "models/reason_control", "models/reason_rl")
 SEEN = WORK / "check" / "code.json"  # the lists of the last run; DVC has deleted those in .check
 CodeLists = dict[str, dict[str, str]]
 
 
+def made_models(everything: AllParams) -> set[str]:
+    """The model folders that stages make, without LATER_MODELS."""
+    imported = {f"models/{item}" for item in everything.import_gpt2}
+    return {"models/pretrain", *imported, *REASON_MODELS, *(f"models/reason_{x}" for x in everything.reason_distill)}
+
+
 def missing_sources(everything: AllParams) -> Iterator[UserError]:
     """The folders and files named in params.yaml that are neither on disk nor made by a stage."""
-    made = {"data/tokenizer", "models/pretrain", *(f"models/{item}" for item in everything.import_gpt2)}
+    made = {"data/tokenizer", *REASON_DATA, *made_models(everything)}
     made |= {f"data/raw/{item}" for item in everything.download}
     named = {f"download.{item}.source": source.source for item, source in everything.download.items()}
     named["tokenizer.source"] = everything.tokenizer.source
@@ -45,15 +72,31 @@ def missing_sources(everything: AllParams) -> Iterator[UserError]:
         named[f"import_gpt2.{item}.tokenizer"] = checkpoint.tokenizer
     named["finetune_spam.init_from"] = everything.finetune_spam.init_from
     named["finetune_instruct.init_from"] = everything.finetune_instruct.init_from
+    named["preferences.source"] = everything.preferences.source
+    named["finetune_dpo.init_from"] = everything.finetune_dpo.init_from
+    later = {  # DVC orders these stages
+        "finetune_spam.init_from": {"models/instruct"},
+        "preferences.source": {"data/instructions"},
+        "finetune_dpo.init_from": {"models/instruct", "models/preference_base"},
+    }
+    named["reason_sft.init_from"] = everything.reason_sft.init_from
+    named["reason_rl.init_from"] = everything.reason_rl.init_from
+    named["reason_student.teacher"] = everything.reason_student.teacher
+    named |= {f"reason_models.{name}": folder for name, folder in everything.reason_models.items()}
     for key, path in named.items():
-        if path in made or (key, path) == ("finetune_spam.init_from", "models/instruct"):  # DVC orders these stages
+        if path in made | later.get(key, set()):
             continue
         if not Path(path).exists():
-            near = difflib.get_close_matches(path, sorted(made), 1)
-            fix = f"did you mean {near[0]}?" if near else "correct the path"
+            fix = nearest(path, made | later.get(key, set()), "correct the path")
             yield UserError(f"params.yaml: {key}", f"{path!r} is not on disk, and no stage makes it", fix, USAGE)
         elif key.endswith(".init_from") and not Path(path, "config.json").is_file():
             yield UserError(f"params.yaml: {key}", f"{path!r} holds no config.json", "name a model folder", USAGE)
+    start = everything.finetune_instruct.init_from
+    chat = everything.finetune_instruct.prompt == "chat" and start not in made and Path(start).is_dir()
+    if chat and chat_template.load(Path(start), ()) is None:
+        what = f"chat, but {start!r} has no chat template"
+        fix = "use alpaca, phi3, none or a template, or a model with a chat template"
+        yield UserError("params.yaml: finetune_instruct.prompt", what, fix, USAGE)
     for item in ("spam", "instructions"):
         source = everything.download.get(item)
         if source and not source.files and Path(source.source).is_dir():
@@ -61,10 +104,43 @@ def missing_sources(everything: AllParams) -> Iterator[UserError]:
             yield UserError(where, f"{source.source!r} is a folder", "name one file in it", USAGE)
 
 
+def wrong_gates(everything: AllParams) -> Iterator[UserError]:
+    """The gates of champions for a model that no stage makes, or a metric that tells nothing of it.
+
+    The names of metrics depend on the data. They are compared with those of the last run, where there was one.
+    """
+    made = {Path(path).name for path in (*made_models(everything), *LATER_MODELS)}
+    state = State.read(Path.cwd()) if Path("dvc.lock").is_file() else None
+    for name, gate in everything.tracking.champion.items():
+        where = f"params.yaml: tracking.champion.{name}"
+        if name not in made:
+            yield UserError(where, "no stage makes this model", nearest(name, made), USAGE)
+        elif gate.metric.partition(".")[0] not in STAGES:
+            what = f"{gate.metric!r} is of no stage"
+            yield UserError(f"{where}.metric", what, nearest(gate.metric.partition(".")[0], STAGES), USAGE)
+        elif (known := known_metrics(state, name) if state else []) and gate.metric not in known:
+            what = f"{gate.metric!r} is no metric of models/{name}"
+            yield UserError(f"{where}.metric", what, nearest(gate.metric, known), USAGE)
+
+
+def known_metrics(state: State, model: str) -> list[str]:
+    """The metrics of a model in the reports of the last run."""
+    for maker, measuring in state.measures().items():
+        if f"models/{model}" in state.models(maker):
+            return [metric_name(f"{stage}.{key}") for stage in measuring for key in state.figures(stage)]
+    return []
+
+
+def nearest(name: str, known: Collection[str], otherwise: str = "") -> str:
+    """The fix for an unknown name."""
+    near = difflib.get_close_matches(name, sorted(known), 1)
+    return f"did you mean {near[0]}?" if near else otherwise or f"name one of {', '.join(sorted(known)[:8])}"
+
+
 def main(everything: AllParams) -> None:
     """Check that named files exist, then write the code list of every stage."""
     with stage("check", everything) as run:
-        raise_all(list(missing_sources(everything)))
+        raise_all([*missing_sources(everything), *wrong_gates(everything)])
         folder = run.out(".check")
         lists = {name: code.closure(f"stages.{name}") for name in STAGES}
         for name, hashes in lists.items():

@@ -37,7 +37,7 @@ def main(params: Params) -> None:
         verdicts = judge(responses, params.judge, format_prompt, JOURNAL, run.each)
         run.turn_to("save")
         summary = summarize(verdicts)
-        require_coverage(summary, params.judge, JOURNAL)
+        require_coverage(verdicts, params.judge, JOURNAL)
         records = [asdict(verdict) for verdict in verdicts]
         files.write_json(run.out("data/verdicts") / "verdicts.json", records)
         scores = [
@@ -51,7 +51,7 @@ def main(params: Params) -> None:
             rest = summarize(leakage.without(verdicts, found, *kinds))
             summary |= {f"{key}_{name}": rest[key] for key in ("score_mean", "score_ci95_low", "score_ci95_high")}
             summary[f"n_items_{name}"] = rest["n_items"]
-        names = {"backend": params.judge.backend, "prompt": params.judge.prompt}
+        names = {key: getattr(params.judge, key) for key in ("backend", "prompt", "reply")}
         run.write_metrics(names | summary, headline=["score_mean"])
 
 

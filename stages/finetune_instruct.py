@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from llm.common import files
+from llm.common.errors import UserError, collect_errors, raise_all
 from llm.common.params import Problem, fraction, positive
 from llm.common.seeds import derive
+from llm.data.ahead import prepared
 from llm.data.batches import Buckets, ShuffledBatches, steps_per_epoch
+from llm.data.download import Source
 from llm.data.instruction_dataset import InstructionDataset
 from llm.data.instructions import read_entries
-from llm.data.prompts import PromptForm
+from llm.data.prompts import PromptName, Template, make_frame, to_json
 from llm.model import lora, memory
 from llm.model.gpt import count_parameters
 from llm.model.lora import LoraConfig, check_together
@@ -24,8 +27,9 @@ from llm.train.history import COLUMNS
 from llm.train.loop import evaluation_batches, fit
 from llm.train.optim import TrainConfig
 from llm.train.task import Task
-from llm.weights import gpt2, model_folder
-from stages.run import run_stage, stage
+from llm.weights import families, model_card, model_folder
+from llm.weights.model_card import Card
+from stages.run import Run, from_section, full_keys, run_stage, stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +40,7 @@ class FinetuneInstructConfig(TrainConfig):
     weights: Literal["pretrained", "random"]  # random: only the shape and the tokenizer are used
     trainable: Literal["all", "lora"]
     lora: LoraConfig | None  # only with trainable: lora
-    prompt: PromptForm
+    prompt: PromptName | Template
     mask_prompt: bool  # train on the answers only (exercise 7.2)
     bucket_batches: int | None  # sort the examples of this many batches by length; null: do not sort
     dropout: float
@@ -50,6 +54,7 @@ class FinetuneInstructConfig(TrainConfig):
 
 
 INSTRUCTIONS = Path("data/instructions")
+ALSO = {"instructions": "download.instructions"}
 
 
 @dataclass(frozen=True)
@@ -59,11 +64,12 @@ class Params:
     seed: int
     runtime: RuntimeConfig
     finetune_instruct: FinetuneInstructConfig
+    instructions: Source  # for the model card
 
 
 def main(params: Params) -> None:
     """Fine-tune on prompts with answers; publish the model with its curve."""
-    with stage("finetune_instruct", params) as run:
+    with stage("finetune_instruct", full_keys(params, ALSO)) as run:
         config = params.finetune_instruct
         device = set_up_device(params.runtime)
         run.reads(INSTRUCTIONS)
@@ -71,10 +77,16 @@ def main(params: Params) -> None:
         shape = model_folder.read_config(init_from)
         tokenizer = model_folder.load_tokenizer(init_from)
         limit, mask_prompt = shape.context_length, config.mask_prompt
-        train, val = (
-            InstructionDataset(read_entries(path), tokenizer, limit, mask_prompt, config.prompt, str(path))
-            for path in (INSTRUCTIONS / "train.json", INSTRUCTIONS / "validation.json")
-        )
+        frame = make_frame(config.prompt, tokenizer)
+        problems: list[UserError] = []
+        parts = []
+        for path in (INSTRUCTIONS / "train.json", INSTRUCTIONS / "validation.json"):
+            with collect_errors(problems):
+                parts.append(InstructionDataset(read_entries(path), tokenizer, limit, mask_prompt, frame, str(path)))
+        raise_all(problems)
+        train, val = parts
+        if n_cut := train.n_cut + val.n_cut:
+            run.say(f"{n_cut:,} of {len(train) + len(val):,} entries are cut to the context of {limit} tokens")
         steps = config.epochs * steps_per_epoch(len(train), config.batch_size)
         rows = config.micro_batch_size or config.batch_size
         shape = replace(
@@ -85,18 +97,21 @@ def main(params: Params) -> None:
         training = memory.Training(*size, lora=config.lora, keeps_best=config.keep == "best", targets=targets)
         memory.check_training("finetune_instruct", training, run.work, steps, config.save_every)
         buckets = Buckets(train.lengths, config.bucket_batches) if config.bucket_batches else None
-        model = model_folder.starting_point(init_from, config.weights, config.dropout, params.seed)
+        start = (init_from, config.weights, config.dropout, params.seed, tokenizer.vocab_size)
+        model = model_folder.starting_point(*start)
         if config.lora:
-            gpt2.untie_head(model)  # LoRA's path of the head does not belong to the embedding
+            families.untie_head(model)  # LoRA's path of the head does not belong to the embedding
             lora.add_lora(model, config.lora, derive(params.seed, "lora"))
         model.to(device)
         trainable = count_parameters(model, trainable_only=True)
         run.say(f"{trainable:,} of {count_parameters(model):,} parameters train, {len(train)} entries on {device}")
         run.turn_to("compute")
+        where = "finetune_instruct.batch_size"
+        source = ShuffledBatches(train, config.batch_size, steps, params.seed, where, buckets)
         task = Task(
             model,
             losses.next_token_of(params.runtime.fused_loss),
-            ShuffledBatches(train, config.batch_size, steps, params.seed, "finetune_instruct.batch_size", buckets),
+            prepared(source, params.runtime.device),
             evaluation_batches(train, val, config),
             "finetune_instruct",
         )
@@ -107,19 +122,36 @@ def main(params: Params) -> None:
         run.say(history.ending(config))
         run.turn_to("save")
         adapter = lora.merge_lora(model)
-        model_folder.save_model(model, init_from, folder := run.out("models/instruct"), config.prompt)
+        model_folder.save_model(model, init_from, folder := run.out("models/instruct"), to_json(config.prompt))
         if config.lora:
             model_folder.save_adapter(adapter, config.lora, config.init_from, folder)
         files.write_csv(run.out("reports/finetune_instruct/loss.csv"), COLUMNS, history.table())
-        run.write_metrics(
-            {
-                **history.losses(config),
-                "tokens_seen": history.kept(config)["tokens_seen"],
-                "trainable_parameters": trainable,
-            },
-            headline=["val_loss"],
-        )
+        metrics = {
+            **history.losses(config),
+            "tokens_seen": history.kept(config)["tokens_seen"],
+            "trainable_parameters": trainable,
+            "n_cut": n_cut,  # entries whose last answer is cut to the context
+        }
+        run.write_metrics(metrics, headline=["val_loss"])
+        model_card.write(folder, card(params, run, metrics), model_card.read(init_from))
+
+
+def card(params: Params, run: Run, metrics: Mapping[str, Any]) -> Card:
+    """The model card of the model; its answers are scored later, by the stages after this one."""
+    config = params.finetune_instruct
+    return Card(
+        "instruct",
+        "text-generation",
+        f"A language model that answers instructions, fine-tuned from {config.init_from}"
+        f" ({metrics['trainable_parameters']:,} parameters trained).",
+        run.inputs(Path(config.init_from)),
+        {"seed": params.seed, "runtime": params.runtime, "finetune_instruct": config},
+        {name: value for name, value in metrics.items() if "val_" in name},
+        "the validation split of data/instructions",
+        params.instructions,
+        ("Its answers are often wrong, however fluent. reports/evaluate_with_judge has their scores.",),
+    )
 
 
 if __name__ == "__main__":
-    run_stage(main, Params)
+    run_stage(main, Params, from_section("finetune_instruct", ALSO), runtime=lambda params: params.runtime)

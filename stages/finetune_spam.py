@@ -1,11 +1,11 @@
-"""Turn a GPT into a spam classifier: `finetune_spam.init_from`, data/spam -> models/spam, reports/finetune_spam."""
+"""Turn a GPT into a classifier: `finetune_spam.init_from`, data/spam -> models/spam, reports/finetune_spam."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -13,10 +13,12 @@ from torch import nn
 from llm.common import files
 from llm.common.params import Problem, fraction
 from llm.common.seeds import derive
+from llm.data.ahead import prepared
 from llm.data.batches import ShuffledBatches, steps_per_epoch
-from llm.data.spam import LABELS, SPLITS, read_split
+from llm.data.class_splits import SPLITS, read_labels, read_split
+from llm.data.download import Source
 from llm.data.spam_dataset import SpamDataset
-from llm.evaluate import accuracy
+from llm.evaluate import accuracy, class_metrics
 from llm.model import classifier, lora, memory
 from llm.model.classifier import UPPER_BLOCKS, Classifier, Position, Trainable
 from llm.model.config import ModelConfig
@@ -30,8 +32,9 @@ from llm.train.history import COLUMNS
 from llm.train.loop import evaluation_batches, fit
 from llm.train.optim import TrainConfig
 from llm.train.task import Task
-from llm.weights import model_folder
-from stages.run import Run, run_stage, stage
+from llm.weights import classifier_folder, model_card, model_folder
+from llm.weights.model_card import Card
+from stages.run import Run, from_section, full_keys, run_stage, stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +69,7 @@ class FinetuneSpamConfig(TrainConfig):
 
 
 SPAM = Path("data/spam")
+ALSO = {"spam": "download.spam"}
 ACCURACY_COLUMNS = ("step", "train_accuracy", "val_accuracy")
 
 
@@ -76,22 +80,24 @@ class Params:
     seed: int
     runtime: RuntimeConfig
     finetune_spam: FinetuneSpamConfig
+    spam: Source  # for the model card
 
 
 def main(params: Params) -> None:
     """Fine-tune, predict every message of the three splits, publish the classifier."""
-    with stage("finetune_spam", params) as run:
+    with stage("finetune_spam", full_keys(params, ALSO)) as run:
         config = params.finetune_spam
         device = set_up_device(params.runtime)
         run.reads(SPAM)
         init_from = Path(config.init_from)
         shape = replace(model_folder.read_config(init_from), dropout=config.dropout, dropout_attention=None)
-        data = read_datasets(shape.context_length, init_from, config)
+        labels = read_labels(SPAM)
+        data = read_datasets(shape.context_length, init_from, config, len(labels))
         steps = config.epochs * steps_per_epoch(len(data["train"]), config.batch_size)
-        check_room(shape, data, params, steps, run)
+        check_room(shape, data, params, steps, run, len(labels))
         gpt = model_folder.starting_point(init_from, config.weights, config.dropout, params.seed)
         torch.manual_seed(derive(params.seed, "head"))
-        model = Classifier(gpt, len(LABELS), config.position, data["train"].width, config.causal).to(device)
+        model = Classifier(gpt, len(labels), config.position, data["train"].width, config.causal).to(device)
         classifier.freeze(model, config.trainable)
         if config.lora:
             lora.add_lora(model, config.lora, derive(params.seed, "lora"))
@@ -99,10 +105,12 @@ def main(params: Params) -> None:
         run.say(f"{trainable:,} of {count_parameters(model):,} parameters train")
         run.turn_to("compute")
         trained, seen = above_frozen_blocks(model, data, config, params.runtime, run)
+        where = "finetune_spam.batch_size"
+        source = ShuffledBatches(seen["train"], config.batch_size, steps, params.seed, where)
         task = Task(
             trained,
             losses.classification,
-            ShuffledBatches(seen["train"], config.batch_size, steps, params.seed, "finetune_spam.batch_size"),
+            prepared(source, params.runtime.device),
             evaluation_batches(seen["train"], seen["validation"], config),
             "finetune_spam",
         )
@@ -110,34 +118,62 @@ def main(params: Params) -> None:
             history = fit(task, config, params.runtime, params.seed, [Progress(run), checkpoints])
         run.say(history.ending(config))
         adapter = lora.merge_lora(model)
-        metrics, predictions = accuracy.judge_splits(
-            trained, seen, params.runtime, config.batch_size, config.micro_batch_size
+        measured = accuracy.measure_splits(
+            trained, seen, labels, params.runtime, config.batch_size, config.micro_batch_size
         )
         run.turn_to("save")
-        metrics |= accuracy.accuracy_without_leaks(predictions, SPAM)
-        model_folder.save_classifier(model, LABELS, init_from, folder := run.out("models/spam"))
+        metrics = measured.metrics | accuracy.accuracy_without_leaks(measured.predictions, SPAM, len(labels))
+        classifier_folder.save_classifier(model, labels, init_from, folder := run.out("models/spam"))
         if config.lora:
             model_folder.save_adapter(adapter, config.lora, config.init_from, folder)
         files.write_csv(run.out("reports/finetune_spam/loss.csv"), COLUMNS, history.table())
         table = history.table(ACCURACY_COLUMNS)
         files.write_csv(run.out("reports/finetune_spam/accuracy.csv"), ACCURACY_COLUMNS, table)
-        header = ["split", "row", "actual", "predicted", "spam_probability"]
-        files.write_csv(run.out("reports/finetune_spam/predictions.csv"), header, predictions)
+        header = accuracy.prediction_columns(labels)
+        files.write_csv(run.out("reports/finetune_spam/predictions.csv"), header, measured.predictions)
+        header = ["split", *class_metrics.BIN_COLUMNS]
+        files.write_csv(run.out("reports/finetune_spam/calibration.csv"), header, measured.calibration)
         metrics |= {
             **history.losses(config),
             "trainable_parameters": trainable,
         }
-        run.write_metrics(metrics, headline=["test_accuracy"])
+        run.write_metrics(metrics, headline=["test_accuracy", "test_macro_f1"])
+        model_card.write(folder, card(params, run, labels, metrics), model_card.read(init_from))
 
 
-def check_room(shape: ModelConfig, data: Mapping[str, SpamDataset], params: Params, steps: int, run: Run) -> None:
+def card(params: Params, run: Run, labels: list[str], metrics: Mapping[str, Any]) -> Card:
+    """The model card of the classifier; its metrics are those of the test split."""
+    config = params.finetune_spam
+    tested = {k: v for k, v in metrics.items() if k.startswith("test_") and not k.endswith("_n")}
+    exact = metrics["test_accuracy_n"] - metrics["test_accuracy_without_exact_n"]
+    near = metrics["test_accuracy_n"] - metrics["test_accuracy_without_near_n"]
+    return Card(
+        "spam",
+        "text-classification",
+        f"A classifier of messages into {', '.join(labels)}, fine-tuned from {config.init_from}"
+        f" ({metrics['trainable_parameters']:,} parameters trained).",
+        run.inputs(Path(config.init_from)),
+        {"seed": params.seed, "runtime": params.runtime, "finetune_spam": config},
+        tested,
+        "the test split of data/spam",
+        params.spam,
+        (
+            f"Of its {metrics['test_accuracy_n']} test messages, {exact} are exact and {near} near or exact copies of"
+            " training messages.",
+        ),
+    )
+
+
+def check_room(
+    shape: ModelConfig, data: Mapping[str, SpamDataset], params: Params, steps: int, run: Run, n_classes: int
+) -> None:
     """Refuse a training that does not fit into memory or on the disk, which also holds the frozen blocks' states."""
     config = params.finetune_spam
     rows = config.micro_batch_size or config.batch_size
     longest = max(part.width or min(part.longest, shape.context_length) for part in data.values())
     blocks = UPPER_BLOCKS.get(config.trainable)
     size = (shape, params.runtime, rows, longest, config.batch_size > rows)
-    training = memory.Training(*size, blocks, config.lora, len(LABELS), config.keep == "best")
+    training = memory.Training(*size, blocks, config.lora, n_classes, config.keep == "best")
     cached = 0
     if config.frozen_blocks(shape.n_layer):
         states = sum(sum(frozen_blocks.kept_lengths(p, config.position, shape.context_length)) for p in data.values())
@@ -145,10 +181,10 @@ def check_room(shape: ModelConfig, data: Mapping[str, SpamDataset], params: Para
     memory.check_training("finetune_spam", training, run.work, steps, config.save_every, cached)
 
 
-def read_datasets(limit: int, init_from: Path, config: FinetuneSpamConfig) -> dict[str, SpamDataset]:
+def read_datasets(limit: int, init_from: Path, config: FinetuneSpamConfig, n_classes: int) -> dict[str, SpamDataset]:
     """The three splits as token ids, padded according to `padding`."""
     tokenizer = model_folder.load_tokenizer(init_from)
-    data = {split: SpamDataset(*read_split(SPAM / f"{split}.csv"), tokenizer, limit) for split in SPLITS}
+    data = {split: SpamDataset(*read_split(SPAM / f"{split}.csv", n_classes), tokenizer, limit) for split in SPLITS}
     width = {"longest": data["train"].longest, "context": limit, "batch": None}[config.padding]
     for dataset in data.values():
         dataset.width = width
@@ -168,4 +204,4 @@ def above_frozen_blocks(
 
 
 if __name__ == "__main__":
-    run_stage(main, Params)
+    run_stage(main, Params, from_section("finetune_spam", ALSO), runtime=lambda params: params.runtime)

@@ -1,26 +1,37 @@
-"""Import a GPT-2 checkpoint in a published layout, strictly: `import_gpt2.<item>.source` -> models/<item>.
+"""Import a checkpoint in a published layout, strictly: `import_gpt2.<item>.source` -> models/<item>.
 
-The folder holds Hugging Face's files (config.json, model.safetensors) or OpenAI's own (a TensorFlow checkpoint).
+The folder holds Hugging Face's files (config.json, model.safetensors) of GPT-2, Llama, SmolLM2, SmolLM3, Qwen2 or
+Qwen3, or one GGUF file of these (llama.cpp, Ollama), or OpenAI's own of GPT-2 (a TensorFlow checkpoint).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from llm.common import files
 from llm.common.errors import DATA, UserError
+from llm.data.tokenizer import Tokenizer
 from llm.model.gpt import GPT, count_parameters
 from llm.runtime import machine
-from llm.weights import gpt2, model_folder, openai_checkpoint
+from llm.weights import families, gguf_import, model_card, model_folder, openai_checkpoint
+from llm.weights.families import Checkpoint
+from llm.weights.model_card import Card
+from llm.weights.tensors import INDEX, WEIGHTS
 from stages.run import item_of, run_stage, stage
+
+FP32 = 4  # bytes
 
 
 @dataclass(frozen=True)
 class ImportSource:
     """A checkpoint to import."""
 
-    source: str  # a folder in Hugging Face's layout (config.json, model.safetensors), or in OpenAI's
-    tokenizer: str  # a folder with the vocabulary that the checkpoint was trained on
+    source: (
+        str  # a folder in Hugging Face's layout (config.json, model.safetensors) or in OpenAI's, or with a GGUF file
+    )
+    tokenizer: str  # a folder with the vocabulary that the checkpoint was trained on; `source` if it holds one
     untie_head: bool  # give the head a matrix of its own, as the book does before fine-tuning
 
 
@@ -35,28 +46,71 @@ def main(params: Params, item: str) -> None:
     """Import `item`, which dvc.yaml names on the command line."""
     source = item_of(params.import_gpt2, item, "import_gpt2")
     with stage(f"import_gpt2@{item}", {f"import_gpt2.{item}": source}) as run:
-        weights = max((path.stat().st_size for path in Path(source.source).glob("*") if path.is_file()), default=0)
+        folder, vocabulary, stored = unpacked(source, run.work)
+        checkpoint, tokenizer = read(folder), Tokenizer.load(vocabulary)
+        config, weights = checkpoint.config, sum(FP32 * tensor.numel() for tensor in checkpoint.tensors.values())
         where = f"params.yaml: import_gpt2.{item}.source"
-        size = (
-            22 * weights // 10
-        )  # the tensors, their copies for the file, and memory that the allocator keeps (measured)
+        size = 22 * weights // 10  # tensors, copies for the file, and memory that the allocator keeps (measured)
         machine.check_memory(where, "the import", size, "cpu", "import a smaller model, or free some memory")
-        machine.check_disk(run.work, weights)
-        model = load(Path(source.source))
+        for disk in (run.work, Path("models")):  # perhaps on different disks
+            machine.check_disk(disk, weights)
+        model = checkpoint.model()
+        if dropped := families.trim_vocabulary(model, tokenizer.vocab_size, source.source):
+            run.say(f"dropped {dropped} rows of the embedding, above the {tokenizer.vocab_size} tokens")
         if source.untie_head:
-            gpt2.untie_head(model)
-        model_folder.save_model(model, Path(source.tokenizer), run.out(f"models/{item}"))
-        run.write_metrics({"parameters": count_parameters(model)}, path=f"reports/import_gpt2/{item}.json")
+            families.untie_head(model)
+        model_folder.save_model(model, vocabulary, out := run.out(f"models/{item}"))
+        metrics = {"family": config.family, "parameters": count_parameters(model), "dropped_rows": dropped} | stored
+        run.write_metrics(metrics, path=f"reports/import_gpt2/{item}.json")
+        summary = f"A language model of the family {config.family} with {metrics['parameters']:,} parameters, imported"
+        card = Card(
+            item,
+            "text-generation",
+            f"{summary} from {source.source} into fp32.",
+            {path: files.dvc_md5(path) for path in sorted({source.source, source.tokenizer})},
+            {f"import_gpt2.{item}": source},
+            {},
+            "no data",
+            weaknesses=("Nothing was measured here. See the card of its source.",),
+        )
+        model_card.write(out, card, facts(Path(source.source)))
+
+
+def facts(source: Path) -> dict[str, Any]:
+    """Licence, language and base model of a checkpoint: by its content, else by the card in its folder."""
+    names = (*openai_checkpoint.FILES, WEIGHTS)
+    weights = [source] if source.is_file() else [*sorted(source.glob("*.gguf")), *(source / name for name in names)]
+    found = [known for path in weights if (known := model_card.of_weights(path))]
+    return found[0] if found else model_card.read(source)
+
+
+def unpacked(source: ImportSource, work: Path) -> tuple[Path, Path, dict[str, Any]]:
+    """The folders of weights and tokenizer, and how a GGUF file, unpacked below `work`, stores its tensors."""
+    path = Path(source.source)
+    found = [path] if path.is_file() else sorted(path.glob("*.gguf"))
+    if len(found) > 1:
+        what = f"holds {len(found)} GGUF files: {', '.join(file.name for file in found)}"
+        raise UserError(str(path), what, "keep one of them", DATA)
+    if not found or any((path / name).exists() for name in (WEIGHTS, INDEX)):
+        return path, Path(source.tokenizer), {}
+    folder = work / "gguf"
+    stored = gguf_import.unpack(found[0], folder)
+    return folder, folder if source.tokenizer == source.source else Path(source.tokenizer), {"stored_types": stored}
 
 
 def load(folder: Path) -> GPT:
+    """The model of a folder in either format."""
+    return read(folder).model()
+
+
+def read(folder: Path) -> Checkpoint:
     """Read a folder in either format; raises UserError if it holds both, since they may differ."""
     openai = [name for name in openai_checkpoint.FILES if (folder / name).exists()]
-    hugging_face = [name for name in (model_folder.CONFIG, model_folder.WEIGHTS) if (folder / name).exists()]
+    hugging_face = [name for name in (model_folder.CONFIG, WEIGHTS, INDEX) if (folder / name).exists()]
     if openai and hugging_face:
         what = f"holds two formats: {', '.join(openai)} and {', '.join(hugging_face)}"
         raise UserError(str(folder), what, "keep the files of one format", DATA)
-    return openai_checkpoint.load_model(folder) if openai else model_folder.load_model(folder)
+    return openai_checkpoint.read(folder) if openai else model_folder.read(folder)
 
 
 if __name__ == "__main__":

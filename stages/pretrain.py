@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -14,8 +14,10 @@ from llm.common import files
 from llm.common.errors import DATA, USAGE, UserError
 from llm.common.params import Problem, positive
 from llm.common.seeds import derive
+from llm.data.ahead import prepared
 from llm.data.batches import BatchSource, ConcatBatches, SequentialBatches, ShuffledBatches, steps_per_epoch
 from llm.data.corpus_dataset import TokenWindows
+from llm.data.download import Source
 from llm.data.tokenizer import Tokenizer, fingerprint
 from llm.generate.decoding import generate, greedy
 from llm.model import memory, packed_weights
@@ -30,8 +32,9 @@ from llm.train.history import COLUMNS, History
 from llm.train.loop import evaluate, evaluation_batches, fit
 from llm.train.optim import TrainConfig
 from llm.train.task import Callback, Task
-from llm.weights import model_folder
-from stages.run import Run, run_stage, stage
+from llm.weights import model_card, model_folder
+from llm.weights.model_card import Card
+from stages.run import Run, from_section, full_keys, run_stage, stage
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ class PretrainConfig(TrainConfig):
 CORPUS, TOKENIZER = Path("data/corpus"), Path("data/tokenizer")
 OPTIMIZER = "optimizer.safetensors"
 SAMPLE_COLUMNS = ("step", "text")
+ALSO = {"corpus": "download.corpus"}
 
 
 @dataclass(frozen=True)
@@ -99,11 +103,12 @@ class Params:
     runtime: RuntimeConfig
     model: ModelParams
     pretrain: PretrainConfig
+    corpus: Source  # for the model card
 
 
 def main(params: Params) -> None:
     """Train, sample along the way, publish the model with its curve."""
-    with stage("pretrain", params) as run:
+    with stage("pretrain", full_keys(params, ALSO)) as run:
         config = params.pretrain
         device = set_up_device(params.runtime)
         run.reads(CORPUS)
@@ -141,17 +146,33 @@ def main(params: Params) -> None:
         model_folder.save_model(model, TOKENIZER, out)
         files.write_csv(run.out("reports/pretrain/loss.csv"), COLUMNS, history.table())
         files.write_csv(run.out("reports/pretrain/samples.csv"), SAMPLE_COLUMNS, history.samples)
-        run.write_metrics(
-            {
-                **history.losses(config),
-                "val_bits_per_byte": whole_val["loss"] / math.log(2) * val.tokens / val.text_bytes,
-                "parameters": count_parameters(model),
-                "train_batches": steps_per_epoch(len(train), config.batch_size),
-                "val_batches": len(every_window),
-                "tokens_seen": history.kept(config)["tokens_seen"],
-            },
-            headline=["train_loss", "val_loss"],
-        )
+        metrics = {
+            **history.losses(config),
+            "val_bits_per_byte": whole_val["loss"] / math.log(2) * val.tokens / val.text_bytes,
+            "parameters": count_parameters(model),
+            "train_batches": steps_per_epoch(len(train), config.batch_size),
+            "val_batches": len(every_window),
+            "tokens_seen": history.kept(config)["tokens_seen"],
+        }
+        run.write_metrics(metrics, headline=["train_loss", "val_loss"])
+        model_card.write(out, card(params, run, metrics), model_card.of_source(params.corpus))
+
+
+def card(params: Params, run: Run, metrics: Mapping[str, Any]) -> Card:
+    """The model card of the model."""
+    shape = params.model
+    return Card(
+        "pretrain",
+        "text-generation",
+        f"A language model of the family {shape.family} with {metrics['parameters']:,} parameters, trained from random"
+        f" weights on {metrics['tokens_seen']:,} tokens. It continues a text of up to {shape.context_length} tokens.",
+        run.inputs(TOKENIZER),
+        {"seed": params.seed, "runtime": params.runtime, "model": params.model, "pretrain": params.pretrain},
+        {name: value for name, value in metrics.items() if "val_" in name and name != "val_batches"},
+        "the validation split of data/corpus",
+        params.corpus,
+        ("It is not fine-tuned: it continues texts, and does not answer.",),
+    )
 
 
 def check_room(model: ModelConfig, params: Params, steps: int, run: Run) -> None:
@@ -180,7 +201,7 @@ def train_model(
         )
     if config.compile:
         loss = CompiledNextToken(model, params.runtime.fused_loss)
-    training = batches(train, params, model.config.vocab_size)
+    training = prepared(batches(train, params, model.config.vocab_size), params.runtime.device)
     task = Task(model, loss, training, evaluation_batches(train, val, config), "pretrain")
     inputs = [CORPUS, TOKENIZER]
     with resume.checkpoints(
@@ -239,8 +260,8 @@ def continue_text(
     """The prompt with its greedy continuation, in the precision of the training."""
     packed = packed_weights.packed_copy(model, precision, rows=1)
     with autocast(precision):
-        return tokenizer.decode(prompt + generate(packed, [prompt], greedy(new_tokens), tokenizer.eot)[0])
+        return tokenizer.decode(prompt + generate(packed, [prompt], greedy(new_tokens), tokenizer.stops)[0])
 
 
 if __name__ == "__main__":
-    run_stage(main, Params)
+    run_stage(main, Params, from_section("pretrain", ALSO), runtime=lambda params: params.runtime)

@@ -21,8 +21,12 @@ from tqdm import tqdm
 from llm.common import files, params
 from llm.common.errors import DATA, USAGE, UserError, error_contract, raise_all
 from llm.common.progress import Bars
-from llm.tracking import spool
+from llm.common.ranks import is_first
+from llm.tracking import record, spool
+from llm.tracking.state import numbers
 from llm.tracking.tracker import Tracker, TrackingConfig, start_tracking
+from stages import launch
+from stages.launch import LaunchConfig, Ranked
 
 WORK, RAW = Path(".work"), Path("data/raw")
 PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -35,32 +39,46 @@ class _Tracking:
     tracking: TrackingConfig
 
 
-def run_stage(main: Callable[..., None], schema: type[P], read: Callable[[type[P]], P] = params.read) -> None:
-    """The `if __name__ == "__main__"` of a stage: params in, `main(params, *words)`, exit code out."""
-    with error_contract():
+@dataclass(frozen=True)
+class _Launch:
+    launch: LaunchConfig
+
+
+def run_stage(
+    main: Callable[..., None],
+    schema: type[P],
+    read: Callable[[type[P]], P] = params.read,
+    runtime: Callable[[P], Ranked] | None = None,
+) -> None:
+    """The `if __name__ == "__main__"` of a stage: params in, `main(params, *words)`, exit code out.
+
+    A stage that can work on several ranks gives its `runtime`; with `runtime.ranks`, `main` runs in as many processes.
+    """
+    with launch.rank_contract() if launch.is_launched() else error_contract():
         _end_with_dvc()
-        _one_process()
+        launch.end_with_launcher()
         files.project_root()
         words = sys.argv[1:]
         takes = list(inspect.signature(main).parameters)[1:]
         if len(words) != len(takes):
             what = f"{len(words)} words, not {len(takes)}"
             raise UserError("command line", what, f"name the {' and '.join(takes) or 'module only'}", USAGE)
-        main(read(schema), *words)
+        config = read(schema)
+        settings = runtime(config) if runtime else None
+        ranks = settings.ranks if settings else 1
+        how = params.read(_Launch).launch if ranks > 1 else None
+        if launch.must_start(ranks, how) and settings and how:
+            name = sys.modules["__main__"].__spec__.name  # type: ignore[union-attr]
+            folder = WORK / "@".join([name.removeprefix("stages."), *words]) / "ranks"
+            launch.start(settings, how, [name, *words], folder)
+        else:
+            main(config, *words)
 
 
 def _end_with_dvc() -> None:
     """Have the kernel send SIGTERM when dvc, our parent, is killed (Linux): no stage runs on unseen."""
-    if "DVC_STAGE" in os.environ and sys.platform == "linux":
+    if "DVC_STAGE" in os.environ and sys.platform == "linux" and not launch.is_launched():
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _one_process() -> None:
-    """Refuse to be one of several ranks: each would train the whole model, and all would write the same outputs."""
-    ranks = os.environ.get("WORLD_SIZE", "1")  # as torchrun and its like set it
-    if ranks != "1":
-        what = f"{ranks} processes were asked for, but a stage is one process"
-        raise UserError("WORLD_SIZE", what, "start it without torchrun, or unset WORLD_SIZE", USAGE)
 
 
 def item_of(section: Mapping[str, T], item: str, name: str) -> T:
@@ -70,17 +88,29 @@ def item_of(section: Mapping[str, T], item: str, name: str) -> T:
     return section[item]
 
 
-def from_section(section: str) -> Callable[[type[P]], P]:
-    """A reader for a stage that uses some keys of one section: fields of its schema are keys there, or sections."""
+def from_section(section: str, also: Mapping[str, str] | None = None) -> Callable[[type[P]], P]:
+    """A reader for a stage that uses some keys of one section: fields of its schema are keys there, or sections.
+
+    `also` gives the key of params.yaml, such as `model.context_length`, for further fields.
+    """
 
     def read(schema: type[P]) -> P:
         sections = params.load()
         inner = sections.get(section)
         values = sections | (dict(inner) if isinstance(inner, Mapping) else {})
+        for name, key in (also or {}).items():
+            above, _, last = key.partition(".")
+            if isinstance(holder := sections.get(above), Mapping) and last in holder:
+                values[name] = holder[last]
         names = [field.name for field in fields(schema)]  # type: ignore[arg-type]
         return params.parse(schema, {name: values[name] for name in names if name in values})
 
     return read
+
+
+def full_keys(config: Any, also: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of a stage's parameters by their keys of params.yaml; `also` is that of `from_section`."""
+    return {also.get(field.name, field.name): getattr(config, field.name) for field in fields(config)}
 
 
 def only_file(item: str) -> Path:
@@ -94,7 +124,7 @@ def only_file(item: str) -> Path:
 
 @contextmanager
 def point_to_source() -> Iterator[None]:
-    """Point errors about a file below data/raw to its source: an edit of the copy would be overwritten."""
+    """Add to errors about a file below data/raw what it is a copy of: an edit of the copy would be overwritten."""
     try:
         yield
     except UserError as error:
@@ -105,7 +135,7 @@ def _at_the_source(problem: UserError) -> UserError:
     *folders, item = Path(problem.where).parts[:3] or [""]
     if folders != list(RAW.parts):
         return problem
-    fix = f"{problem.fix}, in the file that download.{item}.source names: this one is a copy"
+    fix = f"{problem.fix} (this is a copy of what download.{item}.source names)"
     return UserError(problem.where, problem.what, fix, problem.code)
 
 
@@ -140,12 +170,18 @@ class Run:
         self._bars = Bars()
         self.received = self._bars.received  # of a download
         self._speeds: list[float] = []
+        self._inputs: dict[str, str] = {}  # path and md5
         self._stopwatch = Stopwatch()
         self.turn_to = self._stopwatch.turn_to
 
     def reads(self, path: Path | str) -> None:
         """Name a data set that this stage learns from; MLflow gets the md5 that DVC knows it by."""
-        self._tracker.dataset(Path(path).name, Path(path), files.dvc_md5(path))
+        self._inputs[str(path)] = md5 = files.dvc_md5(path)
+        self._tracker.dataset(Path(path).name, Path(path), md5)
+
+    def inputs(self, *more: Path) -> dict[str, str]:
+        """The data that this stage has named, and `more` inputs, with the md5s that DVC knows them by."""
+        return self._inputs | {str(path): files.dvc_md5(path) for path in more}
 
     def out(self, path: str) -> Path:
         """Where to build the output `path` (a file or a folder) until the stage has ended well."""
@@ -189,14 +225,34 @@ class Run:
         for path in sorted(self._outputs, key=lambda path: path.parts[0] == "reports"):
             files.publish(self._build / path, path)
         for path in self._outputs:
+            self._tracker.output(path, md5 := files.dvc_md5(path))
             if path.parts[0] == "reports":
                 self._tracker.artifact(path)
-                if path.suffix == ".json" and isinstance(rows := files.read_json(path), list) and rows:
-                    self._tracker.table(f"{path.stem}_table", list(rows[0]), [list(row.values()) for row in rows])
+                if path.suffix == ".json":
+                    self._show(path.stem, files.read_json(path))
             elif path.parts[0] == "models":
-                self._tracker.model(path.name, path, files.dvc_md5(path))
+                self._tracker.model(path.name, path, md5)
         self.turn_to("save")
         self._tracker.metrics({f"seconds/{part}": spent for part, spent in self._stopwatch.seconds.items()}, 0)
+        self._tracker.metrics(self._remember(), 0)
+
+    def _show(self, name: str, report: Any) -> None:
+        if isinstance(report, list) and report:
+            self._tracker.table(f"{name}_table", list(report[0]), [list(row.values()) for row in report])
+        else:
+            self._tracker.figures(numbers(report))
+
+    def _remember(self) -> dict[str, float]:
+        """Add what the run took to this machine's record; return it with what `llm plan` expected, for MLflow."""
+        root = spool.main_root(Path.cwd())
+        seconds, peak = sum(self._stopwatch.seconds.values()), record.peak_memory()
+        read = {str(path): record.size(Path(path)) for path in self._inputs}
+        record.add(root, self.name, record.Past(time.time(), params.load(), seconds, peak, read))
+        took = {"took/seconds": seconds, "took/megabytes": peak / record.MEGABYTE}
+        if (estimate := record.expected(root).get(self.name)) is None:
+            return took
+        took["expected/seconds"] = estimate.seconds
+        return took if estimate.memory is None else took | {"expected/megabytes": estimate.memory / record.MEGABYTE}
 
     def close(self) -> None:
         """Finish the progress bars, and drop what was built and not published."""
@@ -204,17 +260,46 @@ class Run:
         shutil.rmtree(self._build, ignore_errors=True)
 
 
+class Follower(Run):
+    """The run of any rank but the first: nobody sees it, and it publishes nothing."""
+
+    def __init__(self, name: str, work: Path) -> None:
+        silent = start_tracking(name, None, Path.cwd(), TrackingConfig(enabled=False, required=False))
+        super().__init__(name, work / "ranks" / os.environ["RANK"], silent)
+        self.states = work / "states"
+
+    def received(self, *_: Any) -> None:
+        """Nothing is shown."""
+
+    def progress(self, *_: Any) -> None:
+        """Nothing is shown."""
+
+    def each(self, items: Sequence[T]) -> Iterable[T]:
+        return items
+
+    def metrics(self, *_: Any) -> None:
+        """Nothing is shown."""
+
+    def say(self, text: str) -> None:
+        """Nothing is shown."""
+
+
 @contextmanager
 def stage(name: str, config: Any) -> Iterator[Run]:
     """Run a stage: locked, tracked, its outputs published only when the block ends well.
 
-    Raises UserError (code 7) while another process runs the same stage.
+    Raises UserError (code 7) while another process runs the same stage. Of several ranks, only the first one is seen.
     """
     work = WORK / name
+    if not is_first():
+        yield Follower(name, work)
+        return
     with files.lock(work / "lock"):
         settings = params.read(_Tracking).tracking
         tracker = start_tracking(name, config, Path.cwd(), settings)
         run = Run(name, work, tracker)
+        if said := record.left(record.expected(spool.main_root(Path.cwd())), name):
+            run.say(said)
         try:
             yield run
             run.publish()

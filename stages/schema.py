@@ -7,25 +7,39 @@ from dataclasses import dataclass
 
 from llm.common.params import Problem
 from llm.data.corpus import CorpusConfig
+from llm.data.corpus_files import DocumentsConfig
 from llm.data.download import Source
+from llm.data.encode_blocks import ParallelConfig
 from llm.data.instructions import InstructionsConfig
 from llm.data.spam import SpamConfig
 from llm.data.tokenizer import TokenizerConfig
 from llm.evaluate.judge import JudgeConfig
 from llm.model.config import ModelParams
+from llm.preference.pairs import PreferencesConfig
 from llm.runtime.device import RuntimeConfig
 from llm.tracking.tracker import TrackingConfig
+from stages.finetune_dpo import FinetuneDpoConfig
 from stages.finetune_instruct import FinetuneInstructConfig
 from stages.finetune_spam import FinetuneSpamConfig
 from stages.import_gpt2 import ImportSource
+from stages.launch import LaunchConfig
+from stages.preference_base import PreferenceBaseConfig
 from stages.pretrain import PretrainConfig
+from stages.reason_control import ReasonControlConfig
+from stages.reason_distill import DistillConfig, StudentConfig
+from stages.reason_evaluate import ReasonEvaluateConfig
+from stages.reason_problems import ReasonProblemsConfig
+from stages.reason_rl import ReasonRlConfig
+from stages.reason_sft import ReasonSftConfig
 from stages.respond import RespondConfig
 
 
 @dataclass(frozen=True)
 class TokenizeConfig:
-    """How each data set is cut into splits."""
+    """How each data set is read and cut into splits."""
 
+    parallel: ParallelConfig
+    documents: DocumentsConfig
     corpus: CorpusConfig
     spam: SpamConfig
     instructions: InstructionsConfig
@@ -47,7 +61,20 @@ class AllParams:
     finetune_instruct: FinetuneInstructConfig
     respond: RespondConfig
     judge: JudgeConfig
+    preferences: PreferencesConfig
+    preference_base: PreferenceBaseConfig
+    finetune_dpo: FinetuneDpoConfig
+    reason_problems: ReasonProblemsConfig
+    reason_model: ModelParams
+    reason_sft: ReasonSftConfig
+    reason_control: ReasonControlConfig
+    reason_rl: ReasonRlConfig
+    reason_student: StudentConfig
+    reason_distill: dict[str, DistillConfig]
+    reason_models: dict[str, str]
+    reason_evaluate: ReasonEvaluateConfig
     tracking: TrackingConfig
+    launch: LaunchConfig
 
     def problems(self) -> Iterator[Problem]:
         """Contradictions between sections."""
@@ -55,10 +82,10 @@ class AllParams:
             yield "seed", f"{self.seed} is not from 0 to {2**32 - 1}", "give a number in between"
         yield from self._computing()
         yield from self._lengths()
-        for item in ("corpus", "spam", "instructions"):
+        for item in ("corpus", "spam", "instructions", "reasoning"):
             if item not in self.download:
                 yield f"download.{item}", "missing", f"name a source: data/sample/{item}... or a file of yours"
-        for item in sorted({"pretrain", "spam", "instruct"} & set(self.import_gpt2)):
+        for item in sorted({"pretrain", "spam", "instruct", "preference_base", "dpo"} & set(self.import_gpt2)):
             yield f"import_gpt2.{item}", f"models/{item} is the output of another stage", "give it another name"
         top_k = self.respond.decoding.top_k
         if top_k and top_k > self.tokenizer.vocab_size:
@@ -69,6 +96,9 @@ class AllParams:
         """Settings of the runtime, the model and the compiler that exclude each other."""
         if self.runtime.kernels == "portable" and self.pretrain.compile:
             yield "runtime.kernels", "portable, but pretrain.compile is true", "set it to native"
+        yield from self.launch.problems_with(self.runtime.ranks)
+        if self.runtime.ranks > 1:
+            yield from self._divided()
         if self.model.dropout_random != "packed":
             return
         if self.runtime.device != "cpu":
@@ -77,6 +107,16 @@ class AllParams:
         if self.pretrain.compile and any((self.model.dropout, self.model.embedding_rate, self.model.attention_rate)):
             what = "packed, which cannot be compiled, but pretrain.compile is true"
             yield "model.dropout_random", what, "set it to each, or pretrain.compile to false"
+
+    def _divided(self) -> Iterator[Problem]:
+        """Settings that several ranks exclude."""
+        fix = "set runtime.ranks to 1"
+        if self.runtime.device == "mps":
+            yield "runtime.device", f"mps, but runtime.ranks is {self.runtime.ranks}", fix
+        if self.pretrain.compile:
+            yield "pretrain.compile", f"true, but runtime.ranks is {self.runtime.ranks}", f"set it to false, or {fix}"
+        if self.pretrain.mode == "book":
+            yield "pretrain.mode", f"book, which is one process, but runtime.ranks is {self.runtime.ranks}", fix
 
     def _lengths(self) -> Iterator[Problem]:
         """Windows and samples that do not fit into the model's context or into a shard."""
@@ -88,6 +128,16 @@ class AllParams:
         if self.tokenize.corpus.shard_tokens <= longest:
             what = f"{self.tokenize.corpus.shard_tokens} tokens do not hold a window of {longest} and its target"
             yield "tokenize.corpus.shard_tokens", what, f"give {longest + 1} or more, better a million"
+        most = self.tokenize.instructions.max_tokens
+        if most and most > limit and self._starts_from_own_model():
+            what = f"{most} is above model.context_length ({limit})"
+            yield "tokenize.instructions.max_tokens", what, f"give {limit} or less, or null"
         if self.pretrain.sample_tokens >= limit:
             what = f"{self.pretrain.sample_tokens} is not below model.context_length ({limit})"
             yield "pretrain.sample_tokens", what, "leave room for the tokens of sample_prompt"
+
+    def _starts_from_own_model(self) -> bool:
+        """Whether finetune_instruct starts from the model that pretrain writes."""
+        name = self.finetune_instruct.init_from
+        imported = self.import_gpt2.get(name.removeprefix("models/"))
+        return "models/pretrain" in (name, imported and imported.source)

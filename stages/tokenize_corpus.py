@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llm.data import corpus, tokenizer
 from llm.data.corpus import CorpusConfig
+from llm.data.corpus_files import CorpusFiles, DocumentsConfig
+from llm.data.corpus_split import encode_corpus
+from llm.data.corpus_stream import text_bytes
+from llm.data.encode_blocks import ParallelConfig
 from llm.data.tokenizer import Tokenizer
 from stages.run import from_section, point_to_source, run_stage, stage
 
@@ -18,29 +23,41 @@ RAW, TOKENIZER = Path("data/raw/corpus"), Path("data/tokenizer")
 class Params:
     """The sections of params.yaml that this stage reads."""
 
+    documents: DocumentsConfig
     corpus: CorpusConfig
 
 
+@dataclass(frozen=True)
+class _Parallel:
+    """Read outside of Params: it decides no result, so a change of it runs no stage again."""
+
+    parallel: ParallelConfig
+
+
 def main(params: Params) -> None:
-    """Write token shards of the training and the validation documents, and count them."""
-    config = params.corpus
-    with stage("tokenize@corpus", {"tokenize.corpus": config}) as run, point_to_source():
+    """Write token shards of the training and the validation text, and count them."""
+    config, parallel = params.corpus, from_section("tokenize")(_Parallel).parallel
+    with stage("tokenize@corpus", {"tokenize": params}) as run, point_to_source():
         folder = run.out("data/corpus")
         folder.mkdir()
         vocabulary = Tokenizer.load(TOKENIZER)
         pins = corpus.Pins(vocabulary.vocab_size, tokenizer.fingerprint(TOKENIZER))
-        documents = corpus.read_documents(RAW, config.separator)
-        counts: dict[str, Any] = {"documents": len(documents), "characters": sum(map(len, documents))}
-        splits = zip(("train", "val"), corpus.split_documents(documents, config.train_fraction), strict=True)
-        for split, part in splits:
-            ids = corpus.encode_documents(part, vocabulary)
-            text_bytes = sum(len(document.encode()) for document in part)
-            corpus.write_shards(folder, split, ids, text_bytes, pins, config.shard_tokens)
-            counts[f"{split}_tokens"] = len(ids)
-        if len(documents) > 1:
-            counts["tokens"] = counts["train_tokens"] + 1 + counts["val_tokens"]  # <|endoftext|> between the two
-        else:  # the split may cut a token in two
-            counts["tokens"] = len(vocabulary.encode(documents[0]))
+        files = CorpusFiles(RAW, params.documents, run.say, lambda done, total: run.received("corpus", done, total))
+        unsplit = run.work / "unsplit"
+        shutil.rmtree(unsplit, ignore_errors=True)  # of a run that was killed
+        try:
+            found = encode_corpus(files, config, vocabulary, unsplit, parallel)
+            sizes = vocabulary.byte_sizes()
+            for split, ids in (("train", found.train), ("val", found.val)):
+                corpus.write_shards(folder, split, ids, text_bytes(ids, sizes), pins, config.shard_tokens)
+        finally:
+            shutil.rmtree(unsplit, ignore_errors=True)
+        counts: dict[str, Any] = {"documents": found.documents, "characters": found.characters}
+        counts |= {"train_tokens": len(found.train), "val_tokens": len(found.val), "tokens": found.tokens}
+        counts |= {"files": len(files.paths), "skipped_files": len(files.skipped)}
+        if files.blank or files.guessed:
+            counts |= {"blank_records": files.blank, "guessed_field": ", ".join(sorted(files.guessed))}
+        run.say(f"files: {len(files.paths):,}, documents: {found.documents:,}, tokens: {found.tokens:,}")
         run.write_metrics(counts, path="reports/tokenize/corpus.json")
 
 

@@ -1,47 +1,93 @@
-"""Split the instructions: data/raw/instructions -> data/instructions, reports/tokenize/instructions.json."""
+"""Read and split the instructions: data/raw/instructions -> data/instructions, reports/tokenize/instructions.json."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llm.common import files
-from llm.data import instructions, leakage, prompts
-from llm.data.instructions import InstructionsConfig
+from llm.data import leakage
+from llm.data.instruction_lengths import fit, frame_cost
+from llm.data.instruction_shapes import Published, read_published, summary
+from llm.data.instructions import InstructionsConfig, refuse_empty, split_entries
+from llm.data.prompts import TEXTS, PromptName, Template, make_frame, question, turns
 from llm.data.tokenizer import Tokenizer
 from stages.run import from_section, only_file, point_to_source, run_stage, stage
 
 TOKENIZER = Path("data/tokenizer")
+ALSO = {"prompt": "finetune_instruct.prompt", "context_length": "model.context_length"}
 
 
 @dataclass(frozen=True)
 class Params:
-    """The sections of params.yaml that this stage reads."""
+    """The keys of params.yaml that this stage reads."""
 
     instructions: InstructionsConfig
+    prompt: PromptName | Template
+    context_length: int
 
 
 def main(params: Params) -> None:
-    """Write a JSON file for each split, in the form of the raw file, and count what it holds."""
+    """Write a JSON file of entries in normal form for each split, and count what it holds."""
     config = params.instructions
-    with stage("tokenize@instructions", {"tokenize.instructions": config}) as run, point_to_source():
+    settings = {"tokenize.instructions": config, "finetune_instruct.prompt": params.prompt}
+    with stage("tokenize@instructions", settings) as run, point_to_source():
         folder = run.out("data/instructions")
         folder.mkdir()
-        vocabulary, path = Tokenizer.load(TOKENIZER), only_file("instructions")
-        entries = instructions.read_entries(path, skip_empty=config.empty == "skip")
-        counts: dict[str, Any] = {"entries": len(entries), "empty_input": sum(not entry["input"] for entry in entries)}
-        if config.empty == "skip":
-            counts["skipped"] = len(files.read_json(path)) - len(entries)
+        tokenizer, path = Tokenizer.load(TOKENIZER), only_file("instructions")
+        limit, chat = config.max_tokens or params.context_length, params.prompt == "chat"
+        frame = replace(TEXTS, end=tokenizer.end) if chat else make_frame(params.prompt, tokenizer)
+        if chat:
+            run.say("lengths are those of the texts alone: the chat template belongs to the model of finetune_instruct")
+        found = read_published(path, config.format, config.shape, config.as_text)
+        for line in noticed(found):
+            run.say(line)
+        if config.empty == "refuse":
+            refuse_empty(found.empty, str(path))
+        fitted = fit(found.entries, frame, tokenizer, limit, config.too_long, str(path))
+        if fitted.too_long:
+            run.say(f"{len(fitted.too_long):,} entries have more than {limit} tokens: {config.too_long}")
+        entries = fitted.entries
+        chats = [entry for entry in entries if "messages" in entry]
+        counts: dict[str, Any] = {
+            "format": found.form,
+            "shape": found.shape,
+            "entries": len(entries),
+            "chats": len(chats),
+            "empty_input": sum(not entry["input"] for entry in entries if "messages" not in entry),
+            "empty": len(found.empty),
+            "too_long": len(fitted.too_long),
+            "skipped": found.rows - len(entries),
+            "truncated": len(fitted.truncated),
+            "unanswered_turns": found.unanswered,
+            "extra_keys": summary(found.extra_keys),
+            "made_text": summary(found.made_text),
+            "max_tokens": limit,
+        }
         questions: dict[str, list[str]] = {}
-        for split, part in instructions.split_entries(entries, config).items():
+        fractions = config.train_fraction, config.test_fraction
+        lengths = split_entries(fitted.lengths, *fractions)
+        for split, part in split_entries(entries, *fractions).items():
             files.write_json(folder / f"{split}.json", part)
-            texts = [prompts.format_prompt(entry) + prompts.RESPONSE + entry["output"] for entry in part]
-            questions[split] = [prompts.question(entry) for entry in part]
+            questions[split] = [question(entry) for entry in part]
             counts[split] = len(part)
-            counts[f"{split}_longest_tokens"] = max(map(len, vocabulary.encode_all(texts)))
+            counts[f"{split}_answers"] = sum(role == "assistant" for entry in part for role, *_ in turns(entry))
+            counts[f"{split}_longest_tokens"] = max(lengths[split])
+        counts |= {} if chat else frame_cost(entries, fitted.lengths, tokenizer)
         run.write_metrics(counts | leakage.counts(questions), path="reports/tokenize/instructions.json")
 
 
+def noticed(found: Published) -> Iterator[str]:
+    """Lines about the format and shape of the file, and about everything that is ignored or changed."""
+    yield f"{found.rows:,} entries, read as {found.form} in the shape {found.shape}"
+    for counts, what in ((found.extra_keys, "keys ignored"), (found.made_text, "numbers and lists made text")):
+        if counts:
+            yield f"{what}: " + ", ".join(f"{key} ({count:,})" for key, count in summary(counts).items())
+    if found.unanswered:
+        yield f"{found.unanswered:,} turns after the last answer of their chat are left out"
+
+
 if __name__ == "__main__":
-    run_stage(main, Params, from_section("tokenize"))
+    run_stage(main, Params, from_section("tokenize", ALSO))

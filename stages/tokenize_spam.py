@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm.data import leakage, spam
+from llm.data import class_splits, leakage, spam
 from llm.data.spam import SpamConfig
 from llm.data.tokenizer import Tokenizer
 from stages.run import from_section, only_file, point_to_source, run_stage, stage
@@ -29,14 +29,22 @@ def main(params: Params) -> None:
         folder = run.out("data/spam")
         folder.mkdir()
         vocabulary = Tokenizer.load(TOKENIZER)
-        frame = spam.read_messages(only_file("spam"), config.reading)
-        counts: dict[str, Any] = {"messages": len(frame)}
-        counts |= {label: int((frame["Label"] == label).sum()) for label in spam.LABELS}
+        messages = spam.read_messages(only_file("spam"), config)
+        run.say("read as: " + ", ".join(f"{key} {value!r}" for key, value in messages.read_as.items()))
+        disputed = spam.contradictions(messages.frame)
+        for one in disputed[: spam.NAMED]:
+            run.say(f"the same text has {len(one['labels'])} labels {one['labels']}: {one['text'][:60]!r}")
+        counts: dict[str, Any] = {"read_as": messages.read_as, "messages": len(messages.frame)}
+        counts["labels"] = {label: int((messages.frame["Label"] == label).sum()) for label in messages.labels}
+        counts["texts_with_two_labels"] = len(disputed)
+        counts["named_texts_with_two_labels"] = disputed[: spam.NAMED]
         texts: dict[str, list[str]] = {}
-        for split, part in spam.balanced_splits(frame, config, params.seed).items():
-            spam.write_split(part, folder / f"{split}.csv")
+        class_splits.write_labels(messages.labels, folder)
+        for split, part in spam.balanced_splits(messages, config, params.seed).items():
+            class_splits.write_split(part, messages.labels, folder / f"{split}.csv")
             texts[split] = part["Text"].tolist()
             counts[split] = len(part)
+            counts[f"{split}_labels"] = {label: int((part["Label"] == label).sum()) for label in messages.labels}
             counts[f"{split}_longest_tokens"] = max(map(len, vocabulary.encode_all(texts[split])))
         run.write_metrics(counts | leakage.counts(texts), path="reports/tokenize/spam.json")
 

@@ -6,9 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llm.common.errors import USAGE, UserError
-from llm.data import corpus, tokenizer
+from llm.data import tokenizer
+from llm.data.corpus_files import CorpusFiles, DocumentsConfig
+from llm.data.corpus_stream import read_parts
+from llm.data.pieces import without_long_words
 from llm.data.tokenizer import Tokenizer, TokenizerConfig
-from stages.run import point_to_source, run_stage, stage
+from stages.run import from_section, point_to_source, run_stage, stage
+
+PART = 1 << 15  # characters; the trainer reads 256 parts ahead
 
 
 @dataclass(frozen=True)
@@ -16,17 +21,23 @@ class Params:
     """The sections of params.yaml that this stage reads."""
 
     tokenizer: TokenizerConfig
+    documents: DocumentsConfig
 
 
 def main(params: Params) -> None:
-    """A folder with a vocab.json is a vocabulary; any other is text to train on."""
+    """A folder with a vocab.json or tokenizer.json is a vocabulary; any other is text to train on."""
     source = Path(params.tokenizer.source)
-    with stage("tokenizer", params) as run, point_to_source():
+    settings = {"tokenizer": params.tokenizer, "tokenize.documents": params.documents}
+    with stage("tokenizer", settings) as run, point_to_source():
         folder = run.out("data/tokenizer")
-        if (source / "vocab.json").is_file():
+        if any((source / name).is_file() for name in ("vocab.json", "tokenizer.json")):
             tokenizer.adopt(source, folder)
         else:
-            texts = corpus.read_documents(source, separator=None)
+            files = CorpusFiles(
+                source, params.documents, run.say, lambda done, total: run.received("text", done, total)
+            )
+            parts = read_parts(files, separator=None, size=PART)
+            texts = (text for part in parts for text in without_long_words(part.text))
             tokenizer.train(texts, params.tokenizer.vocab_size, folder)
         size = Tokenizer.load(folder).vocab_size
         if size != params.tokenizer.vocab_size:
@@ -36,4 +47,4 @@ def main(params: Params) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main, Params)
+    run_stage(main, Params, from_section("tokenize"))

@@ -1,7 +1,8 @@
 """Rebuild the pipeline in two folders and compare every byte: `make audit`.
 
-The path, umask, locale, time zone and hash seed differ between the two. dvc.lock, data/, models/ and reports/ must be
-the same. Each file that differs is printed, and the exit code is then 1.
+All stages run, also those that `llm repro` leaves out. `make audit STAGES="reason_compare finetune_dpo"` runs these and
+what they depend on only. The path, umask, locale, time zone and hash seed differ between the two. dvc.lock, data/,
+models/ and reports/ must be the same. Each file that differs is printed, and the exit code is then 1.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from llm.book.runs import with_python
+from llm.common import yaml_file
 from llm.common.errors import BUG, USAGE, UserError, error_contract
 
 ROOT = Path(__file__).parents[1]
@@ -24,28 +26,31 @@ WORLDS = [
 ]
 
 
-def main() -> int:
-    """Rebuild twice and compare; return the exit code."""
+def main(stages: list[str]) -> int:
+    """Rebuild `stages`, or all if none is named, twice and compare; return the exit code."""
     with tempfile.TemporaryDirectory() as parent:
-        folders = [rebuild(Path(parent), world) for world in WORLDS]
+        folders = [rebuild(Path(parent), world, stages) for world in WORLDS]
         names = sorted({name for folder in folders for name in built(folder)})
         different = [name for name in names if not same(folders[0] / name, folders[1] / name)]
         if not names:
             print("audit: nothing was built", file=sys.stderr)
             return 1
+        ran = yaml_file.read(folders[0] / "dvc.lock", yaml_file.plain())["stages"]
     for name in different:
         print(f"audit: differs: {name}", file=sys.stderr)
-    print(f"audit: {len(names)} files compared, {len(different)} differ")
+    print(f"audit: {len(ran)} stages, {len(names)} files compared, {len(different)} differ")
     return min(1, len(different))
 
 
-def rebuild(parent: Path, world: dict[str, str]) -> Path:
-    """Copy the tracked files of the working tree to a folder, and run the whole pipeline there."""
+def rebuild(parent: Path, world: dict[str, str], stages: list[str]) -> Path:
+    """Copy the tracked files, but for outputs, to a folder, and run `stages` there; without any, all of them."""
     folder = parent / world["folder"]
     for name in tracked():
+        if name == "dvc.lock" or name.startswith("reports/"):
+            continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, folder / name)
-    for words in (["config", "--local", "core.no_scm", "true"], ["repro", "--no-run-cache"]):
+    for words in (["config", "--local", "core.no_scm", "true"], ["repro", "--no-run-cache", *stages]):
         dvc(words, folder, world)
     return folder
 
@@ -88,4 +93,4 @@ def same(a: Path, b: Path) -> bool:
 
 if __name__ == "__main__":
     with error_contract():
-        sys.exit(main())
+        sys.exit(main(sys.argv[1:]))

@@ -16,6 +16,8 @@ from llm.data import tokenizer
 from llm.model.config import ModelConfig
 from llm.runtime import kernels
 from tests import tiny
+from tests.browser import browser, page  # noqa: F401 - fixtures
+from tests.killing import Forks
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as where a script starts the tests in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # or all that they start would ignore it too
@@ -49,6 +51,13 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("vocabulary")
     tokenizer.train([TEXT], 300, folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    """A process with torch loaded, whose forks run modules and may be killed."""
+    with Forks() as running:
+        yield running
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
+from llm.evaluate.judge_tasks import TRIAL
+
 PATHS = {"ollama": ("/api/tags", "/api/chat"), "openai": ("/v1/models", "/v1/chat/completions")}
 
 
@@ -35,6 +37,8 @@ class FakeJudge:
     behaviours: Sequence[Behaviour]
     looks: int = 0  # GETs: is anybody there?
     asked: list[Asked] = field(default_factory=list)
+    trial: Behaviour | None = None  # default: a score
+    trials: list[Asked] = field(default_factory=list)  # the trial questions, which are not in `asked`
     stop: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Self:
@@ -67,8 +71,13 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.close_connection = True
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        asked = Asked(self.path, dict(self.headers), body)
+        if TRIAL["model_response"] in asked.prompt and self.path == PATHS[self.fake.protocol][1]:
+            self.fake.trials.append(asked)
+            (self.fake.trial or answer("100"))(self)
+            return
         number = len(self.fake.asked)
-        self.fake.asked.append(Asked(self.path, dict(self.headers), body))
+        self.fake.asked.append(asked)
         if self.path != PATHS[self.fake.protocol][1]:
             self.send(404, b"404 page not found")
             return

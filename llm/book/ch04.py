@@ -46,10 +46,12 @@ class GPTModel(GPT):
 
     def __init__(self, cfg: Mapping[str, Any], tie_head: bool = False) -> None:
         shape = ModelConfig(
+            family="gpt2",
             vocab_size=cfg["vocab_size"],
             context_length=cfg["context_length"],
             n_layer=cfg["n_layers"],
             n_head=cfg["n_heads"],
+            n_kv_head=None,
             n_embd=cfg["emb_dim"],
             dropout=cfg["drop_rate"],
             dropout_embedding=None,

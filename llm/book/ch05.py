@@ -2,8 +2,8 @@
 
 Shapes: B rows, T tokens, V words of the vocabulary. Names of this chapter that are defined elsewhere:
 generate -> llm/generate/decoding.py:generate
-assign -> llm/weights/gpt2.py:load_openai
-load_weights_into_gpt -> llm/weights/gpt2.py:load_openai
+assign -> llm/weights/gpt2.py:from_openai
+load_weights_into_gpt -> llm/weights/gpt2.py:from_openai
 """
 
 from __future__ import annotations

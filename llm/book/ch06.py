@@ -3,7 +3,7 @@
 create_balanced_dataset -> llm/data/spam.py:balanced_splits
 random_split -> llm/data/spam.py:balanced_splits
 SpamDataset -> llm/data/spam_dataset.py:SpamDataset
-calc_accuracy_loader -> llm/evaluate/accuracy.py:judge_splits
+calc_accuracy_loader -> llm/evaluate/accuracy.py:measure_splits
 train_classifier_simple -> llm/train/loop.py:fit
 classify_review -> llm/evaluate/accuracy.py:predict
 """

@@ -26,7 +26,11 @@ HOW = """\
 Written by `llm verify --run chapter5 --write docs/book-numbers.md`, with the book's files in `LLM_MIRROR`
 ([data.md](data.md)). The classes: exact is the same on any machine, digits on x86 Linux in fp32; close and band allow a
 range; weights needs OpenAI's weights. A skipped number needs a file, a run or a model that is not here; an open number
-has no measure yet.
+has no measure.
+
+Where the print edition and the book's repository (since 2025-11-01) print different numbers, both are here. The losses
+of chapter 5 in the repository are from another device. Ours are those of the print edition, and within a tolerance of
+the others, which is given for each point. A curve that stays flat is outside of every range.
 """.splitlines()
 
 
@@ -35,7 +39,8 @@ class Row:
     """Printed values, their source, what the measure needs, and the allowed difference.
 
     `values` are numbers as printed, separated by spaces; our values are rounded to the same decimal places, unless
-    `within` or `low` and `high` give a tolerance. `text` is compared as a whole.
+    `within` or `low` and `high` give a tolerance: one number for all values, or one for each, as for the points of a
+    curve. `text` is compared as a whole. `edition` is set where the print edition and the repository differ.
     """
 
     id: str
@@ -47,9 +52,10 @@ class Row:
     needs: tuple[str, ...] = ()  # mirror | run NAME | model FOLDER
     measure: str = ""
     args: dict[str, str] | None = None
-    within: float | None = None
-    low: float | None = None
-    high: float | None = None
+    within: str = ""
+    low: str = ""
+    high: str = ""
+    edition: Literal["", "print", "repository"] = ""
     open: str = ""  # why no measure exists yet
 
     @property
@@ -70,11 +76,17 @@ class Row:
             yield "measure", "given together with open, or both are missing", "give exactly one of measure and open"
         if self.measure and self.measure not in MEASURES:
             yield "measure", f"{self.measure!r} is no measure", "name a function of llm/book/measures/"
-        if (self.low is None) != (self.high is None) or (self.low is not None and self.within is not None):
+        if bool(self.low) != bool(self.high) or (self.low and self.within):
             yield "low", "needs high, and excludes within", "give low and high, or only within"
-        if (self.kind == "band") != (self.low is not None) and self.kind != "weights" and not self.open:
+        wrong = [name for name in ("within", "low", "high") if not self._is_tolerance(getattr(self, name))]
+        for name in wrong:
+            yield name, f"{getattr(self, name)!r} is not one number, or one for each value", "correct the numbers"
+        compared = self.low and self.high and not wrong and not self.text
+        if compared and self.compare([float(value) for value in self.printed]) == "outside":
+            yield "values", "outside of low and high", "correct the bounds"
+        if (self.kind == "band") != bool(self.low) and self.kind != "weights" and not self.open:
             yield "low", f"does not fit kind {self.kind}", "give low and high for kind band only"
-        if (self.kind == "close") != (self.within is not None) and self.kind != "weights":
+        if (self.kind == "close") != bool(self.within) and self.kind != "weights":
             yield "within", f"does not fit kind {self.kind}", "give within for kind close only"
         if self.kind == "weights" and not self.open and not any(n.startswith(("model", "run")) for n in self.needs):
             yield "needs", "names no model and no run", "add the model or the run"
@@ -88,12 +100,26 @@ class Row:
             return "equal" if ours == (self.text or self.values) else "outside"
         if len(ours) != len(self.printed):
             return "outside"
-        if self.low is not None and self.high is not None:
-            return "within" if all(self.low <= value <= self.high for value in ours) else "outside"
-        pairs = list(zip(self.printed, ours, strict=True))
-        if self.within is not None:
-            return "within" if all(abs(float(p) - value) <= self.within for p, value in pairs) else "outside"
+        published = [float(value) for value in self.printed]
+        if self.within:
+            near = zip(published, ours, self._each(self.within), strict=True)
+            return "within" if all(abs(value - our) <= most for value, our, most in near) else "outside"
+        if self.low:
+            bounds = zip(self._each(self.low), ours, self._each(self.high), strict=True)
+            return "within" if all(low <= our <= high for low, our, high in bounds) else "outside"
+        pairs = zip(self.printed, ours, strict=True)
         return "equal" if all(float(p) == round(value, places(p)) for p, value in pairs) else "outside"
+
+    def _is_tolerance(self, numbers: str) -> bool:
+        try:
+            return len([float(number) for number in numbers.split()]) in (0, 1, len(self.printed))
+        except ValueError:
+            return False
+
+    def _each(self, numbers: str) -> list[float]:
+        """One number for each value."""
+        given = [float(number) for number in numbers.split()]
+        return given * len(self.printed) if len(given) == 1 else given
 
 
 @dataclass(frozen=True)
@@ -177,7 +203,8 @@ def markdown(results: Sequence[Result]) -> str:
     body = ["| id | source | class | published | ours | verdict |", "| --- | --- | --- | --- | --- | --- |"]
     for result in results:
         row = result.row
-        cells = [row.id, row.source, row.kind, shorten(row.text or row.values, 120), shorten(result.ours, 120)]
+        source = f"{row.source} ({row.edition})" if row.edition else row.source
+        cells = [row.id, source, row.kind, shorten(row.text or row.values, 120), shorten(result.ours, 120)]
         said = f"{result.verdict}: {result.reason}" if result.reason else result.verdict
         body.append("| " + " | ".join(cell.replace("|", "\\|") for cell in [*cells, said]) + " |")
     return "\n".join([*head, "```", *counts(results), "```", "", *body]) + "\n"

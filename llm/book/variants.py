@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from ruamel.yaml.error import YAMLError
 
-from llm.common import params, yaml_file
+from llm.common import dvc_exp, params, yaml_file
 from llm.common.errors import DATA, USAGE, UserError, raise_all
 from llm.common.params import Problem
 from llm.evaluate.stats import mcnemar, wilson
@@ -135,7 +132,7 @@ def queue(table: Ablation, numbers: Sequence[int], schema: type[Any]) -> Iterato
             yield f"{shown}: {row.experiment} exists ({state}); `dvc exp remove {row.experiment}` lets it run again"
         else:
             settings = [word for key, value in table.settings(row).items() for word in ("-S", f"{key}={value}")]
-            _dvc("exp", "run", "--queue", "-n", row.experiment, *settings, TARGET)
+            dvc_exp.run("exp", "run", "--queue", "-n", row.experiment, *settings, TARGET)
             there[row.experiment] = ("", "queued")
             yield f"{shown}: queued as {row.experiment}"
     if skipped:
@@ -144,20 +141,14 @@ def queue(table: Ablation, numbers: Sequence[int], schema: type[Any]) -> Iterato
 
 def experiments() -> dict[str, tuple[str, str]]:
     """Commit and state (queued, running, success, failed) of the experiments on git's HEAD, by name."""
-    found = {}
-    for baseline in json.loads(_dvc("exp", "show", "--json")):
-        for experiment in baseline["experiments"] or []:
-            state = (experiment["executor"] or {}).get("state", "success")
-            # A failed experiment has no revisions. If it later succeeded, DVC lists both.
-            if experiment["name"] not in found or state == "success":
-                found[experiment["name"]] = ((experiment["revs"] or [{"rev": ""}])[0]["rev"], state)
-    return found
+    found = [one for group in dvc_exp.by_commit() for one in dvc_exp.newest(group)]
+    return {one["name"]: (dvc_exp.revision(one) or "", dvc_exp.state(one)) for one in found}
 
 
 def outcome(commit: str) -> Outcome:
     """Read an experiment's outcome from its commit."""
     text, settings = (
-        _output(["git", "show", f"{commit}:./{path}"], f"{path} of experiment {commit[:7]}")
+        dvc_exp.output(["git", "show", f"{commit}:./{path}"], f"{path} of experiment {commit[:7]}")
         for path in (PREDICTIONS, params.PARAMS)
     )
     rows = [row for row in csv.DictReader(io.StringIO(text)) if row["split"] == "test"]
@@ -191,7 +182,7 @@ def render(table: Ablation) -> list[str]:
     """The table of the experiments on git's HEAD, with a note on how to read it."""
     found = experiments()
     names = {row.experiment for row in table.rows}
-    done = {name: commit for name, (commit, state) in found.items() if name in names and state == "success"}
+    done = {name: commit for name, (commit, state) in found.items() if name in names and state == dvc_exp.DONE}
     outcomes = {name: outcome(commit) for name, commit in done.items()}
     lines = list(markdown(table, outcomes, {name: state for name, (_, state) in found.items()}))
     if outcomes:
@@ -225,18 +216,3 @@ def _obstacle(table: Ablation, row: Row, schema: type[Any], named: bool) -> tupl
     if row.needs == "weights" and not named and not (source and source.source.startswith("data/raw/")):
         return f"it needs OpenAI's weights, not {model}", WEIGHTS
     return None
-
-
-def _dvc(*words: str) -> str:
-    return _output([sys.executable, "-m", "dvc", *words], f"dvc {' '.join(words[:2])}")
-
-
-def _output(words: Sequence[str], where: str) -> str:
-    """The output of a program; raises UserError with its error message if it fails."""
-    done = subprocess.run(words, capture_output=True, text=True, encoding="utf-8", check=False)
-    if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
-        errors = [line for line in said if line.startswith(("ERROR", "fatal"))] or said
-        fix = "experiments need a git repository with a commit: `git init`, `git add`, `git commit`"
-        raise UserError(where, errors[-1], fix, USAGE)
-    return done.stdout

@@ -35,13 +35,15 @@ def differing() -> list[str]:
 
 
 def record() -> list[str]:
-    """Commit dvc.lock and reports/, and return the outputs that differ from the last commit.
+    """Commit dvc.lock and reports/, and return the outputs that differ from the last commit: none, if it has them all.
 
-    Raises UserError if nothing differs, or something else does too.
+    Raises UserError if something else differs too.
     """
     found = differing()
+    if not found and _as_committed():
+        return []
     if not found:
-        what = "the outputs are the committed ones, or the parameters, the code or the data changed too"
+        what = "the parameters, the code or the data are not those of the last commit, or there is none"
         fix = "undo or commit your own changes, then run `make repro` first"
         raise UserError(str(LOCK), f"no baseline to record: {what}", fix, USAGE)
     for words in (["add", str(LOCK), REPORTS], ["commit", "-q", "-m", MESSAGE, "--", str(LOCK), REPORTS]):
@@ -49,6 +51,12 @@ def record() -> list[str]:
         if done.returncode:
             raise UserError(f"git {words[0]}", " ".join(done.stderr.split()) or "failed", "see git's message", USAGE)
     return found
+
+
+def _as_committed() -> bool:
+    """Whether sources and outputs are those of the last commit."""
+    before, now = _committed(), _stages(params.load(LOCK)) if LOCK.is_file() else {}
+    return before is not None and _sources(before) == _sources(now) and dict(_outputs(before)) == dict(_outputs(now))
 
 
 def _is_here(out: Mapping[str, Any]) -> bool:

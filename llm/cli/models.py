@@ -1,4 +1,4 @@
-"""Console commands that use models or their answers: generate, chat, classify, judge, agree.
+"""Console commands that use models or their answers: generate, classify, judge, agree.
 
 The section `runtime` of params.yaml sets device and precision, as for the stages. Modules that load torch are imported
 inside the functions, so that the other commands start quickly.
@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llm.common import files, params
-from llm.common.errors import DATA, UserError, show
+from llm.common.errors import DATA, UserError
 from llm.common.progress import Bars
 from llm.runtime import kernels
 
 if TYPE_CHECKING:
     from llm.generate.session import Session
+
+MAX_INPUT_CHARS = 1 << 20
+JUDGE_OPTIONS = ("backend", "model", "url", "prompt", "reply")  # override params.yaml
 
 
 def generate_text(arguments: argparse.Namespace) -> None:
@@ -27,78 +31,72 @@ def generate_text(arguments: argparse.Namespace) -> None:
     prompt = arguments.prompt
     if prompt is None:
         _hint("type the text to continue, then press Ctrl-D")
-        prompt = sys.stdin.read().removesuffix("\n")
+        prompt = _bounded(sys.stdin.read(MAX_INPUT_CHARS + 1)).removesuffix("\n")
     print(prompt + session.answer(prompt))
 
 
-def chat_with_model(arguments: argparse.Namespace) -> None:
-    """Answer one instruction per line until the input ends; print an error and go on if one cannot be answered."""
-    from llm.data.prompts import HEADERS, extract_answer, format_prompt, prompt_form
-
-    session = _session(arguments)
-    form = prompt_form(arguments.model)
-    interactive = _hint("type one instruction per line; Ctrl-D ends")
-    while True:
-        if interactive:
-            print("> ", end="", file=sys.stderr, flush=True)
-        line = sys.stdin.readline()
-        if not line:
-            return
-        if line.strip():
-            prompt = format_prompt({"instruction": line.strip(), "input": ""}, form) + HEADERS[form]
-            try:
-                print(extract_answer(session.answer(prompt, capped=True), form), flush=True)
-            except UserError as error:
-                show(error)
-
-
 def classify_texts(arguments: argparse.Namespace) -> None:
-    """Print one line per message: its label, the probability of spam, the message."""
+    """Print one line per message: its label, the probability of each label, the message."""
     kernels.pin()
     from llm.data.spam_dataset import pad_right
     from llm.evaluate.accuracy import predict
     from llm.runtime.device import autocast, set_up_from_params
-    from llm.weights import model_folder
+    from llm.weights import classifier_folder, model_folder
 
     config = set_up_from_params()
-    model, labels = model_folder.load_classifier(arguments.model)
-    if "spam" not in labels:
-        what = f"spam is not among its classes: {', '.join(labels)}"
-        raise UserError(arguments.model, what, "name a folder that finetune_spam wrote", DATA)
+    model, labels = classifier_folder.load_classifier(arguments.model)
     tokenizer = model_folder.load_tokenizer(arguments.model)
     limit = model.pad_to or model.gpt_config.context_length
     model.to(config.device)
     if not arguments.message:
         _hint("type one message per line; Ctrl-D ends")
     with autocast(config):  # one block for all messages: it caches the converted weights
-        for message in arguments.message or (line.rstrip("\n") for line in sys.stdin):
-            batch = pad_right([tokenizer.encode(message)[:limit] or [tokenizer.eot]], tokenizer.eot, model.pad_to, [0])
+        lines = iter(lambda: _bounded(sys.stdin.readline(MAX_INPUT_CHARS + 1)), "")
+        for message in arguments.message or (line.rstrip("\n") for line in lines):
+            batch = pad_right([tokenizer.encode_prompt(message)[:limit]], tokenizer.eot, model.pad_to, [0])
             probabilities = predict(model, [batch], config).softmax(dim=-1)[0]
-            spam = float(probabilities[labels.index("spam")])
-            print(f"{labels[int(probabilities.argmax())]}\t{spam:.4f}\t{' '.join(message.split())}", flush=True)
+            each = [f"{label}={float(p):.4f}" for label, p in zip(labels, probabilities, strict=True)]
+            print(labels[int(probabilities.argmax())], *each, " ".join(message.split()), sep="\t", flush=True)
 
 
 def judge_file(arguments: argparse.Namespace) -> None:
-    """Print the mean score and how many answers were scored, unparsed, refused or failed."""
+    """Print the mean score and how many answers were scored; with `--against`, how often each file's answer is better.
+
+    The journal in .work keeps the replies of a run that was stopped.
+    """
     from llm.data.prompts import format_prompt
+    from llm.evaluate import pairwise
     from llm.evaluate.judge import JudgeConfig, judge, read_responses, require_coverage, summarize
 
     files.project_root()
     section = params.load().get("judge")
-    given = {o: getattr(arguments, o) for o in ("backend", "model", "url", "prompt") if getattr(arguments, o)}
+    given = {o: getattr(arguments, o) for o in JUDGE_OPTIONS if getattr(arguments, o)}
     config = params.parse(JudgeConfig, {**(section if isinstance(section, dict) else {}), **given}, "judge")
+    entries = read_responses(arguments.file)
+    read = config.backend if config.backend == "reference" else f"{config.backend}, {config.reply} reading"
+    if arguments.against:
+        others = pairwise.read_others(arguments.file, entries, arguments.against)
+        journal = Path(".work/judge/pairs.jsonl")
+        with Bars() as bars:
+            pairs = pairwise.compare(entries, others, config, format_prompt, journal, lambda t: bars.each(t, "judge"))
+        _write_records(arguments.out, pairs)
+        print("\n".join(pairwise.lines(pairs, str(arguments.file), str(arguments.against), read)))
+        pairwise.require_coverage(pairs, config, journal)
+        return
     journal = Path(".work/judge/journal.jsonl")
     with Bars() as bars:
-        verdicts = judge(
-            read_responses(arguments.file), config, format_prompt, journal, lambda tasks: bars.each(tasks, "judge")
-        )
+        verdicts = judge(entries, config, format_prompt, journal, lambda tasks: bars.each(tasks, "judge"))
+    _write_records(arguments.out, verdicts)
     summary = summarize(verdicts)
-    if arguments.out:
-        files.write_json(arguments.out, [asdict(verdict) for verdict in verdicts])
     mean = "none" if summary["score_mean"] is None else f"{summary['score_mean']:.2f}"
-    print(f"mean score {mean} ({config.backend}), {summary['n_scored']} of {summary['n_items']} answers scored", end="")
+    print(f"mean score {mean} ({read}), {summary['n_scored']} of {summary['n_items']} answers scored", end="")
     print("".join(f", {summary[f'n_{status}']} {status}" for status in ("unparsed", "refused", "failed")))
-    require_coverage(summary, config, journal)
+    require_coverage(verdicts, config, journal)
+
+
+def _write_records(path: Path | None, records: Sequence[Any]) -> None:
+    if path:
+        files.write_json(path, [asdict(record) for record in records])
 
 
 def compare_judges(arguments: argparse.Namespace) -> None:
@@ -119,6 +117,14 @@ def _session(arguments: argparse.Namespace) -> Session:
     runtime = set_up_from_params()
     decoding = params.parse(DecodingConfig, {name: getattr(arguments, name) for name in options}, "command line")
     return Session(arguments.model, decoding, runtime, arguments.seed)
+
+
+def _bounded(text: str) -> str:
+    """Text from standard input. Raises UserError if it is too long, as from a device without an end."""
+    if len(text) > MAX_INPUT_CHARS:
+        what = f"more than {MAX_INPUT_CHARS:,} characters, of a text or of one line"
+        raise UserError("standard input", what, "send a shorter text", DATA)
+    return text
 
 
 def _hint(text: str) -> bool:

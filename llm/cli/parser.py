@@ -11,7 +11,10 @@ from typing import Any, NoReturn, get_args, get_type_hints
 
 import shtab
 
-from llm.cli.models import chat_with_model, classify_texts, compare_judges, generate_text, judge_file
+from llm.cli.compare import compare_states, list_experiments
+from llm.cli.export import export_model
+from llm.cli.models import JUDGE_OPTIONS, classify_texts, compare_judges, generate_text, judge_file
+from llm.cli.plan import plan_run
 from llm.cli.program import program, version
 from llm.cli.project import (
     check_outputs,
@@ -25,6 +28,8 @@ from llm.cli.project import (
     use_profile,
     verify_numbers,
 )
+from llm.cli.serve import chat_with_model, serve_models
+from llm.cli.trace import trace_artifact
 from llm.common.errors import USAGE, UserError, error_contract
 from llm.evaluate.judge_config import JudgeConfig
 
@@ -119,18 +124,63 @@ def _add_pipeline(command: Command) -> None:
     command("pin", pin_downloads, "download unpinned files and record their hashes")
 
     repro = command("repro", run_pipeline, "run the pipeline and show its results")
-    about = "stages to run with all they need (default: all); options of `dvc repro` follow after --"
+    about = (
+        "stages to run with all they need (default: those of chapters 2 to 7); options of `dvc repro` follow after --"
+    )
     repro.add_argument("targets", nargs="*", metavar="target", help=about)
     repro.add_argument("-f", "--force", action="store_true", help="run stages even if nothing has changed")
 
-    command("report", show_report, "show the results of the last run")
+    _add_plan(command("plan", plan_run, "show what a run would do, why and how long"))
+
+    _add_html(command("report", show_report, "show the results of the last run"))
+
+    compare = command("compare", compare_states, "show what differs between two states, with tests")
+    about = "a git revision, an experiment, or workspace (default: %(default)s)"
+    compare.add_argument("first", nargs="?", default="HEAD", metavar="A", help=about)
+    compare.add_argument("second", nargs="?", default="workspace", metavar="B", help=about)
+    _add_html(compare)
+
+    experiments = command("experiments", list_experiments, "list the experiments with their headline figures")
+    about = "also those on earlier commits (default: on the last commit)"
+    experiments.add_argument("-A", "--all", action="store_true", help=about)
+
+    trace = command("trace", trace_artifact, "show where a file came from, and how to restore it")
+    about = "a path such as models/spam or reports/pretrain/loss.csv, 4 or more digits of an md5, or an MLflow run id"
+    _complete(trace.add_argument("what", metavar="WHAT", help=about), shtab.FILE)
+    trace.add_argument("-A", "--all", action="store_true", help="show the inputs of the inputs too, up to the sources")
+
     command("baseline", record_baseline, "commit this machine's figures, to compare changes with them")
 
     ui = command("ui", serve_ui, "serve the MLflow UI on this machine")
     ui.add_argument("--port", type=int, default=5000, help="(default: %(default)s)")
 
     command("repair", repair_project, "remove stale locks and temporary files after DVC was killed")
-    command("fsck", check_outputs, "compare the hashes of all outputs with dvc.lock")
+    fsck = command("fsck", check_outputs, "compare the hashes of all outputs with dvc.lock")
+    about = (
+        "bring damaged outputs and cache objects back: from the disk, the cache, a remote, or by running stages again"
+    )
+    fsck.add_argument("--repair", action="store_true", help=about)
+
+
+def _add_plan(plan: argparse.ArgumentParser) -> None:
+    plan.add_argument("targets", nargs="*", metavar="target", help="stages with all they need (default: all)")
+    plan.add_argument("--brief", action="store_true", help="print one line")
+    several = plan.add_argument_group("a plan on paper for several GPUs")
+
+    def option(name: str, about: str, **how: Any) -> None:
+        shown = about if how.get("default") is None else f"{about} (default: %(default)s)"
+        several.add_argument(name, help=shown, **how)
+
+    about = "numbers of GPUs, such as 1 8 64; with it nothing of this project is planned"
+    option("--ranks", about, type=_count, nargs="+", metavar="N")
+    option("--gpu", "a wrong name lists all", default="h100", metavar="NAME")
+    option("--model", "of 124M 355M 774M 1558M 7B; without it all", nargs="+", metavar="SIZE")
+    option("--context", "tokens in a row", type=_count, default=1024, metavar="T")
+    option("--batch", "rows in an update", type=_count, default=512, metavar="B")
+    option("--tokens", "tokens of the training, such as 3e9 (default: 20 a parameter)", type=_positive, metavar="N")
+    option("--efficiency", "share of its speed that a GPU reaches", type=_positive, default=0.4, metavar="X")
+    option("--network", "GB/s of a GPU to other machines", type=_positive, default=50.0, metavar="GB")
+    option("--price", "price of an hour of a GPU", type=_positive, default=2.5, metavar="P")
 
 
 def _add_models(command: Command) -> None:
@@ -139,21 +189,44 @@ def _add_models(command: Command) -> None:
     _add_model(generate, "models/pretrain")
     _add_decoding(generate, tokens=50)
 
-    chat = command("chat", chat_with_model, "answer instructions, one per line")
+    chat = command("chat", chat_with_model, "hold a conversation, one message per line")
     _add_model(chat, "models/instruct")
     _add_decoding(chat, tokens=128)
 
-    classify = command("classify", classify_texts, "classify messages as spam or ham")
+    serve = command("serve", serve_models, "serve models with OpenAI's API and a page, on this machine")
+    about = "folders of language models and classifiers (default: those of instruct, pretrain and spam that exist)"
+    _complete(serve.add_argument("model", nargs="*", metavar="FOLDER", help=about), shtab.DIRECTORY)
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; there is no password (default: %(default)s)"
+    )
+    serve.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
+    about = "decode at most N requests of a model together (default: %(default)s)"
+    serve.add_argument("--rows", type=int, default=32, metavar="N", help=about)
+    about = "at most N requests wait; more are refused with status 429 (default: %(default)s)"
+    serve.add_argument("--queue", type=int, default=128, metavar="N", help=about)
+    about = "end a request after S seconds (default: %(default)s)"
+    serve.add_argument("--seconds", type=float, default=120.0, metavar="S", help=about)
+
+    classify = command("classify", classify_texts, "classify messages with the labels of the model")
     about = "a message (default: read one per line from standard input)"
     classify.add_argument("message", nargs="*", help=about)
     _add_model(classify, "models/spam")
 
+    export = command("export", export_model, "write a model as one file for llama.cpp and Ollama")
+    _complete(export.add_argument("folder", type=Path, help="a model folder, such as models/instruct"), shtab.DIRECTORY)
+    about = "the GGUF file to write; a Modelfile for Ollama is written next to it"
+    _complete(export.add_argument("--gguf", type=Path, required=True, metavar="FILE", help=about), shtab.FILE)
+    about = "type of the matrices: 4, 2 or about 1 byte a weight (default: %(default)s)"
+    export.add_argument("--type", choices=("f32", "f16", "q8_0"), default="f16", help=about)
+
 
 def _add_judge(command: Command) -> None:
-    judge = command("judge", judge_file, "score a responses.json file")
+    judge = command("judge", judge_file, "score a responses.json file, or compare two")
     about = "a list of {instruction, input, output, model_response}"
     _complete(judge.add_argument("file", type=Path, help=about), shtab.FILE)
-    for option in ("backend", "model", "url", "prompt"):
+    about = "compare with the answers in OTHER instead: which one is better, asked in both orders"
+    _complete(judge.add_argument("--against", type=Path, metavar="OTHER", help=about), shtab.FILE)
+    for option in JUDGE_OPTIONS:
         values = get_args(get_type_hints(JudgeConfig)[option]) or None
         judge.add_argument(f"--{option}", choices=values, help=f"overrides judge.{option} in params.yaml")
     _complete(judge.add_argument("--out", type=Path, metavar="FILE", help="write the scores as JSON"), shtab.FILE)
@@ -186,9 +259,28 @@ def _seed(text: str) -> int:
     return value
 
 
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not above 0")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{value} is not above 0")
+    return value
+
+
 def _complete(argument: argparse.Action, by: Any) -> None:
     """Have shtab complete the argument by FILE, DIRECTORY or a command."""
     argument.complete = by  # type: ignore[attr-defined]
+
+
+def _add_html(command: argparse.ArgumentParser) -> None:
+    about = "also write a page that works offline"
+    _complete(command.add_argument("--html", type=Path, metavar="FILE", help=about), shtab.FILE)
 
 
 def _add_model(command: argparse.ArgumentParser, default: str) -> None:

@@ -10,11 +10,12 @@ import difflib
 import os
 import shutil
 import subprocess
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
 from llm.cli import report
-from llm.cli.program import dvc, program
+from llm.cli.program import program
 from llm.common import files, params, profiles
 from llm.common.errors import DATA, USAGE, UserError, raise_all
 from llm.common.progress import Bars
@@ -36,13 +37,15 @@ def use_profile(arguments: argparse.Namespace) -> None:
     if path is None:
         from llm.runtime import device
 
-        found = device.detect()
         current = params.read_all(AllParams)
+        found = device.detect(current.runtime)
         changes = {"runtime": asdict(found)}
         if current.pretrain.mode == "exact":
             attention = device.fastest_attention(found, current.pretrain.context)
-            dropout = device.fastest_dropout(found, current.pretrain.compile)
+            compiled = found.ranks == 1 and (current.pretrain.compile or device.compiles(found))
+            dropout = device.fastest_dropout(found, compiled)
             changes["model"] = {"attention": attention, "dropout_random": dropout}
+            changes["pretrain"] = {"compile": compiled}
         profiles.apply([changes], AllParams, origin="this machine")
         for section, values in changes.items():
             print(f"params.yaml: {section}: " + ", ".join(f"{key} {value}" for key, value in values.items()))
@@ -115,20 +118,38 @@ def run_ablation(arguments: argparse.Namespace) -> None:
 
 
 def run_pipeline(arguments: argparse.Namespace) -> None:
-    """Repair the project, run `dvc repro`, show the results."""
-    from llm.cli.repro import run_dvc
+    """Repair the project, say what will run, run `dvc repro`, show the results, and log the report's page in MLflow."""
+    from llm.cli.plan import announce
+    from llm.cli.repro import chapters, run_dvc
+    from llm.tracking import attach
 
     repair_project(arguments)
-    run_dvc([*(["--force"] if arguments.force else []), *arguments.targets])
+    targets = arguments.targets or chapters()
+    if not arguments.force:
+        announce([word for word in targets if not word.startswith("-")])
+    recorded = attach.last_recorded(Path.cwd())
+    key = run_dvc([*(["--force"] if arguments.force else []), *targets])
     print()
-    show_report(arguments)
+    for line in report.lines():
+        print(line)
+    if attach.last_recorded(Path.cwd()) != recorded:  # a stage ran, and tracking is on
+        from llm.compare.report import page
+
+        with tempfile.TemporaryDirectory() as folder:
+            files.write_text(file := Path(folder, "report.html"), page())
+            attach.attach(Path.cwd(), key, file)
 
 
-def show_report(_arguments: argparse.Namespace) -> None:
-    """Print the results in reports/, a sample text and what to try next."""
+def show_report(arguments: argparse.Namespace) -> None:
+    """Print the results in reports/, a sample text and what to try next; write them as a page with --html."""
     files.project_root()
     for line in report.lines():
         print(line)
+    if arguments.html:
+        from llm.cli.compare import write_page
+        from llm.compare.report import page
+
+        write_page(arguments.html, page())
 
 
 def record_baseline(_arguments: argparse.Namespace) -> None:
@@ -136,8 +157,11 @@ def record_baseline(_arguments: argparse.Namespace) -> None:
     from llm.cli import baseline
 
     files.project_root()
-    print(f"{len(baseline.record())} outputs differ from the last commit: committed dvc.lock and reports/")
-    print(f"`{dvc()} metrics diff` now compares with this machine's figures")
+    if found := baseline.record():
+        print(f"{len(found)} outputs differ from the last commit: committed dvc.lock and reports/")
+    else:
+        print("nothing to record: all outputs are those of the last commit")
+    print(f"`{program()} compare` compares with this machine's figures")
 
 
 def verify_numbers(arguments: argparse.Namespace) -> None:
@@ -171,23 +195,24 @@ def repair_project(_arguments: argparse.Namespace) -> None:
         print(line, flush=True)
 
 
-def check_outputs(_arguments: argparse.Namespace) -> None:
-    """Compare every output on disk with its md5 in dvc.lock; DVC skips files whose time and size are unchanged."""
-    files.project_root()
-    locked = [
-        (str(out["path"]), str(out["md5"]))
-        for stage in params.load("dvc.lock").get("stages", {}).values()
-        for out in stage.get("outs", [])
-    ]
-    problems = []
-    for path, md5 in locked:
-        if not Path(path).exists():
-            problems.append(UserError(path, f"is missing, dvc.lock has {md5}", f"run `{dvc()} checkout`", DATA))
-        elif (found := files.dvc_md5(path)) != md5:
-            fix = f"move .dvc/cache away, remove {path} and run `{program()} repro`"
-            problems.append(UserError(path, f"has md5 {found}, dvc.lock has {md5}", fix, DATA))
-    raise_all(problems)
-    print(f"{len(locked)} outputs match dvc.lock")
+def check_outputs(arguments: argparse.Namespace) -> None:
+    """Compare every output and its objects in the DVC cache with dvc.lock; with `--repair`, bring damaged ones back.
+
+    DVC itself does not hash files again whose time and size are unchanged.
+    """
+    from llm.cli import fsck
+    from llm.cli.repro import run_dvc
+
+    root = files.project_root()
+    found = fsck.outputs(root)
+    bad = [output for output in found if not output.on_disk or output.damaged]
+    if arguments.repair and bad:
+        for line in fsck.repair(root, bad, run_dvc):
+            print(line, flush=True)
+        found = fsck.outputs(root)
+        bad = [output for output in found if not output.on_disk or output.damaged]
+    raise_all([output.error(f"{program()} fsck --repair") for output in bad])
+    print(f"{len(found)} outputs match dvc.lock")
 
 
 def serve_ui(arguments: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.cli import baseline
-from llm.cli.program import dvc, program
+from llm.cli.program import program
 from llm.common import files, params
 
 REPORTS = Path("reports")
@@ -25,7 +25,7 @@ def lines() -> list[str]:
     width = len(program()) + 8
     found += ["", "Next:", f"  {program() + ' ui':<{width}}see all runs in the MLflow UI"]
     found += [f"  {program() + ' chat':<{width}}give instructions to your model"]
-    found += [f"  edit params.yaml, then: {program()} repro && {dvc()} metrics diff"]
+    found += [f"  edit params.yaml, then: {program()} repro && {program()} compare"]
     hint = _precision_hint()
     return [*found, "", hint] if hint else found
 

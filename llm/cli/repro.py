@@ -6,15 +6,25 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import psutil
 
 from llm.book.runs import with_python
+from llm.common import yaml_file
 from llm.common.errors import Terminated, UserError
+from llm.tracking import attach
+
+BEYOND = ("reason_", "preference", "finetune_dpo")  # how the stages of appendix F and of the bonus begin
 
 
-def run_dvc(words: Sequence[str]) -> None:
-    """Run `dvc repro` with `words` and wait for its end.
+def chapters(pipeline: Path | str = "dvc.yaml") -> list[str]:
+    """The stages that `llm repro` runs if none is named: the chapters. Appendix F and DPO take minutes more."""
+    return [name for name in yaml_file.read(pipeline, yaml_file.plain())["stages"] if not name.startswith(BEYOND)]
+
+
+def run_dvc(words: Sequence[str]) -> str:
+    """Run `dvc repro` with `words`, wait for its end, and return the key of its run in MLflow.
 
     Ctrl-C reaches DVC and its stage from the terminal; SIGTERM is passed on to the stage. Raises UserError if the run
     was interrupted or DVC was killed, and SystemExit with DVC's code if DVC failed: DVC has said why.
@@ -26,6 +36,7 @@ def run_dvc(words: Sequence[str]) -> None:
     try:
         command = [sys.executable, "-m", "dvc", "repro", *words]
         with subprocess.Popen(command, env=with_python()) as process:
+            key = attach.key_of(process.pid)
             try:
                 code = process.wait()
             except Terminated:
@@ -39,6 +50,7 @@ def run_dvc(words: Sequence[str]) -> None:
         raise _stopped("dvc was killed", signal.Signals(-code))
     if code:
         sys.exit(code)
+    return key
 
 
 def _stopped(how: str, by: signal.Signals) -> UserError:

@@ -64,7 +64,7 @@ def imports(path: Path, root: Path = ROOT) -> set[Path]:
 @cache
 def code_of(source: str) -> str:
     """Return `source` without comments, docstrings and blank lines; blank lines inside strings stay."""
-    lines = source.splitlines()
+    lines = source.split("\n")  # as tokenize counts them: splitlines() also ends one at U+2028
     nodes = (node for node in ast.walk(ast.parse(source)) if isinstance(node, DOCUMENTED) and ast.get_docstring(node))
     docstrings = {(node.body[0].lineno, node.body[0].col_offset) for node in nodes}
     code: set[int] = set()  # numbers of the lines to keep

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import select
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -17,7 +18,7 @@ BUG = 1
 USAGE = 2  # parameters or command line
 DATA = 3  # bad data or a wrong hash
 SERVICE = 4  # an outside service: a download, a judge
-DIVERGED = 5  # a loss or gradient was not finite
+DIVERGED = 5  # a loss or gradient was not finite, or a model collapsed under rewards
 RESOURCES = 6  # disk or memory
 RUNNING = 7  # another process holds the lock
 INTERRUPTED = 130
@@ -25,6 +26,7 @@ TERMINATED = 143
 STOPS = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
 
 MAX_LISTED = 10  # problems of one file
+NOT_DETERMINISTIC = " does not have a deterministic implementation"  # in PyTorch's message, after the operation
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -94,14 +96,30 @@ def _exit_at_once(number: int, _frame: object) -> None:
     os._exit(STOPS[signal.Signals(number)])
 
 
+def show_all(problems: Sequence[UserError]) -> None:
+    """`show` each problem."""
+    for problem in problems:
+        show(problem)
+
+
 @contextmanager
-def error_contract() -> Iterator[None]:
-    """Print each error raised in the block as one `error:` line, and exit with its code."""
+def error_contract(report: Callable[[Sequence[UserError]], None] = show_all) -> Iterator[None]:
+    """Print each error raised in the block as one `error:` line (or `report` them), and exit with the code."""
+
+    def leave(problems: Sequence[UserError], code: int) -> NoReturn:
+        if os.environ.get("LLM_TRACEBACK") == "1":
+            traceback.print_exc()
+        _stdout_reader_is_gone()
+        sys.stdout.flush()
+        report(problems)
+        sys.exit(code)
 
     def terminate(_signal: int, _frame: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second SIGTERM must not interrupt the clean-up
         raise Terminated
 
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 gets \\U0001f600 for an emoji
     previous = signal.signal(signal.SIGTERM, terminate)
     if signal.getsignal(signal.SIGINT) is _exit_at_once:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -109,16 +127,16 @@ def error_contract() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except UserError as error:
-        _exit(getattr(error, "problems", [error]), error.code)
+        leave(getattr(error, "problems", [error]), error.code)
     except KeyboardInterrupt as stop:
-        _exit([_stop_error(signal.SIGINT, str(stop))], INTERRUPTED)
+        leave([_stop_error(signal.SIGINT, str(stop))], INTERRUPTED)
     except Terminated as stop:
-        _exit([_stop_error(signal.SIGTERM, str(stop))], TERMINATED)
+        leave([_stop_error(signal.SIGTERM, str(stop))], TERMINATED)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _stdout_reader_is_gone():  # as in `... | head`: not an error
             sys.exit(0)
         problem = _from_system(error) or _bug(error)
-        _exit([problem], problem.code)
+        leave([problem], problem.code)
     finally:
         signal.signal(signal.SIGTERM, previous)
 
@@ -136,6 +154,10 @@ def _from_system(error: Exception) -> UserError | None:
     first_line = str(error).partition("\n")[0]
     if is_out_of_memory(error):
         return UserError("memory", first_line or "out of memory", "lower micro_batch_size or context", RESOURCES)
+    if isinstance(error, RuntimeError) and NOT_DETERMINISTIC in first_line:
+        operation = first_line.partition(NOT_DETERMINISTIC)[0].split()[-1]
+        what = f"cuda, but {operation} has no kernel there that gives the same result every time"
+        return UserError("params.yaml: runtime.device", what, "set it to cpu", RESOURCES)
     if isinstance(error, UnicodeDecodeError):
         byte = error.object[error.start]
         return UserError("standard input", f"byte 0x{byte:02x} is not {error.encoding}", "send UTF-8", DATA)
@@ -156,16 +178,6 @@ def is_out_of_memory(error: Exception) -> bool:
 def _bug(error: Exception) -> UserError:
     what = f"{type(error).__name__}: {' '.join(str(error).split())}"
     return UserError("internal", what, "set LLM_TRACEBACK=1, run again and report the output", BUG)
-
-
-def _exit(problems: Sequence[UserError], code: int) -> NoReturn:
-    if os.environ.get("LLM_TRACEBACK") == "1":
-        traceback.print_exc()
-    _stdout_reader_is_gone()
-    sys.stdout.flush()
-    for problem in problems:
-        show(problem)
-    sys.exit(code)
 
 
 def _stdout_reader_is_gone() -> bool:

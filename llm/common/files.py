@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -21,6 +22,8 @@ from typing import Any
 from llm.common.errors import DATA, NO_ROOM, RESOURCES, RUNNING, USAGE, UserError
 
 Json = Any
+MAX_PIPE_BYTES = 64 << 20  # of what is not a regular file, and may have no end
+CONFIG_BYTES = 64 << 20  # far above every configuration file of a model
 DVC_IGNORES = ("__pycache__/*", "*.pyc", ".DS_Store")  # the entries of .dvcignore that can match inside an output
 
 
@@ -123,42 +126,67 @@ def _print_once(text: str) -> None:
 
 
 def read_bytes(path: Path | str) -> bytes:
-    """Read a file. Raises UserError if it is missing or a folder."""
+    """Read a file. Raises UserError if it is missing or a folder, and for a pipe or a device that has no end."""
     try:
-        return Path(path).read_bytes()
+        with open(path, "rb", opener=_without_waiting) as file:
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return file.read()
+            data = file.read(MAX_PIPE_BYTES + 1)
     except FileNotFoundError:
-        is_output = Path(path).parts[0] in ("data", "models", "reports")
+        is_output = Path(path).parts[:1] in (("data",), ("models",), ("reports",))
         fix = "run `dvc repro`, or correct the path" if is_output else "correct the path"
         raise UserError(str(path), "no such file", fix, DATA) from None
     except IsADirectoryError:
         raise UserError(str(path), "is a folder, not a file", "name the file in it", DATA) from None
+    if len(data) > MAX_PIPE_BYTES:
+        what = f"is a pipe or a device, and gave more than {MAX_PIPE_BYTES:,} bytes"
+        raise UserError(str(path), what, "name a regular file", DATA)
+    return data
 
 
-def read_json(path: Path | str) -> Json:
-    """Read strict JSON. Raises UserError for bad syntax, duplicate keys, NaN, infinity and floats that overflow."""
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; do not wait for somebody to write into a named pipe, but then for what is written."""
+    handle = os.open(path, flags | os.O_NONBLOCK)
+    os.set_blocking(handle, True)
+    return handle
+
+
+def read_json(path: Path | str, most: int | None = None) -> Json:
+    """Read a file of strict JSON, refused if it has more than `most` bytes. Raises UserError as `parse_json` does."""
+    if most is not None and Path(path).is_file() and (size := Path(path).stat().st_size) > most:
+        raise UserError(str(path), f"has {size:,} bytes, more than {most:,}", "download it again", DATA)
+    return parse_json(read_text(path), path)
+
+
+def parse_json(text: str, path: Path | str, line: int | None = None) -> Json:
+    """Parse strict JSON: the text of the file `path`, or what begins at its line `line`.
+
+    Raises UserError for bad syntax, duplicate keys, NaN, infinity and floats that overflow.
+    """
+    where = f"{path}:{line}" if line else str(path)
 
     def pairs(items: list[tuple[str, Json]]) -> dict[str, Json]:
         value: dict[str, Json] = {}
         for key, item in items:
             if key in value:
-                raise UserError(str(path), f"key {key!r} is used twice in one object", "keep one of them", DATA)
+                raise UserError(where, f"key {key!r} is used twice in one object", "keep one of them", DATA)
             value[key] = item
         return value
 
     def number(text: str) -> float:
         if not math.isfinite(float(text)):  # Python also parses NaN and Infinity
-            raise UserError(str(path), f"{text} is not a finite number", "write a number or null", DATA)
+            raise UserError(where, f"{text} is not a finite number", "write a number or null", DATA)
         return float(text)
 
     try:
-        return json.loads(read_text(path), object_pairs_hook=pairs, parse_constant=number, parse_float=number)
+        return json.loads(text, object_pairs_hook=pairs, parse_constant=number, parse_float=number)
     except json.JSONDecodeError as error:
         what = f"not JSON: {error.msg} (column {error.colno})"
-        raise UserError(f"{path}:{error.lineno}", what, "correct the file", DATA) from None
+        raise UserError(f"{path}:{(line or 1) + error.lineno - 1}", what, "correct the file", DATA) from None
     except ValueError as error:  # an integer with thousands of digits
-        raise UserError(str(path), f"not readable JSON: {error}", "correct the file", DATA) from None
+        raise UserError(where, f"not readable JSON: {error}", "correct the file", DATA) from None
     except RecursionError:
-        raise UserError(str(path), "not readable JSON: nested too deeply", "correct the file", DATA) from None
+        raise UserError(where, "not readable JSON: nested too deeply", "correct the file", DATA) from None
 
 
 def sha256(path: Path | str) -> str:
@@ -171,35 +199,88 @@ def dvc_md5(path: Path | str) -> str:
     path = Path(path)
     if not path.is_dir():
         return _digest(path, "md5")
+    listing = json.dumps(dvc_listing(path), sort_keys=True)
+    return hashlib.md5(listing.encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def dvc_listing(path: Path) -> list[dict[str, str]]:
+    """The files of a folder with their MD5, as DVC lists them."""
     inside = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
     names = sorted(name.as_posix() for name in inside if not any(map(name.match, DVC_IGNORES)))
-    listing = [{"md5": _digest(path / name, "md5"), "relpath": name} for name in names]
-    return hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+    return [{"md5": _digest(path / name, "md5"), "relpath": name} for name in names]
 
 
 def _digest(path: Path | str, algorithm: str) -> str:
-    with Path(path).open("rb") as file:
+    with open(path, "rb", opener=_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise UserError(str(path), "is not a regular file", "put a regular file there", DATA)
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
 def publish(built: Path, final: Path) -> None:
-    """Move a finished file or folder to `final`. An old folder is moved away first, and put back if the move fails."""
-    final.parent.mkdir(parents=True, exist_ok=True)
+    """Move a finished file or folder to `final`. An old folder is moved away first, and put back if the move fails.
+
+    If `final` is on another file system, `built` is first copied beside it. Raises UserError if there is no room
+    (RESOURCES) or `final` cannot be written; an old `final` is then unchanged.
+    """
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _replace(built, final)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            _copy_and_replace(built, final)
+    except OSError as error:
+        what = f"cannot be written: {error.strerror}"
+        if error.errno not in NO_ROOM:
+            raise UserError(str(final), what, "make its folder writable and run it again", DATA) from None
+        needed, free = sum(size for _, size in _contents(built)), shutil.disk_usage(final.parent).free
+        what += f"; it needs {needed:,} bytes, the disk has {free:,} free"
+        raise UserError(str(final), what, "free some space and run it again", RESOURCES) from None
+
+
+def _replace(built: Path, final: Path) -> None:
     if not os.path.lexists(final) or not (final.is_dir() or built.is_dir()):
         built.replace(final)
         return
     old = built.with_name(built.name + ".replaced")
-    _remove(old)
+    remove(old)
     final.replace(old)
     try:
         built.replace(final)
     except BaseException:
         old.replace(final)
         raise
-    _remove(old)
+    remove(old)
 
 
-def _remove(path: Path) -> None:
+def _copy_and_replace(built: Path, final: Path) -> None:
+    """Copy `built` beside `final`, onto the disk, and rename the copy. The next run removes what a kill leaves."""
+    copy = final.with_name(f".{final.name}.copy")
+    remove(copy)
+    try:
+        for path, _ in _contents(built):
+            target = copy / path.relative_to(built)  # `built` itself is "."
+            if path.is_dir():
+                target.mkdir()
+                continue
+            shutil.copyfile(path, target)
+            with target.open("rb") as file:
+                os.fsync(file.fileno())
+        _replace(copy, final)
+    finally:
+        remove(copy)
+    remove(built)
+
+
+def _contents(path: Path) -> list[tuple[Path, int]]:
+    """The file or folder `path` and all that is in it, folders first, with the bytes of each file."""
+    paths = [path, *sorted(path.rglob("*"))] if path.is_dir() else [path]
+    return [(each, 0 if each.is_dir() else each.stat().st_size) for each in paths]
+
+
+def remove(path: Path) -> None:
     """Remove a file, folder or link if it exists. The target of a link is kept."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)

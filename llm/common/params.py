@@ -107,9 +107,12 @@ class _Parser:
         origin, arguments = get_origin(kind), get_args(kind)
         if is_dataclass(kind):
             return self._section(kind, value, key)
-        if origin in (Union, types.UnionType):  # always `X | None`
-            inner = next(a for a in arguments if a is not type(None))
-            return None if value is None else self.value(inner, value, key)
+        if origin in (Union, types.UnionType):  # `X | None`, or names or a section: `Literal[...] | Section`
+            if value is None and type(None) in arguments:
+                return None
+            kinds = [a for a in arguments if a is not type(None)]
+            fitting = [a for a in kinds if is_dataclass(a) == isinstance(value, Mapping)]
+            return self.value((fitting or kinds)[0], value, key)
         if origin is tuple and isinstance(value, list):
             return tuple(self.value(arguments[0], item, f"{key}[{i}]") for i, item in enumerate(value))
         if origin is dict and isinstance(value, Mapping):
@@ -125,8 +128,11 @@ class _Parser:
         self.problems.append(UserError(f"{self.path}: {key}" if key else self.path, what, fix, USAGE))
 
     def _item(self, kind: Any, name: Any, value: Any, key: str) -> Any:
-        """Convert one item of a mapping whose keys the user chooses."""
-        if not isinstance(name, str) or not NAME.fullmatch(name):
+        """Convert one item of a mapping whose keys the user chooses: names of items, or (of strings) any text."""
+        if kind is str:
+            if not isinstance(name, str):
+                self._report(key, f"the name {show(name)} is not a string", f'write it in quotes: "{name}"')
+        elif not isinstance(name, str) or not NAME.fullmatch(name):
             what = f"the name {show(name)} has characters other than letters, digits, dash and underscore"
             self._report(key, what, "give it another name")
         return self.value(kind, value, f"{key}.{name}")

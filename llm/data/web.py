@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import requests
 
 from llm.common.http import Failure, read_body, retry, send, status_failure
+from llm.data import signatures
 
 ATTEMPTS = 4
 READ_SECONDS = 30.0  # without a single byte
 GRACE_SECONDS = 60.0  # a body may take this long, plus its bytes at the minimal rate
 MINIMAL_RATE = 16_384.0  # bytes per second
 SIZE_LIMIT = 16 << 30  # bytes of a file of unknown size; GPT-2 XL has 6.4 GB
-ERROR_PAGES = {
-    b"<!doctype html": "an HTML page",
-    b"<html": "an HTML page",
-    b"version https://git-lfs.github.com/spec/": "a Git-LFS pointer",
-}
 
 
 class WrongContent(Failure):
@@ -60,15 +58,14 @@ def wrong_content(content: Path, what: str) -> WrongContent:
 def error_page(content: Path) -> str | None:
     """Name what some servers send with status 200 instead of a file, or return None."""
     with content.open("rb") as file:
-        head = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    return next((name for start, name in ERROR_PAGES.items() if head.startswith(start)), None)
+        return signatures.error_page(file.read(signatures.HEAD))
 
 
 def _attempt(url: str, part: Path, size: int | None, received: Callable[[int, int | None], None]) -> Declared:
     note = part.with_suffix(".validator")
     validator = note.read_text("utf-8") if note.exists() and part.exists() else ""
     offset = part.stat().st_size if validator else 0
-    headers = {"Range": f"bytes={offset}-", "If-Range": validator} if offset else {}
+    headers = _credentials(url) | ({"Range": f"bytes={offset}-", "If-Range": validator} if offset else {})
     with send("GET", url, READ_SECONDS, headers=headers) as response:
         declared = _declared(response)
         status, content_range = response.status_code, response.headers.get("content-range", "")
@@ -78,7 +75,7 @@ def _attempt(url: str, part: Path, size: int | None, received: Callable[[int, in
             remove_partial(part)
             raise Failure(f"status {status}, but the download cannot be resumed", again=True)
         if status not in (200, 206):
-            raise status_failure(response)
+            raise status_failure(response, _why_refused(response))
         if status == 200:
             remove_partial(part)
             note.write_text(_validator(response.headers), "utf-8")
@@ -92,6 +89,23 @@ def _attempt(url: str, part: Path, size: int | None, received: Callable[[int, in
                     out.flush()
                     raise wrong_content(part, f"more than the {size or SIZE_LIMIT} bytes expected")
     return declared
+
+
+def _credentials(url: str) -> dict[str, str]:
+    """The header with HF_TOKEN for Hugging Face, or for the server that HF_ENDPOINT names; nothing for all others.
+
+    `requests` drops it when a redirect leads to another host.
+    """
+    token, hub = os.environ.get("HF_TOKEN"), urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    asked = urlsplit(url)
+    return {"Authorization": f"Bearer {token}"} if token and asked[:2] == hub[:2] else {}
+
+
+def _why_refused(response: requests.Response) -> str:
+    """What the server wants, if it refused for lack of rights; else an empty string."""
+    if response.headers.get("x-error-code") == "GatedRepo":
+        return ": the repository is gated. Accept its licence on its page, and set HF_TOKEN to an access token"
+    return ": the server wants credentials" if response.status_code == 401 else ""
 
 
 def _declared(response: requests.Response) -> Declared:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm.common.errors import DATA, UserError, raise_all
+from llm.common.errors import DATA, UserError, raise_first
 from llm.common.files import read_json
 from llm.evaluate.stats import correlation
 
@@ -79,7 +79,7 @@ def read_verdicts(path: Path) -> dict[int, Mapping[str, Any]]:
         else:
             what = f"index {index} occurs twice" if valid else f"has index {index!r:.20} and score {score!r:.20}"
             problems.append(UserError(f"{path}: verdict {number}", what, fix, DATA))
-    raise_all(problems[:10])
+    raise_first(problems, str(path))
     return found
 
 

@@ -9,29 +9,24 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, get_args
 
-from llm.common.errors import DATA, SERVICE, UserError, raise_first
+from llm.common.errors import DATA, UserError, raise_first
 from llm.common.files import read_json
+from llm.evaluate import judge_tasks
 from llm.evaluate.judge_config import JudgeConfig
-from llm.evaluate.judge_journal import FLAGS, Journal, Status, Verdict
+from llm.evaluate.judge_journal import FLAGS, Status, Verdict
 from llm.evaluate.judge_prompts import PROMPTS, looks_like_injection
-from llm.evaluate.judge_servers import Server
+from llm.evaluate.judge_replies import Rule, parse_score, score_schema
+from llm.evaluate.judge_tasks import BYTES_PER_TOKEN, MAX_ANSWER_CHARS, TRIAL, Entry, Progress, Questions, Task, ask_all
 from llm.evaluate.reference_score import VERSION, reference_score
 
 __all__ = ["JudgeConfig", "Verdict", "judge", "parse_score", "read_responses", "require_coverage", "summarize"]
 
-Entry = Mapping[str, str]
-
 ENTRY_KEYS = ("instruction", "input", "output", "model_response")
-MAX_ANSWER_CHARS = 16_000  # a longer answer is cut before it is judged
-MAX_REPLY_CHARS = 2_000  # a longer reply is cut after its score is read
-BYTES_PER_TOKEN = 3  # a low estimate: a prompt that may exceed the judge's context is flagged
 
 
 def judge(
@@ -39,43 +34,20 @@ def judge(
     config: JudgeConfig,
     format_input: Callable[[Entry], str],
     journal: Path | None = None,
-    progress: Callable[[Sequence[Any]], Iterable[Any]] = iter,
+    progress: Progress = iter,
 ) -> list[Verdict]:
     """Return one verdict per entry, in order; an entry with a verdict in the journal is not judged again.
 
-    `format_input` returns the prompt that the answer was generated for. Raises UserError (code SERVICE) if the server
-    is down, lacks the model or refuses the key, or if more than `max_failed` requests fail. The journal keeps
-    the verdicts so far.
+    `format_input` returns the prompt that the answer was generated for. Raises UserError as `judge_tasks.ask_all` does.
     """
-    kept = Journal(journal)
-    decide = _by_reference if config.backend == "reference" else _ServerJudge(config)
-    verdicts: list[Verdict] = []
-    failed = 0
-    for task in progress([_task(index, entry, config, format_input) for index, entry in enumerate(entries)]):
-        verdict = kept.get(task.key, task.index) or decide(task)
-        verdicts.append(verdict)
-        kept.add(task.key, verdict)
-        failed += verdict.status == "failed"
-        if failed > config.max_failed:
-            _too_many_failed(failed, config, journal, verdict.reply)
-    return verdicts
+    trial = PROMPTS[config.prompt](TRIAL, format_input(TRIAL), config.seed, config.structured)
+    questions = Questions(_reader(config), score_schema(), trial, "a whole number from 0 to 100")
+    tasks = [_task(index, entry, config, format_input) for index, entry in enumerate(entries)]
+    return ask_all(tasks, questions, config, journal, progress)
 
 
-def parse_score(reply: str) -> int | None:
-    """Return the whole number from 0 to 100 that the judge was asked for, or None.
-
-    | reply                                                             | outcome                                  |
-    | ----------------------------------------------------------------- | ---------------------------------------- |
-    | `0`, `85`, `100`, with ASCII white space before or after          | that number                              |
-    | `101`, `850`, `-5`, `+85`                                         | None: out of range or signed, no clipping |
-    | `085`, `8_5`, `85.`, `85.5`, `85,5`, `8e1`, `85%`, `85/100`       | None: another notation                   |
-    | full-width, Arabic and other digits; no-break or zero-width space | None: not ASCII                          |
-    | `**85**`, `"85"`, `Score: 85`, `Score: 85/100`, `85 points`       | None: more than the number alone         |
-    | `<think>...</think>85`, `60 85`, one number on each line          | None: it is unclear which one is meant   |
-    | prose, a refusal in prose, empty                                  | None                                     |
-    """
-    number = re.fullmatch(r"[ \t\r\n\f\v]*(100|[1-9]?[0-9])[ \t\r\n\f\v]*", reply)
-    return int(number[1]) if number else None
+def _reader(config: JudgeConfig) -> Callable[[str, Rule], int | None]:
+    return lambda reply, rule: parse_score(reply, rule, config.structured)
 
 
 def summarize(verdicts: Sequence[Verdict]) -> dict[str, Any]:
@@ -103,15 +75,9 @@ def summarize(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     }
 
 
-def require_coverage(summary: Mapping[str, Any], config: JudgeConfig, journal: Path | None = None) -> None:
+def require_coverage(verdicts: Sequence[Verdict], config: JudgeConfig, journal: Path | None = None) -> None:
     """Raise UserError (code SERVICE) if too many requests failed or too few answers were scored."""
-    if summary["n_failed"] > config.max_failed:
-        _too_many_failed(summary["n_failed"], config, journal)
-    if summary["coverage"] < config.min_coverage:
-        counts = ", ".join(f"{summary[f'n_{status}']} {status}" for status in get_args(Status))
-        what = f"only {summary['coverage']:.3g} of {summary['n_items']} answers have a score ({counts})"
-        fix = "set judge.model to one that answers with the number alone"
-        raise UserError(f"judge.min_coverage ({config.min_coverage:g})", what, fix, SERVICE)
+    judge_tasks.require_coverage(verdicts, config, _reader(config), journal)
 
 
 def read_responses(path: Path | str) -> list[dict[str, str]]:
@@ -140,68 +106,43 @@ def read_responses(path: Path | str) -> list[dict[str, str]]:
     return entries
 
 
-# One answer ----------------------------------------------------------------------------------------------------------
+def settings_key(config: JudgeConfig) -> list[Any]:
+    """Everything but the prompt that the reply of a server, and its reading, depend on."""
+    server = [config.backend, config.url, config.model, config.seed, config.temperature, config.num_ctx]
+    return [*server, config.reply, config.structured, config.think, config.reasoning_effort]
 
 
-@dataclass(frozen=True)
-class _Task:
-    index: int
-    entry: Entry
-    prompt: str
-    flags: tuple[str, ...]
-    key: str  # of the journal: a hash of everything that the verdict depends on
-
-
-def _task(index: int, entry: Entry, config: JudgeConfig, format_input: Callable[[Entry], str]) -> _Task:
-    whole = entry["model_response"]
-    answer = whole[:MAX_ANSWER_CHARS]
-    cut = {**entry, "model_response": answer}
-    prompt = PROMPTS[config.prompt](cut, format_input(entry), config.seed)
-    size = len(prompt.encode("utf-8", "surrogatepass"))
-    flags = {
+def answer_flags(whole: str, prompt: str, config: JudgeConfig, quoted_by: str) -> tuple[str, ...]:
+    """What is unusual about an answer, and about the prompt that asks about it."""
+    server = config.backend != "reference"
+    found = {
         "empty_answer": not whole.strip(),
-        "answer_cut": answer != whole,
-        "injection": config.backend != "reference" and looks_like_injection(answer, config.prompt),
-        "over_context": config.backend != "reference" and size > config.num_ctx * BYTES_PER_TOKEN,
+        "answer_cut": len(whole) > MAX_ANSWER_CHARS,
+        "injection": server and looks_like_injection(whole[:MAX_ANSWER_CHARS], quoted_by),
+        "over_context": server and len(prompt.encode("utf-8", "surrogatepass")) > config.num_ctx * BYTES_PER_TOKEN,
     }
-    return _Task(index, cut, prompt, tuple(flag for flag in FLAGS if flags.get(flag)), _task_key(cut, prompt, config))
+    return tuple(flag for flag in FLAGS if found.get(flag))
 
 
-def _task_key(entry: Entry, prompt: str, config: JudgeConfig) -> str:
+def _task(index: int, entry: Entry, config: JudgeConfig, format_input: Callable[[Entry], str]) -> Task:
+    whole = entry["model_response"]
+    cut = {**entry, "model_response": whole[:MAX_ANSWER_CHARS]}
+    prompt = PROMPTS[config.prompt](cut, format_input(entry), config.seed, config.structured)
+    flags = answer_flags(whole, prompt, config, config.prompt)
+
+    def by_reference() -> Verdict:
+        score = reference_score(cut)
+        return Verdict(index, "scored", score, str(score), flags)
+
+    def zero() -> Verdict:  # an LLM might score another part of the prompt
+        return Verdict(index, "scored", 0, "", flags)
+
     if config.backend == "reference":
-        parts: list[Any] = ["reference", VERSION, *(entry[key] for key in ENTRY_KEYS)]
-    else:
-        parts = [config.backend, config.url, config.model, prompt, config.seed, config.temperature, config.num_ctx]
+        key = journal_key(["reference", VERSION, *(cut[name] for name in ENTRY_KEYS)])
+        return Task(index, prompt, flags, key, by_reference)
+    return Task(index, prompt, flags, journal_key([prompt, *settings_key(config)]), None if whole.strip() else zero)
+
+
+def journal_key(parts: Sequence[Any]) -> str:
+    """The key of a verdict that depends on these values."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _by_reference(task: _Task) -> Verdict:
-    score = reference_score(task.entry)
-    return Verdict(task.index, "scored", score, str(score), task.flags)
-
-
-class _ServerJudge:
-    """Connects when it judges the first answer; if the journal has all verdicts, no server is needed."""
-
-    def __init__(self, config: JudgeConfig) -> None:
-        self.config = config
-        self.server: Server | None = None
-
-    def __call__(self, task: _Task) -> Verdict:
-        if "empty_answer" in task.flags:  # an LLM might score another part of the prompt
-            return Verdict(task.index, "scored", 0, "", task.flags)
-        self.server = self.server or Server(self.config)
-        reply = self.server.ask(task.prompt)
-        score = parse_score(reply.text) if reply.kind == "whole" else None
-        answered: Status = "unparsed" if score is None else "scored"
-        status = reply.kind if reply.kind in ("refused", "failed") else answered
-        cut = reply.kind == "cut" or len(reply.text) > MAX_REPLY_CHARS
-        flags = (*task.flags, "reply_cut") if cut else task.flags
-        return Verdict(task.index, status, score, reply.text[:MAX_REPLY_CHARS], flags)
-
-
-def _too_many_failed(failed: int, config: JudgeConfig, journal: Path | None, reason: str = "") -> NoReturn:
-    what = f"{failed} request(s) without a valid reply, judge.max_failed is {config.max_failed}"
-    what += f"; the last: {reason}" if reason else ""
-    what += f"; the verdicts in {journal} are kept" if journal else ""
-    raise UserError(f"judge.url ({config.url})", what, "repair the server and run the same command again", SERVICE)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from llm.common.http import is_plain_url
 from llm.common.params import Problem, at_least_zero, positive
+from llm.evaluate.judge_replies import Rule
 
 
 @dataclass(frozen=True)
@@ -16,10 +17,14 @@ class JudgeConfig:
 
     backend: Literal["reference", "ollama", "openai"]  # reference: offline, a comparison with the reference answer
     prompt: Literal["book", "guarded"]  # guarded: with markers around the answer
+    reply: Rule  # how a reply is read: judge_replies.py
+    structured: bool  # ask the server for a JSON object by a schema
+    think: bool | None  # whether the model may think first; None: not sent
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None  # None: not sent
     model: str
     url: str  # of the server; /api/chat or /v1/chat/completions is appended
     seed: int
-    temperature: float
+    temperature: float | None  # None: not sent, the server uses its own
     num_ctx: int  # the judge's context in tokens
     timeout_seconds: float  # to connect, to wait for the reply, and to read it
     retries: int
@@ -32,6 +37,14 @@ class JudgeConfig:
         for name, highest in (("timeout_seconds", 3600), ("retries", 10), ("min_coverage", 1)):
             if getattr(self, name) > highest:
                 yield name, f"{getattr(self, name)} is above {highest}", f"set it to {highest} or less"
+        if self.structured and self.prompt == "book" and self.backend != "reference":
+            what = "true, but judge.prompt is book, which asks for the number alone"
+            yield "structured", what, "set judge.prompt to guarded, or structured to false"
+        if self.think is not None and self.reasoning_effort is not None:
+            yield "think", f"{self.think}, but reasoning_effort is set, too", "set one of them to null"
+        if self.backend == "ollama" and self.reasoning_effort in ("none", "minimal", "xhigh"):
+            what = f"{self.reasoning_effort}, which Ollama does not have"
+            yield "reasoning_effort", what, "set it to low, medium or high, or set think to false"
         if not self.model.strip():
             yield "model", f"{self.model!r} is not the name of a model", "write its name, such as llama3"
         if not is_plain_url(self.url) or set(self.url) & set("?#"):

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from llm.common.errors import DATA, RESOURCES, UserError
 
 Status = Literal["scored", "unparsed", "refused", "failed"]
-FLAGS = ("empty_answer", "answer_cut", "injection", "over_context", "reply_cut")
+FLAGS = ("empty_answer", "answer_cut", "injection", "over_context", "reply_cut", "length_limit")
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,9 @@ class Server:
     Raises UserError if no further request can succeed: the server is down, lacks the model, or refuses the key.
     """
 
-    def __init__(self, config: JudgeConfig) -> None:
+    def __init__(self, config: JudgeConfig, schema: Mapping[str, Any]) -> None:
         self.config = config
+        self.schema = schema  # of the reply, sent if `structured`
         self.protocol = PROTOCOLS[config.backend]
         base = config.url.rstrip("/").removesuffix(self.protocol.chat)
         self.base = base.removesuffix("/v1") if self.protocol.chat.startswith("/v1/") else base
@@ -60,7 +61,7 @@ class Server:
     def _ask_once(self, prompt: str) -> Reply:
         messages = [{"role": "user", "content": prompt}]
         payload = {"model": self.config.model, "messages": messages, "stream": False}
-        payload |= self.protocol.options(self.config)
+        payload |= self.protocol.options(self.config, self.schema)
         response, body = self._request("POST", self.protocol.chat, payload, self.config.timeout_seconds)
         self._check_status(response, body)
         return self.protocol.read(body)
@@ -101,7 +102,23 @@ class Server:
         if status == 404:
             what = f"{self.protocol.chat} does not exist (status 404)"
             raise UserError(f"judge.url ({self.base})", what, "correct judge.url or judge.backend", SERVICE)
+        if status in (400, 422):
+            for name, words, off in SETTINGS:
+                value = getattr(self.config, name)
+                sent = bool(value) if name == "structured" else value is not None
+                if sent and any(word in text for word in words):
+                    what = f"{self.base} refuses it: {_short(text)}"
+                    raise UserError(f"judge.{name} ({value})", what, f"set judge.{name} to {off}", SERVICE)
         raise status_failure(response, f": {_short(text)}")
+
+
+# Settings that a server may refuse: the words of its message, and the value that sends nothing.
+SETTINGS = (
+    ("structured", ("response_format", "json_schema", "format"), "false"),
+    ("temperature", ("temperature",), "null"),
+    ("reasoning_effort", ("reasoning_effort", "think"), "null"),
+    ("think", ("think", "chat_template_kwargs"), "null"),
+)
 
 
 # The two protocols ---------------------------------------------------------------------------------------------------
@@ -114,7 +131,7 @@ class _Protocol:
     keyed: bool
     start: str  # the fix if nothing answers
     pull: Callable[[str], str]  # the fix if the model is missing
-    options: Callable[[JudgeConfig], dict[str, Any]]
+    options: Callable[[JudgeConfig, Mapping[str, Any]], dict[str, Any]]  # of the settings and the schema of the reply
     read: Callable[[bytes], Reply]
 
 
@@ -138,7 +155,32 @@ def _read_openai(body: bytes) -> Reply:
     refusal = message.get("refusal") if isinstance(message, dict) else None
     if refusal or reason == "content_filter":
         return Reply("refused", refusal if isinstance(refusal, str) else "content_filter")
+    if reason == "length" and isinstance(message, dict) and message.get("content") is None:
+        return Reply("cut", "")  # all tokens went into thoughts
     return Reply("cut" if reason == "length" else "whole", _content(choice))
+
+
+def _ollama_options(config: JudgeConfig, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """`options`, `format` (a JSON schema) and `think` (a switch, or a level for models that have levels)."""
+    options = {"seed": config.seed, "temperature": config.temperature, "num_ctx": config.num_ctx}
+    think = config.think if config.reasoning_effort is None else config.reasoning_effort
+    return _given(options=_given(**options), format=schema if config.structured else None, think=think)
+
+
+def _openai_options(config: JudgeConfig, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """`response_format` and `reasoning_effort`; `think` is a switch of the chat template (llama.cpp, vLLM, SGLang)."""
+    form = {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": schema}}
+    return _given(
+        seed=config.seed,
+        temperature=config.temperature,
+        reasoning_effort=config.reasoning_effort,
+        response_format=form if config.structured else None,
+        chat_template_kwargs=None if config.think is None else {"enable_thinking": config.think},
+    )
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 PROTOCOLS: Mapping[str, _Protocol] = {
@@ -148,7 +190,7 @@ PROTOCOLS: Mapping[str, _Protocol] = {
         keyed=False,
         start="start it with `ollama serve`",
         pull=lambda model: f"`ollama pull {model}`",
-        options=lambda c: {"options": {"seed": c.seed, "temperature": c.temperature, "num_ctx": c.num_ctx}},
+        options=_ollama_options,
         read=_read_ollama,
     ),
     "openai": _Protocol(
@@ -157,7 +199,7 @@ PROTOCOLS: Mapping[str, _Protocol] = {
         keyed=True,
         start="start the server, or correct judge.url",
         pull=lambda _model: "set judge.model to one that the server lists under /v1/models",
-        options=lambda c: {"seed": c.seed, "temperature": c.temperature},
+        options=_openai_options,
         read=_read_openai,
     ),
 }

@@ -13,6 +13,11 @@ decisive   recall times F2 of the decisive words: those that are not in the prom
 order      edit similarity of the content words that both texts share; it is low for a shuffled or repeated answer
 closeness  edit similarity of all words to the reference, scaled so that copying the prompt gives 0
 
+If most letters of the reference belong to scripts without spaces between words, such as Chinese, Japanese or Thai, the
+score is chrF (`chrf.py`), at most 99, and 0 for a copy of the prompt. It does not tell decisive words from others, so
+scores of such texts are not comparable with those of English ones. For other languages the formula above holds, but
+its function words and negations are English: read chrF in the report of `respond` too.
+
 A correct answer in other words (synonyms) scores low, as with every metric that is based on a reference.
 """
 
@@ -22,15 +27,21 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 
+import regex
 from rapidfuzz.distance import Indel
 
-VERSION = 1  # part of the key of every verdict: increase it with every change that can affect a score
+from llm.common.scripts import is_without_spaces
+from llm.evaluate import chrf
+
+VERSION = 2  # part of the key of every verdict: increase it with every change that can affect a score
 
 _NUMBER_COMMA = re.compile(r"(?<=\d),(?=\d{3}\b)")
 _LIST_MARK = re.compile(r"^\s*(?:\d+[.)]|[-*•])\s+", re.MULTILINE)
-_FINAL = " .!?;:,"
+_FINAL = " .!?;:,。、।॥؟۔"
 _QUOTES = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "`": "'"})
-_TOKEN = re.compile(r"(?<!\w)-?\d+(?:\.\d+)?%?(?!\w)|\w+(?:['-]\w+)*|[^\w\s'\",;:.!?]")
+_TOKEN = regex.compile(  # a combining mark belongs to its word
+    r"(?<!\w)-?\d+(?:\.\d+)?%?(?!\w)|[\w\p{M}]+(?:['-][\w\p{M}]+)*|[^\w\p{M}\s'\",;:.!?]"
+)
 _FUNCTION = re.compile(
     r"an?|the|is|are|was|were|be|been|am|its?|this|that|these|those|there|here|of|to|in|on|at|by|for|from|with|as"
     r"|and|or|so|than|then|into|also"
@@ -46,9 +57,12 @@ def reference_score(entry: Mapping[str, str]) -> int:
     if answer == reference:
         return 100
     instruction, text = _plain(entry["instruction"]), _plain(entry["input"])
-    prompt = _words(f"{instruction}\n{text}")
+    copies = [f"{instruction}\n{text}", instruction, text]
+    if is_without_spaces(reference):
+        return 0 if answer in map(str.strip, copies) else min(99, round(chrf.sentence_score(answer, reference)))
+    prompt = _words(copies[0])
     a, r = _words(answer), _words(reference)
-    closeness = _closeness(a, r, copies=[prompt, _words(instruction), _words(text)])
+    closeness = _closeness(a, r, copies=[_words(copy) for copy in copies])
     decisive = _decisive(a, r, given=frozenset(prompt))
     if decisive is None:
         decisive = closeness**2

@@ -13,8 +13,10 @@ Measure = Literal["pearson", "spearman", "kendall"]
 Z95 = 1.959963984540054  # 95 % of a normal distribution lie within this many standard deviations of the mean
 
 
-def wilson(hits: int, n: int) -> tuple[float, float]:
+def wilson(hits: float, n: int) -> tuple[float, float]:
     """Wilson's 95 % interval of the proportion hits / n, which also holds near 0 and 1.
+
+    `hits` may hold halves, for ties. The interval is then a little too wide, since ties vary less.
 
     Raises ValueError unless 0 <= hits <= n and n > 0.
     """

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -37,18 +37,59 @@ def greedy(max_new_tokens: int) -> DecodingConfig:
     return DecodingConfig(max_new_tokens, temperature=0.0, top_k=None, top_p=None)
 
 
+@dataclass
+class Continuation:
+    """The new tokens of one prompt.
+
+    `logprobs` are the model's log-probabilities, in nats, of `ids` and of the stop token that ended them, if one did:
+    those of its own distribution, before temperature, top-k and top-p.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    stop: int | None = None  # the stop token that ended them; None: they reached the limit
+
+    @property
+    def ended(self) -> bool:
+        """Whether they end at a stop token."""
+        return self.stop is not None
+
+    @property
+    def tokens(self) -> list[int]:
+        """All ids, with the stop token."""
+        return self.ids if self.stop is None else [*self.ids, self.stop]
+
+
 def generate(
     model: GPT,
     prompts: Sequence[Sequence[int]],
     config: DecodingConfig,
-    stop: int | None,
+    stops: Collection[int],
     seeds: Sequence[int] | None = None,
     limits: Sequence[int] | None = None,
 ) -> list[list[int]]:
-    """Continue each prompt; returns its new token ids, without the `stop` id at the end.
+    """Continue each prompt; returns its new token ids, without the id of `stops` that ended them.
 
-    Each row is sampled with its own generator, seeded by `seeds` (default 0, 1, ...), so its tokens do not depend on
-    the rest of the batch. `limits` replaces `max_new_tokens` for each prompt. With limit 0, the length is not checked.
+    For `seeds`, `limits` and errors see `continuations`.
+    """
+    return [found.ids for found in continuations(model, prompts, config, stops, seeds, limits, logprobs=False)]
+
+
+def continuations(
+    model: GPT,
+    prompts: Sequence[Sequence[int]],
+    config: DecodingConfig,
+    stops: Collection[int],
+    seeds: Sequence[int] | None = None,
+    limits: Sequence[int] | None = None,
+    copies: int = 1,
+    logprobs: bool = True,
+) -> list[Continuation]:
+    """Continue each prompt `copies` times: the copies of the first prompt come first, then those of the second, ...
+
+    A prompt is computed once for all its copies. Each row is sampled with its own generator, seeded by `seeds` (one for
+    each row, default 0, 1, ...), so its tokens do not depend on the rest of the batch. `limits` replaces
+    `max_new_tokens` for each prompt. With limit 0, the length is not checked. Without `logprobs`, they are left out.
     Raises UserError if a prompt is empty, or does not fit into the context together with its new tokens.
     """
     limits = [config.max_new_tokens] * len(prompts) if limits is None else list(limits)
@@ -57,31 +98,46 @@ def generate(
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    answers: list[list[int]] = [[] for _ in prompts]
-    rows = [row for row, limit in enumerate(limits) if limit > 0]  # of unfinished prompts
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds or range(len(prompts))]
+    started = [number for number, limit in enumerate(limits) if limit > 0]  # prompts
+    found = [Continuation() for _ in range(len(prompts) * copies)]
+    rows = [number * copies + copy for number in started for copy in range(copies)]  # unfinished ones
+    generators = [generator_on(device, seed) for seed in seeds or range(len(found))]
+    scores: list[tuple[list[int], Tensor]] = []  # rows and their log-probabilities, read together at the end
     with _no_gradients(device):
         if rows:
-            ids, padding = _pad_left([prompts[row] for row in rows], device)
-            cache = KVCache(model.config, len(rows), ids.shape[1] + max(limits), model.transformer.wte.weight)
+            ids, padding = _pad_left([prompts[number] for number in started], device)
+            cache = KVCache(model.config, len(started), ids.shape[1] + max(limits), model.transformer.wte.weight)
+            hidden = model.transformer(ids, cache, padding)[:, -1]  # (B, C); earlier tokens need no logits
+            if copies > 1:
+                repeated = torch.arange(len(started), device=device).repeat_interleave(copies)
+                hidden, padding = hidden[repeated], None if padding is None else padding[repeated]
+                cache.keep(repeated)
         while rows:
-            hidden = model.transformer(ids, cache, padding)
-            logits = model.lm_head(hidden[:, -1])  # (B, V); earlier tokens need no logits
-            chosen = choose(logits, config, [generators[row] for row in rows]).to(device)
+            logits = model.lm_head(hidden)  # (B, V)
+            chosen = choose(logits, config, [generators[row] for row in rows])
+            if logprobs:
+                of_chosen = torch.log_softmax(logits.float(), dim=-1).gather(1, chosen[:, None])[:, 0]
+                scores.append((rows, of_chosen))
             unfinished = []
             for i, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
-                if token != stop:
-                    answers[row].append(token)
-                if token != stop and len(answers[row]) < limits[row]:
-                    unfinished.append(i)
+                if token in stops:
+                    found[row].stop = token
+                else:
+                    found[row].ids.append(token)
+                    if len(found[row].ids) < limits[row // copies]:
+                        unfinished.append(i)
             if len(unfinished) < len(rows):  # drop finished rows from the batch
                 kept = torch.tensor(unfinished, dtype=torch.long, device=device)
                 rows, chosen = [rows[i] for i in unfinished], chosen[kept]
                 padding = None if padding is None else padding[kept]
                 cache.keep(kept)
-            ids = chosen[:, None]
+            if rows:
+                hidden = model.transformer(chosen[:, None], cache, padding)[:, -1]
     model.train(was_training)
-    return answers
+    values = iter(torch.cat([of_rows for _, of_rows in scores]).tolist() if scores else ())
+    for row in (row for of_step, _ in scores for row in of_step):
+        found[row].logprobs.append(next(values))
+    return found
 
 
 def _no_gradients(device: torch.device) -> AbstractContextManager[Any]:
@@ -93,17 +149,44 @@ def choose(logits: Tensor, config: DecodingConfig, generators: Sequence[torch.Ge
     """Token ids (B,) from logits (B, V): the most likely ones, or sampled with the generator of each row."""
     if config.temperature == 0:
         return logits.max(dim=-1).indices  # on CPUs, argmax in bf16 takes four times as long
-    logits = logits.float().cpu()
+    drawn_by = weights(logits.float(), config)
+    noise = torch.empty_like(drawn_by)
+    for row, generator in zip(noise, generators, strict=True):
+        row.exponential_(generator=generator)
+    return (drawn_by / noise).argmax(dim=-1)  # what torch.multinomial computes for one row, after it has read the sum
+
+
+def choose_each(logits: Tensor, configs: Sequence[DecodingConfig], generators: Sequence[torch.Generator]) -> Tensor:
+    """`choose` for rows that have a config each; those of the same config are computed together."""
+    groups: dict[DecodingConfig, list[int]] = {}
+    for row, config in enumerate(configs):
+        groups.setdefault(replace(config, max_new_tokens=1), []).append(row)
+    if len(groups) == 1:
+        return choose(logits, configs[0], generators)
+    chosen = torch.empty(len(configs), dtype=torch.long, device=logits.device)
+    for config, rows in groups.items():
+        at = torch.tensor(rows, device=logits.device)
+        chosen[at] = choose(logits[at], config, [generators[row] for row in rows])
+    return chosen
+
+
+def generator_on(device: torch.device, seed: int) -> torch.Generator:
+    """A generator for `choose`; those of CPU and GPU draw different numbers."""
+    return torch.Generator(device).manual_seed(seed)
+
+
+def weights(logits: Tensor, config: DecodingConfig) -> Tensor:
+    """What tokens are drawn by, (B, V) -> (B, V): probabilities after temperature, top-k and top-p, not normalised.
+
+    `config.temperature` is above 0.
+    """
     if config.top_k is not None:
         k = min(config.top_k, logits.shape[-1])
         lowest = logits.topk(k, dim=-1).values[:, -1:]  # (B, 1)
         logits = logits.masked_fill(logits < lowest, -torch.inf)
     highest = logits.amax(dim=-1, keepdim=True)  # subtracted to avoid infinities at low temperatures
     probabilities = torch.softmax((logits - highest) / config.temperature, dim=-1)
-    if config.top_p is not None:
-        probabilities = nucleus(probabilities, config.top_p)
-    drawn = [torch.multinomial(p, 1, generator=g) for p, g in zip(probabilities, generators, strict=True)]
-    return torch.cat(drawn)
+    return probabilities if config.top_p is None else nucleus(probabilities, config.top_p)
 
 
 def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
@@ -112,9 +195,19 @@ def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
     (B, V) -> (B, V); see Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration".
     """
     ordered, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
-    before = ordered.cumsum(dim=-1) - ordered  # total probability of more likely tokens
+    on_cpu = ordered.device.type == "cpu"
+    before = ordered.cumsum(dim=-1) - ordered if on_cpu else sum_before_in_units(ordered)  # of more likely tokens
     before[:, 0] = 0  # keep the first token despite rounding
     return probabilities.scatter(-1, tokens, ordered.masked_fill(before >= top_p, 0.0))
+
+
+def sum_before_in_units(ordered: Tensor) -> Tensor:
+    """The sum of the probabilities before each one, (B, V) -> (B, V), in units of 2^-40.
+
+    A GPU adds floats in an order that varies; a sum of integers does not depend on it.
+    """
+    units = (ordered * 2.0**40).long()
+    return (units.cumsum(dim=-1) - units).float() / 2.0**40
 
 
 def _pad_left(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor | None]:

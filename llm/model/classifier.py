@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from llm.model.gpt import GPT
+from llm.model.gpt import GPT, Block
 from llm.model.meta import on_meta_device
 
 Position = Literal["first", "last", "last_token", "mean", "mean_all", "last_token_and_mean"]
@@ -38,8 +38,10 @@ class Classifier(nn.Module):
         super().__init__()
         self.gpt_config, self.position, self.pad_to, self.causal = gpt.config, position, pad_to, causal
         self.transformer = gpt.transformer
-        self.transformer.causal = causal
-        self.score = nn.Linear(gpt.config.n_embd, n_classes)
+        for block in gpt.transformer.h:
+            cast(Block, block).attn.causal = causal
+        # the published classifiers of families without biases have none here either
+        self.score = nn.Linear(gpt.config.n_embd, n_classes, bias=gpt.config.parts.bias)
 
     def forward(self, ids: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Class logits (B, classes) of right-padded ids (B, T); `lengths` (B,) are the real tokens of each row."""

@@ -16,19 +16,22 @@ EMPTY_SLOTS = 64  # up to this many, multiplying with the empty slots too is fas
 
 
 class KVCache:
-    """Keys and values of the tokens so far, allocated for `slots` tokens: (B, H, slots, D) for each layer."""
+    """Keys and values of the tokens so far, allocated for `slots` tokens: (B, K, slots, D) for each layer."""
 
     def __init__(self, config: ModelConfig, rows: int, slots: int, like: Tensor) -> None:
-        shape = (rows, config.n_head, slots, config.n_embd // config.n_head)
-        # CPUs convert bf16 keys to fp32 before each product, so store them as fp32 there
-        dtype = torch.float32 if like.device.type == "cpu" else like.dtype
-        self.keys = [like.new_empty(shape, dtype=dtype) for _ in range(config.n_layer)]
-        self.values = [like.new_empty(shape) for _ in range(config.n_layer)]
+        shape = (rows, config.kv_heads, slots, config.head_dim)
+        on_cpu, device = like.device.type == "cpu", like.device.type
+        # A GPU stores what attention computes with, or autocast would convert the whole cache for each token.
+        cast = torch.is_autocast_enabled(device) and not on_cpu
+        values = torch.get_autocast_dtype(device) if cast else like.dtype
+        keys = torch.float32 if on_cpu else values  # CPUs convert bf16 keys to fp32 before each product
+        self.keys = [like.new_empty(shape, dtype=keys) for _ in range(config.n_layer)]
+        self.values = [like.new_empty(shape, dtype=values) for _ in range(config.n_layer)]
         self.length = 0  # tokens cached; `Transformer.forward` updates it after the last layer
         self._slots = torch.empty(0, 0)
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new keys and values (B, H, T, D); return all so far (B, H, S, D)."""
+        """Store new keys and values (B, K, T, D); return all so far (B, K, S, D)."""
         keys, values, end = self.keys[layer], self.values[layer], self.length + k.shape[2]
         assert end <= keys.shape[2], "the cache is full"  # a slice past the end would drop tokens silently
         keys[:, :, self.length : end] = k
@@ -44,11 +47,14 @@ class KVCache:
             return attend_one(q, self, layer, mask).to(q.dtype)
         return attend(q.to(keys.dtype), keys, values.to(keys.dtype), mask).to(q.dtype)
 
-    def first_slots(self, tokens: int) -> Tensor:
-        """Indices (B * H, tokens) of the first tokens of each row and head, among all slots of a layer."""
-        B, H, slots, _ = self.keys[0].shape
-        if self._slots.shape != (B * H, tokens):  # computed once a step, in the first layer
-            first = torch.arange(0, B * H * slots, slots, dtype=torch.int32)
+    def first_slots(self, tokens: int, shared: int) -> Tensor:
+        """Indices (B * K * shared, tokens) of the first tokens of each row and query head, among all slots of a layer.
+
+        `shared` heads of queries have the same keys and values.
+        """
+        B, K, slots, _ = self.keys[0].shape
+        if self._slots.shape != (B * K * shared, tokens):  # computed once a step, in the first layer
+            first = torch.arange(0, B * K * slots, slots, dtype=torch.int32).repeat_interleave(shared)
             self._slots = first[:, None] + torch.arange(tokens, dtype=torch.int32)
         return self._slots
 
@@ -66,11 +72,13 @@ def attend_one(q: Tensor, cache: KVCache, layer: int, mask: Tensor | None) -> Te
     """
     B, H, _, D = q.shape
     keys, values, S = cache.keys[layer], cache.values[layer], cache.length + 1
+    K = keys.shape[1]
     if keys.shape[2] - S > EMPTY_SLOTS:
         keys = keys[:, :, :S]
-    scores = (keys @ (q.to(keys.dtype) * D**-0.5).transpose(2, 3))[:, :, :S, 0]  # (B, H, S)
+    queries = (q.to(keys.dtype) * D**-0.5).view(B, K, H // K, D)
+    scores = (keys @ queries.transpose(2, 3))[:, :, :S].transpose(2, 3).reshape(B, H, S)
     if mask is not None:
         scores = scores.masked_fill(~mask[:, :, 0], -math.inf)
     weights = torch.softmax(scores, dim=-1).to(values.dtype).flatten(0, 1)
-    y = F.embedding_bag(cache.first_slots(S), values.view(-1, D), mode="sum", per_sample_weights=weights)
+    y = F.embedding_bag(cache.first_slots(S, H // K), values.view(-1, D), mode="sum", per_sample_weights=weights)
     return y.view(B, H, 1, D)

@@ -6,7 +6,7 @@ y = W x + scale * B (A x), with A (in, rank) and B (rank, out) as in the book.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from llm.common.params import Problem, positive
 from llm.model.meta import on_meta_device
 
-FUSED = {"c_attn": 3}  # layers that combine several: queries, keys and values each get an A and a B, as in the book
+FUSED = ("c_attn",)  # combines three layers: queries, keys and values each get an A and a B, as in the book
 
 
 @dataclass(frozen=True)
@@ -38,30 +38,44 @@ class LoraConfig:
 
 
 class LoraLinear(nn.Linear):
-    """A Linear with a low-rank update; it takes over the weight and bias of `linear` under their names."""
+    """A Linear with a low-rank update; it takes over the weight and bias of `linear` under their names.
 
-    def __init__(self, linear: nn.Linear, config: LoraConfig, parts: int, generator: torch.Generator) -> None:
+    `sizes` are the outputs of each layer that it combines; each has an A and a B of its own. `lora_A` is
+    (parts, in, rank). `lora_B` is (parts, rank, size) if all sizes are equal, otherwise (rank, out).
+    """
+
+    def __init__(self, linear: nn.Linear, config: LoraConfig, sizes: Sequence[int], generator: torch.Generator) -> None:
         with on_meta_device():
             super().__init__(linear.in_features, linear.out_features)
         self.weight, self.bias = linear.weight, linear.bias
-        self.scale = config.scale
+        self.scale, self.sizes = config.scale, list(sizes)
+        parts, same = len(sizes), len(set(sizes)) == 1
         a = torch.empty(parts, linear.in_features, config.rank, device="cpu")  # the same values for every device
         for part in a:  # the bound is 1 / sqrt(rank), as in the book; for (rank, in) it would be smaller
             nn.init.kaiming_uniform_(part, a=math.sqrt(5), generator=generator)
-        b = torch.zeros(parts, config.rank, linear.out_features // parts, device="cpu")
+        shape = (parts, config.rank, sizes[0]) if same else (config.rank, linear.out_features)
+        b = torch.zeros(shape, device="cpu")
         self.lora_A, self.lora_B = (nn.Parameter(t.to(linear.weight.device)) for t in (a, b))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
         down = self.scale * torch.einsum("...i,pir->...pr", x, self.lora_A)
-        up = torch.einsum("...pr,pro->...po", down, self.lora_B)
-        return F.linear(x, self.weight, self.bias) + up.flatten(-2)
+        if self.lora_B.ndim == 3:
+            up = torch.einsum("...pr,pro->...po", down, self.lora_B).flatten(-2)
+        else:
+            pairs = zip(down.unbind(-2), torch.split(self.lora_B, self.sizes, dim=-1), strict=True)
+            up = torch.cat([part @ b for part, b in pairs], dim=-1)
+        return F.linear(x, self.weight, self.bias) + up
 
     def merged(self) -> nn.Linear:
         """A plain Linear that computes the same. The original weight is not changed, since others may share it."""
         with on_meta_device():
             linear = nn.Linear(self.in_features, self.out_features)
-        update = (self.lora_A @ self.lora_B).transpose(1, 2).flatten(0, 1)  # (out, in)
+        if self.lora_B.ndim == 3:
+            update = (self.lora_A @ self.lora_B).transpose(1, 2).flatten(0, 1)  # (out, in)
+        else:
+            pairs = zip(self.lora_A, torch.split(self.lora_B, self.sizes, dim=-1), strict=True)
+            update = torch.cat([(a @ b).T for a, b in pairs])
         linear.weight = nn.Parameter(self.weight.detach() + self.scale * update.detach(), requires_grad=False)
         linear.bias = self.bias
         return linear
@@ -79,7 +93,15 @@ def add_lora(module: nn.Module, config: LoraConfig, seed: int) -> None:
     ]
     assert found, "no plain Linear to add LoRA to"
     for parent, name, linear in found:
-        setattr(parent, name, LoraLinear(linear, config, FUSED.get(name, 1), generator))
+        setattr(parent, name, LoraLinear(linear, config, fused_sizes(parent, name, linear), generator))
+
+
+def fused_sizes(parent: nn.Module, name: str, linear: nn.Linear) -> list[int]:
+    """The outputs of each layer that the child `linear` of `parent` combines: those of q, k and v, or all."""
+    if name not in FUSED:
+        return [linear.out_features]
+    heads = getattr(parent, "heads", (1, 1, 1))  # of `Attention`
+    return [linear.out_features // sum(heads) * number for number in heads]
 
 
 def merge_lora(module: nn.Module) -> dict[str, Tensor]:

@@ -8,10 +8,15 @@ Memory the system does not report is not checked.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
+from torch import nn
+
 from llm.model.config import ModelConfig
-from llm.model.lora import LoraConfig
+from llm.model.gpt import GPT, Block, count_parameters
+from llm.model.lora import LoraConfig, fused_sizes
+from llm.model.meta import on_meta_device
 from llm.runtime.device import RuntimeConfig
 from llm.runtime.machine import check_disk, check_memory
 
@@ -40,17 +45,24 @@ class Training:
         """All parameters but LoRA's."""
         if self.classes is None:
             return parameters(self.model)
-        return parameters(replace(self.model, tie_head=True)) + (self.model.n_embd + 1) * self.classes
+        return parameters(replace(self.model, tie_head=True)) + self._head
+
+    @property
+    def _head(self) -> int:
+        """Parameters of the head; that of a language model may be tied."""
+        C, bias = self.model.n_embd, self.model.parts.bias
+        return C * self.model.vocab_size if self.classes is None else (C + bias) * self.classes
 
     @property
     def trainable(self) -> int:
         """Parameters with gradients and moments."""
-        C, V = self.model.n_embd, self.model.vocab_size
-        if self.lora:  # A (in, rank) three times for c_attn, once for the other layers; B (rank, out)
-            return self.lora.rank * (self.model.n_layer * 18 * C + C + (self.classes or V))
+        if self.lora:  # of every linear layer, also the head
+            head = self.model.n_embd + (self.classes or self.model.vocab_size)
+            return self.lora.rank * (self.model.n_layer * lora_width(self.model) + head)
         if self.trained_blocks is None:
             return self.parameters
-        return self.trained_blocks * block_parameters(self.model) + 2 * C + (C + 1) * (self.classes or V)
+        norm = count_parameters(one_layer(self.model).transformer.ln_f)
+        return self.trained_blocks * block_parameters(self.model) + norm + self._head
 
     @property
     def state_bytes(self) -> int:
@@ -68,16 +80,26 @@ class Training:
         gradients = FP32 * self.trainable
 
         weights = FP32 * (self.parameters + (2 + self.keeps_best) * self.trainable)  # with AdamW's moments
-        weights += 2 * half * (blocks * 12 * C * C + (C * V if self.classes is None else 0))  # bf16 copies
+        copies = blocks * matrix_parameters(config) + (C * V if self.classes is None else 0)
+        weights += 2 * half * copies  # in bf16
 
-        # For backward, a block keeps the inputs of both norms in fp32; their outputs, q, k, v, y and 8 C of the MLP.
-        block = B * T * C * (2 * FP32 + 14 * size)
+        # For backward, a block keeps the inputs of both norms in fp32; their outputs, q, k, v, y, and those of the MLP.
+        queries, keys = H * config.head_dim, config.kv_heads * config.head_dim
+        inner = config.n_inner * (2 if config.parts.mlp == "gelu" else 4)
+        block = B * T * (C * 2 * FP32 + (2 * C + 2 * queries + 2 * keys + inner) * size)
+        if config.parts.rope:  # q and k before the rotation too: they share the memory of v
+            block += B * T * (queries + keys) * size
+        if config.parts.qk_norm:  # q and k as inputs of their norms
+            block += B * T * (queries + keys) * FP32
         if config.dropout > 0:
             block += B * T * C * 2 * size
         if eager or config.attention_rate > 0:  # fused attention with dropout is also computed step by step
-            block += B * T * C * 3 * size  # q, k, v once more, in the memory layout of the product
+            block += B * T * queries * 3 * size  # q, k, v once more, in the memory layout of the product
             block += B * H * T * T * ((FP32 + 2 if half else 2 * FP32) + 2 * FP32 * (config.attention_rate > 0))
-        activations = blocks * block + 2 * FP32 * B * T * C
+        kept = blocks * block
+        if self.runtime.checkpoint_activations and self.trained_blocks is None:  # the inputs of blocks, and one block
+            kept = blocks * FP32 * B * T * C + block
+        activations = kept + 2 * FP32 * B * T * C
 
         if self.runtime.fused_loss and self.classes is None and self.lora is None:
             logits = size * (B * T if self.targets is None else self.targets) * V
@@ -86,33 +108,59 @@ class Training:
             logits, head = 4 * FP32 * (B * T * V if self.classes is None else B * self.classes), 0
 
         step = activations + max(logits + head + gradients * self.accumulates, gradients)
-        evaluation = logits + FP32 * (B * T * C * 10 + 3 * B * H * T * T * eager)
+        evaluation = logits + FP32 * (B * T * 2 * (C + config.n_inner) + 3 * B * H * T * T * eager)
         return FIRST_STEP + weights + max(step, evaluation)
+
+
+@lru_cache(maxsize=8)
+def one_layer(config: ModelConfig) -> GPT:
+    """A model with one block, without data, to count on."""
+    with on_meta_device():
+        return GPT(replace(config, n_layer=1))
+
+
+def _block(config: ModelConfig) -> Block:
+    return one_layer(config).transformer.h[0]  # type: ignore[return-value]
 
 
 def parameters(config: ModelConfig) -> int:
     """Parameters of a GPT; a tied head counts once."""
-    C, V = config.n_embd, config.vocab_size
-    heads = 1 if config.tie_head else 2
-    return heads * V * C + config.context_length * C + config.n_layer * block_parameters(config) + 2 * C
+    return count_parameters(one_layer(config)) + (config.n_layer - 1) * block_parameters(config)
 
 
 def block_parameters(config: ModelConfig) -> int:
     """Parameters of one block."""
-    C = config.n_embd
-    return 12 * C * C + 10 * C + 3 * C * config.qkv_bias
+    return count_parameters(_block(config))
+
+
+def matrix_parameters(config: ModelConfig) -> int:
+    """Parameters in the matrices of one block."""
+    return sum(layer.weight.numel() for layer in _block(config).modules() if isinstance(layer, nn.Linear))
+
+
+def lora_width(config: ModelConfig) -> int:
+    """Parameters of LoRA with rank 1 in one block: A (in, rank) for each layer in a matrix, and B (rank, out)."""
+    return sum(
+        len(fused_sizes(parent, name, layer)) * layer.in_features + layer.out_features
+        for parent in _block(config).modules()
+        for name, layer in parent.named_children()
+        if isinstance(layer, nn.Linear)
+    )
 
 
 def decoding(config: ModelConfig, runtime: RuntimeConfig, rows: int, prompt: int, new: int) -> int:
     """Bytes to continue `rows` prompts of up to `prompt` tokens by `new` tokens: weights, cache, and first pass."""
-    C, half = config.n_embd, runtime.precision == "bf16"
+    half = runtime.precision == "bf16"
     size = 2 if half else FP32
     weights = parameters(config) * (FP32 + 2 * half)
-    cache = (FP32 + size) * config.n_layer * rows * (prompt + new) * C
-    first = size * rows * (prompt * C * 10 + 2 * config.vocab_size)
+    cache = (FP32 + size) * config.n_layer * rows * (prompt + new) * config.kv_heads * config.head_dim
+    first = size * rows * (prompt * 2 * (config.n_embd + config.n_inner) + 2 * config.vocab_size)
     if config.attention == "eager":
         first += FP32 * 3 * rows * config.n_head * prompt * prompt
     return weights + cache + first
+
+
+MODELS = Path("models")  # the model goes there, perhaps on another disk than `work`
 
 
 def check_training(
@@ -128,3 +176,4 @@ def check_training(
     states = 0 if save_every is None else min(STATES, -(-steps // save_every)) * training.state_bytes
     there = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
     check_disk(work, max(0, FP32 * training.parameters + extra + states - there))
+    check_disk(MODELS, FP32 * training.parameters)

@@ -9,12 +9,14 @@ import ctypes
 import os
 import platform
 import resource
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass, make_dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from llm.common import params
+from llm.common.cores import cores
 from llm.common.errors import RESOURCES, UserError
 from llm.common.params import Problem, positive
 from llm.runtime import kernels
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # mallopt(3)
 MADV_HUGEPAGE, HUGE_PAGE = 14, 2**21  # madvise(2); bytes
+COMPILERS = ("g++", "clang++")
 MOST_THREADS = 1024  # far more would only compete for the cores
 
 
@@ -37,14 +40,21 @@ class RuntimeConfig:
     keep_pages: bool  # let glibc keep freed memory instead of returning it to the system (Linux)
     fused_loss: bool  # compute the next-token loss without storing all logits
     kernels: Literal["native", "portable"] = "native"  # portable: the same results on every x86-64 CPU (kernels.py)
+    ranks: int = 1  # processes that share each training
+    sharding: Literal["ddp", "fsdp"] = "ddp"  # ddp: each rank has all weights; fsdp: a part of them
+    log_every: int = 1  # updates between two readings of loss and gradient norm on a GPU; CPUs read every update
+    tf32: bool = False  # fp32 matrix products with 10 bits of the fraction, on tensor cores (NVIDIA GPUs)
+    checkpoint_activations: bool = False  # less memory, more time: see `Transformer.run`
 
     def problems(self) -> Iterator[Problem]:
-        yield from positive(self, "threads")
+        yield from positive(self, "threads", "log_every", "ranks")
         needs = {"precision": "fp32", "device": "cpu", "fused_loss": False}
         other = [name for name, value in needs.items() if getattr(self, name) != value]
         if self.kernels == "portable" and other:
             what = f"portable, but {other[0]} is {getattr(self, other[0])!r}".replace("True", "true")
             yield "kernels", what, "set it to native, or use precision fp32, device cpu and fused_loss false"
+        if self.tf32 and self.device != "cuda":
+            yield "tf32", f"true, but device is {self.device}", "set it to false"
         if self.threads > MOST_THREADS:
             yield "threads", f"{self.threads} is above {MOST_THREADS}", "give the number of cores"
 
@@ -52,7 +62,8 @@ class RuntimeConfig:
 def set_up_device(config: RuntimeConfig) -> torch.device:
     """Apply the settings to this process and return the device. Call it before creating large tensors.
 
-    CUDA uses deterministic kernels; PyTorch warns if an operation has none. Raises UserError if the device is missing.
+    CUDA uses deterministic kernels; an operation without one raises RuntimeError, which ends a stage with one line.
+    Raises UserError if the device is missing.
     """
     import torch
 
@@ -66,8 +77,11 @@ def set_up_device(config: RuntimeConfig) -> torch.device:
         what = f"{config.device!r} is not available on this machine"
         raise UserError("params.yaml: runtime.device", what, "run `python -m llm use auto`", RESOURCES)
     if config.device == "cuda":
+        if "LOCAL_RANK" in os.environ:  # one of several ranks
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.use_deterministic_algorithms(True)  # with warn_only, gradients of fused attention would vary
+        torch.backends.cuda.matmul.allow_tf32 = config.tf32
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return torch.device(config.device)
 
@@ -119,19 +133,38 @@ def autocast(config: RuntimeConfig) -> AbstractContextManager[Any]:
     return torch.autocast(config.device, dtype=torch.bfloat16)
 
 
-def detect() -> RuntimeConfig:
-    """The fastest settings for this machine. Apple GPUs are not chosen, since they were never measured."""
+def without_autocast(config: RuntimeConfig) -> AbstractContextManager[Any]:
+    """The context for backward passes inside `autocast`, which keeps the weights that it has converted."""
+    import torch
+
+    return nullcontext() if config.precision == "fp32" else torch.autocast(config.device, enabled=False)
+
+
+def detect(ranks: RuntimeConfig | None = None) -> RuntimeConfig:
+    """The fastest settings for this machine, for as many `ranks` as are given there.
+
+    Apple GPUs are not chosen, since they were never measured.
+    """
     import torch
 
     if torch.cuda.is_available():
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        return RuntimeConfig("bf16" if bf16 else "fp32", "cuda", _cores(), True, True)
-    return RuntimeConfig("bf16" if cpu_has_bf16() else "fp32", "cpu", _cores(), True, True)
+        found = RuntimeConfig("bf16" if bf16 else "fp32", "cuda", cores(), True, True, log_every=10, tf32=True)
+    else:
+        found = RuntimeConfig("bf16" if cpu_has_bf16() else "fp32", "cpu", cores(), True, True)
+    if ranks is None:
+        return found
+    return replace(found, ranks=ranks.ranks, sharding=ranks.sharding, threads=max(1, cores() // ranks.ranks))
 
 
 def fastest_attention(config: RuntimeConfig, context: int) -> Literal["sdpa", "eager"]:
     """The fastest attention to train with: on CPUs in bf16, eager is faster for short contexts."""
     return "eager" if (config.device, config.precision) == ("cpu", "bf16") and context <= 256 else "sdpa"
+
+
+def compiles(config: RuntimeConfig) -> bool:
+    """Whether compiled training passes are faster: on NVIDIA GPUs, if there is a C++ compiler."""
+    return config.device == "cuda" and any(map(shutil.which, COMPILERS))
 
 
 def fastest_dropout(config: RuntimeConfig, compiled: bool) -> Literal["each", "packed"]:
@@ -147,7 +180,3 @@ def cpu_has_bf16() -> bool:
     except OSError:
         return False
     return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping
-from datetime import datetime
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from llm.common import files
 from llm.common.errors import UserError
-from llm.tracking import spool
+from llm.tracking import exhibits, models, spool, traces, usage
+from llm.tracking.entities import Data, as_params, log_data, log_params, log_points, metric_name, points
+from llm.tracking.parent import Parent, tags
 
-ALIAS = "current"  # of the registered model that stands in models/ now
 SEND_SECONDS = 2.0  # how often the metrics of a running stage are sent
 IDLE_SECONDS = 15.0  # how long the recorder stays without work while its dvc process lives
 KEEP_SPOOLS = 200  # what may pile up while no server is reached
@@ -41,6 +40,7 @@ def record(root: Path, folder: Path) -> None:
         for old in sorted(folder.glob("*.jsonl"))[:-KEEP_SPOOLS]:
             _remove(old)
         store = _Store(root)
+        machine = usage.Usage()
         runs: dict[Path, _Run] = {}
         idle_since = time.monotonic()
         while True:
@@ -55,9 +55,15 @@ def record(root: Path, folder: Path) -> None:
                     print(spool.without_password(spool.one_line(error)), file=sys.stderr, flush=True)
                     store.probe()  # raises where it is the server; else it is this spool, and the others go on
                     path.replace(path.with_suffix(".bad"))
+                    runs.pop(path, None)  # or its parent would count as busy
+            if used := machine.sample():
+                for run in runs.values():
+                    run.use(used)
+            store.finish({run.parent for run in runs.values()})
             if spools:
                 idle_since = time.monotonic()
             elif time.monotonic() - idle_since > IDLE_SECONDS or not store.dvc_lives():
+                store.finish(ended=False)
                 return
             time.sleep(0.05)
 
@@ -81,8 +87,7 @@ class _Store:
             self.client.restore_experiment(self.experiment)
         view = json.loads(found.tags.get(spool.VIEW_TAG, "{}"))
         self._columns: list[str] = view.get("selectedColumns", [])
-        self._parents: dict[str, Any] = {}
-        self._dvc: set[tuple[int, str]] = set()
+        self._parents: dict[str, Parent] = {}
 
     def probe(self) -> None:
         """Raise where the server takes no writes at all."""
@@ -99,27 +104,26 @@ class _Store:
 
     def dvc_lives(self) -> bool:
         """Whether a dvc process lives from which the spools came."""
-        return any(spool.born(pid) == born for pid, born in self._dvc)
+        return any(parent.lives() for parent in self._parents.values())
 
-    def parent(self, header: Mapping[str, Any]) -> Any | None:
+    def parent(self, header: Mapping[str, Any]) -> Parent | None:
         """The run of the `dvc repro` that the stage belongs to; None for a stage run by hand."""
         dvc = header["dvc"]
         if dvc is None:
             return None
-        self._dvc.add((dvc["pid"], dvc["born"]))
         if dvc["key"] not in self._parents:
-            where = f"tags.`dvc.process` = '{dvc['key']}'"
-            found = self.client.search_runs([self.experiment], where, max_results=1)
-            self._parents[dvc["key"]] = found[0] if found else self._create_parent(header)
+            self._parents[dvc["key"]] = Parent(self.client, self.experiment, header)
         return self._parents[dvc["key"]]
 
-    def _create_parent(self, header: Mapping[str, Any]) -> Any:
-        dvc, git = header["dvc"], header["git"]
-        at = datetime.fromtimestamp(header["time"] / 1000).strftime("%m-%d %H:%M")
-        version = f"{git['branch']}@{git['commit'][:7]}".removeprefix("(detached)@") if git else ""
-        name = " ".join(filter(None, [header["exp"] or "repro", at, version]))  # the table shows some 18 letters of it
-        tags = _tags(header) | {"dvc.process": dvc["key"], "mlflow.source.name": dvc["command"]}
-        return self.client.create_run(self.experiment, header["time"], tags, name)
+    def finish(self, busy: Collection[Parent | None] = (), ended: bool = True) -> None:
+        """Complete the parent runs that are not `busy`: at once, before the next `dvc repro` changes what they tell.
+
+        With `ended`, only those whose dvc process has ended.
+        """
+        for key, parent in list(self._parents.items()):
+            if parent not in busy and not (ended and parent.lives()):
+                parent.finish()
+                del self._parents[key]
 
 
 class _Run:
@@ -132,35 +136,30 @@ class _Run:
         self._sent = time.monotonic()
         header = self._next() or {}
         self._stage: str = header["stage"]
-        self._parent = store.parent(header)
+        self._started: int = header["time"]
+        self._params = as_params(header["params"])
+        self._figures: dict[str, float] = {}  # of the reports
+        self._read: list[Data] = []
+        self._models: list[str] = []  # ids
+        self.parent = store.parent(header)
         marker = path.with_suffix(".run")
         self._id = spool.read(marker)  # set: an earlier recorder was killed; writing all of it again changes nothing
+        self._traced = set(traces.of_run(self._client, store.experiment, self._id)) if self._id else set()
         if not self._id:
             self._id = self._create(header)
             files.write_text(marker, self._id)
+        if self.parent:
+            self.parent.ran[self._stage] = self._id
 
     def _create(self, header: Mapping[str, Any]) -> str:
-        tags = _tags(header) | {"stage": self._stage, "mlflow.source.name": self._stage}
-        if self._parent:
-            self._client.update_run(self._parent.info.run_id, status="RUNNING")
-            tags["mlflow.parentRunId"] = self._parent.info.run_id
-            tags.pop("git.dirty", None)  # the parent tells it as of its start: dvc writes .gitignore files
-        run: str = self._client.create_run(self._store.experiment, header["time"], tags, self._stage).info.run_id
-        values = {_name(key): value for key, value in header["params"].items()}
-        self._log_params(run, values)
-        if self._parent:  # the union over the stages; MLflow refuses to change a value
-            known = self._parent.data.params
-            new = {key: value for key, value in values.items() if key not in known}
-            self._log_params(self._parent.info.run_id, new)
-            known.update(new)
+        own = tags(header) | {"stage": self._stage, "mlflow.source.name": self._stage}
+        if self.parent:
+            self._client.update_run(self.parent.id, status="RUNNING")
+            own["mlflow.parentRunId"] = self.parent.id
+            own.pop("git.dirty", None)  # the parent tells it as of its start: dvc writes .gitignore files
+        run: str = self._client.create_run(self._store.experiment, header["time"], own, self._stage).info.run_id
+        log_params(self._client, run, self._params)
         return run
-
-    def _log_params(self, run: str, values: Mapping[str, str]) -> None:
-        from mlflow.entities import Param
-
-        entries = [Param(key, value) for key, value in values.items()]
-        for at in range(0, len(entries), 100):
-            self._client.log_batch(run, params=entries[at : at + 100])
 
     def advance(self) -> bool:
         """Write what came since the last call; return whether the run has ended."""
@@ -176,6 +175,15 @@ class _Run:
             self._send()
         return dead
 
+    def use(self, values: Mapping[str, float]) -> None:
+        """Add what the machine uses, and what the stage holds; not to a stage that may end soon."""
+        now = spool.now_ms()
+        seconds = (now - self._started) / 1000
+        if seconds > usage.AFTER_SECONDS and self._path.exists():
+            pid = int(self._path.name.split("-")[1])
+            step = int(seconds / usage.EVERY_SECONDS)
+            self._metrics += points({**values, **usage.memory_of(pid)}, now, step)
+
     def _next(self) -> dict[str, Any] | None:
         line = self._file.readline()
         if not line.endswith(b"\n"):  # not there yet, or not whole
@@ -187,89 +195,69 @@ class _Run:
     def _take(self, record: Mapping[str, Any]) -> None:
         match record:
             case {"metrics": values, "step": step, "time": at}:
-                self._metrics += self._points(values, at, step)
+                self._metrics += points(values, at, step)
             case {"headline": values, "time": at}:
-                self._metrics += self._points(values, at, 0)
-                if self._parent:
-                    row = {f"{self._stage}.{key}": value for key, value in values.items()}
-                    self._client.log_batch(self._parent.info.run_id, metrics=self._points(row, at, 0))
-                    self._store.show(_name(key) for key in row)
+                self._metrics += points(values, at)
+                if self.parent:
+                    self.parent.log_figures(self._stage, values)
+                    self._store.show(metric_name(f"{self._stage}.{key}") for key in values)
+            case {"figures": values}:
+                self._figures |= values
+                if self.parent:
+                    self.parent.log_figures(self._stage, values)
             case {"artifact": name}:
                 self._client.log_artifact(self._id, str(self._path.with_suffix(".files") / name))
             case {"table": name, "columns": columns, "data": data}:
                 rows = {column: [row[at] for row in data] for at, column in enumerate(columns)}
-                self._client.log_table(self._id, rows, f"{name}.json")
-            case {"dataset": name, "path": path, "md5": md5}:
-                self._log_dataset(name, path, md5)
+                exhibits.table(self._client, self._id, name, rows)
+            case {"trace": answer}:
+                if answer["index"] not in self._traced:  # by an earlier recorder
+                    traces.log(self._store.experiment, self._id, traces.Answer(**answer))
+            case {"dataset": _, "path": path, "md5": md5}:
+                self._log_data(Data(path, md5))
+            case {"output": path, "md5": md5}:
+                self._client.set_tag(self._id, metric_name(f"{spool.OUTPUT}{path}"), md5)
             case {"model": name, "path": path, "md5": md5}:
                 self._log_model(name, path, md5)
 
-    def _points(self, values: Mapping[str, float], at: int, step: int) -> list[Any]:
-        from mlflow.entities import Metric
-
-        return [Metric(_name(key), value, at, step) for key, value in values.items()]
-
     def _send(self) -> None:
-        for at in range(0, len(self._metrics), 1000):  # the most that the server takes in one call
-            self._client.log_batch(self._id, metrics=self._metrics[at : at + 1000])
+        log_points(self._client, self._id, self._metrics)
         self._metrics.clear()
         self._sent = time.monotonic()
 
-    def _log_dataset(self, name: str, path: str, md5: str) -> None:
-        from mlflow.data.meta_dataset import MetaDataset
-        from mlflow.data.sources import LocalArtifactDatasetSource
-        from mlflow.entities import Dataset, DatasetInput
-
-        dataset = MetaDataset(LocalArtifactDatasetSource(path), name=name, digest=md5).to_dict()
-        self._client.log_inputs(self._id, [DatasetInput(Dataset.from_dictionary(dataset))])
+    def _log_data(self, data: Data) -> None:
+        self._read.append(data)
+        log_data(self._client, [self._id, *([self.parent.id] if self.parent else [])], data)
 
     def _log_model(self, name: str, path: str, md5: str) -> None:
-        """An external model, linked to this run; the registry gets a version per md5, the alias names the newest."""
-        import mlflow
-        from mlflow.exceptions import MlflowException
+        from mlflow.entities import LoggedModelOutput
 
-        tags = {"dvc.md5": md5, "path": path}
-        model = mlflow.create_external_model(name, self._id, tags, experiment_id=self._store.experiment)
-        try:
-            self._client.create_registered_model(name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        versions = self._client.search_model_versions(f"name = '{name}'")
-        same = next((version for version in versions if version.tags.get("dvc.md5") == md5), None)
-        if same is None:
-            same = self._client.create_model_version(
-                name, f"models:/{model.model_id}", self._id, tags, await_creation_for=0, model_id=model.model_id
-            )
-        self._client.set_registered_model_alias(name, ALIAS, same.version)
+        about = {"dvc.md5": md5, "path": path}
+        model = models.log(self._client, self._id, self._store.experiment, name, about, self._params)
+        self._models.append(model)
+        if self.parent:
+            self._client.log_outputs(self.parent.id, [LoggedModelOutput(model, step=0)])
+
+    def _measure(self) -> None:
+        """Log the figures of the stage as those of the model that it made, with the data it read."""
+        data = self._read[-1] if self._read else None
+        for model in self._models:
+            if self.parent:
+                self.parent.log_figures(self._stage, self._figures, model, data)
+            else:
+                log_points(self._client, self._id, points(self._figures, self._started, 0, model, data))
 
     def _end(self, status: str, error: str | None, at: int) -> None:
         self._send()
+        self._measure()
         if error:
             self._client.set_tag(self._id, "error", error)
         self._client.set_terminated(self._id, status, at)
-        if self._parent:  # also its end so far: nothing tells which stage is the last
-            parent, tags = self._parent.info.run_id, self._parent.data.tags
+        if self.parent:  # also its end so far: nothing tells which stage is the last
             if error:
-                tags["error"] = f"{self._stage}: {error}"
-                self._client.set_tag(parent, "error", tags["error"])
-            self._client.set_terminated(parent, "FAILED" if "error" in tags else "FINISHED", at)
-
-
-def _tags(header: Mapping[str, Any]) -> dict[str, str]:
-    tags = {"mlflow.user": header["user"], "mlflow.source.type": "LOCAL"}
-    if header["exp"]:
-        tags["dvc.exp"] = header["exp"]
-    if header["git"]:
-        git = header["git"]
-        tags |= {"mlflow.source.git.commit": git["commit"], "mlflow.source.git.branch": git["branch"]}
-        tags["git.dirty"] = str(git["dirty"]).lower()
-    return tags
-
-
-def _name(key: str) -> str:
-    """A key as MLflow takes it: `download@spam` becomes `download.spam`."""
-    return re.sub(r"[^\w\-./: ]", "_", key.replace("@", "."))
+                self.parent.failed = True
+                self._client.set_tag(self.parent.id, "error", f"{self._stage}: {error}")
+            self._client.set_terminated(self.parent.id, "FAILED" if self.parent.failed else "FINISHED", at)
 
 
 def _remove(spool: Path) -> None:

@@ -14,10 +14,12 @@ import psutil
 EXPERIMENT = "llm-from-scratch"
 VIEW = "headlines"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"  # where the UI keeps a view that somebody shared
+OUTPUT = "dvc.out."  # a tag of a run: this and the path of an output, with the md5 that DVC knows it by
 
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "false",  # the recorder writes it, and then adds to it
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # halves the time and the memory that the UI takes
 }
 

@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -30,6 +30,9 @@ import psutil
 from llm.common import params
 from llm.common.errors import SERVICE, UserError
 from llm.tracking import spool
+from llm.tracking.config import TrackingConfig
+
+__all__ = ["Recorder", "Tracker", "TrackingConfig", "current", "start_tracking", "warn"]
 
 ARTIFACT_MEGABYTES = 8  # larger files stay where they are: `reports/` and DVC are the record, MLflow is a view
 WAIT_SECONDS = 30.0  # how long a stage that ends waits for the recorder
@@ -39,14 +42,7 @@ IMPATIENT = {  # MLflow's own defaults sleep four minutes over every call to a s
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
 }
-
-
-@dataclass(frozen=True)
-class TrackingConfig:
-    """Whether runs are recorded; decides no result."""
-
-    enabled: bool
-    required: bool  # a server that cannot be reached is an error at the start, not a warning
+_CURRENT: ContextVar[Tracker | None] = ContextVar("tracker", default=None)
 
 
 def start_tracking(stage: str, config: Any, root: Path, tracking: TrackingConfig) -> Tracker:
@@ -57,21 +53,29 @@ def start_tracking(stage: str, config: Any, root: Path, tracking: TrackingConfig
     if not tracking.enabled:
         return NullTracker()
     try:
-        return Tracker(stage, params.flat(config), spool.main_root(root), tracking.required)
+        tracker = Tracker(stage, params.flat(config), spool.main_root(root), tracking.required, tracking.traces)
     except Exception as error:
         if tracking.required:
             reason = error.what if isinstance(error, UserError) else spool.one_line(error)
             fix = "start the server, or set tracking.required: false"
             raise UserError("tracking", reason, fix, SERVICE) from None
-        _warn(spool.one_line(error))
+        warn(spool.one_line(error))
         return NullTracker()
+    _CURRENT.set(tracker)
+    return tracker
+
+
+def current() -> Tracker | None:
+    """The tracker of the stage that runs in this context; None if it is not tracked."""
+    return _CURRENT.get()
 
 
 class Tracker:
     """The run of one stage, to be had from `start_tracking`. Its methods never raise, and cost some microseconds."""
 
-    def __init__(self, stage: str, config: Mapping[str, Any], root: Path, required: bool) -> None:
+    def __init__(self, stage: str, config: Mapping[str, Any], root: Path, required: bool, traces: int = 0) -> None:
         dvc = _dvc()
+        self._traces = traces
         self._recorder = Recorder(root, dvc["key"] if dvc else None, required)
         name = f"{time.time_ns()}-{os.getpid()}-{re.sub(r'[^A-Za-z0-9@._-]', '_', stage)}"
         self._path = self._recorder.folder / f"{name}.jsonl"
@@ -81,7 +85,8 @@ class Tracker:
         self._file: TextIO | None = new.open("w", encoding="utf-8", buffering=1)  # by lines: a kill loses none
         fcntl.flock(self._file, fcntl.LOCK_EX)  # until this process ends: so the recorder knows that it lives
         header = {"stage": stage, "params": {key: str(value) for key, value in config.items()}, "time": spool.now_ms()}
-        self._write(header | {"dvc": dvc, "exp": os.environ.get("DVC_EXP_NAME"), "user": _user(), "git": _git()})
+        header |= {"dvc": dvc, "exp": os.environ.get("DVC_EXP_NAME"), "folder": os.getcwd()}
+        self._write(header | {"user": _user(), "git": _git()})
         new.rename(self._path)
         problem = self._recorder.wait(self._run_exists) if required else self._recorder.problem()
         if problem and required:
@@ -102,6 +107,10 @@ class Tracker:
         """Record the numbers that the row of the whole `dvc repro` shows too, as `<stage>.<name>`, rounded."""
         self._write({"headline": {key: float(f"{value:.6g}") for key, value in values.items()}, "time": spool.now_ms()})
 
+    def figures(self, values: Mapping[str, float]) -> None:
+        """Record all numbers of the stage's report for the run of the whole `dvc repro`."""
+        self._write({"figures": dict(values)})
+
     def artifact(self, path: Path) -> None:
         """Record a small report file; a large one is left out with a note."""
         if self._file is None:
@@ -114,7 +123,7 @@ class Tracker:
             self._copies.mkdir(exist_ok=True)
             shutil.copyfile(path, self._copies / path.name)  # a copy: the file may change before it is sent
         except OSError as error:
-            _warn(spool.one_line(error))
+            warn(spool.one_line(error))
             return
         self._write({"artifact": path.name})
 
@@ -122,9 +131,18 @@ class Tracker:
         """Record a table, such as the answers and their scores; the UI shows it as one."""
         self._write({"table": name, "columns": list(columns), "data": [list(row) for row in rows]})
 
+    def trace(self, answer: Mapping[str, Any]) -> None:
+        """Record a `traces.Answer`, if it is among the first ones of its report."""
+        if answer["index"] < self._traces:
+            self._write({"trace": answer})
+
     def dataset(self, name: str, path: Path, md5: str) -> None:
         """Record a dataset that the stage read, by the md5 that DVC gives it."""
         self._write({"dataset": name, "path": Path(path).as_posix(), "md5": md5})
+
+    def output(self, path: Path, md5: str) -> None:
+        """Record an output of the stage by the md5 that DVC gives it; `llm trace` finds the run by it."""
+        self._write({"output": Path(path).as_posix(), "md5": md5})
 
     def model(self, name: str, path: Path, md5: str) -> None:
         """Record the model that the stage made: DVC keeps its weights, MLflow the md5 that finds them."""
@@ -133,6 +151,7 @@ class Tracker:
     def close(self, error: str | None) -> None:
         """End the run, FINISHED or with the error line FAILED, and wait until MLflow has all of it."""
         self._write({"close": error, "time": spool.now_ms()})
+        _CURRENT.set(None)
         if self._file is None:
             return
         with suppress(OSError):
@@ -152,14 +171,14 @@ class Tracker:
             self._file.write(json.dumps(record, default=str) + "\n")
         except (OSError, ValueError) as error:
             self._file = None  # the recorder takes it for a stage that was killed
-            _warn(spool.one_line(error))
+            warn(spool.one_line(error))
 
 
 class NullTracker(Tracker):
     """Records nothing: tracking is off, or failed at the start."""
 
     def __init__(self) -> None:
-        self._file = None
+        self._file, self._traces = None, 0
 
 
 class Recorder:
@@ -204,7 +223,7 @@ class Recorder:
         """Warn, and neither look nor wait from here on; where tracking is required the caller raises."""
         self._given_up = True
         if not self.required:
-            _warn(problem)
+            warn(problem)
             with suppress(OSError):
                 (self.folder / "given_up").write_text(self._dvc or "", encoding="utf-8")
         return problem
@@ -279,6 +298,7 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _warn(reason: str) -> None:
+def warn(reason: str) -> None:
+    """Print that MLflow lacks something, and why, as one line on stderr."""
     what = f"warning: tracking: {spool.without_password(reason)}"
     print(f"{what}; the run goes on, MLflow does not show all of it", file=sys.stderr)

@@ -19,8 +19,9 @@ from llm.data.batches import Batch, ConcatBatches, Dataset, some_steps_per_epoch
 from llm.model import packed_weights
 from llm.runtime.device import RuntimeConfig
 from llm.train.history import History
-from llm.train.loop import add_row, evaluate_batches, update
+from llm.train.loop import add_row, evaluate_batches, read_updates, update
 from llm.train.optim import AdamW, TrainConfig, lr_at
+from llm.train.ranks import ALONE
 from llm.train.task import Callback, Loss, Task, Training
 
 
@@ -46,9 +47,13 @@ def fit_as_the_book(
         "val": data_loader(val, config.batch_size, training=False),
     }
     task = Task(model, loss, ConcatBatches(), {}, section)  # batches come from the loaders
-    training = Training(task, config, runtime, AdamW(model, config), History(planned=updates), updates, first_step=-1)
+    history = History(planned=updates)
+    training = Training(
+        task, config, runtime, AdamW(model, config), history, updates, model, loss, ALONE, first_step=-1
+    )
 
     def evaluate(lr: float, batches: int | None) -> None:
+        read_updates(training)
         packed = packed_weights.packed_copy(model.eval(), runtime, packed_weights.EVALUATION_ROWS)
         means = {}
         for name, loader in loaders.items():

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from llm.train.divided import all_whole
 from llm.train.task import Callback, Training
 from llm.weights.tensors import read_tensors, write_tensors
 
@@ -40,6 +41,24 @@ class Progress(Callback):
     on_end = on_evaluation
 
 
+class Measures(Callback):
+    """Adds to each row of the curve the means of what `measure` returned after each update since the row before.
+
+    The row before any update has what `before` returns. Place it before callbacks that read the rows.
+    """
+
+    def __init__(self, measure: Callable[[Training], dict[str, float]], before: Callable[[], dict[str, float]]) -> None:
+        self.measure, self.before = measure, before
+
+    def on_update(self, training: Training) -> None:
+        training.history.measured.append(self.measure(training))
+
+    def on_evaluation(self, training: Training) -> None:
+        history = training.history
+        found, history.measured = history.measured or [self.before()], []
+        history.last.update({name: sum(each[name] for each in found) / len(found) for name in found[0]})
+
+
 class Samples(Callback):
     """Adds the text that `write` returns to the history, with the step of the curve.
 
@@ -58,7 +77,8 @@ class Samples(Callback):
             self._add(training)
 
     def _add(self, training: Training) -> None:
-        training.history.samples.append((training.step, self.write()))
+        training.ranks.gather(training.task.model)
+        training.history.samples.append((training.step, self.write() if training.ranks.rank == 0 else ""))
 
 
 class SaveOptimizer(Callback):
@@ -68,7 +88,9 @@ class SaveOptimizer(Callback):
         self.path = path
 
     def on_end(self, training: Training) -> None:
-        write_tensors(self.path, {name: t.cpu().contiguous() for name, t in training.optimizer.state().items()})
+        moments = all_whole(training.optimizer.state())
+        if training.ranks.rank == 0:
+            write_tensors(self.path, {name: t.cpu().contiguous() for name, t in moments.items()})
 
 
 class WarmStart(Callback):

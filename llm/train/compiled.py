@@ -15,10 +15,10 @@ from torch import nn
 from llm.common.errors import RESOURCES, UserError
 from llm.data.batches import Batch
 from llm.model.gpt import GPT
+from llm.model.rope import rotation
+from llm.runtime.device import COMPILERS
 from llm.train import fused_loss, losses
 from llm.train.task import Sums
-
-COMPILERS = ("g++", "clang++")
 
 
 class CompiledNextToken:
@@ -46,7 +46,8 @@ class CompiledNextToken:
         # gradient, mostly zeros, would only cost memory bandwidth.
         sparse = model.config.tie_head and batch.inputs.device.type == "cpu"
         x = model.transformer.embed(batch.inputs, sparse=sparse)
+        turned = rotation(model.config, torch.arange(x.shape[1], device=x.device))
         for block in self._blocks:
-            x = block(x, None, None)
+            x = model.transformer.run(block, x, None, None, turned)
         hidden = model.transformer.ln_f(x)
-        return {"loss": losses.next_token_loss(hidden, model.lm_head, batch.targets, self._fused, self._chunk_loss)}
+        return {"loss": losses.next_token_loss(hidden, model.lm_head, batch, self._fused, self._chunk_loss)}

@@ -21,6 +21,7 @@ from llm.data.batches import Batch
 from llm.data.spam_dataset import SpamDataset
 from llm.model.classifier import Classifier, Position, pool, token_index
 from llm.model.gpt import Block
+from llm.model.rope import Rotation, rotation
 from llm.runtime.device import RuntimeConfig, autocast
 
 ROWS = 16  # messages per forward pass
@@ -33,36 +34,41 @@ class UpperBlocks(nn.Module):
     def __init__(self, model: Classifier, frozen: int) -> None:
         super().__init__()
         self.h, self.ln_f, self.score = model.transformer.h[frozen:], model.transformer.ln_f, model.score
-        self.position = model.position
+        self.config, self.position = model.gpt_config, model.position
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
         """Class logits (B, classes) from hidden states (B, T, C); row i has `lengths[i]` real tokens."""
         index, blocks = token_index(self.position, lengths, hidden.shape[1]), list(self.h)
         last = cast(Block, blocks.pop()) if index is not None and blocks else None
+        turned = rotation(self.config, torch.arange(hidden.shape[1], device=hidden.device))
         for block in blocks:
-            hidden = block(hidden, None, None)
+            hidden = block(hidden, None, None, turned)
         if index is not None and last:
-            return self.score(self.ln_f(last_block_at(last, hidden, index)))  # type: ignore[no-any-return]
+            return self.score(self.ln_f(last_block_at(last, hidden, index, turned)))  # type: ignore[no-any-return]
         return self.score(pool(self.position, self.ln_f(hidden), lengths))  # type: ignore[no-any-return]
 
 
-def last_block_at(block: Block, x: Tensor, positions: Tensor) -> Tensor:
+def last_block_at(block: Block, x: Tensor, positions: Tensor, turned: Rotation | None) -> Tensor:
     """The output (B, C) of `block` for hidden states (B, T, C), at one position (B,) of each row.
 
-    Keys and values are computed for all positions; the query and the feed-forward layer only for this one.
+    Keys and values are computed for all positions; the query and the feed-forward layer only for this one. `turned` is
+    the rotation of positions 0 to T - 1.
     """
-    B, T, C = x.shape
+    B, T, _ = x.shape
     attention = block.attn
+    H, K, _ = attention.heads
     rows = torch.arange(B, device=x.device)
     normed = block.ln_1(x)
-    weight, bias = attention.c_attn.weight, attention.c_attn.bias
-    q_bias, kv_bias = (None, None) if bias is None else (bias[:C], bias[C:])
-    q = F.linear(normed[rows, positions], weight[:C], q_bias).view(B, attention.n_head, 1, -1)  # (B, H, 1, D)
-    kv = F.linear(normed, weight[C:], kv_bias).view(B, T, 2, attention.n_head, -1)
-    k, v = kv.permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
+    weight, bias, queries = attention.c_attn.weight, attention.c_attn.bias, H * attention.head_dim
+    q_bias, kv_bias = (None, None) if bias is None else (bias[:queries], bias[queries:])
+    q = F.linear(normed[rows, positions], weight[:queries], q_bias).view(B, H, 1, -1)  # (B, H, 1, D)
+    kv = F.linear(normed, weight[queries:], kv_bias).view(B, T, 2, K, -1)
+    k, v = kv.permute(2, 0, 3, 1, 4)  # (B, K, T, D) each
+    at = None if turned is None else (turned[0][positions][:, None, None], turned[1][positions][:, None, None])
+    q, k = attention.prepare(q, attention.q_norm, at), attention.prepare(k, attention.k_norm, turned)
     mask = torch.arange(T, device=x.device) <= positions[:, None]  # (B, T)
-    y = F.scaled_dot_product_attention(q, k, v, mask[:, None, None])  # (B, H, 1, D)
-    x = x[rows, positions] + attention.c_proj(y.reshape(B, C))
+    y = F.scaled_dot_product_attention(q, k, v, mask[:, None, None], enable_gqa=K < H)  # (B, H, 1, D)
+    x = x[rows, positions] + attention.c_proj(y.reshape(B, -1))
     return x + block.mlp(block.ln_2(x))  # type: ignore[no-any-return]
 
 
@@ -114,8 +120,9 @@ def compute(
         ids = messages.batch(chosen).inputs[:, : max(lengths[i] for i in chosen)].to(device)
         with autocast(runtime):
             hidden = model.transformer.embed(ids)
+            turned = rotation(model.gpt_config, torch.arange(ids.shape[1], device=device))
             for block in model.transformer.h[:frozen]:
-                hidden = block(hidden, None, None)
+                hidden = block(hidden, None, None, turned)
         for row, i in zip(hidden.float().cpu(), chosen, strict=True):
             states[starts[i] : starts[i + 1]] = row[: lengths[i]]
     return FrozenStates(messages, states, starts)

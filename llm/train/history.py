@@ -21,6 +21,7 @@ class History:
     tokens_seen: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
     samples: list[Sequence[Any]] = field(default_factory=list)  # (step, text)
+    measured: list[dict[str, float]] = field(default_factory=list)  # by `Measures`, at each update since the last row
     best_weights: dict[str, Tensor] = field(default_factory=dict)  # only with keep: best; trainable weights at `best`
     planned: int = 0  # updates, if the run does not end early
 

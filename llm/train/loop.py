@@ -16,16 +16,24 @@ from llm.common.errors import DIVERGED, RESOURCES, UserError, is_out_of_memory
 from llm.common.seeds import derive
 from llm.data.batches import Batch, BatchSource, Dataset, SequentialBatches
 from llm.model import packed_weights
-from llm.runtime.device import RuntimeConfig, autocast
+from llm.model.gpt import Transformer
+from llm.runtime.device import RuntimeConfig, autocast, without_autocast
+from llm.train.divided import is_divided, whole
 from llm.train.history import History
 from llm.train.optim import AdamW, TrainConfig, lr_at, trainable_parameters
+from llm.train.ranks import ALONE, Alone, ranks_of
 from llm.train.task import Callback, Loss, Task, Training
 
 Part = tuple[dict[str, float], int]  # the sums over one batch of an evaluation, and its number of targets
 
 
 def fit(
-    task: Task, config: TrainConfig, runtime: RuntimeConfig, seed: int, callbacks: Sequence[Callback] = ()
+    task: Task,
+    config: TrainConfig,
+    runtime: RuntimeConfig,
+    seed: int,
+    callbacks: Sequence[Callback] = (),
+    ranks: Alone | None = None,
 ) -> History:
     """Train the model of `task`, and evaluate it before the first update and every `config.eval_every` updates.
 
@@ -33,31 +41,44 @@ def fit(
     `config.keep` is "best", the model ends with the weights of the row `history.best`; the history has all rows.
 
     Dropout is seeded from (seed, step, micro-batch) before each forward pass, so evaluations, samples and logging
-    never change the weights. Callbacks run in the order given. Raises UserError if a loss or gradient is not finite;
-    the weights are then those before that update.
+    never change the weights. Callbacks run in the order given. `ranks` are given where the task uses them too. Raises
+    UserError if a loss or gradient is not finite; the weights are then those before that update.
     """
     steps = len(task.train)
-    training = Training(task, config, runtime, AdamW(task.model, config), History(), steps)
+    ranks = ranks or ranks_of(runtime)
+    model, loss = ranks.prepare(task.model, task.loss)
+    training = Training(task, config, runtime, AdamW(model, config), History(), steps, model, loss, ranks)
     for callback in callbacks:
         callback.on_start(training)
     history = training.history
     history.planned = steps
+    for module in model.modules():
+        if isinstance(module, Transformer):
+            module.checkpoint = runtime.checkpoint_activations
     if not history.rows:
         evaluate_now(training, callbacks, lr_at(0, steps, config))
+    started, tokens = 0.0, 0
     while not training.over:
-        started = time.perf_counter()
+        if not training.readings:
+            started, tokens = time.perf_counter(), 0
         lr = lr_at(history.step, steps, config)
         batch = task.train[history.step]
         update(training, batch, lr, config.clip_norm, seed)
-        training.tokens_per_second = batch.tokens / (time.perf_counter() - started)
+        tokens += batch.tokens
+        if not training.readings:
+            training.tokens_per_second = tokens / (time.perf_counter() - started)
+        for callback in callbacks:
+            callback.on_update(training)
         if history.step % config.eval_every == 0 or history.step == steps:
             evaluate_now(training, callbacks, lr)
         for callback in callbacks:
             callback.on_step(training)
     for callback in callbacks:
         callback.on_end(training)
+    ranks.gather(task.model)
     if config.keep == "best":
         load_trainable(history.best_weights, task.model)
+    ranks.end(task.model)
     return history
 
 
@@ -65,34 +86,61 @@ def update(training: Training, batch: Batch, lr: float, clip_norm: float | None,
     """Update the weights with the gradient of the mean loss of `batch`, accumulated over micro-batches.
 
     `seed` seeds dropout; if it is None, the global generator is not seeded. Raises UserError as `fit` does, before the
-    update.
+    update. On a GPU, loss and norm are read every `runtime.log_every` updates. If they are not finite, the GPU skips
+    this update and all later ones, and the error comes with the next reading.
     """
-    task, config, history, optimizer = training.task, training.config, training.history, training.optimizer
-    task.model.train()
-    count, loss = batch.count, 0.0
-    for number, micro in enumerate(batch.split(config.micro_batch_size)):
-        if seed is not None:
-            torch.manual_seed(derive(seed, "dropout", history.step, number))
-        loss += _add_gradients(task, micro, count, training.runtime)
+    config, history, optimizer, ranks = training.config, training.history, training.optimizer, training.ranks
+    training.model.train()
+    count = batch.count
+    losses: list[Tensor] = []
+    micro_batches = ranks.micro_batches(batch, config.micro_batch_size)
+    with autocast(training.runtime):  # enter once: autocast caches the cast weights
+        for number, micro in micro_batches:
+            if seed is not None:
+                torch.manual_seed(derive(seed, "dropout", history.step, number))
+            ranks.last(len(losses) == len(micro_batches) - 1)
+            losses.append(_add_gradients(training, micro, count))
+    losses = list(ranks.total(torch.stack(losses)))
     trainable = list(optimizer.weights.values())
     norm = _norm([p.grad for p in trainable if p.grad is not None], clips=clip_norm is not None)
-    _check_finite({"loss": loss, "gradient norm": norm.item()}, training, lr)
-    if clip_norm is not None and norm > clip_norm:
+    training.readings.add(history.step, lr, losses, norm)
+    on_cpu = norm.device.type == "cpu"
+    if on_cpu or (history.step + 1) % training.runtime.log_every == 0:
+        read_updates(training)
+    if clip_norm is not None and (not on_cpu or norm > clip_norm):  # a GPU would have to wait for the comparison
         torch.nn.utils.clip_grads_with_norm_(trainable, clip_norm, norm)
-    optimizer.step(lr)
+    optimizer.step(lr, training.readings.stop)
     optimizer.zero_grad()
     history.step, history.tokens_seen = history.step + 1, history.tokens_seen + batch.tokens
-    training.batch_loss = loss
+
+
+def read_updates(training: Training) -> None:
+    """Read loss and gradient norm of the updates so far. Raises UserError if they are not finite.
+
+    Call it before weights are evaluated or saved.
+    """
+    for read in training.readings.read():
+        values = {"loss": read.loss, "gradient norm": read.norm}
+        _check_finite(values, training, read.lr, read.step)
+        training.batch_loss, training.gradient_norm = read.loss, read.norm
 
 
 def evaluate_now(training: Training, callbacks: Sequence[Callback], lr: float) -> None:
     """Evaluate on all of `task.evaluations` and add a row to the history."""
     task, config = training.task, training.config
-    model = packed_weights.packed_copy(task.model.eval(), training.runtime, packed_weights.EVALUATION_ROWS)
-    means = {
-        name: evaluate(model, task.loss, data, training.runtime, config.micro_batch_size, task.section)
-        for name, data in task.evaluations.items()
-    }
+    read_updates(training)
+    model = training.model.eval()
+    if training.ranks.size == 1:
+        model = packed_weights.packed_copy(model, training.runtime, packed_weights.EVALUATION_ROWS)
+    means: dict[str, Mapping[str, float]] = {}
+    for name, data in task.evaluations.items():
+        if callable(data):
+            with training.ranks.whole(task.model):
+                means[name] = data(model if training.ranks.size == 1 else task.model)
+        else:
+            means[name] = evaluate(
+                model, training.loss, data, training.runtime, config.micro_batch_size, task.section, training.ranks
+            )
     add_row(training, callbacks, lr, means)
 
 
@@ -103,12 +151,12 @@ def add_row(
     history = training.history
     row: dict[str, Any] = {"step": training.step, "tokens_seen": history.tokens_seen, "lr": lr}
     for name, values in means.items():
-        _check_finite({f"{name} loss": values["loss"]}, training, lr)
+        _check_finite({f"{name} loss": values["loss"]}, training, lr, history.step)
         row |= {f"{name}_{measure}": mean for measure, mean in values.items()}
     history.rows.append(row)
     if training.config.keep == "best" and history.best is history.last:
-        weights = trainable_parameters(training.task.model)
-        history.best_weights = {name: p.detach().to("cpu", copy=True) for name, p in weights.items()}
+        weights = trainable_parameters(training.model)
+        history.best_weights = {name: whole(p.detach()).to("cpu", copy=True) for name, p in weights.items()}
     for callback in callbacks:
         callback.on_evaluation(training)
 
@@ -133,9 +181,10 @@ def evaluate(
     runtime: RuntimeConfig,
     micro_batch_size: int | None = None,
     section: str = "train",
+    ranks: Alone = ALONE,
 ) -> dict[str, float]:
     """The means over all targets of `data`. Leaves the model in evaluation mode."""
-    parts = evaluate_batches(model, loss, data, runtime, micro_batch_size, section)
+    parts = evaluate_batches(model, loss, data, runtime, micro_batch_size, section, ranks)
     count = sum(count for _, count in parts)
     return {measure: sum(sums[measure] for sums, _ in parts) / count for measure in parts[0][0]}
 
@@ -148,31 +197,37 @@ def evaluate_batches(
     runtime: RuntimeConfig,
     micro_batch_size: int | None,
     section: str,
+    ranks: Alone = ALONE,
 ) -> list[Part]:
     """The sums of `loss` for each batch of `data`, with its number of targets."""
     device = next(model.parameters()).device
     model.eval()
     parts: list[Part] = []
+    sums: dict[str, list[Tensor]] = defaultdict(list)  # of all micro-batches, read together at the end
+    owners: list[dict[str, float]] = []  # the batch of each micro-batch
     with autocast(runtime):  # enter once: autocast caches the cast weights
         for index in range(len(data)):
             batch = data[index]
-            totals: dict[str, float] = defaultdict(float)
-            for micro in batch.split(micro_batch_size):
+            parts.append((defaultdict(float), batch.count))
+            for _number, micro in ranks.micro_batches(batch, micro_batch_size):
                 with _memory_of(micro, section):
                     for measure, total in loss(model, micro.to(device)).items():
-                        totals[measure] += total.item()
-            parts.append((totals, batch.count))
+                        sums[measure].append(total)
+                owners.append(parts[-1][0])
+    for measure, totals in sums.items():
+        for owner, total in zip(owners, ranks.total(torch.stack(totals)).tolist(), strict=True):
+            owner[measure] += total
     return parts
 
 
-def _add_gradients(task: Task, micro: Batch, count: int, runtime: RuntimeConfig) -> float:
+def _add_gradients(training: Training, micro: Batch, count: int) -> Tensor:
     """Add the gradients of a micro-batch and return its part of the mean loss over the `count` targets of the batch."""
-    device = next(task.model.parameters()).device
-    with _memory_of(micro, task.section):
-        with autocast(runtime):
-            mean = task.loss(task.model, micro.to(device))["loss"] / count
-        mean.backward()  # type: ignore[no-untyped-call]
-    return mean.item()
+    device = next(training.model.parameters()).device
+    with _memory_of(micro, training.task.section):
+        mean = training.loss(training.model, micro.to(device))["loss"] / count
+        with without_autocast(training.runtime):
+            mean.backward()  # type: ignore[no-untyped-call]
+    return mean.detach()
 
 
 def _norm(gradients: list[Tensor], clips: bool) -> Tensor:
@@ -181,8 +236,14 @@ def _norm(gradients: list[Tensor], clips: bool) -> Tensor:
     Without clipping, only whether it is finite matters; dot products are faster for that.
     """
     if clips:
-        return torch.nn.utils.get_total_norm(gradients)
-    return torch.stack([torch.dot(g.flatten(), g.flatten()) for g in gradients]).sum().sqrt()
+        return whole(torch.nn.utils.get_total_norm(gradients))
+    return torch.stack([_square(g) for g in gradients]).sum().sqrt()
+
+
+def _square(gradient: Tensor) -> Tensor:
+    if is_divided(gradient):
+        return whole(gradient.square().sum())
+    return torch.dot(gradient.flatten(), gradient.flatten())
 
 
 @contextmanager
@@ -193,19 +254,20 @@ def _memory_of(batch: Batch, section: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        rows, length = batch.inputs.shape[:2]
+        rows = len(batch.inputs)
+        length = batch.tokens // rows
         what = f"out of memory with {rows} rows of {length} tokens at once"
         fix = "set it to a smaller divisor of batch_size, or shorten the rows"
         raise UserError(f"params.yaml: {section}.micro_batch_size", what, fix, RESOURCES) from None
 
 
-def _check_finite(values: Mapping[str, float], training: Training, lr: float) -> None:
-    """Raise UserError if a value is infinite or NaN."""
+def _check_finite(values: Mapping[str, float], training: Training, lr: float, step: int) -> None:
+    """Raise UserError if a value after `step` updates is infinite or NaN."""
     if all(map(math.isfinite, values.values())):
         return
     history = training.history
     seen = ", ".join(f"{name} {value}" for name, value in values.items())
-    last = f"{history.last['train_loss']:.4g}" if history.rows else "none"
-    what = f"training diverged after {history.step} steps: {seen} at lr {lr:.3g} (last finite training loss {last})"
+    last = f"{history.last.get('train_loss', math.nan):.4g}" if history.rows else "none"
+    what = f"training diverged after {step} steps: {seen} at lr {lr:.3g} (last finite training loss {last})"
     fix = "lower it, or clip_norm; with the previous values, `dvc repro` restores the previous outputs"
     raise UserError(f"params.yaml: {training.task.section}.lr", what, fix, DIVERGED)

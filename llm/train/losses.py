@@ -19,7 +19,7 @@ def next_token(model: nn.Module, batch: Batch) -> Sums:
 def fused_next_token(model: nn.Module, batch: Batch) -> Sums:
     """`next_token` of a GPT up to rounding, without keeping logits or computing those of ignored targets."""
     assert isinstance(model, GPT)
-    return {"loss": next_token_loss(model.transformer(batch.inputs), model.lm_head, batch.targets)}
+    return {"loss": next_token_loss(model.transformer(batch.inputs), model.lm_head, batch)}
 
 
 def next_token_of(fused: bool) -> Loss:
@@ -30,20 +30,20 @@ def next_token_of(fused: bool) -> Loss:
 def next_token_loss(
     hidden: Tensor,
     head: nn.Module,
-    targets: Tensor,
+    batch: Batch,
     fused: bool = True,
     chunk_loss: fused_loss.ChunkLoss | None = None,
 ) -> Tensor:
-    """`cross_entropy(head(hidden), targets)` for hidden states (..., C), fused if the head supports it.
+    """`cross_entropy(head(hidden), batch.targets)` for hidden states (..., C), fused if the head supports it.
 
     `chunk_loss` is passed on to `fused_loss.summed_cross_entropy`.
     """
     if not fused or not fused_loss.supports(hidden, head):  # e.g. a head with a LoRA adapter
-        return cross_entropy(head(hidden), targets)
-    counts = targets != IGNORED
-    if counts.all():
-        return fused_loss.summed_cross_entropy(hidden.flatten(0, -2), head, targets.flatten(), chunk_loss)
-    return fused_loss.summed_cross_entropy(hidden[counts], head, targets[counts], chunk_loss)
+        return cross_entropy(head(hidden), batch.targets)
+    hidden, targets = hidden.flatten(0, -2), batch.targets.flatten()
+    if batch.counted is not None:
+        hidden, targets = hidden[batch.counted], targets[batch.counted]
+    return fused_loss.summed_cross_entropy(hidden, head, targets, chunk_loss)
 
 
 def classification(model: nn.Module, batch: Batch) -> Sums:

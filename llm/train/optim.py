@@ -13,6 +13,7 @@ from torch.optim.adamw import adamw
 
 from llm.common.errors import DATA, UserError
 from llm.common.params import Problem, at_least_zero, fraction, positive
+from llm.train.divided import divided_like
 
 BETA1, EPS = 0.9, 1e-8  # of AdamW, as in GPT-2, the book and PyTorch
 FIX = "use the optimizer file that was saved with these weights"
@@ -80,14 +81,14 @@ class AdamW:
         self._config = config
 
     @torch.no_grad()
-    def step(self, lr: float) -> None:
-        """Update every parameter that has a gradient."""
+    def step(self, lr: float, skip: Tensor | None = None) -> None:
+        """Update every parameter that has a gradient, unless the number in `skip` is 1; the host need not know it."""
         smallest = {"matrices": 2, "all": 0}[self._config.weight_decay_on]  # number of dimensions
         moved = {name: p for name, p in self.weights.items() if p.grad is not None}
-        self._update({name: p for name, p in moved.items() if p.dim() >= smallest}, lr, self._config.weight_decay)
-        self._update({name: p for name, p in moved.items() if p.dim() < smallest}, lr, 0.0)
+        self._update({name: p for name, p in moved.items() if p.dim() >= smallest}, lr, self._config.weight_decay, skip)
+        self._update({name: p for name, p in moved.items() if p.dim() < smallest}, lr, 0.0, skip)
 
-    def _update(self, weights: Mapping[str, nn.Parameter], lr: float, weight_decay: float) -> None:
+    def _update(self, weights: Mapping[str, nn.Parameter], lr: float, weight_decay: float, skip: Tensor | None) -> None:
         for name, p in weights.items():
             if name not in self.moments:
                 step = torch.zeros((), device=p.device)
@@ -101,6 +102,7 @@ class AdamW:
             [],
             [kinds["step"] for kinds in moments],
             fused=True,
+            found_inf=skip,
             amsgrad=False,
             maximize=False,
             lr=lr,
@@ -123,21 +125,21 @@ class AdamW:
 
         Raises UserError at `where`, and loads nothing, if names or shapes do not match the weights.
         """
-        found: dict[str, dict[str, Tensor]] = {}
+        found: dict[str, dict[str, tuple[int, ...]]] = {}  # shapes; tensors are read one after the other
         for key, tensor in state.items():
             name, _, kind = key.rpartition(".")
-            found.setdefault(name, {})[kind] = tensor
-        for name, kinds in found.items():
+            found.setdefault(name, {})[kind] = tuple(tensor.shape)
+        for name, shapes in found.items():
             if name not in self.weights:
                 raise UserError(where, f"{name} is not a trainable weight of this model", FIX, DATA)
-            shapes = {kind: tuple(tensor.shape) for kind, tensor in kinds.items()}
             shape = tuple(self.weights[name].shape)
             if shapes != (wanted := {"exp_avg": shape, "exp_avg_sq": shape, "step": ()}):
                 raise UserError(where, f"{name} has {shapes}, not {wanted}", FIX, DATA)
-        self.moments = {
-            name: {kind: t.to(self.weights[name].device, torch.float32, copy=True) for kind, t in kinds.items()}
-            for name, kinds in found.items()
-        }
+        self.moments = {}
+        for name, shapes in found.items():
+            p = self.weights[name]
+            read = {kind: state[f"{name}.{kind}"].to(p.device, torch.float32, copy=True) for kind in shapes}
+            self.moments[name] = {kind: divided_like(t if kind == "step" else p, t) for kind, t in read.items()}
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

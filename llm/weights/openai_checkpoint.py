@@ -22,6 +22,7 @@ from llm.common.errors import DATA, UserError, raise_all
 from llm.common.files import read_bytes, read_json
 from llm.model.gpt import GPT
 from llm.weights import gpt2
+from llm.weights.families import Checkpoint
 
 HPARAMS, INDEX, DATA_FILE = "hparams.json", "model.ckpt.index", "model.ckpt.data-00000-of-00001"
 FILES = (HPARAMS, INDEX, DATA_FILE)
@@ -48,14 +49,18 @@ class Damaged(Exception):
 
 
 def load_model(folder: Path | str) -> GPT:
-    """Read a checkpoint in OpenAI's format; fp32 on the CPU, with a tied head.
+    """Read a checkpoint in OpenAI's format; fp32 on the CPU, with a tied head. Raises UserError as `read` does."""
+    return read(Path(folder)).model()
+
+
+def read(folder: Path) -> Checkpoint:
+    """Read a checkpoint in OpenAI's format.
 
     All checksums are verified, since the folder may not come from our download. Raises UserError for a file that is
     missing, damaged or of another model.
     """
-    folder = Path(folder)
-    config = gpt2.parse_hparams(read_json(folder / HPARAMS), str(folder / HPARAMS))
-    return gpt2.load_openai(config, read_tensors(folder), str(folder / INDEX))
+    config, where = gpt2.parse_hparams(read_json(folder / HPARAMS), str(folder / HPARAMS)), str(folder / INDEX)
+    return Checkpoint(config, gpt2.from_openai(config, read_tensors(folder), where), where)
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:

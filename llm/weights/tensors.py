@@ -3,17 +3,46 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from llm.common.errors import DATA, RESOURCES, UserError
-from llm.common.files import atomic_path
+from llm.common.files import CONFIG_BYTES, atomic_path, read_json
 
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 LFS_POINTER = b"version https://git-lfs"
+CONVERT = "from transformers import AutoModelForCausalLM as M; M.from_pretrained({0!r}).save_pretrained({0!r})"
+
+
+class MappedTensors(Mapping[str, Tensor]):
+    """Tensors in files. Each access maps one tensor into memory, and dropping the tensor gives that memory back.
+
+    So a caller that converts one after the other never holds a file and its copy at once. Changing a tensor does not
+    change the file. An access raises UserError if the type of the tensor is unknown.
+    """
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        self._files = files  # of each tensor
+
+    def __getitem__(self, name: str) -> Tensor:
+        path = self._files[name]
+        with _readable(path), safe_open(path, framework="pt") as file:
+            return file.get_tensor(name)  # type: ignore[no-any-return]
+
+    def without(self, prefix: str) -> MappedTensors:
+        """All tensors but those whose names start so."""
+        return MappedTensors({name: path for name, path in self._files.items() if not name.startswith(prefix)})
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -27,17 +56,53 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
             raise UserError(str(path), what, "free some disk space", RESOURCES) from None
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, memory-mapped; changing them does not change the file."""
+def read_weights(folder: Path) -> tuple[MappedTensors, Path]:
+    """The tensors of a model folder in one file or in several with an index, and the path for error messages.
+
+    Raises UserError for a missing or damaged file, a shard outside the folder, and a tensor that is not in the shard
+    that the index names.
+    """
+    index = folder / INDEX
+    if (folder / WEIGHTS).exists() or not index.is_file():
+        return read_tensors(folder / WEIGHTS), folder / WEIGHTS
+    listed = read_json(index, CONFIG_BYTES)
+    shards = listed.get("weight_map") if isinstance(listed, dict) else None
+    if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
+        raise UserError(str(index), "has no weight_map of tensors and files", "download it again", DATA)
+    fix = "download all files of one checkpoint again"
+    files: dict[str, Path] = {}
+    for shard in sorted(set(shards.values())):
+        if Path(shard).name != shard or shard in ("", ".", ".."):
+            raise UserError(str(index), f"names {shard!r}, which is not a file of this folder", fix, DATA)
+        found = read_tensors(folder / shard)
+        if found.keys() != {name for name, file in shards.items() if file == shard}:
+            different = sorted(found.keys() ^ {name for name, file in shards.items() if file == shard})
+            what = f"and {INDEX} disagree about {', '.join(different[:3])}"
+            raise UserError(str(folder / shard), what, fix, DATA)
+        files |= dict.fromkeys(found, folder / shard)
+    return MappedTensors(files), index
+
+
+def read_tensors(path: Path) -> MappedTensors:
+    """The tensors of a file. Raises UserError if it is missing, damaged or not safetensors."""
     if not path.is_file():
-        pickles = sorted(file.name for file in path.parent.glob("*.bin"))
-        what = f"no such file, only {', '.join(pickles)}, which can run code" if pickles else "no such file"
-        raise UserError(str(path), what, "name a folder with weights as safetensors", DATA)
+        what, fix = "no such file", "name a folder with weights as safetensors"
+        if pickles := sorted(file.name for file in path.parent.glob("*.bin")):
+            what += f", only {', '.join(pickles)}, which can run code"
+            fix = f'convert it with `python -c "{CONVERT.format(str(path.parent))}"`, or {fix}'
+        raise UserError(str(path), what, fix, DATA)
     with path.open("rb") as file:
         if file.read(len(LFS_POINTER)) == LFS_POINTER:
             raise UserError(str(path), "is a Git-LFS pointer, not the weights", "download the file it points to", DATA)
+    with _readable(path), safe_open(path, framework="pt") as opened:
+        return MappedTensors(dict.fromkeys(opened.keys(), path))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn the errors of a damaged file into a UserError."""
     try:
-        return load_file(path)  # type: ignore[no-any-return]
+        yield
     except (SafetensorError, ValueError, OSError) as error:
         what = f"not safetensors ({path.stat().st_size} bytes): {' '.join(str(error).split())}"
         raise UserError(str(path), what, "download it again", DATA) from None

@@ -42,3 +42,9 @@ def test_a_word_may_indicate_ham():
     ham = ([0, 0, 1, 1], ["love mum", "love dad", "cash", "prize"])
     assert single_word(ham, ([1, 0], ["love", "love"])) == 0.5
     assert single_word(ham, ham) == 1.0
+
+
+def test_the_best_word_of_three_classes_tells_one_of_them_from_the_most_frequent_other():
+    three = ([0, 1, 2, 0, 1, 2, 2], ["goal", "vote", "chip", "goal", "vote on it", "chip", "chip now"])
+    assert single_word(three, three) == pytest.approx(5 / 7)  # "chip" is class 2; without it, class 0 or 1
+    assert single_word(three, ([2, 0, 1], ["a chip", "see", "hm"])) == pytest.approx(2 / 3)

@@ -7,14 +7,21 @@ import subprocess
 import matplotlib.pyplot  # noqa: F401 - the first import builds the font cache, and says so on stderr if that is slow
 import pytest
 
-from benchmarks import pipeline
-from benchmarks.__main__ import NOT_IN_TABLE, main, measure, page, ratios, utilisation
+from benchmarks import pipeline, results
+from benchmarks.__main__ import main, measure
+from benchmarks.machine import kind
+from benchmarks.page import BELOW, section, utilisation, write
+from benchmarks.results import ratios
 from benchmarks.work import SHAPES, WORK
 from llm.common import files, params
 
 
 def rounds(*rates: float) -> list[dict[str, float]]:
     return [{"rate": rate, "peak_mib": 100 + rate} for rate in rates]
+
+
+def page(rounds):
+    return list(section("AVX2", "a CPU", "torch 1", rounds))
 
 
 TRAIN = {"ours": rounds(40, 60, 50), "book": rounds(10, 10, 5)}
@@ -42,18 +49,20 @@ def test_an_implementation_that_fails_in_a_later_round_is_left_out(monkeypatch, 
 
 
 def test_a_benchmark_in_which_ours_fails_keeps_its_figures_and_is_reported(monkeypatch, capsys, tmp_path):
-    files.write_json(tmp_path / "benchmarks.json", {"train-13M": TRAIN})
+    here = {kind(): {"machine": "a CPU", "packages": "torch 1", "rounds": {"train-13M": TRAIN}}}
+    files.write_json(tmp_path / "benchmarks.json", here)
 
     def run(_, name):
         return subprocess.CompletedProcess([], int(name == "ours"), '{"rate": 1.0}\n', "no memory")
 
     monkeypatch.setattr("benchmarks.__main__.run", run)
-    monkeypatch.setattr("benchmarks.__main__.OUT", tmp_path)
+    monkeypatch.setattr("benchmarks.results.DOCS", tmp_path)
+    monkeypatch.setattr("benchmarks.page.DOCS", tmp_path)
     monkeypatch.setattr("sys.argv", ["benchmarks", "train-13M"])
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 1
-    assert files.read_json(tmp_path / "benchmarks.json") == {"train-13M": TRAIN}
+    assert files.read_json(tmp_path / "benchmarks.json") == here
     assert "| train-13M | 3 | 50.0 |" in (tmp_path / "benchmarks.md").read_text()
     assert capsys.readouterr().err.splitlines() == [
         "train-13M: ours left out: no memory",
@@ -63,7 +72,7 @@ def test_a_benchmark_in_which_ours_fails_keeps_its_figures_and_is_reported(monke
 
 def test_a_row_has_medians_the_range_and_the_peaks():
     (line,) = [line for line in page({"train-13M": TRAIN}) if line.startswith("| train-13M")]
-    assert line == "| train-13M | 3 | 50.0 | 10.0 | - | 6.00 (4.00 to 10.00) | - | 160 / 110 |"
+    assert line == "| train-13M | 3 | 50.0 | 10.0 | - | 6.00 (4.00 to 10.00) | - | - | - | 160 / 110 |"
 
 
 def test_flops_of_gpt2_by_hand():
@@ -78,7 +87,33 @@ def test_utilisation_is_the_share_of_the_measured_rate():
     assert line.endswith(f"{flops:.0f} GFLOP/s, {flops / 500:.2f} of the bf16 rate.")
 
 
-@pytest.mark.parametrize("work", [work for work in WORK if work not in NOT_IN_TABLE])
+def test_utilisation_is_that_of_the_precision_in_use():
+    machine = {"bf16 matrix product, GFLOP/s": rounds(50), "fp32 matrix product, GFLOP/s": rounds(200)}
+    ours = [one | {"precision": "fp32"} for one in rounds(50)]
+    (line,) = utilisation({"machine": machine, "train-13M-compiled": {"ours": ours}})
+    assert line.startswith("train-13M-compiled ")
+    assert line.endswith(f"{SHAPES['13M'].flops_per_token(256) * 50 / 200e9:.2f} of the fp32 rate.")
+
+
+def test_classes_of_machines_stand_beside_each_other(monkeypatch, tmp_path):
+    monkeypatch.setattr("benchmarks.results.DOCS", tmp_path)
+    monkeypatch.setattr("benchmarks.page.DOCS", tmp_path)
+    for name, rate in (("AVX2", 10), ("AVX512", 30)):
+        monkeypatch.setattr("benchmarks.results.kind", lambda name=name: name)
+        results.keep("decode-1", {"ours": rounds(rate), "transformers": rounds(5)})
+    text = write()
+    assert text.index("## AVX2") < text.index("| decode-1 | 1 | 10.0 |") < text.index("## AVX512")
+    assert "| decode-1 | 1 | 30.0 | - | 5.0 | - | - | 6.00 (6.00 to 6.00) |" in text
+    assert (tmp_path / "benchmarks.png").stat().st_size > 0
+
+
+def test_the_ratio_by_cpu_time_needs_it_on_both_sides():
+    ours, theirs = ([one | {"cpu_rate": rate} for one in rounds(1)] for rate in (8, 2))
+    assert ratios({"ours": ours, "book": theirs}, "book", "cpu_rate") == [4]
+    assert ratios({"ours": ours, "book": rounds(1)}, "book", "cpu_rate") == []
+
+
+@pytest.mark.parametrize("work", [work for work in WORK if work not in BELOW])
 def test_every_benchmark_has_ours_and_another_implementation(work):
     assert "ours" in WORK[work]
     assert len(WORK[work]) > 1
@@ -86,11 +121,10 @@ def test_every_benchmark_has_ours_and_another_implementation(work):
 
 def test_compiling_saves_time_after_its_cost_over_the_seconds_saved_per_step():
     compiled = [{"rate": 2048.0, "peak_mib": 1.0, "first_step": 10.0}]  # 8 x 256 tokens a step: 1 s, and 4 s without
-    text = "\n".join(page({"train-13M": {"ours": compiled, "uncompiled": rounds(512), "book": rounds(512)}}))
-    assert "without `pretrain.compile`: 512.0 tokens per second" in text
-    assert "Compiling takes 10 s and saves time after 3 steps." in text
-    slower = "\n".join(page({"train-13M": {"ours": compiled, "uncompiled": rounds(4096), "book": rounds(512)}}))
-    assert "Compiling takes 10 s and saves no time." in slower
+    text = "\n".join(page({"train-13M": {"ours": rounds(512)}, "train-13M-compiled": {"ours": compiled}}))
+    assert "train-13M: `pretrain.compile` takes 10 s and saves time after 3 steps." in text
+    slower = "\n".join(page({"train-13M": {"ours": rounds(4096)}, "train-13M-compiled": {"ours": compiled}}))
+    assert "`pretrain.compile` takes 10 s and saves no time." in slower
 
 
 @pytest.mark.parametrize(("work", "rate"), [("chapter-6", " 10.0 messages per second;"), ("chapter-6-fp32", "")])

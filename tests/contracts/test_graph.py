@@ -24,8 +24,10 @@ LAYERS = [
     {"llm.model", "llm.evaluate"},
     {"llm.weights"},
     {"llm.generate"},
-    {"llm.train"},
-    {"stages", "llm.book"},
+    {"llm.train", "llm.serve"},
+    {"llm.preference", "llm.reason"},
+    {"stages", "llm.book", "llm.compare"},
+    {"llm.plan"},
     {"llm.cli"},
 ]
 
@@ -60,6 +62,9 @@ def test_code_is_imported_by_name_only():
         assert not words & {"importlib", "__import__"}, path
 
 
+OF_ITEMS = {"download", "tokenize", "import_gpt2", "reason_distill", "reason_models"}  # sections with a part for each
+
+
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 def test_declared_params_are_the_sections_read(stage):
     schema = importlib.import_module(f"stages.{code(stage).stem}")
@@ -69,15 +74,16 @@ def test_declared_params_are_the_sections_read(stage):
         assert declared == set()  # all of params.yaml
         return
     names = {field.name for field in fields(schema.Params)}
-    inner = params.load(ROOT / "params.yaml")["tokenize"] if name == "tokenize" else {}
-    read = {f"tokenize.{key}" if key in inner else key for key in names}
-    assert declared == {f"{field}.{item}" if field == name and item else field for field in read}
+    inner = params.load(ROOT / "params.yaml")["tokenize"] if name in ("tokenize", "tokenizer") else {}
+    also = getattr(schema, "ALSO", {})
+    read = {also.get(key) or (f"tokenize.{key}" if key in inner else key) for key in names}
+    assert declared == {f"{field}.{item}" if item and field in OF_ITEMS else field for field in read}
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 def test_a_stage_runs_its_own_module_without_shell_syntax(stage):
     words = stage.cmd.split()
-    assert words[:4] == ["exec", "python", "-m", f"stages.{code(stage).stem}"]
+    assert words[:6] == ["exec", "env", "PYTHONSAFEPATH=", "python", "-m", f"stages.{code(stage).stem}"]
     assert not set(stage.cmd) & set("|;&<>$`\"'")
 
 
@@ -152,7 +158,9 @@ def test_packages_are_docstrings_only():
             assert [type(node) for node in ast.parse(path.read_text(encoding="utf-8")).body] == [ast.Expr], path
 
 
-@pytest.mark.parametrize("stage", ["download", "tokenizer", *TOKENIZE, "evaluate_with_judge", "pretrain"])
+@pytest.mark.parametrize(
+    "stage", ["download", "tokenizer", *TOKENIZE, "evaluate_with_judge", "reason_problems", "pretrain"]
+)
 def test_only_stages_that_compute_tensors_load_torch(stage):
     """It takes a second, which a stage that cuts files has no use for."""
     asked = f"import sys, stages.{stage}; print('torch' in sys.modules)"

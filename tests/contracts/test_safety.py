@@ -149,7 +149,7 @@ def commands(text: str) -> list[str]:
 
 def is_plain(command: str) -> bool:
     """Whether nothing from params.yaml but the key of an item goes into the command, and no shell syntax."""
-    return re.fullmatch(r"exec python -m stages\.[a-z0-9_]+([ _]\$\{key\})?", command) is not None
+    return re.fullmatch(r"exec env PYTHONSAFEPATH= python -m stages\.[a-z0-9_]+([ _]\$\{key\})?", command) is not None
 
 
 def test_commands_take_nothing_from_params_but_the_key():
@@ -161,16 +161,17 @@ def test_commands_take_nothing_from_params_but_the_key():
 @pytest.mark.parametrize(
     "command",
     [
-        "exec python -m stages.download ${download.corpus.source}",
-        "exec python -m stages.download ${item}",
-        "exec python -m stages.pretrain | tee log",
-        "exec python -m stages.pretrain; true",
-        "exec python -m stages.pretrain || true",
-        "exec python -m stages.pretrain && true",
-        "exec python -m stages.pretrain\ntrue",
-        "exec python -m stages.pretrain $(true)",
+        "exec env PYTHONSAFEPATH= python -m stages.download ${download.corpus.source}",
+        "exec env PYTHONSAFEPATH= python -m stages.download ${item}",
+        "exec env PYTHONSAFEPATH= python -m stages.pretrain | tee log",
+        "exec env PYTHONSAFEPATH= python -m stages.pretrain; true",
+        "exec env PYTHONSAFEPATH= python -m stages.pretrain || true",
+        "exec env PYTHONSAFEPATH= python -m stages.pretrain && true",
+        "exec env PYTHONSAFEPATH= python -m stages.pretrain\ntrue",
+        "exec env PYTHONSAFEPATH= python -m stages.pretrain $(true)",
         "sh -c stages.pretrain",
-        "python -m stages.pretrain",
+        "env PYTHONSAFEPATH= python -m stages.pretrain",
+        "exec python -m stages.pretrain",
     ],
 )
 def test_the_lint_of_commands_sees_what_is_not_plain(command):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from llm.reason.problems import Style, Task, read_source
+
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample"
 SPLIT_SEEDS = (0, 1, 2)
 FILES = ("corpus.txt", "spam.tsv", "instructions.json", "facts.json")
@@ -274,3 +276,20 @@ def test_the_single_word_guard_finds_a_planted_word(make):
     classes = classes_of(make.spam_lines(0))
     accuracy, word = best_single_word([m + " zzz" for m in classes["spam"]], classes["ham"])
     assert (accuracy, word) == (1.0, "zzz")
+
+
+def test_script_reproduces_the_word_problems():
+    spec = importlib.util.spec_from_file_location("sample_reasoning", SAMPLE / "reasoning.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    text = (SAMPLE / "reasoning.jsonl").read_text("utf-8")
+    assert text == "\n".join(module.lines()) + "\n"
+    problems = read_source(SAMPLE / "reasoning.jsonl", Task("number", Style("Think:", "")))
+    assert {split: len(found) for split, found in problems.items()} == {
+        "train": 0,
+        "rl": 0,
+        "validation": 10,
+        "test": 50,
+    }
+    for line in map(json.loads, text.splitlines()):
+        assert line["steps"].endswith(f"= {line['answer']}.")

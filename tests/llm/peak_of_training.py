@@ -16,6 +16,7 @@ from llm.model.classifier import Classifier, freeze
 from llm.model.gpt import GPT
 from llm.model.lora import LoraConfig
 from llm.model.memory import Training
+from llm.model.parts import FAMILIES
 from llm.runtime.device import RuntimeConfig, set_up_device
 from llm.train import losses
 from llm.train.loop import fit
@@ -46,7 +47,8 @@ def memory(kind: str) -> int:
 
 
 def main(case: dict) -> dict:
-    config = replace(MODEL, dropout=0.0, **case["model"])
+    parts = FAMILIES[case["model"].get("family", "gpt2")]
+    config = replace(MODEL, dropout=0.0, parts=parts, **case["model"])
     settings = RuntimeConfig(case["precision"], "cpu", 2, True, case.get("fused_loss", True))
     rows, length, batch = case["rows"], case["length"], case.get("batch", case["rows"])
     adapter = LoraConfig(**case["lora"]) if "lora" in case else None

@@ -95,7 +95,7 @@ def train(task: str, states: Callback | None = None, on_step: OnStep = lambda _s
     samples: list[Callback] = []
     if task == "pretrain":
         source = ConcatBatches(ShuffledBatches(data, 4, 3, 2), ShuffledBatches(data, 6, STEPS - 3, 1))
-        samples = [Samples(lambda: str(generate(gpt, [[1, 2]], greedy(4), None)), lambda updates: updates in (2, 3))]
+        samples = [Samples(lambda: str(generate(gpt, [[1, 2]], greedy(4), ())), lambda updates: updates in (2, 3))]
     elif task == "spam":
         classifier = Classifier(gpt, 2, "last_token")
         freeze(classifier, "last_block")

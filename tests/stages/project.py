@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.book.runs import with_python
+from llm.cli.repro import chapters
 from llm.common import files, profiles
 from stages.schema import AllParams
 
@@ -55,8 +56,9 @@ class Project:
 
     def start(self, module: str, *words: str, **options: Any) -> subprocess.Popen[str]:
         """Start `python -m MODULE` there, as a user does whose environment is activated."""
-        environment = {**with_python(), "DVC_NO_ANALYTICS": "1", **options.pop("env", {})}
+        environment = {**with_python(), "DVC_NO_ANALYTICS": "1"}
         environment.pop("MLFLOW_TRACKING_URI", None)
+        environment |= options.pop("env", {})
         piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(
             [sys.executable, "-m", module, *words], cwd=self.folder, env=environment, **{**piped, **options}
@@ -70,8 +72,8 @@ class Project:
         return subprocess.CompletedProcess([module, *words], process.returncode, out, err)
 
     def repro(self, *words: str) -> list[str]:
-        """Run `dvc repro`; return the stages that ran."""
-        output = self.run("dvc", "repro", *words).stdout
+        """Run `dvc repro`, without words for the stages that `llm repro` runs; return those that ran."""
+        output = self.run("dvc", "repro", *(words or chapters(self.folder / "dvc.yaml"))).stdout
         return sorted(line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage"))
 
     def set(self, **changes: object) -> None:

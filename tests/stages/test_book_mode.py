@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.killing import Ended, Forks
+from tests.killing import Forks
+from tests.stages.forked import build, run
 from tests.stages.project import Project
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with Forks() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -28,17 +22,8 @@ def built(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Project:
         pretrain={"mode": "book", "epochs": 2, "batch_size": 100, "eval_every": 2, "save_every": None}
         | {"sample_after": "epoch"},
     )
-    for stage in ("check", "download corpus", "tokenizer", "tokenize_corpus", "pretrain"):
-        assert run(made, forks, stage).code == 0
+    build(made, forks, "check", "download corpus", "tokenizer", "tokenize_corpus", "pretrain")
     return made
-
-
-def run(project: Project, forks: Forks, stage: str, kill_at: int | None = None) -> Ended:
-    module, *item = stage.split()
-    ended = forks.run(project.folder, f"stages.{module}", *item, kill_at=kill_at)
-    (project.folder / "stdout").unlink()
-    (project.folder / "stderr").unlink()
-    return ended
 
 
 def column(project: Project, report: str) -> list[int]:

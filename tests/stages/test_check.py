@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from llm.common import params, profiles
-from stages.check import missing_sources
+from llm.tracking.config import Gate
+from stages.check import missing_sources, wrong_gates
 from stages.pretrain import ShortWindows
 from stages.schema import AllParams
 
@@ -55,6 +56,17 @@ def test_a_starting_point_has_a_configuration(everything, tmp_path):
     assert str(error).startswith(f"params.yaml: finetune_spam.init_from: '{tmp_path}' holds no config.json")
     (tmp_path / "config.json").write_text("{}")  # the control; what it says is looked at with the weights
     assert list(missing_sources(replace(everything, finetune_spam=spam))) == []
+
+
+def test_the_prompt_chat_needs_a_chat_template(everything, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    changed = replace(everything.finetune_instruct, prompt="chat", init_from=str(tmp_path))
+    (error,) = missing_sources(replace(everything, finetune_instruct=changed))
+    assert str(error).startswith(f"params.yaml: finetune_instruct.prompt: chat, but '{tmp_path}' has no chat template")
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    assert list(missing_sources(replace(everything, finetune_instruct=changed))) == []
+    made_later = replace(changed, init_from="models/pretrain")
+    assert list(missing_sources(replace(everything, finetune_instruct=made_later))) == []
 
 
 @pytest.mark.parametrize(("item", "fine"), [("spam", False), ("instructions", False), ("corpus", True)])
@@ -128,3 +140,35 @@ def test_portable_kernels_are_not_compiled(everything, kernels, compiled, fine):
         pretrain=replace(everything.pretrain, compile=compiled),
     )
     assert [key for key, *_ in changed.problems()] == ([] if fine else ["runtime.kernels"])
+
+
+@pytest.mark.parametrize(
+    ("model", "metric", "what", "fix"),
+    [
+        ("spma", "finetune_spam.test_accuracy", "no stage makes this model", "did you mean spam?"),
+        ("spam", "finetune_spm.test_accuracy", "is of no stage", "did you mean finetune_spam?"),
+        ("spam", "finetune_spam.test_acuracy", "no metric of models/spam", "did you mean finetune_spam.test_accuracy?"),
+        ("spam", "respond.n_exact", "no metric of models/spam", "name one of "),
+        ("instruct", "respond.n_exact", "", ""),
+        ("dpo", "finetune_dpo.val_loss", "", ""),
+    ],
+)
+def test_a_gate_names_a_metric_of_its_model(everything, model, metric, what, fix):
+    gates = {model: Gate(metric, "higher")}
+    found = list(wrong_gates(replace(everything, tracking=replace(everything.tracking, champion=gates))))
+    assert len(found) == bool(what)
+    for error in found:
+        assert error.where.startswith(f"params.yaml: tracking.champion.{model}")
+        assert what in error.what
+        assert error.fix.startswith(fix)
+
+
+def test_before_the_first_run_the_stage_of_a_gate_is_looked_at(everything, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    gates = {"spam": Gate("finetune_spam.of_my_label", "higher")}
+    assert list(wrong_gates(replace(everything, tracking=replace(everything.tracking, champion=gates)))) == []
+
+
+def test_the_committed_gates_are_right(everything):
+    assert everything.tracking.champion
+    assert list(wrong_gates(everything)) == []

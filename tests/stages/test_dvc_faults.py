@@ -140,7 +140,7 @@ def test_after_a_failed_stage_the_values_from_before_bring_its_reports_back_too(
     before = (project.folder / "params.yaml").read_bytes()
     project.repro(stage)
     good = project.bytes(*results)
-    project.set(tokenize={"spam": {"train_fraction": 0.0001}})  # nothing to train on
+    project.set(tokenize={"spam": {"labels": {"good": "good", "bad": "bad"}}})  # not those of the file
     assert project.run("dvc", "repro", stage, ok=False).returncode != 0
     assert project.bytes("reports/tokenize") == {}  # the control: there is something to bring back
     (project.folder / "params.yaml").write_bytes(before)
@@ -214,26 +214,68 @@ def test_every_type_of_link_to_the_cache_gives_the_same(kind, project, server):
     assert (cached(project) == objects) == (kind == "copy")  # the control: a link can be written through
 
 
-def test_a_damaged_object_of_the_cache_is_found(project, server):
-    project.repro(STAGE)
-    assert project.run("llm", "fsck").stdout.endswith("outputs are as dvc.lock says\n")
+def damaged_object(project: Project) -> Path:
+    """Turn the case of the letters in the object of our output."""
     md5 = hashlib.md5(BODY).hexdigest()
     (name,) = [name for name in cached(project) if name.endswith(f"{md5[:2]}/{md5[2:]}")]
     path = project.folder / name
     path.chmod(0o644)
     path.write_bytes(BODY.swapcase())
     path.chmod(0o444)
+    return path
+
+
+def found_damage(project: Project) -> str:
+    done = project.run("llm", "fsck", ok=False)
+    assert done.returncode == 3
+    return done.stderr.splitlines()[-1]
+
+
+def repaired(project: Project) -> str:
+    said = project.run("llm", "fsck", "--repair").stdout
+    assert said.splitlines()[-1].endswith("outputs match dvc.lock")
+    assert out(project) == BODY
+    assert project.run("llm", "fsck").stdout == said.splitlines()[-1] + "\n"
+    return said
+
+
+def test_a_damaged_object_comes_from_the_output_on_the_disk(project, server):
+    project.run("dvc", "config", "--local", "cache.type", "copy")
+    project.repro(STAGE)
+    path = damaged_object(project)
+    line = found_damage(project)
+    assert line.startswith(f"error: {OUT}: is as recorded; in the DVC cache ")
+    assert line.endswith("fsck --repair` copies it into the cache")
+    assert f"{OUT}: copied into the cache" in repaired(project)
+    assert path.read_bytes() == BODY
+    assert path.stat().st_mode & 0o777 == 0o444
+
+
+def test_a_damaged_output_comes_from_the_cache(project, server):
+    project.repro(STAGE)
+    (project.folder / OUT / "spam.tsv").unlink()
+    (project.folder / OUT / "spam.tsv").write_bytes(BODY.swapcase())
+    assert found_damage(project).endswith("fsck --repair` takes it from the cache")
+    assert f"{OUT}: taken from the cache" in repaired(project)
+
+
+def test_a_damaged_object_without_an_output_comes_from_the_remote(project, server):
+    project.repro(STAGE)
+    project.run("dvc", "remote", "add", "--local", "-d", "store", str(project.folder / "store"))
+    project.run("dvc", "push", STAGE)
+    damaged_object(project)
+    shutil.rmtree(project.folder / OUT)
+    assert found_damage(project).endswith(f"fsck --repair` pulls it from the remote or runs {STAGE} again")
+    assert f"{OUT}: pulled from the remote" in repaired(project)
+
+
+def test_a_damaged_object_without_an_output_or_a_remote_is_made_again(project, server):
+    project.repro(STAGE)
+    damaged_object(project)
     shutil.rmtree(project.folder / OUT)
     project.run("dvc", "checkout", STAGE, ok=False)
-
-    done = project.run("llm", "fsck", ok=False)
-
-    assert done.returncode == 3
-    assert done.stderr.splitlines()[-1].startswith(f"error: {OUT}: ")
-    shutil.rmtree(project.folder / ".dvc/cache")
-    shutil.rmtree(project.folder / OUT, ignore_errors=True)
-    project.repro(STAGE)
-    assert out(project) == BODY
+    assert f"runs {STAGE} again" in found_damage(project)
+    assert f"run again: {STAGE}" in repaired(project)
 
 
 def cut_lock(project: Project) -> None:

@@ -139,13 +139,13 @@ FAULTS = {
     "missing tab": Fault(
         "tokenize_spam",
         3,
-        r"data/raw/spam/spam\.tsv:2: .*, in the file that download\.spam\.source names: this one is a copy",
+        r"data/raw/spam/spam\.tsv:2: .* \(this is a copy of what download\.spam\.source names\)",
         write("data/raw/spam/spam.tsv", lambda data: data.replace(b"\nham\twe are", b"\nham we are", 1)),
     ),
     "bad entry": Fault(
         "tokenize_instructions",
         3,
-        r"data/raw/instructions/instructions\.json: entry 8: .*output.*download\.instructions\.source names: this",
+        r"entry 8: missing 'output' .*\(this is a copy of what download\.instructions\.source names\)",
         write("data/raw/instructions/instructions.json", without_output),
     ),
     "damaged tokens": Fault("pretrain", 3, rf"{SHARD}: sha256 ", write(SHARD, flip_last_byte)),

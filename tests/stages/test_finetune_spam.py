@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from llm.common.params import load, parse
+from llm.data.download import Source
 from llm.data.spam_dataset import SpamDataset
 from llm.data.tokenizer import Tokenizer
 from llm.model import memory
@@ -27,7 +28,7 @@ def test_what_frozen_blocks_write_is_asked_for_before(position, vocabulary, mode
     monkeypatch.setattr(memory, "check_training", lambda *arguments: asked.append(arguments[-1]))
     run = SimpleNamespace(work=tmp_path, say=lambda _text: None)
 
-    check_room(shape, data, Params(1, FP32, config), 10, run)
+    check_room(shape, data, Params(1, FP32, config, Source("spam.tsv")), 10, run, 2)
     _, states = above_frozen_blocks(Classifier(GPT(shape), 2, position, 12), data, config, FP32, run)
 
     assert asked == [sum(part.states.untyped_storage().nbytes() for part in states.values())]

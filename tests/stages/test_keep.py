@@ -5,23 +5,17 @@ from __future__ import annotations
 import csv
 import math
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.killing import Ended, Forks
+from tests.killing import Forks
+from tests.stages.forked import build, run
 from tests.stages.project import Project
 
 STAGES = ("pretrain", "finetune_spam", "finetune_instruct")
 ITEMS = ("corpus", "spam", "instructions")
 BEFORE = ["check", *(f"download {item}" for item in ITEMS), "tokenizer", *(f"tokenize_{item}" for item in ITEMS)]
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with Forks() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -31,22 +25,12 @@ def built(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Project:
     tuned = {**jumpy, "eval_batches": None, "save_every": 3, "init_from": "models/pretrain"}
     made = Project.small(
         tmp_path_factory.mktemp("keep") / "project",
-        pretrain={**jumpy, "lr": 0.1},
-        finetune_spam={**tuned, "lr": 0.02},
+        pretrain={**jumpy, "lr": 0.15},
+        finetune_spam={**tuned, "lr": 0.014},
         finetune_instruct={**tuned, "lr": 0.03},
     )
-    for stage in [*BEFORE, *STAGES]:
-        ended = run(made, forks, stage)
-        assert ended.code == 0, ended.err
+    build(made, forks, *BEFORE, *STAGES)
     return made
-
-
-def run(project: Project, forks: Forks, stage: str, kill_at: int | None = None) -> Ended:
-    module, *item = stage.split()
-    ended = forks.run(project.folder, f"stages.{module}", *item, kill_at=kill_at)
-    (project.folder / "stdout").unlink()
-    (project.folder / "stderr").unlink()
-    return ended
 
 
 def rows(project: Project, report: str) -> list[dict[str, float]]:
@@ -69,7 +53,7 @@ def test_the_report_is_that_of_the_best_evaluation_of_a_run_that_ended_early(sta
 def test_the_predictions_are_those_of_the_kept_weights(built: Project) -> None:
     with (built.folder / "reports/finetune_spam/predictions.csv").open(newline="") as file:
         found = [row for row in csv.DictReader(file) if row["split"] == "validation"]
-    spam = [(float(row["spam_probability"]), row["actual"] == "spam") for row in found]
+    spam = [(float(row["p_spam"]), row["actual"] == "spam") for row in found]
     loss = -sum(math.log(p if is_spam else 1 - p) for p, is_spam in spam) / len(spam)
     assert loss == pytest.approx(built.metrics("finetune_spam")["val_loss"], rel=1e-4)
     assert loss < 0.99 * rows(built, "finetune_spam/loss.csv")[-1]["val_loss"]

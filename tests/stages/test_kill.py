@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from llm.train.compiled import COMPILERS
 from tests.killing import Forks
+from tests.stages.forked import build
 from tests.stages.project import Project
 
 pytestmark = pytest.mark.slow
@@ -25,12 +25,6 @@ BEFORE = [
     "import_gpt2 gpt2-sample",
 ]
 TRAINING = {"pretrain": "pretrain", "finetune_spam": "spam", "finetune_instruct": "instruct"}  # and its model
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with Forks() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -48,18 +42,8 @@ def built(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Project:
         finetune_spam=often,
         finetune_instruct={**often, "batch_size": 16, "bucket_batches": 4},
     )
-    for stage in [*BEFORE, "finetune_spam", "finetune_instruct"]:
-        run(made, forks, stage)
+    build(made, forks, *BEFORE, "finetune_spam", "finetune_instruct")
     return made
-
-
-def run(project: Project, forks: Forks, stage: str) -> str:
-    module, *item = stage.split()
-    ended = forks.run(project.folder, f"stages.{module}", *item)
-    assert ended.code == 0, ended.err
-    (project.folder / "stdout").unlink()
-    (project.folder / "stderr").unlink()
-    return ended.err
 
 
 def make_older(project: Project, stage: str) -> None:
@@ -82,7 +66,7 @@ def test_killed_at_any_rename(stage, built, forks, tmp_path):
         if not forks.run(project.folder, f"stages.{stage}", kill_at=kills + 1).killed:
             break
         kills += 1
-        resumed += "resuming after step" in run(project, forks, stage)
+        resumed += "resuming after step" in build(project, forks, stage)
         assert project.bytes() == good, kills
         assert not (project.folder / ".work" / stage / "states").exists()
     assert kills > 20

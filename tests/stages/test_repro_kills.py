@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from llm.cli.repro import chapters
 from tests.mutations import mutate_bytes
 from tests.stages.project import Project
 
@@ -79,7 +80,8 @@ def disturb(project: Project, after: float, chance: random.Random) -> tuple[str,
     """Start `dvc repro`, strike `after` seconds; how (`none`: it was done), in which stage, and what it said."""
     log = project.folder / ".work-log"
     with log.open("w+") as out:
-        process = project.start("dvc", "repro", start_new_session=True, stdout=out, stderr=out)
+        words = ["repro", *chapters(project.folder / "dvc.yaml")]
+        process = project.start("dvc", *words, start_new_session=True, stdout=out, stderr=out)
         how, end = chance.choice(HOW), time.monotonic() + after
         while process.poll() is None and time.monotonic() < end:
             time.sleep(0.02)

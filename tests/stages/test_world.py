@@ -11,30 +11,34 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llm.common.errors import DATA, USAGE, UserError, UserErrors, raise_all
+from llm.common.errors import DATA, UserError, UserErrors, raise_all
 from llm.data import corpus
 from llm.data.tokenizer import fingerprint
 from stages import pretrain
-from stages.run import _one_process, point_to_source
+from stages.launch import must_start
+from stages.run import point_to_source
 
 ROOT = Path(__file__).parents[2]
 
 # Ranks
 
 
-@pytest.mark.parametrize("ranks", ["2", "8", "0", "many"])
-def test_one_of_several_ranks_is_refused(ranks, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", ranks)
-    with pytest.raises(UserError, match=f"WORLD_SIZE: {ranks} processes were asked for, but a stage is one") as caught:
-        _one_process()
-    assert caught.value.code == USAGE
+@pytest.mark.parametrize("started", ["2", "8", "0", "many"])
+def test_another_number_of_ranks_is_refused(started, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", started)
+    for ranks in (1, 3):
+        with pytest.raises(
+            UserError, match=f"WORLD_SIZE: {started} processes were started, but this stage has {ranks}"
+        ):
+            must_start(ranks)
 
 
-def test_the_only_rank_and_no_rank_are_accepted(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    _one_process()
-    monkeypatch.delenv("WORLD_SIZE")
-    _one_process()
+def test_ranks_are_started_unless_they_are_there(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert not must_start(1)
+    assert must_start(2)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not must_start(2)
 
 
 # dvc is killed
@@ -155,6 +159,6 @@ def test_a_fault_in_a_copy_is_mended_where_the_copy_came_from():
     with pytest.raises(UserErrors) as caught, point_to_source():
         raise_all(lines)
     assert [(problem.where, problem.fix, problem.code) for problem in caught.value.problems] == [
-        ("data/raw/spam/a.tsv:1", "write one, in the file that download.spam.source names: this one is a copy", 3),
+        ("data/raw/spam/a.tsv:1", "write one (this is a copy of what download.spam.source names)", 3),
         ("data/tokenizer", "make it", 6),
     ]

@@ -17,7 +17,7 @@ from llm.book.measures.common import Measured, continue_text, measure
 from llm.book.measures.sources import Sources
 from llm.common import params, profiles
 from llm.data.batches import steps_per_epoch
-from llm.data.corpus import Pins, encode_documents, split_documents, write_shards
+from llm.data.corpus import Pins, write_shards
 from llm.data.corpus_dataset import TokenWindows
 from llm.runtime.device import RuntimeConfig
 from llm.train.book_mode import fit_as_the_book
@@ -123,9 +123,9 @@ def _probabilities(temperature: str) -> torch.Tensor:
 @contextmanager
 def _verdict_windows(sources: Sources) -> Iterator[dict[str, TokenWindows]]:
     """Chapter 5's windows of 256 tokens, for training and validation."""
-    (train,), (val,) = split_documents([sources.verdict], 0.9)
+    cut = int(0.9 * len(sources.verdict))
     with tempfile.TemporaryDirectory() as folder:
-        for split, part in (("train", train), ("val", val)):
-            ids = encode_documents([part], sources.gpt2)
+        for split, part in (("train", sources.verdict[:cut]), ("val", sources.verdict[cut:])):
+            ids = sources.gpt2.encode_joined([part])
             write_shards(Path(folder), split, ids, 0, Pins(50257, "gpt2"), 10**9)
         yield {split: TokenWindows(Path(folder), split, 256, 256, 50257) for split in ("train", "val")}

@@ -12,8 +12,7 @@ from torch.utils.data import DataLoader
 from llm.book.appendix_a import compute_accuracy
 from llm.book.ch05 import calc_loss_loader
 from llm.book.measures.common import Measured, measure
-from llm.book.measures.sources import Sources
-from llm.data.spam import LABELS
+from llm.book.measures.sources import LABELS, Sources
 from llm.data.spam_dataset import SpamDataset
 from llm.model.classifier import Classifier
 

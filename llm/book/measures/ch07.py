@@ -11,23 +11,23 @@ from llm.book import ch05
 from llm.book.measures.common import Measured, measure
 from llm.book.measures.sources import Sources
 from llm.data.instruction_dataset import InstructionDataset
-from llm.data.instructions import InstructionsConfig, split_entries
+from llm.data.instructions import split_entries
 
-INSTRUCTIONS = InstructionsConfig(train_fraction=0.85, test_fraction=0.1, empty="refuse")
+TRAIN, TEST = 0.85, 0.1  # fractions of the entries
 
 
 @measure
 def instruction_counts(sources: Sources) -> Measured:
     """Entries for training, test and validation, and entries without an input."""
     entries = sources.entries
-    parts = split_entries(entries, INSTRUCTIONS)
+    parts = split_entries(entries, TRAIN, TEST)
     return [*(len(parts[split]) for split in ("train", "test", "validation")), sum(not e["input"] for e in entries)]
 
 
 @measure
 def instruct_before(sources: Sources) -> Measured:
     """Loss of GPT-2 355M on 5 training and 5 validation batches of 8, before training (section 7.6)."""
-    model, parts, losses = sources.model("gpt2-355M"), split_entries(sources.entries, INSTRUCTIONS), []
+    model, parts, losses = sources.model("gpt2-355M"), split_entries(sources.entries, TRAIN, TEST), []
     torch.manual_seed(123)
     for split in ("train", "validation"):
         data, training = InstructionDataset(parts[split], sources.gpt2, 1024, mask_prompt=False), split == "train"

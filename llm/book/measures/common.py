@@ -23,4 +23,4 @@ def continue_text(model: GPT, gpt2: Tokenizer, prompt: str, tokens: int, tempera
     """The prompt with the model's continuation; greedy at temperature 0, otherwise sampled with seed 123."""
     ids = gpt2.encode(prompt)
     config = DecodingConfig(max_new_tokens=tokens, temperature=temperature, top_k=top_k, top_p=None)
-    return gpt2.decode(ids + generate(model, [ids], config, None, [123])[0])
+    return gpt2.decode(ids + generate(model, [ids], config, (), [123])[0])

@@ -13,10 +13,10 @@ from llm.common.errors import DATA, UserError
 
 @measure
 def curve(sources: Sources, file: str, column: str, steps: str) -> Measured:
-    """A column of a report at these steps; `last` is the last row, `best` the lowest value."""
+    """A column of a report at these steps; `first` and `last` are rows, `best` is the lowest value."""
     rows = list(csv.DictReader(io.StringIO(files.read_text(sources.root / "reports" / file))))
     at = {row["step"]: float(row[column]) for row in rows}
-    at["last"], at["best"] = float(rows[-1][column]), min(at.values())
+    at |= {"first": float(rows[0][column]), "last": float(rows[-1][column]), "best": min(at.values())}
     absent = [step for step in steps.split() if step not in at]
     if absent:
         raise UserError(

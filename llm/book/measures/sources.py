@@ -19,7 +19,8 @@ from llm.book import ch04
 from llm.book.runs import MADE, Run
 from llm.common import files
 from llm.common.errors import DATA, UserError
-from llm.data.instructions import Entry, read_entries
+from llm.data.instruction_shapes import Entry
+from llm.data.instructions import read_entries
 from llm.data.spam import SpamConfig, balanced_splits, read_messages
 from llm.data.tokenizer import Tokenizer
 from llm.model.gpt import GPT
@@ -27,7 +28,21 @@ from llm.weights import model_folder
 
 PINS = "configs/book-offline.yaml"  # names, addresses and hashes of the book's files
 FETCH = f"set LLM_MIRROR to a folder with the book's files, or `python -m llm use {PINS} && dvc repro`"
-SPAM = SpamConfig(reading="book", order="shuffled", train_fraction=0.7, validation_fraction=0.1)
+LABELS = ["ham", "spam"]  # of the SMS file; the index is the class
+SPAM = SpamConfig(
+    format="tsv",
+    reading="book",
+    delimiter=None,
+    header=False,
+    text_column="2",
+    label_column="1",
+    encoding="utf-8",
+    labels={label: label for label in LABELS},
+    balance="undersample",
+    order="shuffled",
+    train_fraction=0.7,
+    validation_fraction=0.1,
+)
 
 
 class Sources:
@@ -88,8 +103,8 @@ class Sources:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "SMSSpamCollection"
             path.write_bytes(self.file(path.name))
-            frame = read_messages(path, "book")
-        return {"all": frame, **balanced_splits(frame, SPAM, seed=123)}
+            messages = read_messages(path, SPAM)
+        return {"all": messages.frame, **balanced_splits(messages, SPAM, seed=123)}
 
     @cached_property
     def entries(self) -> list[Entry]:

@@ -92,6 +92,6 @@ def test_the_pipelines_attention_is_the_last_step(attention, bias, model_config)
     state |= {"c_attn.bias": torch.cat([part.bias for part in parts])} if bias else {}
     state |= {"c_proj.weight": book.out_proj.weight, "c_proj.bias": book.out_proj.bias}
     x = torch.randn(2, 5, 8)
-    assert not torch.allclose(ours(x, None, None), book(x))
+    assert not torch.allclose(ours(x, None, None, None), book(x))
     ours.load_state_dict(state)
-    torch.testing.assert_close(ours(x, None, None), book(x))
+    torch.testing.assert_close(ours(x, None, None, None), book(x))

@@ -8,7 +8,7 @@ import pytest
 
 from llm.book import variants
 from llm.book.variants import Ablation, Outcome, Row
-from llm.common import profiles
+from llm.common import dvc_exp, profiles
 from llm.common.errors import UserError
 from stages.schema import AllParams
 
@@ -33,7 +33,7 @@ def dvc(project, monkeypatch) -> list[tuple[str, ...]]:
         asked.append(words)
         return '[{"experiments": null}]'
 
-    monkeypatch.setattr(variants, "_dvc", answer)
+    monkeypatch.setattr(dvc_exp, "run", answer)
     return asked
 
 
@@ -104,7 +104,7 @@ def test_what_is_there_is_not_queued_again(project, monkeypatch):
         ' {"name": "ablation-02", "revs": null, "executor": {"state": "failed"}},'
         ' {"name": "ablation-02", "revs": [{"rev": "def"}], "executor": null}]}, {"experiments": null}]'
     )
-    monkeypatch.setattr(variants, "_dvc", lambda *words: asked.append(words) or there)
+    monkeypatch.setattr(dvc_exp, "run", lambda *words: asked.append(words) or there)
     assert variants.experiments() == {"ablation-01": ("abc", "queued"), "ablation-02": ("def", "success")}
     table = Ablation(COMMON, (row(1), row(2), row(3, "finetune_spam.position=first")))
     lines = list(variants.queue(table, [], AllParams))

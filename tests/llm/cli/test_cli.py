@@ -17,7 +17,7 @@ from llm.model import packed_weights
 from llm.model.classifier import Classifier
 from llm.model.gpt import GPT
 from llm.runtime import device
-from llm.weights import model_folder
+from llm.weights import classifier_folder, model_folder
 from stages.schema import AllParams
 from tests.llm.conversions import Conversions
 
@@ -159,7 +159,7 @@ def test_generate_computes_as_the_runtime_section_says(precision, model, capsys,
 def test_classify_computes_as_the_runtime_section_says(precision, times, project, vocabulary, model_config, capsys):
     profiles.apply([{"runtime": {"precision": precision}}], AllParams)
     spam = Classifier(GPT(model_config()), 2, "last_token")
-    model_folder.save_classifier(spam, ["ham", "spam"], vocabulary, project / "models/spam")
+    classifier_folder.save_classifier(spam, ["ham", "spam"], vocabulary, project / "models/spam")
     with Conversions() as seen:
         parser.main(["classify", "hello there", "win now", "see you"])
     blocks = spam.transformer.h
@@ -184,32 +184,26 @@ def test_generate_needs_no_project(model, capsys):
 def test_classify_says_one_line_a_message(project, vocabulary, model_config, capsys, monkeypatch):
     torch.manual_seed(0)
     spam = Classifier(GPT(model_config()), 2, "last_token")
-    model_folder.save_classifier(spam, ["ham", "spam"], vocabulary, project / "models/spam")
+    classifier_folder.save_classifier(spam, ["ham", "spam"], vocabulary, project / "models/spam")
     parser.main(["classify", "hello there", "win now"])
     given = capsys.readouterr().out
     monkeypatch.setattr("sys.stdin", io.StringIO("hello there\nwin now\n"))
     parser.main(["classify"])
     assert capsys.readouterr().out == given
-    assert [line.split("\t")[2] for line in given.splitlines()] == ["hello there", "win now"]
+    assert [line.split("\t")[3] for line in given.splitlines()] == ["hello there", "win now"]
     assert all(line.split("\t")[0] in ("ham", "spam") for line in given.splitlines())
 
 
-@pytest.mark.parametrize("labels", [["spam", "ham"], ["ham", "spam", "other"]])
-def test_classify_reads_the_labels_of_the_folder(labels, project, vocabulary, model_config, capsys):
+@pytest.mark.parametrize("labels", [["spam", "ham"], ["good", "bad", "a b"], ["0", "1", "2", "win"]])
+def test_classify_gives_the_probability_of_every_label_of_the_folder(labels, project, vocabulary, model_config, capsys):
     torch.manual_seed(0)
-    spam = Classifier(GPT(model_config()), len(labels), "last_token").eval()
-    spam.score.bias.data[labels.index("spam")] += 20
-    model_folder.save_classifier(spam, labels, vocabulary, project / "models/spam")
+    model = Classifier(GPT(model_config()), len(labels), "last_token").eval()
+    model.score.bias.data[1] += 20
+    classifier_folder.save_classifier(model, labels, vocabulary, project / "models/spam")
     parser.main(["classify", "win now"])
-    label, probability, _ = capsys.readouterr().out.split("\t")
-    assert (label, probability) == ("spam", "1.0000")
-
-
-def test_classify_refuses_classes_without_spam(project, vocabulary, model_config, capsys):
-    model_folder.save_classifier(
-        Classifier(GPT(model_config()), 2, "last_token"), ["good", "bad"], vocabulary, project / "models/spam"
-    )
-    assert "spam is not among its classes: good, bad" in refused(capsys, "classify", "win now", code=3)
+    label, *probabilities, message = capsys.readouterr().out.rstrip("\n").split("\t")
+    assert (label, message) == (labels[1], "win now")
+    assert probabilities == [f"{name}={'1.0000' if name == labels[1] else '0.0000'}" for name in labels]
 
 
 def test_classify_refuses_a_folder_without_a_classifier(model, capsys):
@@ -223,38 +217,16 @@ def test_chat_answers_a_line_each(model, capsys, monkeypatch):
     assert len(capsys.readouterr().out.split("\n")) >= 3
 
 
-def test_chat_asks_in_the_form_that_the_model_was_taught(model, capsys, monkeypatch):
-    asked = []
-    monkeypatch.setattr(
-        "llm.generate.session.Session.answer", lambda _self, prompt, capped: asked.append(prompt) or "hi"
-    )
-    config = Path(model) / "config.json"
-    for form in ({}, {"prompt": "phi3"}):
-        config.write_text(json.dumps(json.loads(config.read_text()) | form))
-        monkeypatch.setattr("sys.stdin", io.StringIO("Say hello.\n"))
-        parser.main(["chat", "--model", model])
-    assert asked[0].endswith("### Instruction:\nSay hello.\n\n### Response:\n")
-    assert asked[1] == "<|user|>\nSay hello.\n<|assistant|>:\n"
-
-
 def test_chat_goes_on_after_a_line_that_is_too_long(model, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO("Say hello.\n" + "hello " * 300 + "\nSay hello.\n"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("Say hello.\n" + "hello " * 300 + "\n/reset\nSay hello.\n"))
     parser.main(["chat", "--max-new-tokens", "4"])
     shown = capsys.readouterr()
     first, second, end = shown.out.split("\n")
     assert (first, end) == (second, "")
-    (line,) = shown.err.splitlines()
+    line, forgotten = shown.err.splitlines()
     assert line.startswith("error: instruction: ")
-    assert line.endswith("leave no room for an answer in a context of 256 | fix: shorten it")
-
-
-def test_chat_asks_for_no_more_new_tokens_than_the_context_leaves(model, capsys, monkeypatch):
-    asked = []
-    monkeypatch.setattr("llm.generate.session.generate", lambda *words: asked.append(words) or [[]])
-    monkeypatch.setattr("sys.stdin", io.StringIO("Say hello.\n"))
-    parser.main(["chat", "--max-new-tokens", "999"])
-    (_, (prompt,), *_, limits) = asked[0]
-    assert limits == [256 - len(prompt)]
+    assert line.endswith("the context has room for 252 | fix: shorten it")
+    assert forgotten == "the conversation is forgotten"
 
 
 class Terminal(io.StringIO):
@@ -266,7 +238,9 @@ class Terminal(io.StringIO):
 def test_a_terminal_is_told_that_it_is_read(command, hint, project, vocabulary, model_config, capsys, monkeypatch):
     gpt = GPT(model_config(context_length=256))
     model_folder.save_model(gpt, vocabulary, project / "models/pretrain")
-    model_folder.save_classifier(Classifier(gpt, 2, "last_token"), ["ham", "spam"], vocabulary, project / "models/spam")
+    classifier_folder.save_classifier(
+        Classifier(gpt, 2, "last_token"), ["ham", "spam"], vocabulary, project / "models/spam"
+    )
     for stdin, said in (Terminal("hello\n"), True), (io.StringIO("hello\n"), False):
         monkeypatch.setattr("sys.stdin", stdin)
         parser.main([command])
@@ -279,6 +253,19 @@ def test_judge_scores_any_file_of_the_form(project, capsys):
     parser.main(["judge", "answers.json", "--backend", "reference", "--out", "scores.json"])
     assert capsys.readouterr().out.startswith("mean score 50.00 (reference), 2 of 2 answers scored, 0 unparsed")
     assert [record["score"] for record in json.loads((project / "scores.json").read_text())] == [100, 0]
+
+
+def test_judge_compares_two_files(project, capsys):
+    entry = {**ENTRY, "instruction": "What is cold?"}
+    for name, texts in (("a.json", ["It is cold.", "big"]), ("b.json", ["big", "small"])):
+        (project / name).write_text(json.dumps([{**entry, "model_response": text} for text in texts]))
+    parser.main(["judge", "a.json", "--against", "b.json", "--backend", "reference", "--out", "pairs.json"])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "a.json against b.json (reference), 2 of 2 pairs judged"
+    assert printed[1:4] == ["wins       1", "ties       1", "losses     0"]
+    assert [record["outcome"] for record in json.loads((project / "pairs.json").read_text())] == ["win", "tie"]
+    (project / "b.json").write_text(json.dumps([{**entry, "model_response": "big"}]))
+    assert "1 answers, but a.json has 2" in refused(capsys, "judge", "a.json", "--against", "b.json", code=3)
 
 
 def test_judge_says_in_one_line_that_the_server_is_down(project, capsys):
@@ -358,6 +345,6 @@ def test_a_lock_without_stages_has_nothing_to_compare(project, capsys):
 def test_a_message_of_several_lines_is_one_line(project, vocabulary, model_config, capsys):
     torch.manual_seed(0)
     classifier = Classifier(GPT(model_config(context_length=64)), 2, "last_token")
-    model_folder.save_classifier(classifier, ["ham", "spam"], vocabulary, project / "models/spam")
+    classifier_folder.save_classifier(classifier, ["ham", "spam"], vocabulary, project / "models/spam")
     parser.main(["classify", "see you\nat\tnoon"])
-    assert capsys.readouterr().out.split("\t")[2:] == ["see you at noon\n"]
+    assert capsys.readouterr().out.split("\t")[3:] == ["see you at noon\n"]

@@ -138,7 +138,7 @@ def test_a_wrong_command_line_is_refused_with_the_nearest_name(words, what, fix,
 def test_the_choices_of_judge_are_those_of_its_section():
     options = {action.dest: action.choices for action in commands()["judge"]._actions}
     hints = get_type_hints(JudgeConfig)
-    assert all(options[name] == get_args(hints[name]) for name in ("backend", "prompt"))
+    assert all(options[name] == get_args(hints[name]) for name in ("backend", "prompt", "reply"))
 
 
 # --- names of profiles ---
@@ -222,6 +222,12 @@ def test_the_launcher_runs_the_code_of_the_current_folder(launcher, tmp_path):
     assert run(str(launcher), "a  b", "*", cwd=copy).stdout == "the copy ['llm', 'a  b', '*']\n"
 
 
+def test_the_launcher_finds_the_code_with_a_safe_path_too(launcher, monkeypatch):
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    assert "No module named llm" in run(sys.executable, "-m", "llm", "--help").stderr  # the control
+    assert run(str(launcher), "report", "--help").stdout.startswith("usage: llm report")
+
+
 def test_the_launcher_passes_the_exit_code_on(launcher):
     done = run(str(launcher), "repor")
     assert done.returncode == 2
@@ -260,7 +266,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
     ("typed", "offered"),
     [
         ("llm rep", ["repro", "report", "repair"]),
-        ("llm use sm", ["smoke"]),
+        ("llm use smok", ["smoke"]),
         ("llm use ablation/", ["ablation/random-124M", "ablation/small"]),
         ("llm generate --mod", ["--model"]),
         ("llm judge --backend o", ["ollama", "openai"]),

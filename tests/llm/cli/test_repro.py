@@ -79,6 +79,14 @@ def test_repro_runs_what_has_changed_and_shows_the_report(folder):
     assert "Running stage 'one'" in out
 
 
+def test_stages_of_appendix_f_run_only_if_they_are_named(folder):
+    more = "  reason_two:\n    cmd: exec python one.py\n    deps: [one.py]\n    outs: [two.txt]\n"
+    (folder / "dvc.yaml").write_text(DVC_YAML + more)
+    (folder / "one.py").write_text("open('out.txt', 'w').write('1'); open('two.txt', 'w').write('2')")
+    assert "reason_two" not in repro(folder)[1]
+    assert "Running stage 'reason_two'" in repro(folder, "reason_two")[1]
+
+
 def test_words_after_two_dashes_are_options_of_dvc(folder):
     code, out, _ = repro(folder, "one", "--", "--dry")
     assert code == 0

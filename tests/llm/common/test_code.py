@@ -12,20 +12,30 @@ from stages.check import STAGES, changes
 
 ROOT = Path(__file__).parents[3]
 # One module of each package and the stages that import it.
-TRAINING = {"pretrain", "finetune_spam", "finetune_instruct"}
+REWARDED = {"reason_rl", "reason_distill"}  # these sample answers too
+TRAINING = {
+    *("pretrain", "finetune_spam", "finetune_instruct", "preference_base", "finetune_dpo"),
+    *("reason_sft", "reason_control", *REWARDED),
+}
 MODULES = {
     "llm/common/params.py": set(STAGES),
-    "llm/data/spam.py": {"tokenize_spam", "finetune_spam"},
-    "llm/runtime/device.py": {*TRAINING, "respond"},
-    "llm/model/lora.py": {*TRAINING, "import_gpt2", "respond"},
+    "llm/data/spam.py": {"tokenize_spam"},
+    "llm/data/class_splits.py": {"tokenize_spam", "finetune_spam"},
+    "llm/runtime/device.py": {*TRAINING, "respond", "reason_evaluate"},
+    "llm/model/lora.py": {*TRAINING, "import_gpt2", "respond", "reason_evaluate"},
     "llm/evaluate/accuracy.py": {"finetune_spam"},
     "llm/weights/openai_checkpoint.py": {"import_gpt2"},
-    "llm/generate/decoding.py": {"pretrain", "respond"},
+    "llm/generate/decoding.py": {"pretrain", "respond", "finetune_dpo", "reason_evaluate", *REWARDED},
     "llm/train/loop.py": TRAINING,
     "stages/tokenize_corpus.py": {"tokenize_corpus"},
     "llm/tracking/tracker.py": set(),
     "llm/book/ch02.py": set(),
+    "llm/compare/charts.py": set(),
+    "llm/serve/engine.py": set(),
     "llm/cli/report.py": set(),
+    "llm/preference/loss.py": {"finetune_dpo"},
+    "llm/reason/grpo.py": {"reason_rl"},
+    "llm/plan/scale.py": set(),
 }
 SOURCE = '''"""What it is."""
 
@@ -83,6 +93,11 @@ def test_only_edits_of_code_change_it(old, new, same):
 
 def test_a_docstring_on_a_line_with_code_counts():
     assert code.code_of('"""a"""; x = 1\n') != code.code_of('"""a"""; x = 2\n')
+
+
+def test_a_string_may_hold_line_ends_of_unicode():
+    source = 'x = "\u2028"  # a comment\n\ny = "\x0c"\nz = 1\n'
+    assert code.code_of(source) == 'x = "\u2028"\ny = "\x0c"\nz = 1'
 
 
 def test_a_string_that_is_not_a_docstring_counts():

@@ -108,6 +108,11 @@ def test_llm_traceback_shows_the_traceback_before_the_error_line(capsys, monkeyp
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes\nat x.cpp"), 6, "memory"),
         (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory."), 6, "memory"),
         (RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GiB)."), 6, "memory"),
+        (
+            RuntimeError("foo_cuda does not have a deterministic implementation, but you set"),
+            6,
+            "params.yaml: runtime.device",
+        ),
         (ValueError("the judge says: out of memory"), 1, "internal"),
         (OSError(28, "No space left on device", "models/x"), 6, "models/x"),
         (OSError(27, "File too large"), 6, "disk"),
@@ -198,3 +203,11 @@ def test_input_that_is_not_utf8_is_not_a_bug(capsys):
         b"caf\xe9".decode()
     assert exited.value.code == errors.DATA
     assert capsys.readouterr().err.startswith("error: standard input: byte 0xe9 is not utf-8 | fix: ")
+
+
+@pytest.mark.parametrize(("encoding", "printed"), [("latin-1", b"\\U0001f600 \xe9\n"), ("utf-8", "😀 é\n".encode())])
+def test_a_terminal_that_lacks_a_character_gets_its_number(encoding, printed):
+    script = "from llm.common.errors import *\nwith error_contract(): print('\\U0001f600 \\xe9')"
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == (printed, b"")

@@ -11,8 +11,10 @@ import itertools
 import json
 import random
 import re
+import shutil
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +22,21 @@ import numpy as np
 import pytest
 import torch
 
+from llm.book.measures.sources import SPAM
 from llm.common.files import write_json
-from llm.data import tokenizer
-from llm.data.corpus import Pins, encode_documents, read_documents, write_shards
+from llm.data import tokenizer_files
+from llm.data.corpus import Pins, write_shards
 from llm.data.corpus_dataset import TokenWindows
+from llm.data.corpus_files import CorpusFiles, DocumentsConfig
+from llm.data.corpus_stream import Encoder, read_parts
+from llm.data.encode_blocks import ParallelConfig
 from llm.data.spam import read_messages
 from llm.data.tokenizer import Tokenizer, train
 from llm.model.classifier import Classifier
 from llm.model.gpt import GPT
-from llm.weights import gpt2
-from llm.weights.model_folder import load_classifier, load_model, save_classifier
+from llm.weights import families
+from llm.weights.classifier_folder import load_classifier, save_classifier
+from llm.weights.model_folder import load_model
 from llm.weights.tensors import write_tensors
 from tests.mutations import answer, answers, mutate_bytes, mutate_json, once
 
@@ -52,11 +59,16 @@ def mutate_tsv(raw: bytes, chance: random.Random) -> bytes:
     return mutate_bytes(raw, chance, TSV_PIECES)
 
 
+def without_empty_lines(raw: bytes) -> str:
+    text = raw.decode("utf-8-sig").replace("\r\n", "\n")
+    return re.sub(r"(?m)^ *(\n|\Z)", "", text).rstrip("\n")
+
+
 def lines(raw: bytes) -> list[tuple[str, str]]:
     """Return the messages, parsed with a regular expression."""
-    text = re.sub("\r\n", "\n", raw.decode("utf-8-sig"))
-    line = r"(ham|spam)\t([^\S\t\n]*\S[^\t\n]*)"
-    if not re.fullmatch(rf"{line}(\n{line})*\n?", text):
+    text = without_empty_lines(raw)
+    line = r"[^\S\t\n]*(ham|spam)[^\S\t\n]*\t([^\S\t\n]*\S[^\t\n]*)\t*"
+    if not re.fullmatch(rf"{line}(\n{line})*", text):
         raise ValueError("not lines of label, tab, message")
     rows = re.findall(rf"(?:\A|\n){line}", text)
     if {label for label, _ in rows} != {"ham", "spam"}:
@@ -66,9 +78,10 @@ def lines(raw: bytes) -> list[tuple[str, str]]:
 
 def quoted(raw: bytes) -> list[tuple[str, str]]:
     """Return the messages, parsed by the csv module with quotes."""
-    lines(raw)
-    text = re.sub("\r\n", "\n", raw.decode("utf-8-sig"))
-    rows = [tuple(row) for row in csv.reader(io.StringIO(text, newline=""), delimiter="\t") if row]
+    text = without_empty_lines(raw)
+    if any(line.count("\t") != 1 for line in text.split("\n")):
+        raise ValueError("not lines with one tab")
+    rows = [(row[0].strip(), *row[1:]) for row in csv.reader(io.StringIO(text, newline=""), delimiter="\t") if row]
     if any(len(row) != 2 or row[0] not in ("ham", "spam") or not row[1].strip() for row in rows):
         raise ValueError("not rows of label and message")
     if {label for label, _ in rows} != {"ham", "spam"}:
@@ -77,7 +90,7 @@ def quoted(raw: bytes) -> list[tuple[str, str]]:
 
 
 def messages(path: Path, reading: Any) -> list[tuple[str, str]]:
-    frame = read_messages(path, reading)
+    frame = read_messages(path, replace(SPAM, reading=reading)).frame
     return list(zip(frame["Label"], frame["Text"], strict=True))
 
 
@@ -116,7 +129,7 @@ def mutate_corpus(raw: bytes, chance: random.Random) -> bytes:
 def documents(raw: bytes) -> bytes:
     """Return the documents between empty lines, joined by the byte 0xff."""
     text = raw.decode("utf-8-sig").replace("\r\n", "\n")
-    found = [part for part in re.split("\n\n", text) if re.search(r"\S", part)]
+    found = [part for part in re.split("\n[ \t]*\n", text) if re.search(r"\S", part)]
     if not found:
         raise ValueError("no text")
     return b"\xff".join(part.encode() for part in found)
@@ -128,7 +141,12 @@ def test_no_mutation_of_the_corpus_is_misread(vocabulary, tmp_path):
     piece = [tokenizer._encoding.decode_single_token_bytes(i) for i in range(tokenizer.eot)] + [b"\xff"]
 
     def read(path: Path) -> bytes:
-        return b"".join(piece[i] for i in encode_documents(read_documents(path.parent, "\n\n"), tokenizer))
+        files = CorpusFiles(path.parent, DocumentsConfig(None, None, None, "utf-8"))
+        shutil.rmtree(tmp_path / "ids", ignore_errors=True)
+        (tmp_path / "ids").mkdir()
+        encoder = Encoder(tokenizer, tmp_path / "ids/ids", np.uint16, ParallelConfig("local", 2))
+        encoder.write(read_parts(files, "\n\n"))
+        return b"".join(piece[i] for i in encoder.ids()[: encoder.count - 1])
 
     raw = (SAMPLE / "corpus.txt").read_bytes()[:2000] + "\n\nnaïve 東京 🙂\n".encode()
     check(answers(read, folder / "corpus.txt", raw, documents, mutate_corpus), accepted=500, refused=30)
@@ -249,6 +267,7 @@ def test_merges_of_other_parts_are_refused(tmp_path, monkeypatch):
     """Tokens and ids are the same, but encoders by rank and by pair would disagree."""
     path = tmp_path / "source" / "merges.txt"
     train([(SAMPLE / "corpus.txt").read_text()[:50_000]], 600, path.parent)
+    (path.parent / "tokenizer.json").unlink()  # it would be read instead
     raw = {name: (path.parent / name).read_bytes() for name in PARTS}
     meaning, vocab, rows = meaning_with(raw, path.name), json.loads(raw["vocab.json"]), raw[path.name].split(b"\n")
     other = []
@@ -262,7 +281,7 @@ def test_merges_of_other_parts_are_refused(tmp_path, monkeypatch):
     assert len(other) > 20
     assert answer(tokenizer_read, path, raw[path.name], meaning) == "accepted"
     assert {answer(tokenizer_read, path, changed, meaning) for changed in other} == {"refused"}
-    monkeypatch.setattr(tokenizer, "_check_pairs", lambda *_: None)
+    monkeypatch.setattr(tokenizer_files, "_check_merges", lambda *_, **__: None)
     assert all("read as" in answer(tokenizer_read, path, changed, meaning) for changed in other[:5])  # the control
 
 
@@ -331,26 +350,25 @@ def model(tmp_path, model_config) -> Path:
     """A model folder without a tokenizer."""
     torch.manual_seed(0)
     gpt = GPT(model_config(vocab_size=8, context_length=4, n_layer=1, n_embd=4, dropout=0.1))
-    write_json(tmp_path / "config.json", gpt2.published(gpt.config, 7))
-    write_tensors(tmp_path / "model.safetensors", gpt2.export(gpt))
+    write_json(tmp_path / "config.json", families.published(gpt.config, 7))
+    write_tensors(tmp_path / "model.safetensors", families.export(gpt))
     return tmp_path
 
 
 GPT2 = {
-    "model_type": "gpt2",
-    "activation_function": "gelu_new",
-    "layer_norm_epsilon": 1e-05,
-    "n_inner": None,
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "add_cross_attention": False,
+    "model_type": ("gpt2",),
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "add_cross_attention": (False,),
+    "quantization_config": (None,),
 }
 
 
 def shape(raw: bytes) -> dict[str, Any]:
     """Return config.json as parsed by the json module."""
     found = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=once)
-    if any(found.get(key, value) != value for key, value in GPT2.items()):
+    if any(found.get(key, values[0]) not in values for key, values in GPT2.items()):
         raise ValueError("not a GPT-2")
     sizes = {key: found[key] for key in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")}
     rest = {"resid_pdrop": found.get("resid_pdrop", 0.0), "qkv_bias": True, "tie_word_embeddings": True, "init": "gpt2"}
@@ -360,7 +378,10 @@ def shape(raw: bytes) -> dict[str, Any]:
         raise ValueError("not a flag")
     if any(type(rest[key]) not in (int, float) for key in rest if key.endswith("pdrop")):
         raise ValueError("not a rate")
-    return sizes | rest
+    parts = {"n_inner": found.get("n_inner"), "layer_norm_epsilon": found.get("layer_norm_epsilon", 1e-5)}
+    if type(parts["layer_norm_epsilon"]) not in (int, float):
+        raise ValueError("not a number")
+    return sizes | rest | parts
 
 
 def shape_read(path: Path) -> dict[str, Any]:
@@ -369,7 +390,8 @@ def shape_read(path: Path) -> dict[str, Any]:
     flags = {"qkv_bias": config.qkv_bias, "tie_word_embeddings": config.tie_head, "init": config.init}
     rates = {"embd": config.embedding_rate, "attn": config.attention_rate, "resid": config.dropout}
     depth = {"n_layer": config.n_layer, "n_head": config.n_head}
-    return sizes | depth | flags | {f"{key}_pdrop": rate for key, rate in rates.items()}
+    parts = {"n_inner": config.parts.n_inner, "layer_norm_epsilon": config.parts.norm_eps}
+    return sizes | depth | flags | parts | {f"{key}_pdrop": rate for key, rate in rates.items()}
 
 
 def test_no_mutation_of_a_model_config_is_misread(model):
@@ -408,10 +430,11 @@ def expected_settings(raw: bytes) -> Any:
     """Return the settings of a classifier, parsed by the json module."""
     shape(raw)
     found = json.loads(raw)
-    labels, pad_to, causal = found["labels"], found.get("pad_to"), found.get("causal", True)
-    if not isinstance(labels, list) or [type(label) for label in labels] != [str, str] or len(set(labels)) < 2:
+    names, pad_to, causal = found["id2label"], found.get("pad_to"), found.get("causal", True)
+    labels = [names["0"], names["1"]] if isinstance(names, dict) and set(names) == {"0", "1"} else []
+    if [type(label) for label in labels] != [str, str] or len(set(labels)) < 2:
         raise ValueError("not two labels")
-    if found["architectures"] != ["Classifier"] or type(causal) is not bool:
+    if found["architectures"] != ["GPT2ForSequenceClassification"] or type(causal) is not bool:
         raise ValueError("not a classifier")
     if found["position"] not in ("first", "last", "last_token", "mean", "mean_all", "last_token_and_mean"):
         raise ValueError("not a position")
@@ -431,9 +454,9 @@ def test_the_check_detects_a_classifier_config_read_wrongly(spam):
         return answer(lambda _: good, spam, json.dumps(json.loads(raw) | changes).encode(), expected_settings)
 
     assert given() == "accepted"
-    for changes in ({"labels": ["spam", "ham"]}, {"position": "first"}, {"pad_to": 4}, {"causal": False}):
+    for changes in ({"id2label": {"1": "ham", "0": "spam"}}, {"position": "first"}, {"pad_to": 4}, {"causal": False}):
         assert "read as" in given(**changes), changes
-    assert "not two labels" in given(labels=["ham", "ham"])
+    assert "not two labels" in given(id2label={"0": "ham", "1": "ham"})
     assert "not a position" in given(position="middle")
     assert "not a width" in given(pad_to=True)
     assert "not a classifier" in given(causal=0)

@@ -183,6 +183,7 @@ def test_an_empty_file_is_refused(content, tmp_path):
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     assert "no such file" in refused(DATA, files.read_text, tmp_path / "a.txt")
+    assert "no such file" in refused(DATA, files.read_text, "")
     assert "is a folder" in refused(DATA, files.read_text, tmp_path)
 
 
@@ -320,3 +321,30 @@ def test_the_project_root_has_a_params_yaml(tmp_path, monkeypatch):
     assert "no params.yaml here" in refused(USAGE, files.project_root)
     (tmp_path / "params.yaml").touch()
     assert files.project_root() == tmp_path
+
+
+# --- pipes and devices ---
+
+
+def test_a_device_without_an_end_is_read_up_to_a_limit(monkeypatch):
+    monkeypatch.setattr(files, "MAX_PIPE_BYTES", 1000)
+    with pytest.raises(UserError, match=r"/dev/zero: is a pipe or a device, and gave more than 1,000 bytes") as caught:
+        files.read_json("/dev/zero")
+    assert caught.value.code == DATA
+    assert 0 < files.MAX_PIPE_BYTES <= 1 << 30
+
+
+def test_a_named_pipe_without_a_writer_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(UserError, match="the file is empty"):
+        files.read_json(tmp_path / "config.json")
+    with pytest.raises(UserError, match="is not a regular file"):
+        files.sha256(tmp_path / "config.json")
+
+
+def test_a_pipe_that_ends_is_read(tmp_path):
+    reader, writer = os.pipe()
+    os.write(writer, b'{"a": 1}')
+    os.close(writer)
+    assert files.read_json(f"/dev/fd/{reader}") == {"a": 1}
+    os.close(reader)

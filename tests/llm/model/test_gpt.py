@@ -94,7 +94,7 @@ def test_heads_are_computed_separately(model_config: Make, attention: str) -> No
         q, k, v = layer.c_attn(x).split(8, dim=-1)
         halves = [[t[:, None, :, s : s + 4] for t in (q, k, v)] for s in (0, 4)]
         heads = [attend(q, k, v, None, torch.nn.Identity())[:, 0] for q, k, v in halves]
-        torch.testing.assert_close(layer(x, None, None), torch.cat(heads, dim=-1))
+        torch.testing.assert_close(layer(x, None, None, None), torch.cat(heads, dim=-1))
 
 
 def test_mask_allows_a_token_itself_and_earlier_ones() -> None:
@@ -224,8 +224,15 @@ SIZES = {"124M": (768, 12, 12), "355M": (1024, 24, 16), "774M": (1280, 36, 20), 
 
 def count(size: str, **changes: Any) -> int:
     n_embd, n_layer, n_head = SIZES[size]
-    shape: dict[str, Any] = {"vocab_size": 50257, "context_length": 1024, "n_embd": n_embd}
-    shape |= {"n_layer": n_layer, "n_head": n_head, "dropout": 0.1, "init": "torch", "attention": "sdpa"}
+    shape: dict[str, Any] = {"family": "gpt2", "vocab_size": 50257, "context_length": 1024, "n_embd": n_embd}
+    shape |= {
+        "n_layer": n_layer,
+        "n_head": n_head,
+        "n_kv_head": None,
+        "dropout": 0.1,
+        "init": "torch",
+        "attention": "sdpa",
+    }
     shape |= {"dropout_embedding": None, "dropout_attention": None, "dropout_random": "each"}
     with torch.device("meta"):
         return count_parameters(GPT(ModelConfig(**(shape | changes))))
@@ -278,6 +285,15 @@ def test_gpt2_initialisation_scales_the_shortcuts_down(model_config: Make) -> No
         assert not shortcut.bias.any()
 
 
+def test_width_initialisation_depends_on_the_width(model_config: Make) -> None:
+    torch.manual_seed(0)
+    model = GPT(model_config(init="width", n_embd=64, n_layer=2))
+    assert model.transformer.wte.weight.std().item() == pytest.approx(1 / 8, rel=0.05)
+    assert model.transformer.h[1].mlp.c_fc.weight.std().item() == pytest.approx(1 / 8, rel=0.05)
+    assert model.transformer.h[1].mlp.c_proj.weight.std().item() == pytest.approx(1 / 16, rel=0.05)
+    assert model.transformer.h[0].attn.c_attn.bias.abs().max() == 0
+
+
 def test_torch_initialisation_is_kept(model_config: Make) -> None:
     torch.manual_seed(0)
     assert GPT(model_config(init="torch")).transformer.wte.weight.std().item() == pytest.approx(1.0, rel=0.1)
@@ -287,7 +303,8 @@ def test_torch_initialisation_is_kept(model_config: Make) -> None:
 def test_untrained_model_gives_the_books_text() -> None:
     n_embd, n_layer, n_head = SIZES["124M"]
     torch.manual_seed(123)
-    book = ModelConfig(1024, n_layer, n_head, n_embd, 0.1, False, False, "torch", "eager", None, None, "each", 50257)
+    rates = (0.1, False, False, "torch", "eager", None, None, "each")
+    book = ModelConfig("gpt2", 1024, n_layer, n_head, None, n_embd, *rates, vocab_size=50257)
     model, ids = GPT(book).eval(), [15496, 11, 314, 716]  # "Hello, I am"
     for _ in range(6):
         ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
@@ -308,9 +325,9 @@ def test_dropout_acts_in_training_only(model_config: Make, attention: str) -> No
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_attention_weights_are_dropped_in_training(model_config: Make, attention: str) -> None:
     layer, x = Attention(model_config(dropout=0.5, attention=attention), 0).train(), torch.randn(1, 6, 8)
-    assert not torch.equal(layer(x, None, None), layer(x, None, None))
+    assert not torch.equal(layer(x, None, None, None), layer(x, None, None, None))
     layer.eval()
-    assert torch.equal(layer(x, None, None), layer(x, None, None))
+    assert torch.equal(layer(x, None, None, None), layer(x, None, None, None))
 
 
 def test_each_dropout_rate_reaches_its_layers(model_config: Make) -> None:
@@ -358,7 +375,7 @@ def test_impossible_shape_is_a_problem(model_config: Make, changes: dict[str, An
 
 def test_the_section_and_a_vocabulary_make_the_config(model_config: Make) -> None:
     config = model_config(vocab_size=77)
-    section = {key: value for key, value in vars(config).items() if key != "vocab_size"}
+    section = {key: value for key, value in vars(config).items() if key not in ("vocab_size", "parts")}
     assert ModelParams(**section).config(77) == config
 
 

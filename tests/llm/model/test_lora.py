@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,12 @@ from llm.runtime.device import autocast
 from llm.train import losses
 from llm.train.loop import evaluate, fit
 from llm.train.task import Task
-from llm.weights.gpt2 import untie_head
-from llm.weights.model_folder import load_classifier, load_model, save_adapter, save_classifier, save_model
+from llm.weights.classifier_folder import load_classifier, save_classifier
+from llm.weights.families import untie_head
+from llm.weights.model_folder import load_model, save_adapter, save_model
 from stages.finetune_instruct import FinetuneInstructConfig
 from stages.finetune_spam import FinetuneSpamConfig
+from tests import tiny
 from tests.tiny import BF16, FP32
 
 Make = Callable[..., ModelConfig]
@@ -69,8 +72,8 @@ def shapes(model: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
 def published(n_embd: int, n_layer: int, n_head: int, tie_head: bool) -> GPT:
     shape: dict[str, Any] = {"n_embd": n_embd, "n_layer": n_layer, "n_head": n_head, "tie_head": tie_head}
     with torch.device("meta"):
-        rates = {"dropout": 0.0, "dropout_embedding": None, "dropout_attention": None, "dropout_random": "each"}
-        return GPT(ModelConfig(1024, vocab_size=50257, qkv_bias=True, init="torch", attention="sdpa", **rates, **shape))
+        rest = {"vocab_size": 50257, "context_length": 1024, "init": "torch"}
+        return GPT(replace(tiny.MODEL, **shape, **rest))
 
 
 def counts(model: nn.Module) -> tuple[int, int]:
@@ -97,7 +100,7 @@ def test_355m_with_a_head_of_its_own_trains_the_books_number_of_parameters() -> 
 
 
 def test_with_one_update_for_c_attn_the_count_would_differ(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lora, "FUSED", {})
+    monkeypatch.setattr(lora, "FUSED", ())
     model = published(1024, 24, 16, tie_head=False)
     add_lora(model, BOOK, seed=1)
     assert counts(model)[1] == 7_898_384 - 24 * 2 * 16 * 1024

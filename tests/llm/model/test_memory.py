@@ -21,16 +21,18 @@ from llm.model.gpt import GPT, count_parameters
 from llm.model.kv_cache import KVCache
 from llm.model.lora import LoraConfig
 from llm.model.memory import Training
+from llm.model.parts import FAMILIES
 from llm.runtime import machine
 from llm.runtime.device import RuntimeConfig
-from llm.weights.gpt2 import untie_head
+from llm.weights.families import untie_head
 from tests.llm.tiny_run import MODEL
-from tests.tiny import FP32
+from tests.tiny import FP32, of_family
 
 ROOT = Path(__file__).parents[3]
 LORA = LoraConfig(4, 8.0, "alpha/rank")
 SMALL = {"vocab_size": 2048, "context_length": 512, "n_layer": 4, "n_head": 6, "n_embd": 192, "attention": "sdpa"}
 WIDE = SMALL | {"n_embd": 768, "n_head": 12}
+LLAMA = {"family": "llama", "n_kv_head": 3, "qkv_bias": False}
 READ = SMALL | {"n_layer": 6, "n_head": 16, "n_embd": 1024}
 CASES = {
     "small": {"model": SMALL, "precision": "fp32", "rows": 8, "length": 256},
@@ -47,6 +49,15 @@ CASES = {
     "micro": {"model": WIDE, "precision": "bf16", "rows": 2, "length": 128, "batch": 4},
     "best": {"model": WIDE, "precision": "fp32", "rows": 2, "length": 128, "keep": "best"},
     "lora": {"model": WIDE, "precision": "fp32", "rows": 4, "length": 128, "lora": vars(LORA)},
+    "llama": {"model": WIDE | LLAMA, "precision": "fp32", "rows": 8, "length": 256},
+    "llama in bf16": {"model": WIDE | LLAMA, "precision": "bf16", "rows": 8, "length": 256},
+    "qwen3": {
+        "model": SMALL | LLAMA | {"family": "qwen3", "n_kv_head": 2},
+        "precision": "fp32",
+        "rows": 8,
+        "length": 512,
+    },
+    "llama with lora": {"model": WIDE | LLAMA, "precision": "fp32", "rows": 4, "length": 128, "lora": vars(LORA)},
     "last_block": {"model": WIDE, "precision": "fp32", "rows": 8, "length": 128, "classes": 2, "trained_blocks": 1},
 }
 TRAINING = Training(MODEL, FP32, 4, 8)
@@ -79,7 +90,7 @@ def test_the_estimate_is_near_the_measured_peak(case):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_estimates_of_stages_without_training_are_near_the_measured_peaks(precision, tmp_path):
     settings = {
-        "runtime": {"precision": precision, "threads": 2},
+        "runtime": {"precision": precision, "threads": 2, "kernels": "native"},
         "respond": {"batch_size": 32, "decoding": {"max_new_tokens": 8}},
         "import_gpt2": {"gpt2-sample": {"source": "models/instruct", "untie_head": True}},
     }
@@ -98,15 +109,18 @@ def test_parameters_are_those_of_the_model(tied, bias):
     assert memory.parameters(config) == count_parameters(GPT(config))
 
 
-def test_trainable_parameters_are_those_of_the_model():
-    whole = GPT(MODEL)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_trainable_parameters_are_those_of_the_model(family):
+    model = MODEL if family == "gpt2" else of_family(family)
+    assert memory.parameters(model) == count_parameters(GPT(model))
+    whole = GPT(model)
     untie_head(whole)
     lora.add_lora(whole, LORA, 1)
-    untied = replace(MODEL, tie_head=False)
+    untied = replace(model, tie_head=False)
     assert replace(TRAINING, model=untied, lora=LORA).trainable == count_parameters(whole, trainable_only=True)
-    classifier = Classifier(GPT(MODEL), 2, "last_token")
+    classifier = Classifier(GPT(model), 2, "last_token")
     freeze(classifier, "last_block")
-    spam = replace(TRAINING, classes=2, trained_blocks=1)
+    spam = replace(TRAINING, model=model, classes=2, trained_blocks=1)
     assert spam.trainable == count_parameters(classifier, trainable_only=True)
     assert spam.parameters == count_parameters(classifier)
 
@@ -154,12 +168,22 @@ def test_checking_is_fast(tmp_path):
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
-def test_the_estimate_of_decoding_grows_as_the_cache_does(precision, dtype):
+@pytest.mark.parametrize("model", [MODEL, of_family("llama")], ids=["gpt2", "llama"])
+def test_the_estimate_of_decoding_grows_as_the_cache_does(precision, dtype, model):
     def cache(slots: int) -> int:
-        found = KVCache(MODEL, 3, slots, torch.empty(0, dtype=dtype))
+        found = KVCache(model, 3, slots, torch.empty(0, dtype=dtype))
         return sum(store.nbytes for store in found.keys + found.values)
 
     def estimate(new: int) -> int:
-        return memory.decoding(MODEL, RuntimeConfig(precision, "cpu", 1, True, True), 3, 4, new)
+        return memory.decoding(model, RuntimeConfig(precision, "cpu", 1, True, True), 3, 4, new)
 
     assert estimate(3) - estimate(2) == cache(7) - cache(6) > 0
+
+
+def test_with_checkpointed_activations_a_block_adds_its_input_only():
+    def activations(layers: int) -> int:
+        runtime = replace(FP32, checkpoint_activations=True)
+        training = Training(replace(MODEL, n_layer=layers, dropout=0.0), runtime, 4, 8)
+        return training.memory - 4 * 4 * training.parameters  # weights, gradients and moments
+
+    assert activations(9) - activations(5) == 4 * (4 * 8 * MODEL.n_embd * 4)  # layers (B, T, C), bytes

@@ -25,6 +25,7 @@ def test_no_compiler_is_loaded(context, loads, init, model_config):
     """If torch.device alone no longer imports it either, `on_meta_device` can go."""
     asked = (
         "import sys, torch\nfrom llm.model.gpt import GPT, ModelConfig\nfrom llm.model.meta import on_meta_device\n"
+        "from llm.model.parts import Parts\n"
         f"with {context}: GPT({model_config(init=init)!r})\n"
         "print('torch._dynamo' in sys.modules)"
     )

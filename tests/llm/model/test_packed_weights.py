@@ -86,7 +86,7 @@ def test_the_text_equals_that_of_unpacked_bf16_weights(gpt, model_config, monkey
     assert PackedLinear not in [type(module) for module in plain.modules()]
     monkeypatch.undo()
     packed = pack_for_decoding(gpt, BF16, 3)
-    assert generate(packed, PROMPTS, GREEDY, None) == generate(plain, PROMPTS, GREEDY, None)
+    assert generate(packed, PROMPTS, GREEDY, ()) == generate(plain, PROMPTS, GREEDY, ())
 
 
 @needs_onednn

@@ -83,7 +83,7 @@ def main(kernels: str = "portable") -> None:
         gpt = models["sdpa"].eval()
         prompts = [tokenizer.encode(text) for text in ("The opposite of hot is", "Every", "you. The")]
         sampled = DecodingConfig(12, temperature=0.7, top_k=40, top_p=0.9)
-        ids = [generate(gpt, prompts, config, tokenizer.eot) for config in (greedy(12), sampled)]
+        ids = [generate(gpt, prompts, config, tokenizer.stops) for config in (greedy(12), sampled)]
         answers = [tokenizer.decode(row) for row in ids[0]]
         entry = {"instruction": "The opposite of hot is", "input": "", "output": " ".join(answers[1:])}
         scores = [reference_score(entry | {"model_response": answer}) for answer in answers]

@@ -5,18 +5,29 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from llm.common.cores import cores
 from llm.common.errors import RESOURCES, UserError
 from llm.runtime import device
-from llm.runtime.device import RuntimeConfig, autocast, detect, fastest_attention, fastest_dropout, set_up_device
+from llm.runtime.device import (
+    RuntimeConfig,
+    autocast,
+    compiles,
+    detect,
+    fastest_attention,
+    fastest_dropout,
+    set_up_device,
+)
 
 GLIBC = platform.system() == "Linux" and platform.libc_ver()[0] == "glibc"
 
@@ -111,17 +122,33 @@ ASKED_OF_CUDA = """
 import os, torch
 from llm.runtime.device import RuntimeConfig, set_up_device
 torch.cuda.is_available = lambda: True
-for device in ("cpu", "cuda"):
-    set_up_device(RuntimeConfig("fp32", device, 1, False, True))
-    print(device, torch.are_deterministic_algorithms_enabled(), os.environ.get("CUBLAS_WORKSPACE_CONFIG"))
+for device, tf32 in (("cpu", False), ("cuda", False), ("cuda", True)):
+    set_up_device(RuntimeConfig("fp32", device, 1, False, True, tf32=tf32))
+    strict = torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
+    print(device, strict, os.environ.get("CUBLAS_WORKSPACE_CONFIG"), torch.backends.cuda.matmul.allow_tf32)
 """
 
 
-def test_cuda_uses_deterministic_algorithms() -> None:
+def test_cuda_uses_deterministic_algorithms_and_tf32_if_asked() -> None:
     environment = {key: value for key, value in os.environ.items() if key != "CUBLAS_WORKSPACE_CONFIG"}
     command = [sys.executable, "-c", ASKED_OF_CUDA]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["cpu False None", "cuda True :4096:8"]
+    assert done.stdout.splitlines() == ["cpu False None False", "cuda True :4096:8 False", "cuda True :4096:8 True"]
+
+
+@pytest.mark.parametrize(("device", "wrong"), [("cpu", ["tf32"]), ("mps", ["tf32"]), ("cuda", [])])
+def test_tf32_needs_an_nvidia_gpu(device: Any, wrong: list[str]) -> None:
+    assert [name for name, *_ in RuntimeConfig("fp32", device, 1, False, True, tf32=True).problems()] == wrong
+
+
+@pytest.mark.parametrize(
+    ("device", "compiler", "expected"), [("cuda", "g++", True), ("cuda", "", False), ("cpu", "g++", False)]
+)
+def test_passes_are_compiled_on_gpus_with_a_compiler(
+    monkeypatch: pytest.MonkeyPatch, device: Any, compiler: str, expected: bool
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: name if name == compiler else None)
+    assert compiles(RuntimeConfig("bf16", device, 1, False, True)) == expected
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
@@ -168,3 +195,10 @@ def test_eager_attention_is_fastest_for_short_contexts_in_bf16_on_cpus(device, p
 )
 def test_packed_dropout_is_fastest_on_cpus_without_compiling(device, compiled, expected):
     assert fastest_dropout(RuntimeConfig("fp32", device, 1, False, True), compiled) == expected
+
+
+def test_the_fastest_settings_keep_the_ranks_and_divide_the_cores() -> None:
+    alone = device.detect()
+    for ranks, threads in ((1, cores()), (2, max(1, cores() // 2)), (10**6, 1)):
+        found = device.detect(replace(alone, ranks=ranks, sharding="fsdp"))
+        assert found == replace(alone, ranks=ranks, sharding="fsdp", threads=threads)

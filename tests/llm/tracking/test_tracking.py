@@ -16,8 +16,15 @@ from typing import Any
 import pytest
 
 from llm.common.errors import DATA, RUNNING, SERVICE, USAGE, UserError
-from llm.tracking import recorder, spool, tracker, ui
-from llm.tracking.tracker import ARTIFACT_MEGABYTES, NullTracker, TrackingConfig, start_tracking
+from llm.tracking import attach, models, recorder, spool, tracker, ui
+from llm.tracking.tracker import (
+    ARTIFACT_MEGABYTES,
+    LOOK_SECONDS,
+    WAIT_SECONDS,
+    NullTracker,
+    TrackingConfig,
+    start_tracking,
+)
 
 ON = TrackingConfig(enabled=True, required=False)
 REQUIRED = TrackingConfig(enabled=True, required=True)
@@ -63,6 +70,9 @@ def project(folder: Path) -> Path:
     (folder / "dvc").write_text(DVC.format(python=sys.executable))
     (folder / "dvc").chmod(0o755)
     (folder / "stage.py").write_text(STAGE)
+    (folder / "params.yaml").write_text(
+        "seed: 1\nmodel: {lr: 0.5}\nunused: {list: [1, 2], nothing: null}\ntracking: {enabled: true, required: false}\n"
+    )
     git = ["git", "-c", "user.name=n", "-c", "user.email=n@example.org"]
     subprocess.run([*git, "init", "-q", "-b", "main"], cwd=folder, check=True)
     subprocess.run([*git, "add", "."], cwd=folder, check=True)
@@ -130,6 +140,28 @@ def test_stages_of_one_dvc_process_share_one_parent(recorded: Recorded) -> None:
     assert stderr == ""
 
 
+def test_a_file_is_attached_to_the_parent(recorded: Recorded, tmp_path: Path) -> None:
+    from mlflow.artifacts import list_artifacts
+
+    folder, found, _ = recorded
+    parent = next(run for name, run in found.items() if name.startswith("tidy-newt"))
+    (tmp_path / "report.html").write_text("<p>")
+    assert attach.attach(folder, parent.data.tags["dvc.process"], tmp_path / "report.html")
+    listed = list_artifacts(run_id=parent.info.run_id, tracking_uri=f"sqlite:///{folder}/mlflow.db")
+    assert {artifact.path for artifact in listed} == {"report.html", "changes.diff"}
+    assert not attach.attach(folder, "another:1:2", tmp_path / "report.html")
+    assert attach.last_recorded(folder) > 0
+
+
+def test_a_file_that_cannot_be_attached_is_one_warning(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
+    assert not attach.attach(tmp_path, "key", tmp_path / "report.html")
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert said.startswith("warning: tracking: report.html is not in MLflow: ")
+    assert "secret" not in said
+
+
 def test_parent_tells_the_experiment_the_commit_and_the_headlines(recorded: Recorded) -> None:
     folder, found, _ = recorded
     parent = next(run for name, run in found.items() if name.startswith("tidy-newt"))
@@ -139,9 +171,10 @@ def test_parent_tells_the_experiment_the_commit_and_the_headlines(recorded: Reco
     assert parent.data.tags["dvc.exp"] == "tidy-newt"
     assert parent.data.metrics["model.val_loss"] == 1.5
     assert parent.data.metrics["download.spam.val_loss"] == 1.5
-    assert parent.data.params["seed"] == "1"
-    assert parent.data.params["model.lr"] == "0.5"
-    assert "failing.lr" in parent.data.params
+    wanted = {"seed": "1", "model.lr": "0.5", "unused.list": "[1, 2]", "unused.nothing": "None"}
+    wanted |= {"tracking.enabled": "True", "tracking.required": "False"}
+    assert parent.data.params == wanted  # of params.yaml, whatever the stages read
+    assert {"cpu", "version.torch", "version.python"} <= parent.data.tags.keys()
 
 
 def test_every_point_arrives_in_more_than_one_batch(recorded: Recorded) -> None:
@@ -171,11 +204,14 @@ def test_model_and_dataset_are_linked_by_dvc_md5(recorded: Recorded) -> None:
 
     folder, found, _ = recorded
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    version = client.get_model_version_by_alias("llm-demo", recorder.ALIAS)
+    version = client.get_model_version_by_alias("llm-demo", models.CURRENT)
     assert version.tags["dvc.md5"] == MD5
     assert version.run_id == found["model"].info.run_id
-    (dataset,) = found["model"].inputs.dataset_inputs
-    assert (dataset.dataset.name, dataset.dataset.digest) == ("spam", MD5)
+    parent = next(run for name, run in found.items() if name.startswith("tidy-newt"))
+    for run in (found["model"], parent):
+        (dataset,) = run.inputs.dataset_inputs
+        assert (dataset.dataset.name, dataset.dataset.digest) == ("spam", MD5)
+    assert [f"models:/{model.model_id}" for model in parent.outputs.model_outputs] == [version.source]
 
 
 def test_artifacts_and_tables_lie_in_the_project(recorded: Recorded) -> None:
@@ -293,6 +329,7 @@ def test_tracking_that_is_off_writes_nothing(tmp_path: Path) -> None:
         off.headline({"loss": 1.0})
         off.artifact(tmp_path / "missing.json")
         off.table("t", ["a"], [[1]])
+        off.trace({"index": 0})
         off.dataset("d", tmp_path, MD5)
         off.model("m", tmp_path, MD5)
         off.close("an error")
@@ -395,7 +432,7 @@ def test_killed_recorder_is_replaced_and_nothing_is_doubled(tmp_path: Path) -> N
     tracker = start_tracking("pretrain", {"seed": 1}, tmp_path, REQUIRED)
     for step in range(100):
         tracker.metrics({"loss": 1.0}, step)
-    time.sleep(tracker.LOOK_SECONDS + 0.5)
+    time.sleep(LOOK_SECONDS + 0.5)
     process = tracker._recorder._process
     assert process is not None
     os.kill(process.pid, signal.SIGKILL)
@@ -425,7 +462,7 @@ def test_server_that_dies_half_way_costs_one_warning_and_loses_nothing(
     begun = time.monotonic()
     tracker.metrics({"loss": 0.5}, 2)
     tracker.close(None)
-    assert time.monotonic() - begun < tracker.WAIT_SECONDS + 5
+    assert time.monotonic() - begun < WAIT_SECONDS + 5
     assert capfd.readouterr().err.count("warning: tracking: ") == 1
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI")

@@ -19,6 +19,8 @@ from llm.common.errors import UserError
 from llm.data import corpus
 from llm.data.batches import Batch
 from llm.data.corpus_dataset import TokenWindows
+from llm.data.corpus_files import CorpusFiles
+from llm.data.corpus_split import encode_corpus
 from llm.data.tokenizer import Tokenizer
 from llm.model.gpt import GPT
 from llm.train import losses
@@ -356,9 +358,12 @@ def verdict(mirror: Path, tmp_path: Path, digits: AllParams) -> Callable[[str], 
     shutil.copyfile(mirror / "encoder.json", tmp_path / "vocab.json")
     shutil.copyfile(mirror / "vocab.bpe", tmp_path / "merges.txt")
     vocabulary, pins = Tokenizer.load(tmp_path), corpus.Pins(50257, "gpt2")
-    parts = corpus.split_documents([(mirror / "the-verdict.txt").read_text()], digits.tokenize.corpus.train_fraction)
-    for split, part in zip(("train", "val"), parts, strict=True):
-        corpus.write_shards(tmp_path, split, corpus.encode_documents(part, vocabulary), 0, pins, 10**6)
+    (tmp_path / "text").mkdir()
+    shutil.copyfile(mirror / "the-verdict.txt", tmp_path / "text/the-verdict.txt")
+    files = CorpusFiles(tmp_path / "text", digits.tokenize.documents)
+    found = encode_corpus(files, digits.tokenize.corpus, vocabulary, tmp_path / "unsplit", digits.tokenize.parallel)
+    for split, ids in (("train", found.train), ("val", found.val)):
+        corpus.write_shards(tmp_path, split, ids, 0, pins, 10**6)
     config = digits.pretrain
     return lambda split: TokenWindows(tmp_path, split, config.context, config.stride, 50257)
 

@@ -136,13 +136,13 @@ def test_training_ends_with_the_weights_of_the_whole_model(keep, config, classif
 def test_last_block_at_computes_one_position_from_those_before_it(classifier):
     block = classifier().transformer.h[0]
     x, positions = torch.randn(2, 6, 8), torch.tensor([5, 2])
-    whole = block(x, None, None)
-    torch.testing.assert_close(last_block_at(block, x, positions), whole[[0, 1], positions])
+    whole = block(x, None, None, None)
+    torch.testing.assert_close(last_block_at(block, x, positions, None), whole[[0, 1], positions])
     later = x.clone()
     later[1, 3:] = torch.randn(3, 8)  # after the position that is read in row 1
-    torch.testing.assert_close(last_block_at(block, later, positions), whole[[0, 1], positions])
+    torch.testing.assert_close(last_block_at(block, later, positions, None), whole[[0, 1], positions])
     later[1, 1] = torch.randn(8)  # control: before it
-    assert (last_block_at(block, later, positions)[1] - whole[1, 2]).abs().max() > 1e-3
+    assert (last_block_at(block, later, positions, None)[1] - whole[1, 2]).abs().max() > 1e-3
 
 
 def test_states_of_padding_are_kept_only_if_they_are_read(classifier, messages, tmp_path):

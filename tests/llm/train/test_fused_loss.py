@@ -18,9 +18,15 @@ from llm.train import fused_loss, losses
 from tests.llm.model.test_packed_weights import BF16, FP32, needs_onednn
 
 WORDS, WIDTH, TOKENS = 321, 16, 50
+
+
+def next_token_loss(hidden: Tensor, head: nn.Module, targets: Tensor, **options: object) -> Tensor:
+    return losses.next_token_loss(hidden, head, Batch(hidden, targets), **options)
+
+
 SUMS = {
-    "fused": losses.next_token_loss,
-    "to compile": partial(losses.next_token_loss, chunk_loss=fused_loss.loss_to_compile),
+    "fused": next_token_loss,
+    "to compile": partial(next_token_loss, chunk_loss=fused_loss.loss_to_compile),
     "plain": lambda hidden, head, targets: losses.cross_entropy(head(hidden), targets),
 }
 FUSED = ("fused", "to compile")
@@ -93,19 +99,19 @@ def of_weight(weight: Tensor) -> nn.Linear:
 def test_a_gradient_does_not_depend_on_whether_the_other_is_needed():
     hidden, head, targets = example()
     head.weight.requires_grad_(False)
-    of_hidden = torch.autograd.grad(losses.next_token_loss(hidden, head, targets), hidden)[0]
+    of_hidden = torch.autograd.grad(next_token_loss(hidden, head, targets), hidden)[0]
     head.weight.requires_grad_(True)
-    assert torch.equal(of_hidden, torch.autograd.grad(losses.next_token_loss(hidden, head, targets), hidden)[0])
-    of_weight = torch.autograd.grad(losses.next_token_loss(hidden.detach(), head, targets), head.weight)[0]
-    assert torch.equal(of_weight, torch.autograd.grad(losses.next_token_loss(hidden, head, targets), head.weight)[0])
+    assert torch.equal(of_hidden, torch.autograd.grad(next_token_loss(hidden, head, targets), hidden)[0])
+    of_weight = torch.autograd.grad(next_token_loss(hidden.detach(), head, targets), head.weight)[0]
+    assert torch.equal(of_weight, torch.autograd.grad(next_token_loss(hidden, head, targets), head.weight)[0])
 
 
 @pytest.mark.parametrize(("precision", "off"), [(FP32, 0.0), (BF16, 1e-5)])  # bf16: matrix products of other widths
 def test_without_gradients_the_loss_is_the_same(precision, off):
     with autocast(precision):
-        expected = losses.next_token_loss(*example()).detach()
+        expected = next_token_loss(*example()).detach()
         with torch.no_grad():
-            loss = losses.next_token_loss(*example())
+            loss = next_token_loss(*example())
     assert not loss.requires_grad
     torch.testing.assert_close(loss, expected, rtol=off, atol=0.0)
 
@@ -115,10 +121,10 @@ def test_a_packed_head_computes_its_own_logits():
     hidden, head, targets = example()
     packed, kept = PackedLinear(head, 2 * TOKENS), []
     with torch.no_grad(), autocast(BF16):
-        expected = losses.next_token_loss(hidden, head, targets)
+        expected = next_token_loss(hidden, head, targets)
         packed.register_forward_hook(lambda _module, _inputs, logits: kept.append(logits))
-        loss = losses.next_token_loss(hidden, packed, targets)
-        wrong = losses.next_token_loss(
+        loss = next_token_loss(hidden, packed, targets)
+        wrong = next_token_loss(
             hidden, packed, torch.where(targets == IGNORED, targets, WORDS - 1 - targets)
         )  # control
     assert [logits.shape for logits in kept[:1]] == [((targets != IGNORED).sum(), WORDS)]
@@ -148,7 +154,7 @@ def test_chunks_have_a_power_of_2_chunk_loss_and_fit_into_the_limit(monkeypatch,
         monkeypatch.setattr(fused_loss, "_chunk_loss", chunk_loss)
     hidden, head, targets = example()
     targets[targets == IGNORED] = 0
-    losses.next_token_loss(hidden, head, targets, chunk_loss=chunk_loss if kind == "to compile" else None)
+    next_token_loss(hidden, head, targets, chunk_loss=chunk_loss if kind == "to compile" else None)
     assert seen == [(32, WORDS)] * 3 + [(2 * TOKENS - 96, WORDS)]
 
 
@@ -163,7 +169,7 @@ def test_the_chunk_loss_gets_only_targets_that_are_not_ignored(ignored):
         seen.append(counting)
         return fused_loss.loss_to_compile(logits, counting)
 
-    losses.next_token_loss(hidden, head, targets, chunk_loss=chunk_loss)
+    next_token_loss(hidden, head, targets, chunk_loss=chunk_loss)
     assert [found.tolist() for found in seen] == [targets[targets != IGNORED].tolist()]
 
 
@@ -233,7 +239,7 @@ def test_the_bias_of_a_head_is_used():
     hidden, _, targets = example()
     head = nn.Linear(WIDTH, WORDS)
     nn.init.normal_(head.bias)
-    assert torch.equal(losses.next_token_loss(hidden, head, targets), losses.cross_entropy(head(hidden), targets))
+    assert torch.equal(next_token_loss(hidden, head, targets), losses.cross_entropy(head(hidden), targets))
 
 
 def test_the_fused_loss_calls_no_cross_entropy_that_keeps_logits(monkeypatch, model_config):

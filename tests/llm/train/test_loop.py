@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,14 +18,16 @@ from llm.generate.decoding import DecodingConfig, generate
 from llm.model import packed_weights
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
-from llm.runtime.device import RuntimeConfig
+from llm.runtime.device import RuntimeConfig, autocast, without_autocast
 from llm.train import losses
 from llm.train.callbacks import Progress, Samples
 from llm.train.history import COLUMNS, History
-from llm.train.loop import evaluate, fit
+from llm.train.loop import evaluate, fit, update
 from llm.train.optim import AdamW, TrainConfig
-from llm.train.task import Loss, Task
+from llm.train.ranks import ALONE
+from llm.train.task import Loss, Task, Training
 from tests import tiny
+from tests.llm.conversions import Conversions
 from tests.llm.model.test_packed_weights import needs_onednn
 from tests.tiny import BF16, FP32
 
@@ -174,7 +177,7 @@ def test_evaluating_and_sampling_do_not_change_the_weights(train: Train, dropout
     def disturb(model: GPT) -> str:
         decoding = DecodingConfig(max_new_tokens=4, temperature=1.0, top_k=None, top_p=None)
         torch.rand(3)
-        return str(generate(model, [[1, 2]], decoding, None))
+        return str(generate(model, [[1, 2]], decoding, ()))
 
     often, *_ = train(dropout=dropout, eval_every=1, write=disturb)
     between, *_ = train(dropout=dropout, eval_every=3, write=disturb, after=lambda updates: updates % 2 == 1)
@@ -575,3 +578,62 @@ def test_other_errors_are_not_reported_as_out_of_memory(train: Train) -> None:
 
     with pytest.raises(RuntimeError, match="size"):
         train(loss=failing(2, mistake))
+
+
+# Settings of the runtime
+
+
+@pytest.mark.parametrize("runtime", [FP32, BF16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("random", ["each", "packed"])
+def test_checkpointed_activations_give_the_same_bits(
+    model_config: Make, runtime: RuntimeConfig, attention: str, random: str
+) -> None:
+    def trained(checkpoint: bool) -> tuple[GPT, list[int]]:
+        torch.manual_seed(0)
+        shape = model_config(dropout=0.2, attention=attention, dropout_random=random)
+        model, data, calls = GPT(shape), Sentences(), [0]
+        model.transformer.h[0].mlp.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + model.training))
+        source = ShuffledBatches(data, 6, 3, 1)
+        task = Task(model, losses.next_token_of(True), source, {"train": source, "val": source})
+        fit(task, config(), replace(runtime, checkpoint_activations=checkpoint), 1)
+        return model, calls
+
+    (kept, once), (computed, twice) = trained(False), trained(True)
+    assert same_bits(kept, computed)
+    assert (once, twice) == ([3], [6])
+
+
+def test_in_bf16_weights_are_converted_once_a_step(model_config: Make) -> None:
+    def conversions(micro_batch_size: int | None) -> int:
+        torch.manual_seed(0)
+        model, data = GPT(model_config()), Sentences()
+        source = ShuffledBatches(data, 6, 2, 1)
+        task = Task(model, losses.next_token, source, {"train": [data.batch([0])], "val": [data.batch([0])]})
+        settings = config(micro_batch_size=micro_batch_size)
+        training = Training(task, settings, BF16, AdamW(model, config()), History(), 2, model, task.loss, ALONE)
+        with Conversions() as seen:
+            update(training, source[0], 0.01, 1.0, 1)
+        return seen.shapes.count(tuple(model.transformer.h[0].mlp.c_fc.weight.shape))
+
+    blocks, micro_batches = 2, 3
+    assert conversions(None) == blocks * (1 + 1)  # the weight, and its gradient back to fp32
+    assert conversions(2) == blocks * (1 + micro_batches)
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 2])
+def test_in_bf16_a_step_gives_the_gradients_of_separate_contexts(
+    model_config: Make, micro_batch_size: int | None
+) -> None:
+    def gradients(shared: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        model, batch = GPT(model_config()), Sentences().batch(range(6))
+        with autocast(BF16) if shared else nullcontext():
+            for micro in batch.split(micro_batch_size):
+                with nullcontext() if shared else autocast(BF16):
+                    loss = losses.fused_next_token(model, micro)["loss"] / batch.count
+                with without_autocast(BF16):
+                    loss.backward()
+        return [p.grad for p in model.parameters() if p.grad is not None]
+
+    assert all(map(torch.equal, gradients(True), gradients(False)))

@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,12 @@ from llm.train.resume import (
     MOMENTS,
     WEIGHTS,
     TrainingCheckpoints,
+    _of_rank,
+    _stored,
     fingerprint,
 )
 from llm.train.task import Callback, Task, Training
+from llm.weights.tensors import write_tensors
 from tests.killing import CHANGES, RENAMES, Forks
 from tests.llm.tiny_run import MODEL, STEPS, TRAIN, Rows, bytes_of, states, train
 from tests.tiny import FP32
@@ -44,12 +47,6 @@ TASKS = ("pretrain", "spam", "instruct", "buckets")
 KEPT = {"pretrain-best": (1, 3), "spam-best": (2, 4), "instruct-best": (1, 3)}  # the kept step and the last one
 ROOT = Path(__file__).parents[3]
 RUN = "tests.llm.tiny_run"
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with Forks() as running:
-        yield running
 
 
 @pytest.fixture
@@ -623,3 +620,19 @@ def test_after_editing_a_comment_the_run_resumes_and_after_editing_code_it_start
         (root / path).write_text(text)
     assert said["comment"] == ["resuming after step 3"]
     assert said["code"] == [f"parameters, data or code changed since the interrupted run ({path}): starting over"]
+
+
+# Several ranks
+
+
+def test_the_parts_of_ranks_are_read_as_whole_tensors(tmp_path: Path) -> None:
+    whole = {"matrix": torch.arange(15.0).view(5, 3), "short": torch.ones(2), "step": torch.tensor(3.0)}
+    for rank in range(11):  # as torch.chunk divides; of a short tensor, most ranks have nothing
+        parts = {name: [*tensor.chunk(11), *[tensor[:0]] * 11][rank] for name, tensor in whole.items() if tensor.dim()}
+        kept = {name: part.contiguous() for name, part in parts.items()}
+        write_tensors(tmp_path / _of_rank(WEIGHTS, rank, 11), kept | {"step": whole["step"]})
+    found = _stored(tmp_path, WEIGHTS)
+    assert found is not None
+    assert found.keys() == whole.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in whole.items())
+    assert _stored(tmp_path, MOMENTS) is None

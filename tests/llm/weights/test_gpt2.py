@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 from llm.common.errors import DATA, UserError, UserErrors
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT, count_parameters
-from llm.weights import gpt2
+from llm.weights import families
 from llm.weights.model_folder import load_model, load_tokenizer, save_model
 
 Make = Callable[..., ModelConfig]
@@ -161,6 +161,19 @@ def test_parity_notices_a_wrong_tensor_of_the_right_shape(published: Path, damag
     assert (logits(load_model(published).eval()) - right).abs().max() > 1e-3
 
 
+# The same arithmetic, spelled in another way
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"activation_function": "gelu_pytorch_tanh"}, {"n_inner": 32}, {"n_inner": 20}, {"layer_norm_epsilon": 1e-3}],
+    ids=str,
+)
+def test_other_spellings_and_widths_give_transformers_logits(tmp_path: Path, changes: dict[str, Any]) -> None:
+    model = theirs(tmp_path, **changes)
+    torch.testing.assert_close(logits(load_model(tmp_path).eval()), logits(model), atol=1e-5, rtol=0)
+
+
 # Round trips
 
 
@@ -191,15 +204,15 @@ def test_three_dropout_rates_survive_a_round_trip(
     model_config: Make, rates: dict[str, float], written: tuple[float, float, float]
 ) -> None:
     config = model_config(**rates)
-    published = gpt2.published(config, 0)
+    published = families.published(config, 0)
     assert tuple(published[f"{name}_pdrop"] for name in ("embd", "attn", "resid")) == written
-    assert gpt2.parse_config(published, "here") == config
+    assert families.parse_config(published, "here") == config
 
 
 def test_a_single_dropout_rate_applies_everywhere(model_config: Make) -> None:
-    published = gpt2.published(model_config(dropout=0.25), 0)
+    published = families.published(model_config(dropout=0.25), 0)
     del published["embd_pdrop"], published["attn_pdrop"]
-    assert gpt2.parse_config(published, "here") == model_config(dropout=0.25)
+    assert families.parse_config(published, "here") == model_config(dropout=0.25)
 
 
 def test_tied_head_is_one_tensor_after_loading(published: Path) -> None:
@@ -209,14 +222,14 @@ def test_tied_head_is_one_tensor_after_loading(published: Path) -> None:
 
 def test_untied_head_starts_as_a_copy_of_the_embedding(published: Path) -> None:
     tied, untied = load_model(published).eval(), load_model(published).eval()
-    gpt2.untie_head(untied)
+    families.untie_head(untied)
     assert torch.equal(logits(untied), logits(tied))
     assert not untied.config.tie_head
     with torch.no_grad():
         untied.lm_head.weight.add_(1)
     assert torch.equal(untied.transformer.wte.weight, tied.transformer.wte.weight)
     head = untied.lm_head.weight
-    gpt2.untie_head(untied)
+    families.untie_head(untied)
     assert untied.lm_head.weight is head
 
 
@@ -334,10 +347,12 @@ def test_rewriting_without_changes_keeps_a_checkpoint_valid(published: Path) -> 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "llama"}, "model_type is 'llama', only 'gpt2' is supported"),
+        ({"model_type": "mistral"}, "model_type is 'mistral', only gpt2, llama, smollm3, qwen2, qwen3 are supported"),
         ({"activation_function": "relu"}, "activation_function is 'relu'"),
-        ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon is 1e-06"),
-        ({"n_inner": 16}, "n_inner is 16"),
+        ({"layer_norm_epsilon": -1e-6}, "layer_norm_epsilon is -1e-06, not a number above 0"),
+        ({"n_inner": 16}, r"c_proj.weight has the shape \(32, 8\), not \(16, 8\)"),
+        ({"n_inner": 16.0}, "n_inner is 16.0, not a whole number above 0"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config is {'bits': 4}, only None is supported"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
         ({"scale_attn_weights": False}, "scale_attn_weights is False"),
         ({"add_cross_attention": True}, "add_cross_attention is True"),
@@ -367,10 +382,14 @@ def test_config_that_is_not_the_checkpoints_is_refused(published: Path, changes:
 
 
 def test_all_wrong_keys_are_listed_together(published: Path) -> None:
-    reconfigure(published, model_type="llama", n_layer=0, n_head=-1)
+    reconfigure(published, activation_function="relu", n_layer=0, n_head=-1)
     with pytest.raises(UserErrors) as caught:
         load_model(published)
-    assert [problem.what.split(" ")[0] for problem in caught.value.problems] == ["model_type", "n_layer", "n_head"]
+    assert [problem.what.split(" ")[0] for problem in caught.value.problems] == [
+        "activation_function",
+        "n_layer",
+        "n_head",
+    ]
 
 
 def test_config_that_is_no_object_is_refused(published: Path) -> None:

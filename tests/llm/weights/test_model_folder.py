@@ -1,32 +1,31 @@
-"""Model folders: round trips, starting points, classifiers, and refusal of damaged files and of code in them."""
+"""Model folders: round trips, starting points, and refusal of damaged files and of code in them."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llm.common.errors import DATA, UserError
 from llm.common.files import sha256
 from llm.data import tokenizer
-from llm.model.classifier import Classifier
+from llm.data.prompts import RESPONSE, format_prompt
+from llm.generate.decoding import generate, greedy
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
-from llm.weights.model_folder import (
-    load_classifier,
-    load_model,
-    load_tokenizer,
-    save_classifier,
-    save_model,
-    starting_point,
-)
+from llm.weights import model_folder
+from llm.weights.layout import misfits
+from llm.weights.model_folder import load_model, load_tokenizer, save_model, starting_point
 
 Make = Callable[..., ModelConfig]
 
@@ -56,10 +55,36 @@ def test_folder_holds_its_tokenizer(folder: Path, vocabulary: Path) -> None:
     assert all((folder / name).read_bytes() == (vocabulary / name).read_bytes() for name in tokenizer.FILES)
 
 
-def test_tokenizer_of_another_size_is_refused(folder: Path, tmp_path: Path, model_config: Make) -> None:
-    with pytest.raises(UserError, match="a vocabulary of 300 tokens, but the model of 301") as caught:
-        save_model(GPT(model_config(vocab_size=301)), folder, tmp_path / "other")
+def test_tokenizer_with_more_tokens_than_the_model_is_refused(folder: Path, tmp_path: Path, model_config: Make) -> None:
+    with pytest.raises(UserError, match="a vocabulary of 300 tokens, but the model of 299") as caught:
+        save_model(GPT(model_config(vocab_size=299)), folder, tmp_path / "other")
     assert caught.value.code == DATA
+
+
+def test_a_model_may_have_more_rows_than_there_are_tokens(tmp_path: Path, vocabulary: Path, model_config: Make) -> None:
+    torch.manual_seed(0)
+    save_model(GPT(model_config(vocab_size=320)), vocabulary, tmp_path)
+    model, tokenizer = load_model(tmp_path), load_tokenizer(tmp_path)
+    assert (model.config.vocab_size, tokenizer.vocab_size) == (320, 300)
+    assert tokenizer.decode([319, *tokenizer.encode("fox"), 300]) == "fox"
+
+
+def test_a_taught_model_has_the_chat_template_of_its_prompts(
+    tmp_path: Path, vocabulary: Path, model_config: Make
+) -> None:
+    save_model(GPT(model_config(context_length=256)), vocabulary, tmp_path, prompt="alpaca")
+    theirs, model = AutoTokenizer.from_pretrained(tmp_path), AutoModelForCausalLM.from_pretrained(tmp_path)
+    entry = {"instruction": "Name a fruit.", "input": ""}
+    ids = theirs.apply_chat_template(
+        [{"role": "user", "content": entry["instruction"]}], add_generation_prompt=True, return_dict=False
+    )
+    prompt = load_tokenizer(tmp_path).encode(format_prompt(entry) + RESPONSE)
+    assert ids == prompt
+    settings = model.generation_config
+    assert (settings.eos_token_id, settings.pad_token_id) == (299, 299)
+    new = model.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)[0, len(ids) :].tolist()
+    ours = generate(load_model(tmp_path), [prompt], greedy(8), load_tokenizer(tmp_path).stops)[0]
+    assert [token for token in new if token != 299] == ours
 
 
 def test_changing_a_loaded_model_leaves_its_file_alone(folder: Path) -> None:
@@ -181,74 +206,36 @@ def test_missing_file_is_named(folder: Path, name: str) -> None:
         load_model(folder)
 
 
-# Classifiers
+PEAK = """
+import sys
+from pathlib import Path
+from llm.weights import model_folder
+
+def resident(key):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+folder = Path(sys.argv[1])
+model_folder.load_model(folder / "small")  # what is loaded once stays
+before = resident("VmRSS")
+model = model_folder.load_model(folder / "large")
+print((resident("VmHWM") - before) / (folder / "large/model.safetensors").stat().st_size)
+"""
 
 
-@pytest.mark.parametrize("tie_head", [True, False])
-@pytest.mark.parametrize(("position", "pad_to"), [("last", 12), ("last_token", None), ("mean", None)])
-def test_classifier_is_bitwise_the_same_after_a_round_trip(
-    tmp_path: Path, vocabulary: Path, model_config: Make, tie_head: bool, position: Any, pad_to: int | None
-) -> None:
-    torch.manual_seed(0)
-    model = Classifier(GPT(model_config(tie_head=tie_head, qkv_bias=False)), 2, position, pad_to).eval()
-    save_classifier(model, ["ham", "spam"], vocabulary, tmp_path)
-    again, labels = load_classifier(tmp_path)
-    assert (labels, again.position, again.pad_to) == (["ham", "spam"], position, pad_to)
-    ids, lengths = torch.randint(300, (3, 12)), torch.tensor([12, 4, 1])
-    assert torch.equal(again.eval()(ids, lengths), model(ids, lengths))
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_loading_needs_little_more_memory_than_the_model(tmp_path: Path, model_config: Make, vocabulary: Path) -> None:
+    for name, width in (("small", 8), ("large", 640)):  # 0.1 and 100 MB
+        model_folder.save_model(GPT(model_config(n_embd=width, n_layer=5)), vocabulary, tmp_path / name)
+    run = subprocess.run([sys.executable, "-c", PEAK, str(tmp_path)], check=True, capture_output=True, text=True)
+    assert float(run.stdout) < 1.2
 
 
-def test_a_classifier_without_the_causal_mask_survives_a_round_trip(
-    tmp_path: Path, vocabulary: Path, model_config: Make
-) -> None:
-    model = Classifier(GPT(model_config()), 2, "first", 12, causal=False).eval()
-    save_classifier(model, ["ham", "spam"], vocabulary, tmp_path)
-    ids = torch.randint(300, (3, 12))
-    assert torch.equal(load_classifier(tmp_path)[0].eval()(ids), model(ids))
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({key: config[key] for key in config if key != "causal"}))
-    assert not torch.allclose(load_classifier(tmp_path)[0].eval()(ids), model(ids), atol=1e-6)  # an older folder
-
-
-@pytest.fixture
-def spam(tmp_path: Path, vocabulary: Path, model_config: Make) -> Path:
-    """The folder of a classifier."""
-    save_classifier(Classifier(GPT(model_config()), 2, "last", 12), ["ham", "spam"], vocabulary, tmp_path / "spam")
-    return tmp_path / "spam"
-
-
-def test_language_model_is_not_read_as_a_classifier(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"describes \['GPT2LMHeadModel'\], not a classifier"):
-        load_classifier(folder)
-
-
-def test_classifier_is_not_read_as_a_language_model(spam: Path) -> None:
-    for load in (load_model, lambda folder: starting_point(folder, "random", 0.0, 1)):
-        with pytest.raises(UserError, match="describes a classifier, not a language model"):
-            load(spam)
-
-
-@pytest.mark.parametrize(
-    "changes", [{"labels": []}, {"labels": None}, {"position": "middle"}, {"position": None}], ids=str
-)
-def test_classifier_without_its_settings_is_refused(spam: Path, changes: dict[str, Any]) -> None:
-    config = json.loads((spam / "config.json").read_text())
-    (spam / "config.json").write_text(json.dumps(config | changes))
-    with pytest.raises(UserError, match="not a classifier with its labels and position"):
-        load_classifier(spam)
-
-
-@pytest.mark.parametrize(
-    "score",
-    [
-        {"score.weight": torch.ones(3, 8), "score.bias": torch.ones(3)},
-        {"score.weight": torch.ones(2, 8)},
-        {"score.weight": torch.full((2, 8), torch.nan), "score.bias": torch.ones(2)},
-    ],
-    ids=["three classes", "no bias", "NaN"],
-)
-def test_score_that_does_not_fit_is_refused(spam: Path, score: dict[str, torch.Tensor]) -> None:
-    tensors = {n: t.clone() for n, t in load_file(spam / "model.safetensors").items() if not n.startswith("score.")}
-    save_file(tensors | score, spam / "model.safetensors")
-    with pytest.raises(UserError, match="the score tensors do not fit 2 labels"):
-        load_classifier(spam)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_one_number_that_is_not_finite_is_found(value: float, kind: torch.dtype) -> None:
+    tensor = torch.randn(7, 33).to(kind)
+    shapes = {"w": tensor.shape}
+    assert misfits({"w": tensor}, shapes, "GPT-2", "file") == []
+    tensor[3, 5] = value
+    assert [error.what for error in misfits({"w": tensor}, shapes, "GPT-2", "file")] == ["w holds NaN or infinity"]

@@ -25,6 +25,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from llm.common.errors import DATA, UserError, UserErrors
 from llm.model.gpt import GPT, count_parameters
 from llm.weights import gpt2
+from llm.weights.layout import HEAD
 from llm.weights.model_folder import save_model
 from llm.weights.openai_checkpoint import (
     DATA_FILE,
@@ -131,7 +132,7 @@ def test_index_of_openai_lists_the_whole_model(mirror: Path) -> None:
 def test_all_our_tensors_have_openais_names(mirror: Path) -> None:
     config = gpt2.parse_hparams(GPT2_124M, HPARAMS)
     with torch.device("meta"):
-        names = GPT(config).state_dict().keys() - {gpt2.HEAD}
+        names = GPT(config).state_dict().keys() - {HEAD}
     assert {gpt2.openai_name(name) for name in names} == read_index(mirror / "gpt2-124M" / INDEX).keys()
 
 

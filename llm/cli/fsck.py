@@ -1,0 +1,157 @@
+"""Compare outputs and their objects in the DVC cache with dvc.lock, and bring damaged ones back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from llm.cli.program import program
+from llm.common import files, params
+from llm.common.errors import DATA, USAGE, UserError
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+State = Literal["whole", "damaged", "missing"]
+DIR = ".dir"  # ends the md5 of a folder, whose object is the list of its files
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output as dvc.lock records it, and what was found of it."""
+
+    path: str
+    stage: str
+    md5: str
+    found: str | None  # md5 on the disk; None if it is missing
+    damaged: tuple[Path, ...]  # objects in the cache whose content is not what their name says
+    cached: bool  # all its objects are in the cache and whole
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether the output on the disk is the recorded one."""
+        return self.found == self.md5
+
+    def error(self, repair: str) -> UserError:
+        """The damage, and what `repair` (a command) does about it."""
+        state = "is missing" if self.found is None else f"has md5 {self.found}"
+        what = "is as recorded" if self.on_disk else f"{state}, dvc.lock has {self.md5}"
+        if self.damaged:
+            what += f"; in the DVC cache {self.damaged[0]} is damaged"
+            more = len(self.damaged) - 1
+            what += f" ({more} more)" if more else ""
+        how = "copies it into the cache" if self.on_disk else "takes it from the cache"
+        if not self.on_disk and not self.cached:
+            how = f"pulls it from the remote or runs {self.stage} again"
+        return UserError(self.path, what, f"`{repair}` {how}", DATA)
+
+
+def outputs(root: Path) -> list[Output]:
+    """Hash every output of dvc.lock, and its objects in the cache."""
+    cache = Path(_repo(root).cache.local.path) if (root / ".dvc").is_dir() else None
+    return [
+        _look(str(out["path"]), name, str(out["md5"]), cache)
+        for name, stage in params.load("dvc.lock").get("stages", {}).items()
+        for out in stage.get("outs", [])
+    ]
+
+
+def repair(root: Path, bad: Sequence[Output], rerun: Callable[[list[str]], object]) -> Iterator[str]:
+    """Bring the outputs back and yield a line for each: from the disk, the cache, the remote, or by `rerun(stages)`."""
+    repo = _repo(root)
+    cache = Path(repo.cache.local.path)
+    again: list[str] = []
+    for output in bad:
+        for path in output.damaged:
+            path.unlink(missing_ok=True)
+        if output.on_disk:
+            _store(Path(output.path), output.md5, cache)
+            yield f"{output.path}: copied into the cache"
+            continue
+        files.remove(Path(output.path))
+        if output.cached and _checked_out(repo, output, pull=False):
+            yield f"{output.path}: taken from the cache"
+        elif _checked_out(repo, output, pull=True):
+            yield f"{output.path}: pulled from the remote"
+        else:
+            again.append(output.stage)
+    stages = list(dict.fromkeys(again))
+    if stages:
+        yield f"run again: {', '.join(stages)}"
+        rerun(stages)
+
+
+def _repo(root: Path) -> Repo:
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        return Repo(str(root))
+    except DvcException as error:
+        raise UserError(str(root), str(error), f"run `{program()} repair`", USAGE) from None
+
+
+def _look(path: str, stage: str, md5: str, cache: Path | None) -> Output:
+    found = files.dvc_md5(path) if Path(path).exists() else None
+    states = dict(_objects(cache, md5)) if cache else {}
+    damaged = tuple(each for each, state in states.items() if state == "damaged")
+    cached = bool(states) and set(states.values()) == {"whole"}
+    return Output(path, stage, md5, found, damaged, cached)
+
+
+def _objects(cache: Path, md5: str) -> Iterator[tuple[Path, State]]:
+    """The object of an output and, for a folder, those of its files."""
+    path = _object(cache, md5)
+    state = _state(path, md5)
+    yield path, state
+    if md5.endswith(DIR) and state == "whole":
+        for entry in json.loads(path.read_bytes()):
+            each = _object(cache, entry["md5"])
+            yield each, _state(each, entry["md5"])
+
+
+def _object(cache: Path, md5: str) -> Path:
+    return cache / md5[:2] / md5[2:]
+
+
+def _state(path: Path, md5: str) -> State:
+    if not path.is_file():
+        return "missing"
+    return "whole" if files.dvc_md5(path) == md5.removesuffix(DIR) else "damaged"
+
+
+def _store(path: Path, md5: str, cache: Path) -> None:
+    """Put what the cache lacks of an output on the disk there, read-only as DVC does."""
+    contents: list[tuple[str, Path | bytes]] = [(md5, path)]
+    if path.is_dir():
+        listing = files.dvc_listing(path)
+        contents = [(entry["md5"], path / entry["relpath"]) for entry in listing]
+        contents.append((md5, json.dumps(listing, sort_keys=True).encode()))
+    for name, content in contents:
+        target = _object(cache, name)
+        if target.exists():
+            continue
+        with files.atomic_path(target) as temporary:
+            if isinstance(content, bytes):
+                temporary.write_bytes(content)
+            else:
+                shutil.copyfile(content, temporary)
+        target.chmod(0o444)
+
+
+def _checked_out(repo: Repo, output: Output, pull: bool) -> bool:
+    """Whether DVC brings the output back from the cache, or from a remote."""
+    from dvc.exceptions import DvcException
+
+    if pull and not repo.config["core"].get("remote"):
+        return False
+    act: Any = repo.pull if pull else repo.checkout
+    try:
+        act(targets=[output.path], force=True)
+    except DvcException:
+        return False
+    return Path(output.path).exists() and files.dvc_md5(output.path) == output.md5

@@ -1,0 +1,136 @@
+"""What differs between two states: parameters, stages, code, data, and every figure in the reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llm.common import code
+from llm.common.params import PARAMS, flat
+from llm.compare.snapshot import REPORTS, Snapshot, changed_files
+
+MISSING = "(missing)"
+CHECK = "check"  # it reads all parameters and all code, so it runs at every change
+CODE = (*code.PACKAGES, "dvc.yaml")
+
+
+@dataclass(frozen=True)
+class Change:
+    """A value that differs."""
+
+    where: str
+    first: Any
+    second: Any
+
+
+@dataclass(frozen=True)
+class StageChange:
+    """A stage whose inputs or outputs differ."""
+
+    name: str
+    reasons: tuple[str, ...]  # its inputs that differ
+    outputs: tuple[str, ...]  # its outputs that differ
+
+
+def parameters(first: Snapshot, second: Snapshot) -> list[Change]:
+    """Parameters with different values, by dotted key."""
+    return _differences(flat(first.params), flat(second.params))
+
+
+def figures(first: Snapshot, second: Snapshot) -> list[Change]:
+    """Values in the JSON reports of metrics that differ; `where` is `finetune_spam: test_accuracy`."""
+    return _differences(all_figures(first), all_figures(second))
+
+
+def stages(first: Snapshot, second: Snapshot) -> list[StageChange]:
+    """Stages that ran with other inputs or made other outputs, in the order of dvc.lock, without `check`."""
+    names = list(dict.fromkeys([*first.stages, *second.stages]))
+    return [found for name in names if name != CHECK and (found := _stage(name, first, second))]
+
+
+def source_files(first: Snapshot, second: Snapshot) -> list[tuple[str, str]]:
+    """Files of code that differ, with the number of added and removed lines."""
+    return changed_files(first, second, CODE)
+
+
+def data(first: Snapshot, second: Snapshot) -> list[Change]:
+    """Files that stages read and no stage makes, with another md5."""
+    short = [{path: md5[:8] for path, md5 in sources(side).items()} for side in (first, second)]
+    return _differences(*short)
+
+
+def sources(snapshot: Snapshot) -> dict[str, str]:
+    """Files that stages read and no stage makes, without code: path and md5."""
+    made = {path for stage in snapshot.stages.values() for path in _hashes(stage, "outs")}
+    read = {path: md5 for stage in snapshot.stages.values() for path, md5 in _hashes(stage, "deps").items()}
+    inside = tuple(f"{path}/" for path in made)
+    return {
+        path: md5
+        for path, md5 in read.items()
+        if path not in made and not path.startswith(inside) and path not in code.PACKAGES
+    }
+
+
+def all_figures(snapshot: Snapshot) -> dict[str, Any]:
+    """Every value in the JSON reports of metrics, as `finetune_spam: test_accuracy`."""
+    return dict(_figures(snapshot))
+
+
+def not_run(snapshot: Snapshot) -> list[str]:
+    """Parameters in params.yaml with which their stage has not run, as one sentence for each stage."""
+    found = []
+    for name, stage in snapshot.stages.items():
+        changed = [change.where for change in unrun(stage, snapshot.params)]
+        if changed and name != CHECK:
+            found.append(f"{snapshot.title}: {name} has not run with these values yet: {', '.join(changed)}")
+    return found
+
+
+def unrun(stage: Mapping[str, Any], params: Mapping[str, Any]) -> list[Change]:
+    """The parameters of a stage in dvc.lock that have other values now."""
+    recorded = (stage.get("params") or {}).get(str(PARAMS)) or {}
+    now = {key: _lookup(params, key) for key in recorded}
+    return _differences(flat(recorded), flat(now))
+
+
+def _stage(name: str, first: Snapshot, second: Snapshot) -> StageChange | None:
+    before, after = first.stages.get(name), second.stages.get(name)
+    if before is None or after is None:
+        return StageChange(name, ("only in " + (second if before is None else first).title,), ())
+    reasons = ["command"] if before.get("cmd") != after.get("cmd") else []
+    reasons += [change.where for change in _differences(_params(before), _params(after))]
+    for change in _differences(_hashes(before, "deps"), _hashes(after, "deps")):
+        reasons.append("code" if change.where.startswith(".check/") else change.where)
+    outputs = [change.where for change in _differences(_hashes(before, "outs"), _hashes(after, "outs"))]
+    return StageChange(name, tuple(reasons), tuple(outputs)) if reasons or outputs else None
+
+
+def _params(stage: Mapping[str, Any]) -> dict[str, Any]:
+    return flat((stage.get("params") or {}).get(str(PARAMS)) or {})
+
+
+def _hashes(stage: Mapping[str, Any], part: str) -> dict[str, str]:
+    return {entry["path"]: str(entry.get("md5")) for entry in stage.get(part) or []}
+
+
+def _figures(snapshot: Snapshot) -> Iterator[tuple[str, Any]]:
+    for path in snapshot.reports:
+        if path.endswith(".json") and isinstance(values := snapshot.json(path), dict):
+            stage = path.removeprefix(f"{REPORTS}/").removesuffix(".json").removesuffix("/metrics")
+            yield from ((f"{stage}: {key}", value) for key, value in flat(values).items())
+
+
+def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Change]:
+    keys = dict.fromkeys([*first, *second])
+    pairs = ((key, first.get(key, MISSING), second.get(key, MISSING)) for key in keys)
+    return [Change(key, before, after) for key, before, after in pairs if before != after]
+
+
+def _lookup(values: Any, key: str) -> Any:
+    """The value at a dotted key. Names with a dot in them do not occur: DVC refuses them."""
+    for part in key.split("."):
+        if not isinstance(values, Mapping) or part not in values:
+            return MISSING
+        values = values[part]
+    return values

@@ -1,0 +1,104 @@
+"""The comparison of two states, ready to be shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm.compare import changes, curves, headlines, machines, rows
+from llm.compare.changes import Change, StageChange
+from llm.compare.curves import Curve
+from llm.compare.headlines import Line
+from llm.compare.rows import Pair
+from llm.compare.snapshot import WORKSPACE, Snapshot
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What differs between two states, and by how much."""
+
+    first: Snapshot
+    second: Snapshot
+    notes: list[str]  # what to know before reading the figures
+    parameters: list[Change]
+    stages: list[StageChange]
+    source_files: list[tuple[str, str]]  # path and change
+    data: list[Change]
+    headlines: list[Line]
+    figures: list[Change]  # all of them, not only the headlines
+    flips: list[Pair]  # of Message
+    answers: list[Pair]  # of Answer
+    curves: list[tuple[str, list[Curve], list[Curve]]]  # report, first, second; only those that differ
+
+    @property
+    def equal(self) -> bool:
+        """Whether nothing differs at all."""
+        return not any((self.parameters, self.stages, self.source_files, self.data, self.figures, self.curves))
+
+
+def compare(first: Snapshot, second: Snapshot, run_cache: Path | None = None) -> Comparison:
+    """Read both states and compare them. `run_cache` is DVC's cache of runs, which tells what this machine computes."""
+    changed = changes.parameters(first, second)
+    flips = _flips(first, second)
+    lines = headlines.compare(first, second)
+    answers = rows.changed_answers(rows.pairs(rows.answers(first), rows.answers(second), "key"))
+    return Comparison(
+        first,
+        second,
+        [*_machine(first, second, run_cache), *_notes(first, second, changed, lines)],
+        changed,
+        changes.stages(first, second),
+        changes.source_files(first, second),
+        changes.data(first, second),
+        lines,
+        changes.figures(first, second),
+        flips,
+        answers,
+        _curves(first, second),
+    )
+
+
+def _machine(first: Snapshot, second: Snapshot, run_cache: Path | None) -> list[str]:
+    """A note if the first state was computed by a machine with other bytes than this one."""
+    if run_cache is None or first.commit is None:
+        return []
+    found = machines.other_outputs(first, Snapshot(WORKSPACE, None), run_cache)
+    if not found:
+        return []
+    text = f"from the same inputs, this machine computes other outputs than {first.title} has, of {', '.join(found)}"
+    fix = "undo your change, then `llm repro` and `llm baseline` (earlier results are cached)"
+    return [f"{text}; so not all differences are those of your change. To see it alone: {fix}"]
+
+
+def _notes(first: Snapshot, second: Snapshot, changed: list[Change], lines: list[Line]) -> list[str]:
+    notes = [*changes.not_run(first), *changes.not_run(second)]
+    judge = [change.where for change in changed if change.where.startswith("judge.")]
+    if judge and lines[-1].difference:
+        text = "the scores are of two different judges, so their difference is not only that of the answers"
+        notes.append(f"{', '.join(judge)} changed: {text}")
+    both = rows.messages(first) and rows.messages(second)
+    if both and not rows.same_messages(first, second):
+        notes.append("the runs have other test messages: data/spam has another hash, so no message can be paired")
+    old, new = rows.answers(first), rows.answers(second)
+    shared = len(rows.pairs(old, new, "key"))
+    if old and new and not shared == len(old) == len(new):
+        notes.append(f"the runs have other test instructions: {shared} of {len(old)} and {len(new)} are in both")
+    return notes
+
+
+def _flips(first: Snapshot, second: Snapshot) -> list[Pair]:
+    if not rows.same_messages(first, second):
+        return []
+    found = rows.flips(rows.pairs(rows.messages(first), rows.messages(second), "row"))
+    if not found:
+        return []
+    known = rows.texts(first) or rows.texts(second)
+    texts = [rows.with_texts([pair.first, pair.second], known) for pair in found]
+    return [Pair(*both) for both in texts]
+
+
+def _curves(first: Snapshot, second: Snapshot) -> list[tuple[str, list[Curve], list[Curve]]]:
+    before, after = curves.read(first), curves.read(second)
+    names = dict.fromkeys([*before, *after])
+    pairs = ((name, before.get(name, []), after.get(name, [])) for name in names)
+    return [(name, old, new) for name, old, new in pairs if old != new]

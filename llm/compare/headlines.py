@@ -1,0 +1,193 @@
+"""The five headline figures of a run, and whether two runs differ by more than chance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from llm.compare import rows
+from llm.compare.snapshot import Snapshot
+from llm.evaluate.paired import Difference, Interval, paired_difference, unpaired_interval
+from llm.evaluate.stats import mcnemar, wilson
+
+SIGNIFICANT = 0.05
+Form = Literal["loss", "share", "score"]
+Tone = Literal["better", "worse", "neutral"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A headline figure: where it is, and how to read it."""
+
+    name: str
+    short: str  # a heading of a few letters
+    report: str
+    key: str
+    form: Form
+    higher_is_better: bool
+
+    def show(self, value: float | None) -> str:
+        """The value as text: `0.965`, `90.4 %`, `81.5`."""
+        if value is None:
+            return "–"
+        return {"loss": f"{value:.3f}", "share": f"{100 * value:.1f} %", "score": f"{value:.1f}"}[self.form]
+
+    def show_interval(self, interval: Interval | None, signed: bool = False) -> str:
+        """The interval as text, without the unit."""
+        if interval is None:
+            return ""
+        scale, form = {"loss": (1, ".3f"), "share": (100, ".1f"), "score": (1, ".1f")}[self.form]
+        sign = "+" if signed else ""
+        return " to ".join(f"{scale * end:{sign}{form}}" for end in interval)
+
+    def show_difference(self, value: float) -> str:
+        """The difference of two values as text, with its sign."""
+        return {"loss": f"{value:+.3f}", "share": f"{100 * value:+.1f}", "score": f"{value:+.1f}"}[self.form]
+
+
+FIGURES = (
+    Figure("pretraining: validation loss", "pretrain loss", "reports/pretrain/metrics.json", "val_loss", "loss", False),
+    Figure("spam: test accuracy", "spam acc.", "reports/finetune_spam/metrics.json", "test_accuracy", "share", True),
+    Figure(
+        "instructions: validation loss",
+        "instr. loss",
+        "reports/finetune_instruct/metrics.json",
+        "val_loss",
+        "loss",
+        False,
+    ),
+    Figure("answers equal to the reference", "exact", "reports/respond/metrics.json", "n_exact", "share", True),
+    Figure("judge: mean score", "judge", "reports/evaluate_with_judge/metrics.json", "score_mean", "score", True),
+)
+LOSS, ACCURACY, TUNED_LOSS, EXACT, JUDGE = FIGURES
+
+
+@dataclass(frozen=True)
+class Value:
+    """A figure of one run; None: the run does not have it."""
+
+    value: float | None
+    interval: Interval | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a person may conclude: `better, p = 0.01`, and how that was tested."""
+
+    text: str
+    tone: Tone
+    how: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A figure of two runs."""
+
+    figure: Figure
+    first: Value
+    second: Value
+    difference: float | None
+    interval: Interval | None  # of the difference
+    verdict: Verdict
+
+    @property
+    def says_more(self) -> bool:
+        """Whether the two runs may differ, so that a reader wants to know how they were compared."""
+        return bool(self.difference) or self.interval is not None
+
+
+def value(figure: Figure, snapshot: Snapshot) -> Value:
+    """The figure of a run, with its 95 % interval where it has one."""
+    metrics: dict[str, Any] = snapshot.json(figure.report) or {}
+    found = metrics.get(figure.key)
+    if not isinstance(found, int | float):
+        return Value(None)
+    if figure is EXACT:
+        hits, n = int(found), int(metrics["n_items"])
+        return Value(hits / n, wilson(hits, n)) if n else Value(None)
+    stem = figure.key.removesuffix("_mean")
+    low, high = metrics.get(f"{stem}_ci95_low"), metrics.get(f"{stem}_ci95_high")
+    return Value(found, None if low is None or high is None else (low, high))
+
+
+def compare(first: Snapshot, second: Snapshot) -> list[Line]:
+    """All headline figures of two runs with verdicts."""
+    return [_line(figure, first, second) for figure in FIGURES]
+
+
+def _line(figure: Figure, first: Snapshot, second: Snapshot) -> Line:
+    before, after = value(figure, first), value(figure, second)
+    if before.value is None or after.value is None:
+        missing = "neither run has it" if before.value is after.value is None else "only one run has it"
+        return Line(figure, before, after, None, None, Verdict("not comparable", "neutral", missing))
+    difference = after.value - before.value
+    if figure.form == "loss":
+        verdict = Verdict(
+            "the same" if difference == 0 else "no test", "neutral", "one number per run: no pairs to test"
+        )
+        return Line(figure, before, after, difference, None, verdict)
+    samples = _samples(figure, first, second)
+    if samples is None:
+        return _unpaired(figure, before, after, difference)
+    old, new = samples
+    if old == new:
+        verdict = Verdict("the same", "neutral", f"equal on each of the same {len(old)} {_unit(figure)}")
+        return Line(figure, before, after, difference, None, verdict)
+    found = paired_difference(old, new)
+    return Line(figure, before, after, difference, found.interval, _paired_verdict(figure, old, new, found))
+
+
+def tested(figure: Figure, old: Sequence[float], new: Sequence[float]) -> Verdict:
+    """The verdict on the second of two series of values on the same examples."""
+    return _paired_verdict(figure, old, new, paired_difference(old, new))
+
+
+def _paired_verdict(figure: Figure, old: Sequence[float], new: Sequence[float], found: Difference) -> Verdict:
+    up = sum(b > a for a, b in zip(old, new, strict=True))
+    down = sum(b < a for a, b in zip(old, new, strict=True))
+    p, test = (found.p, "permutation test") if figure is JUDGE else (mcnemar(down, up), "McNemar's exact test")
+    how = f"{test} on the same {len(old)} {_unit(figure)}: {up} up, {down} down"
+    if p >= SIGNIFICANT:
+        return Verdict(f"within noise, {_show_p(p)}", "neutral", how)
+    tone: Tone = "better" if (up > down if figure is not JUDGE else found.mean > 0) else "worse"
+    return Verdict(f"{tone}, {_show_p(p)}", tone, how)
+
+
+def _unpaired(figure: Figure, before: Value, after: Value, difference: float) -> Line:
+    """The comparison of runs on other examples, by the interval of the difference."""
+    how = f"unpaired: the runs have other {_unit(figure)}"
+    if before.value is None or after.value is None or before.interval is None or after.interval is None:
+        return Line(figure, before, after, difference, None, Verdict("no test", "neutral", f"{how}, and no interval"))
+    low, high = interval = unpaired_interval(before.value, before.interval, after.value, after.interval)
+    tone: Tone = "better" if low > 0 else "worse" if high < 0 else "neutral"
+    text = "within noise, unpaired" if tone == "neutral" else f"{tone}, 95 % interval without 0"
+    return Line(figure, before, after, difference, interval, Verdict(text, tone, how))
+
+
+def _samples(figure: Figure, first: Snapshot, second: Snapshot) -> tuple[list[float], list[float]] | None:
+    """The value of each example in both runs, in the same order; None if the examples are not the same."""
+    if figure is ACCURACY:
+        if not rows.same_messages(first, second):
+            return None
+        old, new = rows.messages(first), rows.messages(second)
+        found = rows.pairs(old, new, "row")
+        if not len(found) == len(old) == len(new) or any(pair.first.actual != pair.second.actual for pair in found):
+            return None
+        return [float(pair.first.right) for pair in found], [float(pair.second.right) for pair in found]
+    before, after = rows.answers(first), rows.answers(second)
+    found = rows.pairs(before, after, "key")
+    if not found or not len(found) == len(before) == len(after):
+        return None
+    if figure is EXACT:
+        return [float(pair.first.exact) for pair in found], [float(pair.second.exact) for pair in found]
+    scored = [pair for pair in found if pair.first.score is not None and pair.second.score is not None]
+    return ([p.first.score for p in scored], [p.second.score for p in scored]) if scored else None
+
+
+def _unit(figure: Figure) -> str:
+    return "messages" if figure is ACCURACY else "answers"
+
+
+def _show_p(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2f}" if p >= 0.1 else f"p = {p:.3f}"

@@ -1,0 +1,166 @@
+"""What a path, an md5 or an MLflow run stands for, where it came from, what was made of it, and how to get it back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llm.common import files
+from llm.common.errors import USAGE, UserError
+from llm.compare import holders, restore
+from llm.compare.history import Artifact, History, Run
+from llm.compare.holders import Holders
+from llm.compare.restore import Programs
+from llm.tracking import lookup
+from llm.tracking.lookup import RunFacts
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+MD5 = re.compile(r"[0-9a-f]{4,32}(\.dir)?")
+SHOWN = 6  # names in an error
+
+
+@dataclass(frozen=True)
+class Named:
+    """What the user named: an artifact of the pipeline, perhaps one file within it."""
+
+    artifact: Artifact
+    within: str = ""  # the file's path in the artifact's folder
+    run_id: str | None = None  # if an MLflow run was named
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Where an artifact came from, what was made of it, and who holds it."""
+
+    history: History
+    named: Named
+    makers: list[Run]  # newest first; empty for a source
+    readers: list[Run]
+    others: list[Artifact]  # the same bytes at other paths
+    holders: Holders
+    facts: RunFacts | None  # of the run in MLflow
+    restore: str | None  # the command that brings it back
+    note: str  # on that command
+    file_md5: str | None  # of the file within the artifact, if one was named
+
+    @property
+    def maker(self) -> Run | None:
+        """The newest record of the run that made it."""
+        return self.makers[0] if self.makers else None
+
+
+def trace(what: str, root: Path, repo: Repo, programs: Programs) -> Trace:
+    """Everything that is known of `what`. Raises UserError if it stands for nothing, or for several artifacts."""
+    history = History(Path(repo.cache.legacy.path, "runs"))
+    named = resolve(what, root, history, repo)
+    artifact = named.artifact
+    makers, readers = history.makers(artifact), history.readers(artifact)
+    commits = dict.fromkeys(run.state.commit for run in [*makers, *readers] if run.state.commit)
+    found = holders.look(repo, artifact, list(commits))
+    command, note = restore.command(repo, artifact, makers, found, programs)
+    same = _same_bytes(history, artifact)
+    inside = _file_md5(repo, named)
+    return Trace(history, named, makers, readers, same, found, _facts(root, named), command, note, inside)
+
+
+def resolve(what: str, root: Path, history: History, repo: Repo) -> Named:
+    """The artifact that a path, an md5 (also its start) or an MLflow run id stands for."""
+    if found := _by_path(what, root, history):
+        return found
+    if MD5.fullmatch(what):
+        if found := _by_md5(what, history, repo):
+            return found
+        if len(what) == 32 and (run := lookup.run(root, what)):
+            return _by_run(run, history)
+    known = "no output or input of a stage, no md5 in dvc.lock, git or the cache of runs, and no MLflow run"
+    fix = "name a path such as models/spam, or 4 or more digits of an md5"
+    raise UserError("command line", f"{what!r} is {known}", fix, USAGE)
+
+
+def producer(history: History, artifact: Artifact, reader: Run) -> Run | None:
+    """The run that made an input of `reader`: in the same dvc.lock if that has it, else in any other record."""
+    stages = reader.state.stages.items()
+    beside = (Run(name, entry, reader.state) for name, entry in stages)
+    return next((run for run in beside if run.made(artifact)), None) or next(iter(history.makers(artifact)), None)
+
+
+def _by_path(what: str, root: Path, history: History) -> Named | None:
+    path = Path(what)
+    if path.is_absolute() and path.is_relative_to(root):
+        path = path.relative_to(root)
+    name = Path(path).as_posix()
+    inside: dict[str, None] = {}
+    for state in history.states:
+        runs = [Run(stage, entry, state) for stage, entry in state.stages.items()]
+        known = {one.path: one for part in ("deps", "outs") for run in runs for one in run.artifacts(part)}
+        for above in (path, *path.parents):
+            if artifact := known.get(above.as_posix()):
+                return Named(artifact, path.relative_to(above).as_posix() if above != path else "")
+        inside |= dict.fromkeys(one for one in known if one.startswith(f"{name}/"))
+    if inside:
+        raise _several(what, f"holds {len(inside)} artifacts", list(inside))
+    return None
+
+
+def _by_md5(what: str, history: History, repo: Repo) -> Named | None:
+    found = list(dict.fromkeys(one for one in _artifacts(history, f"md5: {what}") if one.md5.startswith(what)))
+    if len({one.md5 for one in found}) > 1:
+        raise _several(what, f"begins {len(found)} md5s", [f"{one.md5} ({one.path})" for one in found])
+    if found:
+        return Named(found[0])
+    folders = dict.fromkeys(one for one in _artifacts(history, holders.DIR) if one.md5.endswith(holders.DIR))
+    inside = [
+        (one, name, md5)
+        for one in folders
+        for name, md5 in (holders.folder(repo.cache.local, one.md5) or {}).items()
+        if md5.startswith(what)
+    ]
+    if len({md5 for *_, md5 in inside}) > 1:
+        raise _several(what, "begins several md5s", [f"{md5} ({one.path}/{name})" for one, name, md5 in inside])
+    return Named(inside[0][0], inside[0][1]) if inside else None
+
+
+def _by_run(run: RunFacts, history: History) -> Named:
+    if not run.outputs and run.children:
+        what = f"is a whole `dvc repro` of {len(run.children)} stages"
+        raise _several(run.run_id, what, [f"{run_id} ({stage})" for stage, run_id in run.children.items()])
+    if not run.outputs:
+        what = f"the run of {run.stage or 'no stage'} ended as {run.status} and recorded no output"
+        raise UserError(f"MLflow run {run.run_id}", what, "name another run, or a path", USAGE)
+    first = next((path for path in run.outputs if not path.startswith("reports/")), next(iter(run.outputs)))
+    return Named(Artifact(first, run.outputs[first]), run_id=run.run_id)
+
+
+def _artifacts(history: History, word: str) -> Iterator[Artifact]:
+    for run in history.runs(word):
+        yield from [*run.artifacts("outs"), *run.artifacts("deps")]
+
+
+def _same_bytes(history: History, artifact: Artifact) -> list[Artifact]:
+    found = dict.fromkeys(one for one in _artifacts(history, artifact.md5) if one.md5 == artifact.md5)
+    return [one for one in found if one != artifact]
+
+
+def _facts(root: Path, named: Named) -> RunFacts | None:
+    if named.run_id:
+        return lookup.run(root, named.run_id)
+    return lookup.maker(root, named.artifact.path, named.artifact.md5)
+
+
+def _several(what: str, why: str, names: Sequence[str]) -> UserError:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return UserError("command line", f"{what!r} {why}: {', '.join(names[:SHOWN])}{more}", "name one of these", USAGE)
+
+
+def _file_md5(repo: Repo, named: Named) -> str | None:
+    """The md5 of the file within the artifact; None if neither the cache nor the disk tells."""
+    if not named.within:
+        return None
+    inside = holders.folder(repo.cache.local, named.artifact.md5) or {}
+    path = Path(named.artifact.path, named.within)
+    return inside.get(named.within) or (files.dvc_md5(path) if path.is_file() else None)

@@ -1,0 +1,44 @@
+"""Whether this machine makes other outputs than a commit records, from the same inputs: then not every difference is
+the user's change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from llm.common.params import PARAMS, flat
+from llm.compare.changes import CHECK
+from llm.compare.history import cached_states
+from llm.compare.snapshot import Snapshot
+
+Hashes = Mapping[str, str]  # path and md5
+
+
+def other_outputs(commit: Snapshot, workspace: Snapshot, run_cache: Path) -> list[str]:
+    """The stages that ran here with the inputs that the commit records, and never gave the outputs that it records.
+
+    Runs here are those of the workspace's dvc.lock, and those in DVC's cache of runs.
+    """
+    cached = (entry for state in cached_states(run_cache) for entry in state.stages.values())
+    found: dict[Any, list[Hashes]] = {}
+    for entry in (*workspace.stages.values(), *cached):
+        found.setdefault(_inputs(entry), []).append(_hashes(entry, "outs"))
+    return [name for name, outs in _recorded(commit) if (here := found.get(outs[0])) and outs[1] not in here]
+
+
+def _recorded(commit: Snapshot) -> Iterator[tuple[str, tuple[Any, Hashes]]]:
+    for name, entry in commit.stages.items():
+        if name != CHECK:
+            yield name, (_inputs(entry), _hashes(entry, "outs"))
+
+
+def _inputs(entry: Mapping[str, Any]) -> Any:
+    """Command, parameters and dependencies of a run, to compare."""
+    params = flat((entry.get("params") or {}).get(str(PARAMS)) or {})
+    return str(entry.get("cmd")), repr(sorted(params.items())), repr(sorted(_hashes(entry, "deps").items()))
+
+
+def _hashes(entry: Mapping[str, Any], part: str) -> Hashes:
+    return {str(one["path"]): str(one.get("md5")) for one in entry.get(part) or []}

@@ -1,0 +1,146 @@
+"""Messages and answers of a run, and what became of them in another run."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llm.compare.snapshot import Row, Snapshot
+
+PREDICTIONS, MESSAGES = "reports/finetune_spam/predictions.csv", "data/spam"
+CALIBRATION = "reports/finetune_spam/calibration.csv"
+RESPONSES, SCORES = "reports/respond/responses.json", "reports/evaluate_with_judge/scores.json"
+ANSWER = "model_response"
+TEST = "test"
+
+
+@dataclass(frozen=True)
+class Message:
+    """A classified message of the test split."""
+
+    row: int
+    actual: str
+    predicted: str
+    probability: float | None  # of the predicted class
+    text: str | None = None  # None: not in DVC's cache
+
+    @property
+    def right(self) -> bool:
+        """Whether the prediction is correct."""
+        return self.actual == self.predicted
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer to a test instruction. Equal questions are numbered by `again`."""
+
+    question: str
+    reference: str
+    text: str
+    score: float | None  # None: not scored
+    again: int = 0
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What is the same in another run on the same test split."""
+        return self.question, self.reference, self.again
+
+    @property
+    def exact(self) -> bool:
+        """Whether the answer is the reference."""
+        return self.text == self.reference
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same message or question in two runs."""
+
+    first: Any
+    second: Any
+
+
+def messages(snapshot: Snapshot, split: str = TEST) -> list[Message]:
+    """The classified messages of a split, without their texts; empty if the stage has not run."""
+    rows = (row for row in snapshot.rows(PREDICTIONS) if row.get("split") == split)
+    return [
+        Message(int(row["row"]), row["actual"], row["predicted"], probability(row, row["predicted"])) for row in rows
+    ]
+
+
+def probability(row: Mapping[str, str], label: str) -> float | None:
+    """The probability of a class in a row of predictions.csv, or None if it is not there.
+
+    There is a column `p_<class>` for each class, or `spam_probability` alone.
+    """
+    if f"p_{label}" in row:
+        return float(row[f"p_{label}"])
+    named = [name for name in row if name.endswith("_probability")]
+    if f"{label}_probability" in named:
+        return float(row[f"{label}_probability"])
+    return 1 - float(row[named[0]]) if len(named) == 1 else None
+
+
+def texts(snapshot: Snapshot, split: str = TEST) -> list[str]:
+    """The messages of a split in order; empty if they were cut anew since, or DVC's cache does not have them."""
+    if not snapshot.hashes(MESSAGES, "outs") <= snapshot.hashes(MESSAGES, "deps"):
+        return []
+    rows = snapshot.data_rows(f"{MESSAGES}/{split}.csv")
+    return [row.get("Text") or list(row.values())[-1] for row in rows]
+
+
+def with_texts(found: Sequence[Message], known: Sequence[str]) -> list[Message]:
+    """The messages with their texts from `texts`."""
+    return [
+        Message(one.row, one.actual, one.predicted, one.probability, known[one.row] if one.row < len(known) else None)
+        for one in found
+    ]
+
+
+def same_messages(first: Snapshot, second: Snapshot) -> bool:
+    """Whether both runs classified the same messages: both read data/spam with the same hash."""
+    known = first.hashes(MESSAGES, "deps")
+    return bool(known) and known == second.hashes(MESSAGES, "deps")
+
+
+def answers(snapshot: Snapshot) -> list[Answer]:
+    """The answers with their scores; empty if the stage has not run."""
+    scores = {row["index"]: row.get("score") for row in snapshot.json(SCORES) or [] if row.get("status") == "scored"}
+    seen: Counter[tuple[str, str]] = Counter()
+    found = []
+    for index, row in enumerate(snapshot.json(RESPONSES) or []):
+        question, reference = _question(row)
+        found.append(Answer(question, reference, row.get(ANSWER) or "", scores.get(index), seen[question, reference]))
+        seen[question, reference] += 1
+    return found
+
+
+def pairs(first: Sequence[Any], second: Sequence[Any], key: str) -> list[Pair]:
+    """The messages or answers that are in both runs, in the order of the first; `key` names the attribute."""
+    others = {getattr(one, key): one for one in second}
+    return [Pair(one, others[getattr(one, key)]) for one in first if getattr(one, key) in others]
+
+
+def flips(found: Sequence[Pair]) -> list[Pair]:
+    """Messages with another prediction: first those that became wrong, then those that became right."""
+    changed = [pair for pair in found if pair.first.predicted != pair.second.predicted]
+    return sorted(changed, key=lambda pair: (pair.second.right - pair.first.right, pair.first.row))
+
+
+def changed_answers(found: Sequence[Pair]) -> list[Pair]:
+    """Answers with another text or score, those with the largest change of the score first."""
+    changed = [p for p in found if (p.first.text, p.first.score) != (p.second.text, p.second.score)]
+    return sorted(changed, key=lambda pair: -abs((pair.second.score or 0) - (pair.first.score or 0)))
+
+
+def _question(row: Row) -> tuple[str, str]:
+    """The question and the reference of an entry: instruction, input and output, or the turns of a chat."""
+    if "messages" in row:
+        turns: Any = row["messages"]
+        asked = "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns[:-1])
+        return asked, turns[-1]["content"]
+    if "instruction" in row:
+        return "\n".join(filter(None, [row["instruction"], row.get("input")])), row.get("output", "")
+    return json.dumps({key: value for key, value in row.items() if key != ANSWER}, ensure_ascii=False), ""

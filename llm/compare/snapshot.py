@@ -1,0 +1,184 @@
+"""A state of the project to read reports from: the workspace, a git revision or a DVC experiment."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import json
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml.error import YAMLError
+
+from llm.common import files, yaml_file
+from llm.common.errors import DATA, USAGE, UserError
+
+WORKSPACE = "workspace"
+EXPERIMENTS = "refs/exps"
+REPORTS = "reports"
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The files of the project in one state. All paths are relative to the project's folder."""
+
+    name: str  # as the user wrote it
+    commit: str | None  # None: the workspace
+
+    @property
+    def title(self) -> str:
+        """The name, with the commit where the name is another one."""
+        if self.commit is None or self.commit.startswith(self.name):
+            return self.name[:12] if self.commit else self.name
+        return f"{self.name} ({self.commit[:7]})"
+
+    def text(self, path: str) -> str | None:
+        """The text of a file, or None if it is not there."""
+        if self.commit is None:
+            return files.read_text(path) if Path(path).is_file() else None
+        return git("show", f"{self.commit}:./{path}")
+
+    def json(self, path: str) -> Any:
+        """The content of a JSON file, or None if it is not there. Raises UserError for invalid JSON."""
+        text = self.text(path)
+        if text is None:
+            return None
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise UserError(f"{self.name}: {path}", f"is not JSON: {error}", "run its stage again", DATA) from None
+
+    def rows(self, path: str) -> list[Row]:
+        """The rows of a CSV file by its header; an empty list if the file is not there."""
+        text = self.text(path)
+        return [] if text is None else _csv_rows(text)
+
+    def yaml(self, path: str) -> dict[str, Any]:
+        """A YAML file as plain data; empty if it is not there. Raises UserError if it is not a mapping."""
+        text = self.text(path)
+        try:
+            found = {} if text is None else yaml_file.plain().load(text)
+        except YAMLError as error:
+            what = f"is not YAML: {' '.join(str(error).split()):.80}"
+            raise UserError(f"{self.name}: {path}", what, "correct it", DATA) from None
+        if not isinstance(found, Mapping):
+            raise UserError(f"{self.name}: {path}", "is not a mapping", "correct it", DATA)
+        return dict(found)
+
+    @cached_property
+    def params(self) -> dict[str, Any]:
+        """params.yaml."""
+        return self.yaml("params.yaml")
+
+    @cached_property
+    def stages(self) -> dict[str, Any]:
+        """The stages in dvc.lock: how each of them last ran."""
+        return dict(self.yaml("dvc.lock").get("stages") or {})
+
+    @cached_property
+    def reports(self) -> list[str]:
+        """Paths of all reports, sorted."""
+        if self.commit is None:
+            return sorted(path.as_posix() for path in Path(REPORTS).rglob("*") if path.is_file())
+        listed = git("ls-tree", "-r", "-z", "--name-only", self.commit, f"{REPORTS}/") or ""
+        return sorted(name for name in listed.split("\0") if name)
+
+    def hashes(self, path: str, part: str) -> set[str]:
+        """The md5s that dvc.lock has for a path among the `outs` or the `deps` of all stages."""
+        entries = (entry for stage in self.stages.values() for entry in stage.get(part) or [])
+        return {str(entry.get("md5")) for entry in entries if entry.get("path") == path}
+
+    def data_rows(self, path: str) -> list[Row]:
+        """The rows of a CSV file in DVC's cache, such as data/spam/test.csv; empty if the cache does not have it."""
+        from dvc.api import DVCFileSystem
+        from dvc.exceptions import DvcException
+
+        if self.commit is None and Path(path).is_file():
+            return self.rows(path)
+        try:
+            text = DVCFileSystem(".", rev=self.commit).read_text(path, encoding="utf-8")
+        except (OSError, DvcException, UnicodeDecodeError):
+            return []
+        return _csv_rows(text)
+
+
+def _csv_rows(text: str) -> list[Row]:
+    csv.field_size_limit(2**31 - 1)  # a message may be longer than csv's 131,072 characters
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def resolve(name: str) -> Snapshot:
+    """The state that a name stands for: `workspace`, a git revision, or an experiment.
+
+    Raises UserError if it is none of them, or outside a git repository.
+    """
+    if name == WORKSPACE:
+        return Snapshot(name, None)
+    if git("rev-parse", "--git-dir") is None:
+        what = "the project is not in a git repository"
+        raise UserError("git", what, "`git init`, `git add .`, `git commit`", USAGE)
+    found = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+    if found is not None:
+        return Snapshot(name, found.strip())
+    known = experiment_commits()
+    if name in known:
+        return Snapshot(name, known[name])
+    near = difflib.get_close_matches(name, [*known, WORKSPACE], 1)
+    fix = f"did you mean {near[0]}?" if near else "see `git log` and `llm experiments`"
+    raise UserError("command line", f"{name!r} is no git revision and no experiment with results", fix, USAGE)
+
+
+def experiment_commits() -> dict[str, str]:
+    """The commits of all experiments with results, by name. Of equal names, one on HEAD counts, else the newest."""
+    head = (git("rev-parse", "HEAD") or "").strip()
+    form = "--format=%(objectname) %(refname)"
+    listed = git("for-each-ref", "--sort=committerdate", form, EXPERIMENTS) or ""
+    found: dict[str, tuple[bool, str]] = {}
+    for line in listed.splitlines():
+        commit, _, ref = line.partition(" ")
+        parts = ref.split("/")
+        if len(parts) != 5 or len(parts[2]) != 2:  # refs/exps/83/1628d7.../name
+            continue
+        on_head = parts[2] + parts[3] == head
+        if on_head >= found.get(parts[4], (False, ""))[0]:
+            found[parts[4]] = (on_head, commit)
+    return {name: commit for name, (_, commit) in found.items()}
+
+
+def git(*words: str) -> str | None:
+    """The output of a git command, or None if it failed or git is not installed."""
+    try:
+        done = subprocess.run(["git", "--no-optional-locks", *words], capture_output=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else None
+
+
+def changed_files(first: Snapshot, second: Snapshot, paths: Sequence[str]) -> list[tuple[str, str]]:
+    """Files below `paths` that differ, as (path, change): `+3 -1`, `binary` or `new`.
+
+    New files that git does not track count for the workspace.
+    """
+    if first.commit == second.commit:
+        return []
+    if first.commit is None:
+        commits, sign = [str(second.commit)], -1  # git compares a commit with the workspace in this order only
+    else:
+        commits, sign = [first.commit, *([second.commit] if second.commit else [])], 1
+    listed = git("diff", "--numstat", "--no-renames", "--relative", "-z", *commits, "--", *paths) or ""
+    found = []
+    for entry in filter(None, listed.split("\0")):
+        added, removed, path = entry.split("\t", 2)
+        if sign < 0:
+            added, removed = removed, added
+        found.append((path, "binary" if added == "-" else f"+{added} -{removed}"))
+    if None in (first.commit, second.commit):
+        new = git("ls-files", "--others", "--exclude-standard", "-z", "--", *paths) or ""
+        found += [(path, "new" if second.commit is None else "only in workspace") for path in new.split("\0") if path]
+    return sorted(found)

@@ -1,0 +1,283 @@
+"""Read a table of any common format: TSV, CSV, JSON, JSON Lines, Parquet. All problems of a file are reported at once.
+
+Cells stay as they are in the file: text for TSV and CSV, any JSON value for JSON, and what pandas gives for Parquet.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from llm.common.errors import DATA, UserError, collect_errors, raise_first
+from llm.common.files import parse_json, read_bytes
+from llm.data.decoding import has_lone_surrogate, read_decoded
+
+Format = Literal["guess", "tsv", "csv", "jsonl", "json", "parquet"]
+Reading = Literal["strict", "book"]
+DELIMITERS = (",", ";", "\t", "|")
+SUFFIXES: dict[str, Format] = {
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".csv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+PARQUET = b"PAR1"
+SECTION = "tokenize.spam"  # of params.yaml, in the messages
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: where it is in the file, and its cells. A cell that the file does not have is None."""
+
+    where: str
+    cells: list[Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a file. `names` is None if the format has no column names of its own (the first row may hold them).
+
+    `read_as` says how the file was read; `empty` is the number of rows without any text, which are left out.
+    """
+
+    names: list[str] | None
+    rows: list[Row]
+    read_as: dict[str, Any]
+    empty: int = field(default=0)
+
+
+def read_table(path: Path, form: Format, reading: Reading, delimiter: str | None, encoding: str | None) -> Table:
+    """Read a file. What is not declared (`guess`, None) is guessed from the name and the content.
+
+    `reading` is for TSV: `strict` takes each line as a row, `book` as pandas does by default, with quotes. Raises
+    UserError that lists the damaged rows.
+    """
+    if form == "parquet" or (form == "guess" and read_bytes(path).startswith(PARQUET)):
+        return _parquet(path)
+    text, encoding = read_decoded(path, encoding, f"{SECTION}.encoding")
+    guessed = form == "guess"
+    form = _guess_format(text, path) if guessed else form
+    if form == "tsv":
+        table = _tsv(text, path, reading, guessed)
+    elif form == "csv":
+        table = _csv(text, path, DELIMITERS if delimiter is None else (delimiter,))
+    elif form == "jsonl":
+        table = _json_lines(text, path)
+    else:
+        table = _entries(_unwrap(parse_json(text, path), path), [], path, "json")
+    return Table(table.names, table.rows, {"format": form, "encoding": encoding} | table.read_as, table.empty)
+
+
+def _guess_format(text: str, path: Path) -> Format:
+    """The format of the name's ending, unless the text is JSON; without an ending, what most lines look like."""
+    start = text.lstrip()[:1]
+    if start in "[{":
+        lines = [line for line in text.split("\n", 1000)[:1000] if line.strip()]
+        for form, content in (("jsonl", lines[0]), ("json", text)):
+            try:
+                value = parse_json(content, path)
+            except UserError:
+                continue
+            whole_table = form == "jsonl" and len(lines) == 1 and not _is_entry(value)
+            if isinstance(value, list | dict) and not whole_table:
+                return "json" if form == "json" else "jsonl"
+        if path.suffix.lower() == ".json":
+            return "json"
+    known = SUFFIXES.get(path.suffix.lower())
+    if known:
+        return known
+    lines = text.split("\n")
+    tabs = sum("\t" in line for line in lines)
+    commas = sum("," in line or ";" in line or "|" in line for line in lines)
+    return "csv" if not tabs or (tabs < len(lines) / 2 and commas > tabs) else "tsv"
+
+
+def _is_entry(value: Any) -> bool:
+    """Whether the value of a file's only line is one row rather than a whole table."""
+    return isinstance(value, dict) and not any(isinstance(cell, list | dict) for cell in value.values())
+
+
+def _tsv(text: str, path: Path, reading: Reading, guessed: bool) -> Table:
+    """Lines with tabs.
+
+    If the format is `guessed`, some lines have a wrong number of tabs, and quoted fields explain it: read as quoted.
+    """
+    numbered = list(enumerate(text.rstrip("\n").split("\n"), start=1))
+    lines = [(number, line) for number, line in numbered if line.strip(" ")]
+    empty = len(numbered) - len(lines)
+    counts = Counter(len(line.rstrip("\t").split("\t")) for _, line in lines if "\t" in line)
+    width = min((n for n in counts if counts[n] == max(counts.values())), default=2)
+    width = max(width, 2)
+    wanted = "one" if width == 2 else str(width - 1)
+    rows, problems = [], []
+    for number, line in lines:
+        cells = line.split("\t")
+        if reading == "strict" and not any(cells[width:]):
+            cells = cells[:width]
+        if len(cells) != width:
+            what = f"{len(cells) - 1} tabs instead of {wanted}: {line[:40]!r}"
+            problems.append(UserError(f"{path}:{number}", what, "write label, one tab, message", DATA))
+        rows.append(Row(f"{path}:{number}", list(cells)))
+    if problems and guessed and '"' in text:
+        try:
+            quoted = [record for record in _parse(text, "\t", False) if record[1]]
+        except csv.Error:
+            quoted = []
+        if quoted and len({len(cells) for _, cells in quoted}) == 1 and len(quoted[0][1]) > 1:
+            return Table(None, [Row(f"{path}:{n}", cells) for n, cells in quoted], {"quotes": True})
+    raise_first(problems, str(path))
+    if reading == "book":
+        return Table(None, list(_as_pandas_quotes(lines, path, width)), {"quotes": True}, empty)
+    return Table(None, rows, {"quotes": False}, empty)
+
+
+def _as_pandas_quotes(lines: Sequence[tuple[int, str]], path: Path, width: int) -> Iterator[Row]:
+    """Rows by the default quoting of `pandas.read_csv`, but all fields as strings, also NA and 12."""
+    text = io.StringIO("\n".join(line for _, line in lines))
+    try:
+        frame = pd.read_csv(text, sep="\t", header=None, names=range(width), dtype=str, na_filter=False)
+    except pd.errors.ParserError as error:
+        what = f"pandas cannot read it with quoting: {' '.join(str(error).split())}"
+        raise UserError(str(path), what, f"close the quote, or set {SECTION}.reading: strict", DATA) from None
+    joined = len(frame) < len(lines)
+    for row, cells in enumerate(frame.itertuples(index=False)):
+        yield Row(f"{path}: row {row + 1} as pandas reads it" if joined else f"{path}:{lines[row][0]}", list(cells))
+
+
+def _parse(text: str, delimiter: str, skip_spaces: bool) -> list[tuple[int, list[Any]]]:
+    """First line and cells of each record. Raises csv.Error that names the line."""
+    csv.field_size_limit(2**31 - 1)  # a message may be longer than csv's 131,072 characters
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=skip_spaces, strict=True)
+    records, line = [], 1
+    try:
+        for cells in reader:
+            records.append((line, list(cells)))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise csv.Error(f"line {line}: {error}") from None
+    return records
+
+
+def _csv(text: str, path: Path, delimiters: Sequence[str]) -> Table:
+    """Quoted records. The delimiter is the one that gives most records the same number of fields, two or more.
+
+    If several do, it is the one with the column of fewest different values, which is likely the label.
+    """
+    tries: list[tuple[float, int, int, str, list[tuple[int, list[Any]]]]] = []
+    errors = []
+    for skip_spaces in (False, True):  # `a, "b, c"` is quoted only if the space is skipped
+        for delimiter in delimiters:
+            try:
+                records = _parse(text, delimiter, skip_spaces)
+            except csv.Error as error:
+                errors.append((delimiter, error))
+                continue
+            found = [(line, cells) for line, cells in records if any(cell.strip() for cell in cells)]
+            if not found:  # separators alone
+                continue
+            (width, often), *_ = sorted(Counter(len(cells) for _, cells in found).items(), key=lambda item: -item[1])
+            share = often / len(found) if width > 1 else 0.0
+            tries.append((share, -_fewest_values(found), len(records) - len(found), delimiter, found))
+    share, _, empty, delimiter, records = max(tries, key=lambda one: one[:2], default=(0.0, 0, 0, ",", []))
+    if share == 0:
+        first = text.split("\n", 1)[0]
+        said = [str(error) for delimiter, error in errors if delimiter in first] or [str(error) for _, error in errors]
+        what = said[0] if said else f"one field a line, no {' or '.join(map(repr, delimiters))} between fields"
+        fix = f"declare {SECTION}.format and delimiter"
+        fix = f"double each quote inside a quoted field, or {fix}" if said else f"write label and text, or {fix}"
+        raise UserError(str(path), f"not CSV: {what}", fix, DATA)
+    width = Counter(len(cells) for _, cells in records).most_common(1)[0][0]
+    rows, problems = [], []
+    for line, cells in records:
+        if any(cell.strip() for cell in cells[width:]):
+            what = f"{len(cells)} fields instead of {width}: {delimiter.join(cells)[:40]!r}"
+            problems.append(UserError(f"{path}:{line}", what, f"quote the text that has {delimiter!r} in it", DATA))
+        rows.append(Row(f"{path}:{line}", (cells + [None] * width)[:width]))
+    raise_first(problems, str(path))
+    return Table(None, rows, {"delimiter": delimiter}, empty)
+
+
+def _fewest_values(records: Sequence[tuple[int, list[Any]]]) -> int:
+    """The number of different values in the column with the fewest, but more than one."""
+    columns = zip(*(cells for _, cells in records), strict=False)
+    return min((number for number in (len(set(column)) for column in columns) if number > 1), default=len(records))
+
+
+def _json_lines(text: str, path: Path) -> Table:
+    entries: list[Any] = []
+    lines: list[str] = []
+    problems: list[UserError] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            with collect_errors(problems):
+                entries.append(parse_json(line, path, number))
+                lines.append(f"{path}:{number}")
+    raise_first(problems, str(path))
+    return _entries(entries, lines, path, "jsonl")
+
+
+def _unwrap(value: Any, path: Path) -> list[Any]:
+    """The list of entries in a JSON value: itself, in a wrapper such as {"data": [...]}, or given by column."""
+    if isinstance(value, list):
+        return value
+    if isinstance(value, Mapping):
+        columns = {name: column for name, column in value.items() if isinstance(column, list | Mapping)}
+        names, rows = value.get("columns"), value.get("data")
+        if isinstance(names, list) and isinstance(rows, list) and all(isinstance(row, list) for row in rows):
+            return [dict(zip(map(str, names), row, strict=False)) for row in rows]  # pandas: orient="split"
+        tables = [c for c in columns.values() if isinstance(c, list) and c and isinstance(c[0], list | Mapping)]
+        if len(tables) == 1:
+            return list(tables[0])
+        cells = [list(column.values()) if isinstance(column, Mapping) else column for column in columns.values()]
+        if len(cells) > 1 and len(columns) == len(value) and len({len(column) for column in cells}) == 1:
+            return [dict(zip(columns, row, strict=True)) for row in zip(*cells, strict=True)]
+    what = "holds neither a list of entries nor an object with one such list"
+    raise UserError(str(path), what, 'write [{"text": ..., "label": ...}, ...]', DATA)
+
+
+def _entries(entries: Sequence[Any], wheres: Sequence[str], path: Path, form: Format) -> Table:
+    """Objects, whose keys are the columns, or lists of cells."""
+    wheres = wheres or [f"{path}: entry {number}" for number in range(1, len(entries) + 1)]
+    if entries and all(isinstance(entry, list) for entry in entries):
+        width = max(map(len, entries))
+        rows = [Row(w, (entry + [None] * width)[:width]) for w, entry in zip(wheres, entries, strict=True)]
+        return Table(None, rows, {})
+    problems = [
+        UserError(where, f"{str(entry)[:40]!r} is not an object", "write an object with a text and a label", DATA)
+        for where, entry in zip(wheres, entries, strict=True)
+        if not isinstance(entry, Mapping)
+    ]
+    raise_first(problems, str(path))
+    if not entries:
+        raise UserError(str(path), "the list of entries is empty", "add entries", DATA)
+    names = list(dict.fromkeys(name for entry in entries for name in entry))
+    if damaged := [name for name in names if has_lone_surrogate(name)]:
+        what = f"the key {damaged[0]!r} contains a lone surrogate"
+        raise UserError(str(path), what, "write the character itself", DATA)
+    cells = ([entry.get(name) for name in names] for entry in entries)
+    return Table(names, [Row(w, row) for w, row in zip(wheres, cells, strict=True)], {})
+
+
+def _parquet(path: Path) -> Table:
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError, TypeError) as error:
+        what = f"not Parquet: {' '.join(str(error).split())[:200]}"
+        raise UserError(str(path), what, "write the file again", DATA) from None
+    if frame.index.name is not None:
+        frame = frame.reset_index()
+    if frame.empty:
+        raise UserError(str(path), "the table is empty", "add rows", DATA)
+    cells = frame.astype(object).where(frame.notna(), None).to_numpy().tolist()
+    rows = [Row(f"{path}: row {number}", row) for number, row in enumerate(cells, start=1)]
+    return Table([str(name) for name in frame.columns], rows, {"format": "parquet"})

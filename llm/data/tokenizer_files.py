@@ -1,0 +1,301 @@
+"""The files of a byte-level BPE: GPT-2's `vocab.json` and `merges.txt`, and the `tokenizer.json` of Hugging Face.
+
+Both are read into a `Vocabulary`, whose ids are the ones that Hugging Face's encoder gives.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from tiktoken_ext.openai_public import r50k_pat_str
+
+from llm.common.errors import DATA, UserError, raise_all
+from llm.common.files import read_json, read_text
+
+END_OF_TEXT = "<|endoftext|>"
+BYTES = 256
+FIX = "use a model with a byte-level BPE tokenizer, such as GPT-2, Llama 3, Qwen 2, Qwen 3 or SmolLM2"
+# GPT-2's pattern for text whose digits are cut out first. White space before a digit then ends its part of the text.
+DIGITS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|DIGITS| ?[^\s\p{L}\p{N}]+|\s+(?=\p{N})|\s+(?!\S)|\s+"
+VISIBLE = re.compile(r'[^\s"\\\x00-\x1f\x7f]')
+NEVER = sys.maxsize  # the rank of a pair that is not merged
+# A token with one of these flags also takes characters beside it; none of the supported families has one.
+FLAGS = ("single_word", "lstrip", "rstrip")
+# The only supported values of these keys of `model`, all of which mean "not used".
+UNUSED = {
+    "dropout": (None, 0),
+    "byte_fallback": (None, False),
+    "continuing_subword_prefix": (None, ""),
+    "end_of_word_suffix": (None, ""),
+}
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A byte-level BPE. Every id belongs to one of `ranks`, `others` and `special`."""
+
+    ranks: dict[bytes, int]  # the tokens of text: bytes, and what merges make of them; lower ids are merged first
+    special: dict[str, int]  # added tokens by their text, such as <|endoftext|>
+    others: dict[bytes, int] = field(default_factory=dict)  # tokens that no text gives
+    pattern: str = r50k_pat_str  # cuts a text into pieces, which merges do not cross
+    nfc: bool = False  # texts are normalised to NFC first
+    bos: int | None = None  # put before every text by Hugging Face's encoder
+    exact: str | None = field(default=None, compare=False)  # tokenizer.json without added tokens
+
+
+def read(folder: Path) -> Vocabulary:
+    """Read `tokenizer.json` if there is one, else `vocab.json` and `merges.txt`.
+
+    Raises UserError if a file is damaged, or of a kind that tiktoken would encode differently.
+    """
+    if (path := folder / "tokenizer.json").is_file():
+        return parse(read_json(path), str(path))
+    vocab, _ = read_pair(folder)
+    return Vocabulary({_to_bytes(token): rank for token, rank in vocab.items()}, {END_OF_TEXT: len(vocab)})
+
+
+def read_pair(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Read `vocab.json`, without <|endoftext|>, and `merges.txt`. Raises UserError if they do not match."""
+    vocab_file, merges_file = folder / "vocab.json", folder / "merges.txt"
+    vocab = _ids(read_json(vocab_file), str(vocab_file))
+    end = vocab.pop(END_OF_TEXT, len(vocab))
+    by_id = sorted(vocab, key=vocab.__getitem__)
+    if set(by_id[:BYTES]) != set(LETTERS):
+        what = f"its first {BYTES} tokens are not the {BYTES} bytes of a byte-level BPE"
+        raise UserError(str(vocab_file), what, "use GPT-2's vocab.json", DATA)
+    lines = [line for line in read_text(merges_file).split("\n") if line and not line.startswith("#version")]
+    pairs = [tuple(line.split(" ")) for line in lines]
+    merges = [(pair[0], pair[1]) for pair in pairs if len(pair) == 2 and pair[0] in vocab and pair[1] in vocab]
+    follow = by_id[BYTES:] == ["".join(pair) for pair in merges]
+    complete = len(merges) == len(pairs) and end == len(vocab)
+    if not (follow and complete and sorted(vocab.values()) == list(range(len(vocab)))):
+        what = f"{len(vocab)} tokens do not match the {len(pairs)} merges in {merges_file.name}"
+        raise UserError(str(vocab_file), what, "use both files of the same tokenizer", DATA)
+    _check_merges(vocab, merges, str(merges_file), ignore_merges=False)
+    return vocab, merges
+
+
+def parse(published: Any, where: str) -> Vocabulary:
+    """Read the object of a `tokenizer.json`; raises UserError that lists every key that is not supported."""
+    if not isinstance(published, Mapping) or not isinstance(published.get("model"), Mapping):
+        raise UserError(where, "is not a tokenizer: it has no object `model`", FIX, DATA)
+    model, problems = published["model"], _Problems(where)
+    if model.get("type", "BPE") != "BPE":
+        problems.add("model.type", model["type"], "BPE")
+    for key, fine in UNUSED.items():
+        if model.get(key) not in fine:
+            problems.add(f"model.{key}", model[key], json.dumps(fine[-1]))
+    pattern = _pattern(published.get("pre_tokenizer"), problems)
+    nfc = _is_nfc(published.get("normalizer"), problems)
+    special = _added(published.get("added_tokens") or [], problems)
+    raise_all(problems.found)
+    vocab = _ids(model.get("vocab"), f"{where}: model.vocab")
+    text = {token: number for token, number in vocab.items() if token not in special}
+    merges = _merges(model.get("merges"), text, where)
+    _check_ids(vocab, special, where)
+    ignore_merges = bool(model.get("ignore_merges"))
+    _check_merges(text, merges, where, ignore_merges)
+    made = {first + second for first, second in merges}
+    used = {t: n for t, n in text.items() if ignore_merges or len(t) == 1 or t in made}
+    return Vocabulary(
+        ranks={_to_bytes(token): number for token, number in used.items()},
+        special=special,
+        others={_to_bytes(token): number for token, number in text.items() if token not in used},
+        pattern=pattern,
+        nfc=nfc,
+        bos=_bos(published.get("post_processor"), special),
+        exact=_without_added(published, text),
+    )
+
+
+class _Problems:
+    """Collects one problem for each key of a tokenizer.json that is not supported."""
+
+    def __init__(self, where: str) -> None:
+        self.where, self.found = where, list[UserError]()
+
+    def add(self, key: str, value: Any, supported: str) -> None:
+        shown = json.dumps(value, ensure_ascii=False)
+        shown = shown if len(shown) <= 60 else shown[:60] + "..."
+        self.found.append(UserError(self.where, f"{key} is {shown}, only {supported} is supported", FIX, DATA))
+
+
+def _pattern(published: Any, problems: _Problems) -> str:
+    """The pattern that cuts texts as the pre-tokenizer does."""
+    outer = published if isinstance(published, Mapping) else {}
+    steps = outer.get("pretokenizers") or [] if outer.get("type") == "Sequence" else [outer]
+    kinds = [step.get("type") if isinstance(step, Mapping) else None for step in steps]
+    last = steps[-1] if kinds and kinds[-1] == "ByteLevel" else {}
+    gpt2 = last.get("use_regex", True) is True
+    if last.get("add_prefix_space") is False:
+        if kinds == ["ByteLevel"] and gpt2:
+            return str(r50k_pat_str)
+        if kinds == ["Digits", "ByteLevel"] and gpt2:
+            return DIGITS.replace("DIGITS", r"\p{N}" if steps[0].get("individual_digits") is True else r"\p{N}+")
+        if kinds == ["Split", "ByteLevel"] and not gpt2 and (regex := _split(steps[0])):
+            return regex
+    supported = "ByteLevel, after Digits or one Split by a regular expression or nothing, without a prefix space,"
+    problems.add("pre_tokenizer", published, supported)
+    return ""
+
+
+def _split(step: Mapping[str, Any]) -> str | None:
+    """The pattern of a Split that keeps all text; None for any other Split."""
+    pattern = step.get("pattern")
+    regex = pattern.get("Regex") if isinstance(pattern, Mapping) else None
+    how = (step.get("behavior"), step.get("invert"))
+    if isinstance(regex, str) and regex and how == ("Isolated", False):
+        return f"{regex}|(?:(?!{regex})(?s:.))+"  # text between two matches is a piece too
+    return regex if isinstance(regex, str) and how == ("Removed", True) else None
+
+
+def _is_nfc(published: Any, problems: _Problems) -> bool:
+    steps = published
+    if isinstance(published, Mapping) and published.get("type") == "Sequence":
+        steps = published.get("normalizers")
+    elif published is not None:
+        steps = [published]
+    if all(isinstance(step, Mapping) and step.get("type") == "NFC" for step in steps or []):
+        return bool(steps)
+    problems.add("normalizer", published, "NFC")
+    return False
+
+
+def _added(published: Any, problems: _Problems) -> dict[str, int]:
+    """The ids of the added tokens by their text. Text of users never gives these ids."""
+    special: dict[str, int] = {}
+    for number, token in enumerate(published if isinstance(published, list) else [published]):
+        key = f"added_tokens[{number}]"
+        content, rank = (token.get("content"), token.get("id")) if isinstance(token, Mapping) else (None, None)
+        if not isinstance(content, str) or type(rank) is not int or rank < 0:
+            problems.add(key, token, "an object with id and content")
+        elif not VISIBLE.search(content) or any(token.get(flag) for flag in FLAGS):
+            problems.add(key, token, f"a visible token without {', '.join(FLAGS)}")
+        else:
+            special[content] = rank
+    return special
+
+
+def _bos(published: Any, special: Mapping[str, int]) -> int | None:
+    """The special token that a post-processor puts before a text; None if there is none."""
+    if isinstance(published, Mapping) and published.get("type") == "Sequence":
+        found = [_bos(step, special) for step in published.get("processors") or []]
+        return next((token for token in found if token is not None), None)
+    if not isinstance(published, Mapping) or published.get("type") != "TemplateProcessing":
+        return None
+    first = next(iter(published.get("single") or []), None)
+    named = first.get("SpecialToken") if isinstance(first, Mapping) else None
+    return special.get(str(named.get("id"))) if isinstance(named, Mapping) else None
+
+
+def _ids(vocab: Any, where: str) -> dict[str, int]:
+    if not isinstance(vocab, dict) or any(type(rank) is not int for rank in vocab.values()):
+        raise UserError(where, "is not an object of tokens and ids", "use the file of the published tokenizer", DATA)
+    return vocab
+
+
+def _merges(published: Any, vocab: Mapping[str, int], where: str) -> list[tuple[str, str]]:
+    """The merges, each written as "a b" or as a pair."""
+    merges: list[tuple[str, str]] = []
+    for number, merge in enumerate(published if isinstance(published, list) else [published]):
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        if not isinstance(pair, list) or len(pair) != 2 or any(type(part) is not str for part in pair):
+            what = f"model.merges[{number}] is {merge!r:.60}, not two tokens"
+            raise UserError(where, what, "use the file of the published tokenizer", DATA)
+        first, second = pair
+        if first not in vocab or second not in vocab or first + second not in vocab:
+            what = (
+                f"model.merges[{number}] joins {first!r:.60} and {second!r:.60}, but not all three are in model.vocab"
+            )
+            raise UserError(where, what, "use the file of the published tokenizer", DATA)
+        merges.append((first, second))
+    return merges
+
+
+def _check_ids(vocab: Mapping[str, int], special: Mapping[str, int], where: str) -> None:
+    """Raise UserError if two tokens have one id, one token has two, or a token is not made of bytes."""
+    owner: dict[int, str] = {}
+    for token, number in [*vocab.items(), *special.items()]:
+        other = owner.setdefault(number, token)
+        if other != token or vocab.get(token, number) != number or number < 0:
+            what = f"the ids of {other!r:.60} and {token!r:.60} contradict each other ({number})"
+            raise UserError(where, what, "use the file of the published tokenizer", DATA)
+        if token not in special and not LETTERS.keys() >= set(token):
+            raise UserError(where, f"the token {token!r:.60} is not written in letters of bytes", FIX, DATA)
+
+
+def _check_merges(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]], where: str, ignore_merges: bool) -> None:
+    """Raise UserError if encoding by ids (tiktoken) could differ from encoding by merges (Hugging Face).
+
+    tiktoken merges the pair whose token has the lowest id. Inside a text, the parts of a token are merged as they are
+    where the token stands alone, as long as no merge crosses its ends. So its last merge is always of the same two
+    parts. Both ways are equal if these pairs are merges, in the order of the ids of their tokens. A token that is not
+    the end of its own merges would only be found by tiktoken, which looks whole pieces up; so it must be allowed by
+    `ignore_merges`.
+    """
+    number_of = {pair: number for number, pair in enumerate(merges)}
+    made = {first + second: number for number, (first, second) in reversed(list(enumerate(merges)))}
+    ranks = {token: number for token, number in vocab.items() if ignore_merges or len(token) == 1 or token in made}
+    latest = -1
+    for token in sorted(ranks, key=ranks.__getitem__):
+        if len(token) == 1:
+            continue
+        parts = _last_parts(token, ranks)
+        if len(parts) > 2 and ignore_merges:
+            continue
+        number = number_of.get((parts[0], parts[1])) if len(parts) == 2 else None
+        if number is None or number < latest:
+            what = f"no merge joins {parts} to a token"
+            if number is not None:
+                what = f"merge {number} joins {parts}, whose id is above that of merge {latest}"
+            elif token in made:
+                first, second = merges[made[token]]
+                what = f"merge {made[token]} joins {first!r} and {second!r}, but the merges before it give {parts}"
+            raise UserError(where, what, "use the merges in the order of training", DATA)
+        latest = number
+
+
+def _last_parts(token: str, ranks: Mapping[str, int]) -> list[str]:
+    """The two parts that the last merge of the token joins, or more parts if merges do not get that far."""
+    parts = list(token)
+    scores = [ranks.get(first + second, NEVER) for first, second in pairwise(parts)]
+    while len(parts) > 2 and (best := min(scores)) < NEVER:
+        at = scores.index(best)
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        del scores[at]
+        if at > 0:
+            scores[at - 1] = ranks.get(parts[at - 1] + parts[at], NEVER)
+        if at < len(scores):
+            scores[at] = ranks.get(parts[at] + parts[at + 1], NEVER)
+    return parts
+
+
+def _without_added(published: Mapping[str, Any], text: Mapping[str, int]) -> str:
+    """The tokenizer.json of an encoder that knows no added tokens, and leaves out bytes without a token."""
+    model = {**published["model"], "vocab": dict(text), "unk_token": None}
+    steps = {key: published.get(key) for key in ("normalizer", "pre_tokenizer")}
+    return json.dumps({"version": "1.0", "added_tokens": [], "model": model, **steps})
+
+
+def _byte_letters() -> dict[str, int]:
+    """Return the byte of each letter in GPT-2's files: itself if printable, else a letter from U+0100 on."""
+    letters, unused = {}, BYTES
+    for byte in range(BYTES):
+        printable = chr(byte).isprintable() and chr(byte) != " "
+        letters[chr(byte) if printable else chr(unused)] = byte
+        unused += not printable
+    return letters
+
+
+LETTERS = _byte_letters()
+
+
+def _to_bytes(token: str) -> bytes:
+    return bytes(LETTERS[letter] for letter in token)

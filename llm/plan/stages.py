@@ -1,0 +1,158 @@
+"""Which stages `dvc repro` would run, in their order, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm.common import files, params
+from llm.common.errors import RUNNING, USAGE, UserError
+from llm.compare import changes, holders
+from llm.compare.history import Artifact, History, Run
+from llm.compare.restore import LISTS, list_of_code
+from llm.compare.terminal import value
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A stage that would run, or whose outputs DVC would take from its cache of runs."""
+
+    name: str
+    reasons: tuple[str, ...]
+    cached: bool
+    inputs: tuple[str, ...]  # paths
+    keys: tuple[str, ...]  # its parameters, such as `pretrain` or `tokenize.spam`
+
+
+def planned(repo: Repo, targets: Sequence[str]) -> tuple[list[Planned], int]:
+    """The stages that would run of all that `targets` need (none: of all), and the number of all these stages.
+
+    Raises UserError for an unknown target, and (code RUNNING) while DVC runs here.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.lock import LockError
+    from dvc.repo.reproduce import plan_repro
+
+    try:
+        wanted = [one for target in targets for one in repo.stage.collect(target)]
+        order = plan_repro(repo.index.graph, wanted or None)
+        with repo.lock:
+            status = {one.addressing: one.status().get(one.addressing, []) for one in order}
+    except LockError:
+        raise UserError(str(repo.root_dir), "DVC is running here", "wait until it has ended", RUNNING) from None
+    except DvcException as error:
+        raise UserError("dvc.yaml", " ".join(str(error).split()), "see `dvc status`", USAGE) from None
+    plan = _Plan(repo, History(Path(repo.cache.legacy.path, "runs")))
+    for stage in order:
+        if not stage.is_data_source:
+            plan.consider(stage, status[stage.addressing])
+    return plan.found, plan.number
+
+
+class _Plan:
+    """Goes through the stages in their order, and knows what those before will have made."""
+
+    def __init__(self, repo: Repo, history: History) -> None:
+        self._repo, self._history = repo, history
+        self._locked = history.workspace.stages
+        self._now = params.load()
+        self._made: dict[str, str | None] = {}  # outputs of stages that run: their md5, or None if not known before
+        self._by: dict[str, str] = {}
+        self._code_changed = True  # until `check` is known to have seen it
+        self.found: list[Planned] = []
+        self.number = 0
+
+    def consider(self, stage: Any, status: Sequence[Any]) -> None:
+        """Add the stage to `found` if it would run."""
+        name, self.number = stage.addressing, self.number + 1
+        entry = self._locked.get(name) or {}
+        before = {str(dep["path"]): str(dep.get("md5")) for dep in entry.get("deps") or []}
+        changed = {path for one in status if isinstance(one, dict) for path in one.get("changed deps", {})}
+        if name == changes.CHECK:
+            self._code_changed = not entry or any(map(_is_code, changed))
+        inputs = {dep.def_path: self._input(dep, before, changed) for dep in stage.deps if not _is_params(dep)}
+        reasons = list(_own_reasons(status)) if entry else ["it has not run yet"]
+        reasons += [_change(one) for one in changes.unrun(entry, self._now)]
+        for path, md5 in inputs.items() if entry else ():
+            if md5 is None:
+                reasons.append(f"after {self._by[self._maker(path)]}")
+            elif before.get(path) != md5:
+                reasons.append("code" if _is_code(path) else f"{path} changed")
+        if not reasons:
+            return
+        run = self._cached(stage, inputs)
+        keys = tuple(str(key) for dep in stage.deps if _is_params(dep) for key in dep.params)
+        outs = {one.path: one.md5 for one in run.artifacts("outs")} if run else {}
+        for out in stage.outs:
+            self._made[out.def_path], self._by[out.def_path] = outs.get(out.def_path), name
+        self.found.append(Planned(name, tuple(dict.fromkeys(reasons)), run is not None, tuple(inputs), keys))
+
+    def _input(self, dep: Any, before: Mapping[str, str], changed: Collection[str]) -> str | None:
+        """The md5 that an input will have; None if a stage before makes it and nobody knows what.
+
+        `before` are the md5s in dvc.lock; `changed` are the inputs that DVC found to have others.
+        """
+        path = str(dep.def_path)
+        if path.startswith(LISTS) and (self._code_changed or path not in before):
+            return list_of_code(path)
+        if path.startswith(LISTS):
+            return before[path]
+        if made := self._maker(path):
+            return self._made[made] if made == path else None
+        if path in before and path not in changed:
+            return before[path]
+        return files.dvc_md5(path) if Path(path).exists() else str(dep.hash_info.value)
+
+    def _maker(self, path: str) -> str:
+        """The output of a stage that runs which is, or holds, the path; empty if none does."""
+        above = (one.as_posix() for one in (Path(path), *Path(path).parents))
+        return next((one for one in above if one in self._made), "")
+
+    def _cached(self, stage: Any, inputs: Mapping[str, str | None]) -> Run | None:
+        """The run in the cache of runs with this command, these parameters and inputs, and all its outputs."""
+        if None in inputs.values():
+            return None
+        cache = self._repo.cache.local
+        wanted = dict(inputs)
+        word = next(iter(wanted.values()), None) or ""
+        for run in self._history.runs(word, self._history.cached):
+            if run.stage != stage.cmd or {one.path: one.md5 for one in run.artifacts("deps")} != wanted:
+                continue
+            if not list(changes.unrun(run.entry, self._now)) and _all_cached(cache, run.artifacts("outs")):
+                return run
+        return None
+
+
+def _own_reasons(status: Iterable[Any]) -> Iterable[str]:
+    """What DVC says of the outputs and the command; parameters and inputs are told from dvc.lock, with values."""
+    for one in status:
+        if isinstance(one, str):
+            yield one.replace("changed command", "the command")
+            continue
+        for path, how in one.get("changed outs", {}).items():
+            if how == "deleted" or not Path(path).exists():
+                yield f"{path} is missing"
+            else:
+                yield f"{path} is not in the cache" if how == "not in cache" else f"{path} is not as recorded"
+
+
+def _change(change: changes.Change) -> str:
+    return f"{change.where} {value(change.first)} → {value(change.second)}"
+
+
+def _is_params(dep: Any) -> bool:
+    return type(dep).__name__ == "ParamsDependency"
+
+
+def _is_code(path: str) -> bool:
+    return path.startswith(LISTS) or path in ("llm", "stages")
+
+
+def _all_cached(cache: Any, outs: Iterable[Artifact]) -> bool:
+    listed = [holders.objects(cache, one.md5) for one in outs]
+    return all(names is not None and set(cache.oids_exist(names)) == set(names) for names in listed)

@@ -1,0 +1,1 @@
+"""Appendix F: problems whose answers can be checked, and what a model does with them."""

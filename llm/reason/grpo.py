@@ -1,0 +1,131 @@
+"""Group relative policy optimisation: a group of answers to one problem, each compared with the mean of its group.
+
+Shao et al. 2024, "DeepSeekMath" (GRPO). Yu et al. 2025, "DAPO", average over tokens and clip on two sides. Liu et al.
+2025, "Understanding R1-Zero-Like Training" (Dr. GRPO), neither divide by the deviation nor by the length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from llm.common.params import Problem, at_least_zero
+from llm.data.batches import IGNORED, Batch
+from llm.train.ranks import ALONE, Alone
+from llm.train.task import Sums
+
+EPS = 1e-4  # added to the deviation of a group, as in TRL
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrpoConfig:
+    """The loss of a set of answers, and how often it is used."""
+
+    advantage: Literal["std", "mean"]  # reward minus the mean of the group; std: divided by its deviation
+    average: Literal["tokens", "answers", "constant"]  # over all tokens | of each answer | by max_new_tokens
+    updates: int  # from one set of answers
+    clip: tuple[float, float] | None  # how far a probability may fall and rise, as a fraction; null: any
+    kl: float  # weight of the KL divergence from the first model, for each token
+
+    def problems(self) -> Iterator[Problem]:
+        """Contradictions between these values."""
+        yield from at_least_zero(self, "kl")
+        if self.updates < 1:
+            yield "updates", f"{self.updates} is below 1", "give 1 or more"
+        if self.clip and not (0 < self.clip[0] < 1 and self.clip[1] > 0):
+            yield "clip", f"{list(self.clip)} are no fractions", "give two, such as [0.2, 0.2], or null"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers(Batch):
+    """Rows of a prompt and an answer (B, T). Only the tokens of the answer, with its end, are targets."""
+
+    advantages: Tensor  # (B,)
+    factors: Tensor  # (B,): the weight of a token of the answer
+    old: Tensor  # (B, T): log-probabilities of the targets when the answers were written
+    reference: Tensor | None  # (B, T): the same of the first model, if there is a KL term
+    total: int  # what the sum of the loss is divided by
+
+    @property
+    def count(self) -> int:
+        """`total`: rows without an advantage may be left out, but they count."""
+        return self.total
+
+
+def advantages(rewards: Tensor, kind: Literal["std", "mean"]) -> Tensor:
+    """Advantages of rewards (problems, group) within each group; all 0 where the rewards are equal."""
+    centred = rewards - rewards.mean(dim=1, keepdim=True)
+    return centred / (rewards.std(dim=1, keepdim=True) + EPS) if kind == "std" else centred
+
+
+def factors(lengths: Tensor, average: Literal["tokens", "answers", "constant"], longest: int) -> tuple[Tensor, int]:
+    """The weight of a token in each answer, and the divisor of the sum. `lengths` (B,) are tokens, at most `longest`.
+
+    `tokens`: each token counts the same. `answers`: each answer counts the same, so a token of a long one counts less.
+    `constant`: the sum of each answer is divided by `longest`.
+    """
+    ones = torch.ones(len(lengths))
+    if average == "tokens":
+        return ones, int(lengths.sum())
+    return (1 / lengths, len(lengths)) if average == "answers" else (ones, len(lengths) * longest)
+
+
+def log_probabilities(model: nn.Module, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of the targets, and the entropies there, (B, T) in nats; 0 where a target is ignored.
+
+    Both are of the distribution that was sampled from, which is that of the model at temperature 1.
+    """
+    counts = batch.targets != IGNORED
+    logs = torch.log_softmax(model(batch.inputs).float() / temperature, dim=-1)
+    chosen = logs.gather(-1, batch.targets.clamp(min=0)[..., None])[..., 0]
+    entropies = -(logs.exp() * logs).sum(dim=-1)
+    return torch.where(counts, chosen, 0.0), torch.where(counts, entropies, 0.0)
+
+
+@dataclass
+class GrpoLoss:
+    """The loss, summed over tokens. It adds up what it sees until `measures` is asked."""
+
+    config: GrpoConfig
+    temperature: float
+    _sums: dict[str, float] = field(default_factory=dict, init=False)
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Sums:
+        """The loss of answers: the clipped ratio of new to old probability times the advantage, and the KL term.
+
+        The KL term is `exp(d) - d - 1` with d = reference - new log-probability (Schulman 2020, k3). Its gradient is 0
+        at the reference.
+        """
+        assert isinstance(batch, Answers)
+        counts, advantage = batch.targets != IGNORED, batch.advantages[:, None]
+        new, _ = log_probabilities(model, batch, self.temperature)
+        ratio = (new - batch.old).exp()
+        gain = ratio * advantage
+        if self.config.clip:
+            low, high = self.config.clip
+            clipped = ratio.clamp(1 - low, 1 + high) * advantage
+            self._add("clipped", (clipped < gain) & counts)
+            gain = torch.minimum(gain, clipped)
+        loss = -gain
+        if batch.reference is not None:
+            d = batch.reference - new
+            divergence = d.exp() - d - 1
+            self._add("kl", divergence * counts)
+            loss = loss + self.config.kl * divergence
+        self._add("tokens", counts)
+        return {"loss": (loss * batch.factors[:, None] * counts).sum()}
+
+    def measures(self, ranks: Alone = ALONE) -> dict[str, float]:
+        """The means over the tokens of all ranks since the last call: `clipped` and, with a KL term, `kl`."""
+        names = ("clipped", *(("kl",) if self.config.kl else ()))
+        mine = torch.tensor([self._sums.get(name, 0.0) for name in ("tokens", *names)], dtype=torch.double)
+        tokens, *sums = ranks.total(mine).tolist()
+        self._sums.clear()
+        return {name: one / (tokens or 1.0) for name, one in zip(names, sums, strict=True)}
+
+    def _add(self, name: str, values: Tensor) -> None:
+        self._sums[name] = self._sums.get(name, 0.0) + values.detach().sum().item()

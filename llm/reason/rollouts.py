@@ -1,0 +1,215 @@
+"""Answers that the model being trained writes, with their rewards, as batches of a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from llm.common.params import Problem, at_least_zero, positive
+from llm.common.seeds import derive
+from llm.data.batches import IGNORED, Batch, order, some_steps_per_epoch
+from llm.generate.decoding import Continuation, DecodingConfig, continuations
+from llm.model.gpt import GPT
+from llm.reason import grpo, problems
+from llm.reason.grpo import Answers, GrpoConfig
+from llm.reason.responses import Asker, Response
+from llm.runtime.device import RuntimeConfig, autocast
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutConfig(GrpoConfig):
+    """How answers are sampled and rewarded."""
+
+    group: int  # answers to one problem
+    problems_at_once: int  # in a set of answers
+    temperature: float
+    max_new_tokens: int
+    format_reward: float  # for an answer in the right form, right or not; a right one has 1 more
+
+    def problems(self) -> Iterator[Problem]:
+        """Contradictions between these values."""
+        yield from super().problems()
+        yield from positive(self, "problems_at_once", "temperature", "max_new_tokens")
+        yield from at_least_zero(self, "format_reward")
+        if self.group < 2:
+            yield "group", f"{self.group}, but an answer is compared with others", "give 2 or more, better 8 or 16"
+
+    @property
+    def decoding(self) -> DecodingConfig:
+        """How answers are sampled: from the whole distribution, since the loss is about it."""
+        return DecodingConfig(self.max_new_tokens, self.temperature, top_k=None, top_p=None)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A set of answers, and what was measured of it: means over answers, tokens or groups."""
+
+    batch: Answers
+    measures: dict[str, float]
+
+
+class Rollouts:
+    """The answers of each step, a function of the weights, the seed and the step.
+
+    `config.updates` steps use the same answers. The ranks of `asker` each ask a part of the problems. The problems come
+    in a new order in every epoch. Answers of groups with equal rewards have no advantage, so they are left out where
+    there is no KL term either.
+
+    Raises UserError if there are fewer problems than one set needs.
+    """
+
+    def __init__(
+        self,
+        asker: Asker,
+        some: Sequence[problems.Problem],
+        config: RolloutConfig,
+        steps: int,
+        seed: int,
+        runtime: RuntimeConfig,
+        reference: GPT | None = None,
+        micro_batch_size: int | None = None,
+    ) -> None:
+        self.runtime = runtime
+        self.asker, self.problems, self.config, self.steps, self.seed = asker, some, config, steps, seed
+        self.reference, self.micro_batch_size = reference, micro_batch_size
+        some_steps_per_epoch(len(some), config.problems_at_once, "reason_rl.problems_at_once")
+        self._now: tuple[int, Rollout] | None = None  # the set of answers in use, and its number
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> Answers:
+        number = step // self.config.updates
+        if self._now is None or self._now[0] != number:
+            self._now = number, self.sample(number)
+        return self._now[1].batch
+
+    @property
+    def measures(self) -> dict[str, float]:
+        """What was measured of the answers of the last step."""
+        assert self._now is not None
+        return self._now[1].measures
+
+    def sample(self, number: int) -> Rollout:
+        """Set `number` of answers, by the model as it is."""
+        with self.asker.ranks.whole(self.asker.model):
+            return self._sample(number)
+
+    def _sample(self, number: int) -> Rollout:
+        config = self.config
+        asked = [self.problems[i] for i in self._asked(number)]
+        prompts = [self.asker.prompt(problem) for problem in asked]
+        seeds = [derive(self.seed, "rollout", number, row) for row in range(len(asked) * config.group)]
+        stops = self.asker.tokenizer.stops
+
+        def answer(rows: slice) -> list[tuple[Continuation, Response]]:
+            some = slice(rows.start // config.group, rows.stop // config.group)
+            with autocast(self.runtime):  # as in training, so that the ratio of the first update is 1
+                new = continuations(
+                    self.asker.model,
+                    prompts[some],
+                    config.decoding,
+                    stops,
+                    seeds[rows],
+                    copies=config.group,
+                    logprobs=False,
+                )
+            owners = [problem for problem in asked[some] for _ in range(config.group)]
+            return [(one, self.asker.read(problem, one, "free")) for problem, one in zip(owners, new, strict=True)]
+
+        answers = [one for part in self.asker.ranks.each(answer, self._parts(len(asked))) for one in part]
+        new, found = [one for one, _ in answers], [response for _, response in answers]
+        rewards = torch.tensor([self.reward(one) for one in found]).view(-1, config.group)
+        lengths = torch.tensor([float(one.tokens) for one in found])
+        weights, total = grpo.factors(lengths, config.average, config.max_new_tokens)
+        rows = token_rows([prompt for prompt in prompts for _ in range(config.group)], new)
+        rows = rows.to(next(self.asker.model.parameters()).device)
+        old, entropies = self._log_probabilities(self.asker.model, rows)
+        batch = Answers(
+            rows.inputs,
+            rows.targets,
+            advantages=grpo.advantages(rewards, config.advantage).flatten().to(old.device),
+            factors=weights.to(old.device),
+            old=old,
+            reference=None if self.reference is None else self._log_probabilities(self.reference, rows)[0],
+            total=total,
+        )
+        entropy = (entropies.sum() / lengths.sum()).item()
+        return Rollout(self._with_gradient(batch), measured(rewards, found, self.most, entropy))
+
+    @property
+    def most(self) -> float:
+        """The highest reward."""
+        return 1.0 + self.config.format_reward
+
+    def reward(self, response: Response) -> float:
+        """1 for a right answer, and `format_reward` for any that the verifier can read."""
+        return response.right + self.config.format_reward * (response.answer is not None)
+
+    def _asked(self, number: int) -> list[int]:
+        """The numbers of the problems of a set."""
+        at_once = self.config.problems_at_once
+        epoch, position = divmod(number, len(self.problems) // at_once)
+        return order(len(self.problems), self.seed, epoch)[position * at_once :][:at_once].tolist()
+
+    def _parts(self, n: int) -> list[slice]:
+        """The rows of the answers to `n` problems, cut into a part for each rank; a group stays together."""
+        ranks, group = self.asker.ranks.size, self.config.group
+        ends = [n * number // ranks * group for number in range(ranks + 1)]
+        return [slice(start, end) for start, end in pairwise(ends) if start < end]
+
+    @torch.no_grad()
+    def _log_probabilities(self, model: nn.Module, rows: Batch) -> tuple[Tensor, Tensor]:
+        was_training = model.training
+        model.eval()
+
+        def compute(some: slice) -> list[tuple[Tensor, Tensor]]:
+            micro_batches = rows.rows(some).split(self.micro_batch_size)
+            found = [grpo.log_probabilities(model, micro, self.config.temperature) for micro in micro_batches]
+            return [(logs.cpu(), entropies.cpu()) for logs, entropies in found]
+
+        with autocast(self.runtime):
+            parts = self.asker.ranks.each(compute, self._parts(len(rows.inputs) // self.config.group))
+        model.train(was_training)
+        logs, entropies = (torch.cat([one[i] for part in parts for one in part]) for i in range(2))
+        return logs.to(rows.inputs.device), entropies.to(rows.inputs.device)
+
+    def _with_gradient(self, batch: Answers) -> Answers:
+        """The rows that change the gradient; at least one, so that there is a batch."""
+        kept = batch.advantages != 0
+        if self.reference is not None or kept.all():
+            return batch
+        kept[0] |= not kept.any()
+        return batch.rows(kept)
+
+
+def token_rows(prompts: Sequence[Sequence[int]], answers: Sequence[Continuation]) -> Batch:
+    """Prompts with their answers as inputs and targets (B, T), padded on the right; prompts are no targets."""
+    pairs = [(list(prompt), answer.tokens) for prompt, answer in zip(prompts, answers, strict=True)]
+    width = max(len(prompt) + len(answer) for prompt, answer in pairs) - 1
+    inputs = torch.zeros(len(pairs), width, dtype=torch.long)
+    targets = torch.full((len(pairs), width), IGNORED)
+    for row, (prompt, answer) in enumerate(pairs):
+        ids, start = torch.tensor(prompt + answer), len(prompt) - 1
+        inputs[row, : len(ids) - 1] = ids[:-1]
+        targets[row, start : len(ids) - 1] = ids[start + 1 :]
+    return Batch(inputs, targets)
+
+
+def measured(rewards: Tensor, found: Sequence[Response], most: float, entropy: float) -> dict[str, float]:
+    """What a set of answers tells: mean reward, groups with equal rewards, tokens of an answer, share that ended."""
+    lowest, highest = rewards.amin(dim=1), rewards.amax(dim=1)
+    return {
+        "reward": rewards.mean().item(),
+        "right": sum(one.right for one in found) / len(found),
+        "dead": (lowest == highest).float().mean().item(),
+        "all_right": (lowest == most).float().mean().item(),
+        "all_wrong": (highest < 1).float().mean().item(),
+        "length": sum(one.tokens for one in found) / len(found),
+        "ended": sum(one.ended for one in found) / len(found),
+        "entropy": entropy,
+    }

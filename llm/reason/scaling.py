@@ -1,0 +1,83 @@
+"""Inference-time scaling: what several responses to one problem are good for (chapter F of the book).
+
+Each method chooses one answer of n responses. `verifier` is right if any of the n is: it cannot be used where the
+answer is not known, and says how much the others could gain at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llm.evaluate.stats import wilson
+from llm.reason.responses import Response
+from llm.reason.verifiers import Verifier
+
+COLUMNS = ("opening", "method", "samples", "tokens", "accuracy", "accuracy_ci95_low", "accuracy_ci95_high", "problems")
+Method = Callable[[Sequence[Response], Verifier], bool]  # whether the chosen answer is right
+
+
+def majority(responses: Sequence[Response], check: Verifier) -> bool:
+    """The answer that most responses give; of equally frequent ones, that which came first (self-consistency).
+
+    Responses without an answer do not vote. Answers that the verifier holds for equal are one answer.
+    """
+    groups: list[list[Response]] = []
+    texts: dict[str, list[Response]] = {}
+    for one in responses:
+        if one.answer is None:
+            continue
+        if one.answer not in texts:
+            same = next((group for group in groups if check(one.answer, group[0].answer or "")), None)
+            if same is None:
+                groups.append(same := [])
+            texts[one.answer] = same
+        texts[one.answer].append(one)
+    return max(groups, key=len)[0].right if groups else False
+
+
+def mean_logprob(responses: Sequence[Response], _check: Verifier) -> bool:
+    """The response whose tokens are the most likely on average."""
+    return max(responses, key=lambda one: one.mean_logprob).right
+
+
+def sum_logprob(responses: Sequence[Response], _check: Verifier) -> bool:
+    """The response that is the most likely as a whole. Short ones have an advantage."""
+    return max(responses, key=lambda one: one.logprob).right
+
+
+def any_right(responses: Sequence[Response], _check: Verifier) -> bool:
+    """Whether one response at least is right."""
+    return any(one.right for one in responses)
+
+
+METHODS: dict[str, Method] = {
+    "majority": majority,
+    "mean_logprob": mean_logprob,
+    "sum_logprob": sum_logprob,
+    "verifier (upper bound)": any_right,
+}
+
+
+def curve(opening: str, found: Sequence[Sequence[Response]], check: Verifier) -> list[dict[str, Any]]:
+    """A row for each method and number of samples: 1, 2, 4, ... up to as many responses as each problem has.
+
+    With fewer samples than responses, a problem counts with the mean over all blocks of that many. The interval is that
+    of the problems, so it is a little too wide there. `tokens` are those of all samples of a problem.
+    """
+    most, rows = len(found[0]), []
+    n = 1
+    while n <= most:
+        blocks = [[one[start : start + n] for start in range(0, most - n + 1, n)] for one in found]
+        tokens = sum(response.tokens for one in blocks for block in one for response in block)
+        for name, method in METHODS.items():
+            hits = sum(sum(method(block, check) for block in one) / len(one) for one in blocks)
+            rows.append(row(opening, name, n, tokens / len(blocks[0]) / len(found), hits, len(found)))
+        n *= 2
+    return rows
+
+
+def row(opening: str, method: str, samples: int, tokens: float, hits: float, problems: int) -> dict[str, Any]:
+    """A row of scaling.csv; `tokens` is the mean for a problem."""
+    low, high = wilson(hits, problems)
+    return dict(zip(COLUMNS, (opening, method, samples, tokens, hits / problems, low, high, problems), strict=True))

@@ -1,0 +1,1 @@
+"""Continuous batching, `llm serve` and the conversation of `llm chat`."""

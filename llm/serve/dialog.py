@@ -1,0 +1,54 @@
+"""A conversation in the prompt format of a model. All that depends on the format is in this file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from llm.common.errors import USAGE, UserError
+from llm.data.prompts import frame_of
+from llm.data.tokenizer import Tokenizer
+
+Role = Literal["system", "user", "assistant"]
+
+
+class Message(NamedTuple):
+    """What one side said. A system message stands before the conversation, in place of the format's own preamble."""
+
+    role: Role
+    text: str
+
+
+class Dialog:
+    """Encodes conversations for the model in `folder`. A text never becomes a special token."""
+
+    def __init__(self, folder: Path | str, tokenizer: Tokenizer) -> None:
+        self.frame, self.tokenizer = frame_of(folder, tokenizer), tokenizer
+        self.stops = tokenizer.stops  # tokens that end an answer
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of the conversation, with the header of the next answer."""
+        system = "\n".join(message.text for message in messages if message.role == "system")
+        chat = [{"role": "system", "content": system}] if system else []
+        chat += [{"role": role, "content": text} for role, text in messages if role != "system"]
+        return self.tokenizer.encode_segments(self.frame.prompt({"messages": chat}, header=True))[0]
+
+    def clean(self, generated: str) -> str:
+        """The answer in a generated text."""
+        return self.frame.extract_answer(generated)
+
+    def fit(self, messages: Sequence[Message], room: int) -> tuple[list[int], int]:
+        """Token ids of the newest turns that fit into `room` tokens, and the number of messages left out.
+
+        System messages stay. Raises UserError if the last turn alone does not fit.
+        """
+        system = [message for message in messages if message.role == "system"]
+        rest = [message for message in messages if message.role != "system"]
+        starts = [at for at, message in enumerate(rest) if message.role == "user" or at == 0]
+        for start in starts:
+            ids = self.encode([*system, *rest[start:]])
+            if len(ids) <= room:
+                return ids, start
+        what = f"{len(ids)} tokens with the prompt template, but the context has room for {room}"
+        raise UserError("instruction", what, "shorten it", USAGE)

@@ -1,0 +1,107 @@
+"""The models that a server holds, loaded from their folders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm.common.errors import USAGE, UserError, collect_errors, raise_all
+from llm.common.files import read_json
+from llm.data.tokenizer import Tokenizer
+from llm.model import packed_weights
+from llm.model.classifier import Classifier
+from llm.model.config import ModelConfig
+from llm.runtime.device import RuntimeConfig
+from llm.runtime.machine import check_memory
+from llm.serve.batch import ROWS
+from llm.serve.dialog import Dialog
+from llm.serve.engine import Engine
+from llm.weights import classifier_folder, model_folder
+
+
+@dataclass(frozen=True)
+class Language:
+    """A language model with its engine."""
+
+    name: str
+    config: ModelConfig
+    tokenizer: Tokenizer
+    dialog: Dialog
+    engine: Engine
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A classifier of texts."""
+
+    name: str
+    model: Classifier
+    labels: list[str]
+    tokenizer: Tokenizer
+
+    @property
+    def limit(self) -> int:
+        """The most tokens it reads."""
+        return self.model.pad_to or self.model.gpt_config.context_length
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids as in training: cut to the limit."""
+        return self.tokenizer.encode_prompt(text)[: self.limit] or [self.tokenizer.eot]
+
+
+@dataclass(frozen=True)
+class Models:
+    """All models of a server by name."""
+
+    languages: dict[str, Language]
+    judges: dict[str, Judge]
+
+    @property
+    def engines(self) -> list[Engine]:
+        """The engines of the language models."""
+        return [language.engine for language in self.languages.values()]
+
+
+def load(
+    folders: Sequence[str], runtime: RuntimeConfig, rows: int, observe: Callable[[str, int], None] | None = None
+) -> Models:
+    """Load language models and classifiers. `rows` requests of one model are decoded together.
+
+    A model is named after its folder. Raises UserError for all folders that cannot be loaded, and if two names agree.
+    """
+    models, problems = Models({}, {}), list[UserError]()
+    for folder in folders:
+        name = Path(folder).resolve().name
+        if name in models.languages or name in models.judges:
+            problems.append(UserError(folder, f"is a second model named {name}", "rename one of the folders", USAGE))
+            continue
+        with collect_errors(problems):
+            if model_folder.is_classifier(read_json(Path(folder) / "config.json")):
+                models.judges[name] = load_judge(folder, name, runtime)
+            else:
+                models.languages[name] = load_language(folder, name, runtime, rows, observe)
+    raise_all(problems)
+    return models
+
+
+def load_language(
+    folder: str, name: str, runtime: RuntimeConfig, rows: int, observe: Callable[[str, int], None] | None = None
+) -> Language:
+    """Load a language model. Raises UserError if the cache of `rows` sequences does not fit into memory."""
+    tokenizer = model_folder.load_tokenizer(folder)
+    model = model_folder.load_model(folder, tokenizer.vocab_size).to(runtime.device)
+    config = model.config
+    width = 4 if runtime.device == "cpu" or runtime.precision == "fp32" else 2
+    needed = 2 * width * rows * config.n_layer * config.context_length * config.kv_heads * config.head_dim
+    check_memory(folder, f"a cache for {rows} sequences", needed, runtime.device, "give fewer --rows")
+    model = packed_weights.pack_for_decoding(model, runtime, rows=ROWS)
+    dialog = Dialog(folder, tokenizer)
+    told = None if observe is None else (lambda size: observe(name, size))
+    return Language(name, config, tokenizer, dialog, Engine(model, dialog.stops, rows, told))
+
+
+def load_judge(folder: str, name: str, runtime: RuntimeConfig) -> Judge:
+    """Load a classifier."""
+    model, labels = classifier_folder.load_classifier(folder)
+    return Judge(name, model.to(runtime.device).eval(), labels, model_folder.load_tokenizer(folder))

@@ -1,0 +1,201 @@
+"""Bodies of requests and responses in OpenAI's form (platform.openai.com/docs/api-reference)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from llm.serve.engine import Scored
+
+MAX_BODY = 1 << 20  # bytes
+MAX_MESSAGES = 1000
+TOP = 20  # most alternatives of a token
+B = TypeVar("B", bound="Body")
+
+
+class ApiError(Exception):
+    """An error in OpenAI's form."""
+
+    def __init__(
+        self, status: int, message: str, param: str | None = None, code: str | None = None, type: str | None = None
+    ) -> None:
+        super().__init__(message)
+        kind = type or ("invalid_request_error" if status < 500 else "server_error")
+        self.status = status
+        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+class Body(BaseModel):
+    """A body whose unknown fields, wrong types and numbers out of range are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Decoding(Body):
+    """How tokens are chosen; the defaults of the protocol."""
+
+    model: Annotated[str, Field(max_length=1000)]
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=1)] | None = None  # not OpenAI's; as in other servers
+
+
+class StreamOptions(Body):
+    """Options of a stream."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None  # random padding against observers of the network: not done
+
+
+class Completing(Decoding):
+    """What chat and plain completions share. A value that asks for what is not offered is refused, not ignored."""
+
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    stop: (
+        Annotated[str, Field(max_length=200)]
+        | Annotated[list[Annotated[str, Field(max_length=200)]], Field(max_length=4)]
+        | None
+    ) = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    n: Literal[1] | None = None
+    frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
+    presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
+    user: Annotated[str, Field(max_length=1000)] | None = None  # ignored, as nothing is recorded
+
+    @property
+    def stops(self) -> list[str]:
+        """The stop strings."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    @property
+    def usage_wanted(self) -> bool:
+        """Whether a stream ends with the usage."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class TextPart(Body):
+    """A part of a message's content."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(Body):
+    """A message."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | Annotated[list[TextPart], Field(max_length=MAX_MESSAGES)]
+    name: str | None = None
+    refusal: None = None
+
+    @property
+    def text(self) -> str:
+        """The content as one string."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class ChatBody(Completing):
+    """The body of /v1/chat/completions."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=TOP)] | None = None
+    truncation: Literal["disabled", "auto"] | None = None  # auto: leave out the oldest turns; as in OpenAI's responses
+
+
+class CompletionBody(Completing):
+    """The body of /v1/completions."""
+
+    prompt: (
+        str
+        | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+        | Annotated[list[str], Field(min_length=1, max_length=1)]
+    )
+    logprobs: Annotated[int, Field(ge=0, le=TOP)] | None = None
+    echo: Literal[False] | None = None
+    suffix: None = None
+    best_of: Literal[1] | None = None
+
+
+class NextBody(Decoding):
+    """The body of /api/next."""
+
+    text: str
+    layer: Annotated[int, Field(ge=1)] = 1
+    head: Annotated[int, Field(ge=1)] = 1
+
+
+class ClassifyBody(Body):
+    """The body of /api/classify."""
+
+    model: Annotated[str, Field(max_length=1000)]
+    text: str
+
+
+def parse(body: type[B], raw: bytes) -> B:
+    """The body as an object. Raises ApiError that names the first wrong field."""
+    try:
+        return body.model_validate_json(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"] if str(part) in body.model_fields or type(part) is int)
+        code = "invalid_json" if first["type"] == "json_invalid" else first["type"]
+        what = f"{where}: {first['msg']}" if where else _unknown(first["loc"], first["msg"])
+        raise ApiError(400, what, where or None, code) from None
+
+
+def _unknown(loc: Sequence[int | str], message: str) -> str:
+    return f"{loc[0]!s:.100}: {message}" if loc else message
+
+
+def envelope(kind: str, id: str, model: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    """A response or a chunk of one."""
+    return {"id": id, "object": kind, "created": int(time.time()), "model": model, "choices": choices, **more}
+
+
+def usage(prompt: int, completion: int) -> dict[str, int]:
+    """The numbers of tokens."""
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def chat_logprobs(scored: Sequence[Scored], text_of: Any) -> dict[str, Any]:
+    """The field `logprobs` of a chat choice. `text_of` decodes one token."""
+
+    def one(token: int, logprob: float) -> dict[str, Any]:
+        text = text_of(token)
+        return {"token": text, "logprob": finite(logprob), "bytes": None if "\ufffd" in text else list(text.encode())}
+
+    content = [
+        one(each.token, each.logprob) | {"top_logprobs": [one(token, value) for token, value in each.top]}
+        for each in scored
+    ]
+    return {"content": content, "refusal": None}
+
+
+def text_logprobs(scored: Sequence[Scored], text_of: Any, offset: int) -> dict[str, Any]:
+    """The field `logprobs` of a plain choice; `offset` is the length of the text before these tokens."""
+    texts = [text_of(each.token) for each in scored]
+    offsets = [offset + sum(map(len, texts[:at])) for at in range(len(texts))]
+    return {
+        "tokens": texts,
+        "token_logprobs": [finite(each.logprob) for each in scored],
+        "top_logprobs": [
+            # the likeliest last, so that it stays if two tokens have the same text
+            {text_of(token): finite(value) for token, value in reversed(each.top)}
+            for each in scored
+        ],
+        "text_offset": offsets,
+    }
+
+
+def finite(value: float) -> float:
+    """JSON has no infinity: OpenAI writes -9999.0 for it."""
+    return value if math.isfinite(value) else -9999.0

@@ -1,0 +1,170 @@
+"""The project as it stands after a `dvc repro`: parameters, how each stage last ran (dvc.lock), and its figures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm.common import files, params, yaml_file
+
+CHECK = "check"  # it reads all parameters and all code, and has no figures
+HOW = ("seed", "runtime")  # parameters that say how a stage computes
+
+
+@dataclass(frozen=True)
+class State:
+    """What a folder holds. All of it is read at once: DVC deletes the copy of the project that an experiment ran in."""
+
+    folder: Path
+    parameters: dict[str, Any]
+    stages: dict[str, dict[str, Any]]  # of dvc.lock, in its order
+    lock_md5: str
+
+    @classmethod
+    def read(cls, folder: Path) -> State:
+        """Read the folder. Raises OSError or UserError where params.yaml or dvc.lock cannot be read."""
+        lock = folder / "dvc.lock"
+        found = yaml_file.read(lock, yaml_file.plain()) or {}
+        parameters = params.load(folder / params.PARAMS)
+        return cls(folder, parameters, dict(found.get("stages") or {}), files.dvc_md5(lock))
+
+    @staticmethod
+    def read_parameters(folder: Path) -> dict[str, str]:
+        """All parameters by dotted key. Raises OSError or UserError where params.yaml cannot be read."""
+        return _flat(params.load(folder / params.PARAMS))
+
+    def flat_parameters(self) -> dict[str, str]:
+        """All parameters by dotted key."""
+        return _flat(self.parameters)
+
+    def up_to_date(self) -> list[str]:
+        """The stages whose last run had these parameters, and the outputs of stages that are up to date as its inputs.
+
+        Sources outside of the pipeline are not looked at.
+        """
+        made = {out["path"]: stage for stage, entry in self.stages.items() for out in entry.get("outs") or []}
+        known: dict[str, bool] = {}
+
+        def holds(stage: str) -> bool:
+            if stage not in known:
+                known[stage] = False  # until its inputs have been looked at
+                entry = self.stages[stage]
+                used = self.used_parameters(stage)
+                known[stage] = stage == CHECK or (
+                    all(_lookup(self.parameters, key) == value for key, value in used.items())
+                    and all(self._same(dep, made.get(dep["path"]), holds) for dep in entry.get("deps") or [])
+                )
+            return known[stage]
+
+        return [stage for stage in self.stages if holds(stage) and stage != CHECK]
+
+    def models(self, stage: str) -> dict[str, str]:
+        """The md5 of each model that the stage makes, by path."""
+        return {path: md5 for path, md5 in self.outputs(stage).items() if path.startswith("models/")}
+
+    def measures(self) -> dict[str, list[str]]:
+        """By stage that makes a model, the stages whose figures tell of it: itself, and those that use no other model.
+
+        A stage also uses a model through what others made with it: the judge reads the answers.
+        """
+        behind = {stage: self._models_behind(stage) for stage in self.stages}
+        return {
+            maker: [stage for stage, found in behind.items() if found == {maker}]
+            for maker in self.stages
+            if self.models(maker)
+        }
+
+    def conditions(self, stage: str, maker: str) -> dict[str, str]:
+        """What the figures of a stage depend on besides the model of `maker`: data and settings, by their md5.
+
+        Figures of two models can be compared if these are equal. How a model was made, the seed, and how the stages
+        compute are left out.
+        """
+        users = self._users(stage, maker)
+        made = {path for user in users for path in self.outputs(user)}
+        found = {}
+        for user in users or {maker}:
+            for dep in self.stages[user].get("deps") or []:
+                if dep["path"].startswith("data/") and dep["path"] not in made:
+                    found[dep["path"]] = str(dep.get("md5"))
+        for user in users:
+            for section, values in self.used_parameters(user).items():
+                if section not in HOW:
+                    found[section] = hashlib.md5(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        return dict(sorted(found.items()))
+
+    def outputs(self, stage: str) -> dict[str, str]:
+        """The md5 of each output by path."""
+        return {out["path"]: str(out.get("md5")) for out in self.stages[stage].get("outs") or []}
+
+    def figures(self, stage: str) -> dict[str, float]:
+        """The numbers of the metrics reports that the stage wrote, as long as these are the files in dvc.lock."""
+        found: dict[str, float] = {}
+        for report in self.reports(stage, ".json"):
+            with suppress(OSError):
+                found |= numbers(files.read_json(report))
+        return found
+
+    def reports(self, stage: str, suffix: str = "") -> list[Path]:
+        """The reports with a suffix that the stage wrote, as long as these are the files in dvc.lock."""
+        found = []
+        for path, md5 in self.outputs(stage).items():
+            with suppress(OSError):
+                if path.startswith("reports/") and path.endswith(suffix) and files.dvc_md5(self.folder / path) == md5:
+                    found.append(self.folder / path)
+        return found
+
+    def before(self, stage: str) -> set[str]:
+        """The stages whose outputs this one reads."""
+        made = {path: maker for maker in self.stages if maker != CHECK for path in self.outputs(maker)}
+        return {made[dep["path"]] for dep in self.stages[stage].get("deps") or [] if dep["path"] in made}
+
+    def _models_behind(self, stage: str) -> set[str]:
+        """The stage itself if it makes a model; else those that made the models it uses, directly or not."""
+        if self.models(stage):
+            return {stage}
+        return set().union(*(self._models_behind(one) for one in self.before(stage)))
+
+    def _users(self, stage: str, maker: str) -> set[str]:
+        """The stages from the first use of the model to this stage; none if this stage makes it."""
+        if stage == maker:
+            return set()
+        before = [one for one in self.before(stage) if maker in self._models_behind(one)]
+        return {stage}.union(*(self._users(one, maker) for one in before))
+
+    def used_parameters(self, stage: str) -> dict[str, Any]:
+        """The parameters that the stage ran with, as dvc.lock has them."""
+        return (self.stages[stage].get("params") or {}).get(str(params.PARAMS)) or {}
+
+    def _same(self, dep: Mapping[str, Any], maker: str | None, holds: Any) -> bool:
+        if maker is None:
+            return True
+        return self.outputs(maker).get(dep["path"]) == str(dep.get("md5")) and bool(holds(maker))
+
+
+def numbers(report: Any) -> dict[str, float]:
+    """The numbers of a JSON report by dotted key; none in a list."""
+    if not isinstance(report, Mapping):
+        return {}
+    return {key: float(value) for key, value in params.flat(report).items() if _is_number(value)}
+
+
+def _flat(parameters: Mapping[str, Any]) -> dict[str, str]:
+    return {key: str(value) for key, value in params.flat(parameters).items()}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _lookup(values: Any, key: str) -> Any:
+    for part in key.split("."):
+        if not isinstance(values, Mapping) or part not in values:
+            return None
+        values = values[part]
+    return values

@@ -1,0 +1,76 @@
+"""Read the keys of a published `config.json`, and collect every problem."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from llm.common.errors import DATA, UserError, raise_all
+from llm.model.config import ModelConfig
+
+FIX = "use the config.json that belongs to the weights"
+SIZE = "a whole number above 0"
+
+
+class Keys:
+    """The keys of a `config.json`. Readers return the value even if it is wrong, and add to `problems`."""
+
+    def __init__(self, published: Mapping[str, Any], where: str) -> None:
+        self.published, self.where = published, where
+        self.problems: list[UserError] = []
+
+    def report(self, what: str, fix: str = FIX) -> None:
+        """Add a problem."""
+        self.problems.append(UserError(self.where, what, fix, DATA))
+
+    def only(self, supported: Mapping[str, tuple[Any, ...]]) -> None:
+        """Report each key whose value is not one of those supported; a missing key has the first of them."""
+        for key, values in supported.items():
+            if (value := self.published.get(key, values[0])) not in values:
+                allowed = " and ".join(map(repr, values))
+                what = f"{key} is {value!r}, only {allowed} {'is' if len(values) == 1 else 'are'} supported"
+                self.report(what, "use another checkpoint of the family")
+
+    def read(self, key: str, kind: str, valid: Callable[[Any], bool], default: Any = None) -> Any:
+        """The value of `key`; `kind` says in words what `valid` accepts."""
+        value = self.published.get(key, default)
+        if not valid(value):
+            self.report(f"{key} is {value!r}, not {kind}")
+        return value
+
+    def size(self, key: str, default: Any = None) -> Any:
+        """A whole number above 0."""
+        return self.read(key, SIZE, is_size, default)
+
+    def size_or_none(self, key: str, default: Any = None) -> Any:
+        """A whole number above 0; the default if the key is missing or null."""
+        return default if self.published.get(key) is None else self.size(key)
+
+    def flag(self, key: str, default: bool) -> Any:
+        """True or false."""
+        return self.read(key, "true or false", lambda value: type(value) is bool, default)
+
+    def number(self, key: str, default: Any) -> Any:
+        """A number."""
+        return self.read(key, "a number", lambda value: type(value) in (int, float), default)
+
+    def positive(self, key: str, default: Any) -> Any:
+        """A number above 0."""
+        return self.read(key, "a number above 0", lambda v: type(v) in (int, float) and v > 0, default)
+
+    def config(self, make: Callable[[], ModelConfig]) -> ModelConfig:
+        """The config, if no problem was found; raises UserError with all problems."""
+        raise_all(self.problems)
+        config = make()
+        raise_all([UserError(self.where, f"{name}: {what}", fix, DATA) for name, what, fix in config.problems()])
+        return config
+
+
+def is_size(value: Any) -> bool:
+    """Whether a value is a whole number above 0."""
+    return type(value) is int and value > 0
+
+
+def unless(default: Any, value: Any) -> Any:
+    """`value`, or None if it is the default: configs are then equal no matter whether a default is written out."""
+    return None if value == default else value

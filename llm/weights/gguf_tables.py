@@ -1,0 +1,172 @@
+"""What GGUF and Hugging Face's folders call the same things: settings, tensors, tokenizers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model family in both formats. Its name in GGUF is also its `model_type`."""
+
+    architectures: str  # in config.json
+    settings: Mapping[str, str]  # GGUF's key below `<architecture>.` -> key of config.json
+    tensors: Mapping[str, str]  # GGUF's name -> Hugging Face's
+    layer_tensors: Mapping[str, str]  # GGUF's name below `blk.N.` -> Hugging Face's below `layers`
+    layers: str  # Hugging Face's prefix of a layer, before its number
+    fixed: Mapping[str, Any]  # keys of config.json that GGUF takes for granted
+    transposed: bool = False  # Hugging Face stores the matrices of a layer as (in, out)
+    interleaved: bool = False  # GGUF stores rows of queries and keys in the order of interleaved rotary pairs
+    biases: tuple[str, ...] = ()  # layer tensors with a bias
+
+
+_LLAMA_SETTINGS = {
+    "block_count": "num_hidden_layers",
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "rope.freq_base": "rope_theta",
+}
+_LLAMA_TENSORS = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+}
+_LLAMA_LAYER = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_LLAMA = (_LLAMA_SETTINGS, _LLAMA_TENSORS, _LLAMA_LAYER, "model.layers.")
+_QK_NORM = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "gpt2": Architecture(
+        "GPT2LMHeadModel",
+        {
+            "block_count": "n_layer",
+            "context_length": "n_positions",
+            "embedding_length": "n_embd",
+            "feed_forward_length": "n_inner",
+            "attention.head_count": "n_head",
+            "attention.layer_norm_epsilon": "layer_norm_epsilon",
+        },
+        {
+            "token_embd": "transformer.wte",
+            "position_embd": "transformer.wpe",
+            "output_norm": "transformer.ln_f",
+            "output": "lm_head",
+        },
+        {
+            "attn_norm": "ln_1",
+            "attn_qkv": "attn.c_attn",
+            "attn_output": "attn.c_proj",
+            "ffn_norm": "ln_2",
+            "ffn_up": "mlp.c_fc",
+            "ffn_down": "mlp.c_proj",
+        },
+        "transformer.h.",
+        {"activation_function": "gelu_new"},
+        transposed=True,
+        biases=("attn_norm", "attn_qkv", "attn_output", "ffn_norm", "ffn_up", "ffn_down"),
+    ),
+    "llama": Architecture(
+        "LlamaForCausalLM",
+        *_LLAMA,
+        {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False},
+        interleaved=True,
+    ),
+    "smollm3": Architecture(
+        "SmolLM3ForCausalLM",
+        *_LLAMA,
+        {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "no_rope_layer_interval": 4},
+        interleaved=True,
+    ),
+    "qwen2": Architecture(
+        "Qwen2ForCausalLM",
+        *_LLAMA,
+        {"hidden_act": "silu", "use_sliding_window": False},
+        biases=("attn_q", "attn_k", "attn_v"),
+    ),
+    "qwen3": Architecture(
+        "Qwen3ForCausalLM",
+        _LLAMA_SETTINGS,
+        _LLAMA_TENSORS,
+        _LLAMA_LAYER | _QK_NORM,
+        "model.layers.",
+        {"hidden_act": "silu", "attention_bias": False, "use_sliding_window": False},
+    ),
+}
+
+# Keys below `<architecture>.` that follow from others, or that a model without the feature may hold.
+DERIVED = ("vocab_size", "rope.dimension_count", "attention.value_length")
+ABSENT: dict[str, tuple[Any, ...]] = {
+    "rope.scaling.type": ("none", "default"),
+    "expert_count": (0,),
+    "expert_used_count": (0,),
+    "attention.sliding_window": (0,),
+}
+
+_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
+
+
+def _split(pattern: str) -> list[dict[str, Any]]:
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    return [split, _BYTES | {"use_regex": False}]
+
+
+def _words(digits: str) -> str:
+    """The pattern of Llama 3 and Qwen: contractions, words, numbers of `digits`, signs, white space."""
+    return (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+        + digits
+        + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+
+
+@dataclass(frozen=True)
+class PreTokenizer:
+    """How a text is split before byte pairs are merged, as in `tokenizer.json`."""
+
+    steps: list[dict[str, Any]]
+    normalizer: dict[str, Any] | None = None
+    ignore_merges: bool = False  # a whole word that is a token is not built from merges
+
+
+# By the name in `tokenizer.ggml.pre`.
+PRE_TOKENIZERS: dict[str, PreTokenizer] = {
+    "gpt-2": PreTokenizer([_BYTES | {"use_regex": True}]),
+    "smollm": PreTokenizer([{"type": "Digits", "individual_digits": True}, _BYTES | {"use_regex": True}]),
+    "llama-bpe": PreTokenizer(_split(_words(r"\p{N}{1,3}")), ignore_merges=True),
+    "qwen2": PreTokenizer(_split(_words(r"\p{N}")), normalizer={"type": "NFC"}),
+}
+ALIASES = {"llama3": "llama-bpe", "llama-v3": "llama-bpe"}
+
+# The rotary scaling of Llama 3.1 and later. All published models share these, and differ in `factor`.
+LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+
+
+def rotary_factors(theta: float, width: int, scaling: Mapping[str, Any]) -> Tensor:
+    """What Llama 3's scaling divides each rotary frequency by; (D / 2,) for heads of `width` D."""
+    wavelength = 2 * math.pi * theta ** (torch.arange(0, width, 2) / width)
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    turns = scaling["original_max_position_embeddings"] / wavelength  # of the pair within the original context
+    smooth = ((turns - low) / (high - low)).clamp(0, 1)
+    factors: Tensor = 1 / ((1 - smooth) / scaling["factor"] + smooth)
+    return factors

@@ -1,0 +1,133 @@
+"""Prefer one answer over another: `finetune_dpo.init_from`, data/preferences -> models/dpo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from llm.common import files
+from llm.common.params import Problem, at_least_zero, fraction, positive
+from llm.data.batches import SequentialBatches, ShuffledBatches, steps_per_epoch
+from llm.data.prompts import frame_of, prompt_of
+from llm.evaluate import stats
+from llm.model import memory
+from llm.preference import answers
+from llm.preference.loss import MEASURES, Preference, set_reference
+from llm.preference.pairs import PREFERENCES
+from llm.preference.splits import read_splits
+from llm.runtime.device import RuntimeConfig, set_up_device
+from llm.train import resume
+from llm.train.callbacks import Progress
+from llm.train.loop import evaluate, evaluation_batches, fit
+from llm.train.optim import TrainConfig
+from llm.train.ranks import ranks_of
+from llm.train.task import Task
+from llm.weights import model_folder
+from stages.run import run_stage, stage
+
+COLUMNS = (
+    "step",
+    "tokens_seen",
+    *(f"{split}_{measure}" for measure in MEASURES for split in ("train", "val")),
+    "lr",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneDpoConfig(TrainConfig):
+    """What is optimised, and how its answers are measured."""
+
+    init_from: str  # a model folder; also the reference
+    beta: float  # how far the model may leave the reference: less with a larger value
+    average: Literal["mean", "sum"]  # of the log-probabilities of an answer's tokens
+    label_smoothing: float  # share of the pairs that may be labelled the wrong way round
+    anchor: float  # weight of the next-token loss of the chosen answer, which keeps its probability up
+    max_pairs: int | None  # of the training split, the first ones; null: all
+    answers: int  # test questions that are answered before and after the training
+    max_new_tokens: int  # of such an answer
+
+    def problems(self) -> Iterator[Problem]:
+        """Contradictions between these values."""
+        yield from super().problems()
+        yield from positive(self, "beta", "answers", "max_new_tokens", "max_pairs")
+        yield from at_least_zero(self, "anchor")
+        yield from fraction(self, "label_smoothing")
+        if self.label_smoothing >= 0.5:
+            yield "label_smoothing", f"{self.label_smoothing} is not below 0.5", "0.5 would prefer neither answer"
+
+
+@dataclass(frozen=True)
+class Params:
+    """The sections of params.yaml that this stage reads."""
+
+    seed: int
+    runtime: RuntimeConfig
+    finetune_dpo: FinetuneDpoConfig
+
+
+def main(params: Params) -> None:
+    """Train on pairs; publish the model with its curve, its held-out accuracies, and its answers before and after."""
+    with stage("finetune_dpo", params) as run:
+        config, init_from = params.finetune_dpo, Path(params.finetune_dpo.init_from)
+        device = set_up_device(params.runtime)
+        run.reads(PREFERENCES)
+        tokenizer = model_folder.load_tokenizer(init_from)
+        shape = model_folder.read_config(init_from)
+        frame = frame_of(init_from, tokenizer)
+        splits = read_splits(tokenizer, shape.context_length, frame, {"train": config.max_pairs})
+        data = {name: split.data for name, split in splits.items()}
+        steps = config.epochs * steps_per_epoch(len(data["train"]), config.batch_size)
+        pairs_at_once = config.micro_batch_size or config.batch_size
+        longest = max(part.longest for part in data.values())
+        targets = max(part.most_targets(pairs_at_once) for part in data.values())
+        size = (shape, params.runtime, 2 * pairs_at_once, longest, config.batch_size > pairs_at_once)
+        training = memory.Training(*size, keeps_best=config.keep == "best", targets=targets)
+        memory.check_training("finetune_dpo", training, run.work, steps, config.save_every)
+        model = model_folder.starting_point(init_from, "pretrained", 0.0, params.seed, tokenizer.vocab_size).to(device)
+        run.turn_to("compute")
+        asked = splits["test"].pairs[: config.answers]
+        ranks = ranks_of(params.runtime)
+        before = answers.answer(model, asked, tokenizer, frame, config.max_new_tokens, ranks)
+        run.say(f"{len(asked)} test questions answered; computing the log-probabilities of the reference")
+        sizes = config.batch_size, config.micro_batch_size
+        loss = Preference(config.beta, config.average, config.label_smoothing, config.anchor)
+        for part in data.values():
+            set_reference(model, part, loss, params.runtime, *sizes, ranks)
+        task = Task(
+            model,
+            loss,
+            ShuffledBatches(data["train"], config.batch_size, steps, params.seed, "finetune_dpo.batch_size"),
+            evaluation_batches(data["train"], data["validation"], config),
+            "finetune_dpo",
+        )
+        with resume.checkpoints(run.states, params, [init_from, PREFERENCES], config.save_every, run.say) as saved:
+            history = fit(task, config, params.runtime, params.seed, [Progress(run), saved], ranks)
+        run.say(history.ending(config))
+        held_out: dict[str, Any] = {}
+        for name in (name for name in data if name not in ("train", "validation")):
+            batches = SequentialBatches(data[name], config.batch_size)
+            means = evaluate(model, loss, batches, params.runtime, config.micro_batch_size, "finetune_dpo")
+            held_out |= of_split(name, means, len(data[name]))
+        after = answers.answer(model, asked, tokenizer, frame, config.max_new_tokens)
+        run.turn_to("save")
+        model_folder.save_model(model, init_from, run.out("models/dpo"), prompt_of(init_from, tokenizer))
+        files.write_csv(run.out("reports/finetune_dpo/curve.csv"), COLUMNS, history.table(COLUMNS))
+        files.write_json(run.out("reports/finetune_dpo/answers.json"), answers.table(asked, before, after))
+        run.write_metrics(
+            {**history.losses(config), **held_out, **answers.measures(before, after)},
+            headline=["test_accuracy", "unseen_accuracy", "chosen_style_after"],
+        )
+
+
+def of_split(name: str, means: Mapping[str, float], pairs: int) -> dict[str, Any]:
+    """The measures of a held-out split as metrics, with the interval of the accuracy."""
+    hits = round(means["accuracy"] * pairs * 2) / 2  # ties are half a hit
+    low, high = stats.wilson(hits, pairs)
+    interval = {f"{name}_accuracy_ci95_low": low, f"{name}_accuracy_ci95_high": high, f"{name}_accuracy_n": pairs}
+    return {f"{name}_{measure}": mean for measure, mean in means.items()} | interval
+
+
+if __name__ == "__main__":
+    run_stage(main, Params, runtime=lambda params: params.runtime)

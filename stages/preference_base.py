@@ -1,0 +1,124 @@
+"""Teach a model to say both answers of the pairs: data/preferences -> models/preference_base.
+
+It starts from `finetune_instruct.init_from`, with its prompt.
+
+Preference optimisation moves probability between answers that a model already gives. A model that never says the
+preferred answer is not changed by it, although its loss and accuracy become perfect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm.common import files
+from llm.common.params import Problem, fraction
+from llm.common.seeds import derive
+from llm.data.batches import ShuffledBatches, steps_per_epoch
+from llm.data.instruction_dataset import InstructionDataset
+from llm.data.prompts import PromptName, Template, make_frame, to_json
+from llm.model import memory
+from llm.preference.pairs import PREFERENCES, Pair, entries_of
+from llm.preference.splits import read_splits
+from llm.runtime.device import RuntimeConfig, set_up_device
+from llm.train import losses, resume
+from llm.train.callbacks import Progress
+from llm.train.history import COLUMNS
+from llm.train.loop import evaluation_batches, fit
+from llm.train.optim import TrainConfig
+from llm.train.task import Task
+from llm.weights import model_folder
+from stages.run import from_section, run_stage, stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceBaseConfig(TrainConfig):
+    """What is taught both answers."""
+
+    chosen_share: float  # of the rows; the others have the rejected answers. At most 0.5
+
+    def problems(self) -> Iterator[Problem]:
+        """Contradictions between these values."""
+        yield from super().problems()
+        yield from fraction(self, "chosen_share", zero=False)
+        if self.chosen_share > 0.5:
+            yield "chosen_share", f"{self.chosen_share} is above 0.5", "give 0.5 or less"
+
+
+ALSO = {"init_from": "finetune_instruct.init_from", "prompt": "finetune_instruct.prompt"}
+
+
+@dataclass(frozen=True)
+class Params:
+    """The sections and keys of params.yaml that this stage reads."""
+
+    seed: int
+    runtime: RuntimeConfig
+    preference_base: PreferenceBaseConfig
+    init_from: str
+    prompt: PromptName | Template
+
+
+def main(params: Params) -> None:
+    """Fine-tune on chosen and rejected answers alike; publish the model with its curve."""
+    settings = {
+        "seed": params.seed,
+        "runtime": params.runtime,
+        "preference_base": params.preference_base,
+        "finetune_instruct": {"init_from": params.init_from, "prompt": params.prompt},
+    }
+    with stage("preference_base", settings) as run:
+        config, init_from = params.preference_base, Path(params.init_from)
+        device = set_up_device(params.runtime)
+        run.reads(PREFERENCES)
+        tokenizer = model_folder.load_tokenizer(init_from)
+        shape = model_folder.read_config(init_from)
+        frame = make_frame(params.prompt, tokenizer)
+        splits = read_splits(tokenizer, shape.context_length, frame)
+        train, val = (
+            InstructionDataset(
+                both_answers(splits[split].pairs, config.chosen_share, params.seed),
+                tokenizer,
+                shape.context_length,
+                True,
+                frame,
+                split,
+            )
+            for split in ("train", "validation")
+        )
+        steps = config.epochs * steps_per_epoch(len(train), config.batch_size)
+        rows = config.micro_batch_size or config.batch_size
+        longest, targets = max(train.longest, val.longest), max(part.most_targets(rows) for part in (train, val))
+        size = (shape, params.runtime, rows, longest, config.batch_size > rows)
+        training = memory.Training(*size, keeps_best=config.keep == "best", targets=targets)
+        memory.check_training("preference_base", training, run.work, steps, config.save_every)
+        model = model_folder.starting_point(init_from, "pretrained", 0.0, params.seed, tokenizer.vocab_size).to(device)
+        run.turn_to("compute")
+        task = Task(
+            model,
+            losses.next_token_of(params.runtime.fused_loss),
+            ShuffledBatches(train, config.batch_size, steps, params.seed, "preference_base.batch_size"),
+            evaluation_batches(train, val, config),
+            "preference_base",
+        )
+        with resume.checkpoints(run.states, settings, [init_from, PREFERENCES], config.save_every, run.say) as saved:
+            history = fit(task, config, params.runtime, params.seed, [Progress(run), saved])
+        run.say(history.ending(config))
+        run.turn_to("save")
+        model_folder.save_model(model, init_from, run.out("models/preference_base"), to_json(params.prompt))
+        files.write_csv(run.out("reports/preference_base/loss.csv"), COLUMNS, history.table())
+        run.write_metrics({**history.losses(config), "tokens_seen": history.kept(config)["tokens_seen"]})
+
+
+def both_answers(pairs: Sequence[Pair], chosen_share: float, seed: int) -> list[dict[str, Any]]:
+    """Return all rejected answers as instructions, and as many of the chosen ones as make up the share."""
+    both = [entries_of(pair) for pair in pairs]
+    drawn = sorted(range(len(both)), key=lambda number: derive(seed, "both answers", number))
+    wanted = set(drawn[: round(len(both) * chosen_share / (1 - chosen_share))])
+    return [rejected for _, rejected in both] + [chosen for number, (chosen, _) in enumerate(both) if number in wanted]
+
+
+if __name__ == "__main__":
+    run_stage(main, Params, from_section("preference_base", ALSO), runtime=lambda params: params.runtime)

@@ -1,0 +1,51 @@
+"""The control of the training with rewards: as many more updates on the same solutions -> models/reason_control.
+
+Without it, nobody could say whether rewards or more training made a model better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm.common.params import Problem, positive
+from llm.runtime.device import RuntimeConfig, set_up_device
+from stages.reason_sft import Course, ReasonSftConfig, mixture, teach
+from stages.run import run_stage, stage
+
+BASE = Path("models/reason_base")
+
+
+@dataclass(frozen=True)
+class ReasonControlConfig:
+    """How the teaching goes on; all else is as in reason_sft."""
+
+    updates: int
+
+    def problems(self) -> Iterator[Problem]:
+        """Contradictions between these values."""
+        yield from positive(self, "updates")
+
+
+@dataclass(frozen=True)
+class Params:
+    """The sections of params.yaml that this stage reads."""
+
+    seed: int
+    runtime: RuntimeConfig
+    reason_sft: ReasonSftConfig
+    reason_control: ReasonControlConfig
+
+
+def main(params: Params) -> None:
+    """Go on from models/reason_base."""
+    with stage("reason_control", params) as run:
+        set_up_device(params.runtime)
+        config, share = params.reason_sft, params.reason_sft.share_with_steps
+        course = Course.of(BASE, None, config, mixture("train", share), share)
+        teach(run, course, params, params.reason_control.updates, "models/reason_control")
+
+
+if __name__ == "__main__":
+    run_stage(main, Params, runtime=lambda params: params.runtime)

@@ -1,0 +1,226 @@
+"""Reinforcement learning with verifiable rewards (GRPO): `reason_rl.init_from`, data/reasoning -> models/reason_rl.
+
+The model writes several answers to each problem. Those that are right become more likely, the others less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from llm.common import files
+from llm.common.errors import USAGE, UserError
+from llm.common.params import Problem, positive
+from llm.common.seeds import derive
+from llm.data.prompts import frame_of
+from llm.evaluate.stats import wilson
+from llm.generate.decoding import greedy
+from llm.model import memory
+from llm.model.gpt import GPT, count_parameters
+from llm.reason import problems
+from llm.reason.grpo import GrpoLoss
+from llm.reason.guards import Guards, probe
+from llm.reason.responses import Asker
+from llm.reason.rollouts import RolloutConfig, Rollouts
+from llm.runtime.device import RuntimeConfig, set_up_device
+from llm.train import resume
+from llm.train.callbacks import Measures, Progress, Samples
+from llm.train.loop import fit
+from llm.train.optim import TrainConfig
+from llm.train.ranks import ranks_of
+from llm.train.task import Task, Training
+from llm.weights import model_folder
+from stages.reason_problems import FOLDER
+from stages.run import run_stage, stage
+
+MEASURED = ("reward", "dead", "all_right", "all_wrong", "length", "ended", "entropy", "kl", "clipped", "norm")
+COLUMNS = ("step", *MEASURED, "val_accuracy", "val_sampled")
+SHOWN = 3  # validation problems whose answers are in the report
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReasonRlConfig(RolloutConfig):
+    """What is trained, for how long, and with which optimizer."""
+
+    init_from: str  # a model folder
+    ask: str  # the text around a question
+    steps: int  # sets of answers
+    eval_every: int  # sets of answers, as for the next two
+    save_every: int | None
+    patience: int | None
+    keep: Literal["last", "best"]
+    val_samples: int  # answers to each validation problem
+    max_dead: float
+    micro_batch_size: int | None
+    lr: float
+    warmup_steps: int  # updates
+    weight_decay: float
+    beta2: float
+    clip_norm: float | None
+
+    def problems(self) -> Iterator[Problem]:
+        """Contradictions between these values."""
+        yield from super().problems()
+        yield from positive(self, "steps", "val_samples")
+        yield from self.training.problems()
+        if not 0 <= self.max_dead <= 1:
+            yield "max_dead", f"{self.max_dead} is not from 0 to 1", "give a fraction, such as 0.7"
+        if "{question}" not in self.ask:
+            yield "ask", f"{self.ask!r:.60} has no {{question}}", "write {question} at the place of the question"
+
+    @property
+    def training(self) -> TrainConfig:
+        """The same for `fit`, which counts updates."""
+        each = max(1, self.updates)
+        return TrainConfig(
+            epochs=1,
+            batch_size=self.problems_at_once * self.group,
+            micro_batch_size=self.micro_batch_size,
+            eval_every=self.eval_every * each,
+            eval_batches=None,
+            save_every=self.save_every and self.save_every * each,
+            keep=self.keep,
+            patience=self.patience,
+            lr=self.lr,
+            schedule="constant",
+            warmup_steps=self.warmup_steps,
+            warmup_from=0.0,
+            decay_to=1.0,
+            weight_decay=self.weight_decay,
+            weight_decay_on="matrices",
+            beta2=self.beta2,
+            clip_norm=self.clip_norm,
+        )
+
+
+@dataclass(frozen=True)
+class Params:
+    """The sections of params.yaml that this stage reads."""
+
+    seed: int
+    runtime: RuntimeConfig
+    reason_rl: ReasonRlConfig
+
+
+@dataclass
+class Validation:
+    """Accuracy on the validation problems; the loss to minimize is the share of wrong sampled answers.
+
+    The ranks of `asker` share the problems.
+    """
+
+    asker: Asker
+    problems: Sequence[problems.Problem]
+    config: ReasonRlConfig
+    seed: int
+    shown: str = ""  # the first greedy answers of the last evaluation
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        """`accuracy` is greedy, `sampled` that of samples."""
+        assert isinstance(model, GPT)
+        asker, config, seed = replace(self.asker, model=model), self.config, derive(self.seed, "validation")
+        once = [one for (one,) in asker.responses(self.problems, greedy(config.max_new_tokens), seed)]
+        sampled = asker.responses(self.problems, config.decoding, seed, copies=config.val_samples)
+        share_right = sum(one.right for each in sampled for one in each) / (len(sampled) * config.val_samples)
+        pairs = zip(self.problems[:SHOWN], once[:SHOWN], strict=True)
+        self.shown = "\n".join(f"{problem.question}: {one.text}" for problem, one in pairs)
+        accuracy = sum(one.right for one in once) / len(once)
+        return {"loss": 1 - share_right, "accuracy": accuracy, "sampled": share_right}
+
+
+def main(params: Params) -> None:
+    """Train with rewards; publish the model with its curve."""
+    with stage("reason_rl", params) as run:
+        config, device = params.reason_rl, set_up_device(params.runtime)
+        run.reads(FOLDER)
+        folder, training = Path(config.init_from), config.training
+        shape, tokenizer = model_folder.read_config(folder), model_folder.load_tokenizer(folder)
+        updates, rows = config.steps * config.updates, config.micro_batch_size or training.batch_size
+        size = memory.Training(
+            shape,
+            params.runtime,
+            rows,
+            shape.context_length,
+            rows < training.batch_size,
+            keeps_best=config.keep == "best",
+        )
+        memory.check_training("reason_rl", size, run.work, updates, training.save_every)
+        start = (folder, "pretrained", 0.0, params.seed, tokenizer.vocab_size)
+        model = model_folder.starting_point(*start).to(device)
+        reference = model_folder.starting_point(*start).to(device).eval() if config.kl else None
+        ranks = ranks_of(params.runtime)
+        asker = Asker(model, tokenizer, frame_of(folder, tokenizer), problems.read_task(FOLDER), config.ask, ranks)
+        asked, val = problems.read(FOLDER, "rl"), problems.read(FOLDER, "validation")
+        check_context(asker, [*asked, *val], config.max_new_tokens, shape.context_length)
+        runtime, rows_at_once = params.runtime, config.micro_batch_size
+        rollouts = Rollouts(asker, asked, config, updates, params.seed, runtime, reference, rows_at_once)
+        run.say(
+            f"{count_parameters(model):,} parameters, {config.problems_at_once} problems x {config.group} answers a "
+            "step. The advantages of a group add up to 0, so the loss is near 0: the reward tells more"
+        )
+        if config.updates > 1 and config.clip is None:
+            run.say(
+                "clip is null with several updates from one set of answers: nothing keeps the model from collapsing"
+            )
+        run.turn_to("compute")
+        loss, validation = GrpoLoss(config, config.temperature), Validation(asker, val, config, params.seed)
+        chance = problems.frequent([problem.answer for problem in asked])
+
+        def measure(training: Training) -> dict[str, float]:
+            return {**rollouts.measures, **loss.measures(ranks), "norm": training.gradient_norm}
+
+        n_validation = len(val) * config.val_samples
+        callbacks = [
+            Measures(measure, lambda: probe(rollouts)),
+            Guards(config, config.max_dead, chance, n_validation, run.say, "reason_rl", rollouts),
+            Samples(lambda: validation.shown),
+            Progress(run),
+        ]
+        task = Task(model, loss, rollouts, {"val": validation}, "reason_rl")
+        with resume.checkpoints(
+            run.states, params, [folder, FOLDER], training.save_every, run.say, together=config.updates
+        ) as checkpoints:
+            history = fit(task, training, params.runtime, params.seed, [*callbacks, checkpoints], ranks)
+        run.say(history.ending(training))
+        run.turn_to("save")
+        model_folder.save_model(
+            model, folder, run.out("models/reason_rl"), files.read_json(folder / model_folder.CONFIG).get("prompt")
+        )
+        table = [[row.get(name, "") for name in COLUMNS] for row in history.rows]
+        files.write_csv(run.out("reports/reason_rl/curve.csv"), COLUMNS, table)
+        files.write_csv(run.out("reports/reason_rl/samples.csv"), ("step", "text"), history.samples)
+        first, kept = history.rows[0], history.kept(training)
+        run.write_metrics(
+            {
+                **_with_interval("val_sampled", kept, len(val)),  # answers to one problem do not widen the sample
+                **_with_interval("val_accuracy", kept, len(val)),
+                **{f"base_{name}": first[name] for name in ("val_sampled", "val_accuracy")},
+                "gain": kept["val_sampled"] - first["val_sampled"],
+                "kept_step": kept["step"],
+                "updates": history.step,
+                "dead_groups": sum(row["dead"] for row in history.rows[1:]) / max(1, len(history.rows) - 1),
+            },
+            headline=["val_sampled"],
+        )
+
+
+def _with_interval(name: str, row: dict[str, Any], n: int) -> dict[str, Any]:
+    low, high = wilson(row[name] * n, n)
+    return {name: row[name], f"{name}_ci95_low": low, f"{name}_ci95_high": high, f"{name}_n": n}
+
+
+def check_context(asker: Asker, some: Sequence[problems.Problem], new: int, context: int) -> None:
+    """Raise UserError if a prompt and its answer may be longer than the context of the model."""
+    longest = max(len(asker.prompt(problem)) for problem in some)
+    if longest + new > context:
+        what = f"{new} and a prompt of {longest} tokens exceed the model's context of {context}"
+        fix = f"set it to at most {context - longest}" if longest < context else "take shorter problems"
+        raise UserError("params.yaml: reason_rl.max_new_tokens", what, fix, USAGE)
+
+
+if __name__ == "__main__":
+    run_stage(main, Params, runtime=lambda params: params.runtime)

@@ -1,0 +1,179 @@
+"""Teach a model to answer problems: `reason_sft.init_from`, data/reasoning -> models/reason_base.
+
+Some solutions have written steps and the others do not, as in texts of the web. So the model knows both forms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llm.common import files
+from llm.common.errors import UserError, collect_errors, raise_all
+from llm.common.params import Problem
+from llm.common.seeds import derive
+from llm.data.batches import ShuffledBatches, steps_per_epoch
+from llm.data.instruction_dataset import InstructionDataset
+from llm.data.prompts import PromptName, Template, make_frame, to_json
+from llm.data.tokenizer import Tokenizer
+from llm.model import memory
+from llm.model.config import ModelConfig, ModelParams
+from llm.model.gpt import GPT, count_parameters
+from llm.reason import problems
+from llm.reason.lessons import lessons, solutions
+from llm.runtime.device import RuntimeConfig, set_up_device
+from llm.train import losses, resume
+from llm.train.callbacks import Progress
+from llm.train.history import COLUMNS
+from llm.train.loop import evaluation_batches, fit
+from llm.train.optim import TrainConfig
+from llm.train.task import Loss, Task
+from llm.weights import model_folder
+from stages.reason_problems import FOLDER
+from stages.run import Run, run_stage, stage
+
+WHERE = "reason_sft"  # the section that all models of these problems are taught by
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReasonSftConfig(TrainConfig):
+    """What is taught, and to which model."""
+
+    init_from: str  # a model folder; or a tokenizer's folder, for a new model of the section reason_model
+    prompt: PromptName | Template
+    share_with_steps: float  # of the solutions; the others are the answer alone
+
+    def problems(self) -> Iterator[Problem]:
+        """Contradictions between these values."""
+        yield from super().problems()
+        if not 0 <= self.share_with_steps <= 1:
+            yield "share_with_steps", f"{self.share_with_steps} is not from 0 to 1", "give a fraction, such as 0.5"
+
+
+@dataclass(frozen=True)
+class Params:
+    """The sections of params.yaml that this stage reads."""
+
+    seed: int
+    runtime: RuntimeConfig
+    reason_model: ModelParams
+    reason_sft: ReasonSftConfig
+
+
+@dataclass(frozen=True)
+class Course:
+    """A model to teach, with the solutions that it learns from."""
+
+    folder: Path  # of the tokenizer, and of the model if it is not new
+    new: bool  # the model starts from random weights
+    shape: ModelConfig
+    train: InstructionDataset
+    val: InstructionDataset
+
+    @classmethod
+    def of(
+        cls,
+        folder: Path,
+        new: ModelParams | None,
+        config: ReasonSftConfig,
+        entries: Sequence[dict[str, str]],
+        share_with_steps: float,
+    ) -> Course:
+        """Learn from `entries`; the solutions of the validation split are for the validation loss.
+
+        The model is that of the folder, or a `new` one with the folder's tokenizer. `share_with_steps` is of the
+        validation solutions.
+
+        Raises UserError for solutions that do not fit into the model's context.
+        """
+        tokenizer = Tokenizer.load(folder)
+        shape = new.config(tokenizer.vocab_size) if new else model_folder.read_config(folder)
+        frame = make_frame(config.prompt, tokenizer, f"params.yaml: {WHERE}.prompt")
+        val = mixture("validation", share_with_steps)
+        faults: list[UserError] = []
+        parts = []
+        for name, some in (("train", entries), ("validation", val)):
+            with collect_errors(faults):
+                parts.append(lessons(some, tokenizer, frame, shape.context_length, str(FOLDER / f"{name}.jsonl")))
+        raise_all(faults)
+        return cls(folder, new is not None, shape, *parts)
+
+    def model(self, seed: int) -> GPT:
+        """The model of the folder, or a new one."""
+        if not self.new:
+            return model_folder.load_model(self.folder, Tokenizer.load(self.folder).vocab_size)
+        torch.manual_seed(derive(seed, "init"))
+        return GPT(self.shape)
+
+
+def main(params: Params) -> None:
+    """Fine-tune on a mixture of solutions with and without steps; publish the model with its curve."""
+    with stage("reason_sft", params) as run:
+        config = params.reason_sft
+        set_up_device(params.runtime)
+        folder, share = Path(config.init_from), config.share_with_steps
+        new = None if (folder / model_folder.CONFIG).is_file() else params.reason_model
+        course = Course.of(folder, new, config, mixture("train", share), share)
+        steps = config.epochs * steps_per_epoch(len(course.train), config.batch_size)
+        teach(run, course, params, steps, "models/reason_base")
+
+
+def mixture(split: problems.Split, share_with_steps: float) -> list[dict[str, str]]:
+    """The solutions of a split, some of them with steps."""
+    return solutions(problems.read(FOLDER, split), problems.read_task(FOLDER).style, share_with_steps)
+
+
+def teach(
+    run: Run,
+    course: Course,
+    params: Any,
+    steps: int,
+    output: str,
+    loss: Loss | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """Train for `steps` updates, and publish the model as `output` with reports in reports/<stage>.
+
+    `params` has `seed`, `runtime` and `reason_sft`, and all else that the saved states depend on. Without a `loss`, it
+    is that of the next token. `more` are further metrics.
+    """
+    runtime: RuntimeConfig = params.runtime
+    config: ReasonSftConfig = params.reason_sft
+    run.reads(FOLDER)
+    rows = config.micro_batch_size or config.batch_size
+    longest = max(course.train.longest, course.val.longest)
+    size = (course.shape, runtime, rows, longest, config.batch_size > rows)
+    memory.check_training(
+        WHERE, memory.Training(*size, keeps_best=config.keep == "best"), run.work, steps, config.save_every
+    )
+    model = course.model(params.seed).to(runtime.device)
+    run.say(f"{count_parameters(model):,} parameters, {len(course.train):,} solutions, {steps:,} updates")
+    run.turn_to("compute")
+    task = Task(
+        model,
+        loss or losses.next_token_of(runtime.fused_loss),
+        ShuffledBatches(course.train, config.batch_size, steps, params.seed, f"{WHERE}.batch_size"),
+        evaluation_batches(course.train, course.val, config),
+        WHERE,
+    )
+    inputs = [course.folder, FOLDER]
+    with resume.checkpoints(run.states, params, inputs, config.save_every, run.say) as checkpoints:
+        history = fit(task, config, runtime, params.seed, [Progress(run), checkpoints])
+    run.say(history.ending(config))
+    run.turn_to("save")
+    model_folder.save_model(model, course.folder, run.out(output), to_json(config.prompt))
+    reports = f"reports/{run.name.replace('@', '/')}"
+    files.write_csv(run.out(f"{reports}/loss.csv"), COLUMNS, history.table())
+    run.write_metrics(
+        {**history.losses(config), "updates": history.step, "parameters": count_parameters(model), **(more or {})},
+        ["val_loss"],
+        f"{reports}/metrics.json",
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main, Params, runtime=lambda params: params.runtime)

@@ -1,0 +1,69 @@
+"""The verdicts on two runs: paired where the examples are the same, unpaired where they are not."""
+
+import pytest
+from scipy.stats import binomtest
+
+from llm.compare.headlines import FIGURES, compare
+from llm.compare.snapshot import resolve
+from tests.llm.compare.conftest import N, write_run
+
+
+def lines(**changes):
+    """The five figures of HEAD and of a workspace with another run."""
+    write_run(**{"wrong": (0, 1, 2), **changes})
+    return dict(
+        zip(("loss", "spam", "instruct", "exact", "judge"), compare(resolve("HEAD"), resolve("workspace")), strict=True)
+    )
+
+
+def test_five_figures_that_are_the_same(project):
+    found = lines()
+    assert len(found) == len(FIGURES) == 5
+    assert {line.verdict.text for line in found.values()} == {"the same"}
+
+
+def test_accuracy_is_tested_on_the_same_messages(project):
+    found = lines(wrong=range(1, 15))["spam"]
+    assert binomtest(1, 13).pvalue == pytest.approx(0.0034, abs=5e-5)  # 12 became wrong, 1 right
+    assert found.verdict.text == "worse, p = 0.003"
+    assert found.verdict.how.startswith("McNemar's exact test on the same 20 messages: 1 up, 12 down")
+    assert found.interval[1] < 0
+
+
+def test_a_small_difference_is_within_noise(project):
+    assert lines(wrong=(0, 1))["spam"].verdict.text == "within noise, p = 1.00"
+
+
+def test_other_messages_are_compared_unpaired(project):
+    found = lines(wrong=range(17), spam="bb")["spam"]
+    assert found.verdict.how == "unpaired: the runs have other messages"
+    assert found.interval[0] < found.difference < found.interval[1]
+
+
+def test_a_loss_has_no_test(project):
+    found = lines(val_loss=1.5)["loss"]
+    assert (found.difference, found.verdict.text) == (-0.5, "no test")
+
+
+def test_scores_are_tested_on_the_same_answers(project):
+    found = lines(scores=[100 if n < 10 else 50 + n for n in range(N)])["judge"]
+    assert found.verdict.text == "worse, p = 0.002"  # ten of ten differences are down: 2 / 2**10
+    assert "0 up, 10 down" in found.verdict.how
+
+
+def test_answers_without_a_score_in_one_run_are_left_out(project):
+    found = lines(scores=[None, *[90] * (N - 1)])["judge"]
+    assert f"the same {N - 1} answers" in found.verdict.how
+
+
+def test_exact_answers_are_tested_too(project):
+    found = lines(answer=lambda n: "no" if n < 6 else f"answer {n}")["exact"]
+    assert found.verdict.text == "worse, p = 0.031"  # 2 / 2**6
+    assert found.first.value == 1
+    assert found.second.value == (N - 6) / N
+
+
+def test_a_run_without_a_stage(project):
+    (project / "reports/pretrain/metrics.json").unlink()
+    found = compare(resolve("HEAD"), resolve("workspace"))[0]
+    assert (found.verdict.text, found.verdict.how) == ("not comparable", "only one run has it")

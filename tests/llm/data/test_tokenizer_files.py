@@ -1,0 +1,352 @@
+"""Tokenizers read from `tokenizer.json`, compared with Hugging Face's encoder; and files that are refused."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer as HuggingFace
+
+from llm.common.errors import DATA, UserError
+from llm.data import special_tokens, tokenizer, tokenizer_files
+from llm.data.tokenizer import END_OF_TEXT, Segment, Tokenizer
+from llm.data.tokenizer_files import LETTERS
+from tests import families
+from tests.hard_texts import SPECIAL, hard_texts
+
+TEXTS = hard_texts(10_000)
+
+
+@pytest.fixture(scope="module")
+def folders(vocabulary: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folder of a small tokenizer of each family."""
+    root = tmp_path_factory.mktemp("families")
+    made = {family: families.make(family, root / family) for family in families.FAMILIES}
+    return made | {"gpt2": vocabulary}
+
+
+ALL = pytest.mark.parametrize("family", [*families.FAMILIES, "gpt2"])
+
+
+def changed(folder: Path, copy: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
+    """A copy of a tokenizer with another tokenizer.json."""
+    shutil.copytree(folder, copy, dirs_exist_ok=True)
+    published = json.loads((folder / "tokenizer.json").read_text())
+    change(published)
+    (copy / "tokenizer.json").write_text(json.dumps(published))
+    return copy
+
+
+# Ids
+
+
+@ALL
+def test_hard_texts_have_the_ids_of_hugging_face(folders: dict[str, Path], family: str) -> None:
+    ours, theirs = Tokenizer.load(folders[family]), families.ordinary(folders[family])
+    for text in TEXTS:
+        assert ours.encode(text) == theirs.encode(text, add_special_tokens=False).ids, ascii(text)
+
+
+@ALL
+def test_texts_without_special_tokens_have_the_ids_of_the_whole_encoder(folders: dict[str, Path], family: str) -> None:
+    ours, theirs = Tokenizer.load(folders[family]), HuggingFace.from_file(str(folders[family] / "tokenizer.json"))
+    texts = [text for text in TEXTS if not any(token in text for token in ours.special)]
+    assert len(texts) > 5000
+    for text in texts[:3000]:
+        assert ours.encode(text) == theirs.encode(text, add_special_tokens=False).ids, ascii(text)
+
+
+@ALL
+def test_special_tokens_of_every_family_stay_text(folders: dict[str, Path], family: str) -> None:
+    ours = Tokenizer.load(folders[family])
+    text = "x".join([*SPECIAL, *ours.special, "".join(SPECIAL)])
+    ids = ours.encode(text)
+    assert not set(ids) & set(ours.special.values())
+    assert ours.decode(ids) == text
+
+
+@pytest.mark.parametrize(
+    ("family", "change"),
+    [
+        ("smollm2", lambda found: vars(found).update(_missing=b"")),  # ids beyond the vocabulary come out
+        ("qwen3", lambda found: vars(found).update(_normalize=lambda text: text)),
+    ],
+)
+def test_the_hard_texts_notice_a_step_left_out(folders: dict[str, Path], family: str, change: Any) -> None:
+    ours, theirs = Tokenizer.load(folders[family]), families.ordinary(folders[family])
+    change(ours)
+    assert sum(ours.encode(t) != theirs.encode(t, add_special_tokens=False).ids for t in TEXTS[:2000]) > 5
+
+
+def test_the_hard_texts_notice_the_pattern_before_digits(folders: dict[str, Path], monkeypatch: Any) -> None:
+    monkeypatch.setattr(tokenizer_files, "DIGITS", tokenizer_files.DIGITS.replace(r"|\s+(?=\p{N})", ""))
+    ours, theirs = Tokenizer.load(folders["smollm2"]), families.ordinary(folders["smollm2"])
+    assert any(ours.encode(text) != theirs.encode(text, add_special_tokens=False).ids for text in TEXTS)
+
+
+def test_bytes_without_a_token_are_left_out_before_merging(folders: dict[str, Path]) -> None:
+    ours, theirs = Tokenizer.load(folders["smollm2"]), families.ordinary(folders["smollm2"])
+    assert b"\x01" in ours._missing
+    pair = next(token.decode() for token in ours._vocabulary.ranks if len(token) == 2 and token.isascii())
+    for text in (f"{pair[0]}\x01{pair[1]}", "\x01", "a\x01\x02b \U000f0000", "\x01\x02"):
+        ids = ours.encode(text)
+        assert ids == theirs.encode(text, add_special_tokens=False).ids
+        assert max(ids, default=0) < ours.vocab_size
+    assert ours.encode_all(["\x01", "a", "\x01a"]) == [ours.encode(text) for text in ("\x01", "a", "\x01a")]
+
+
+def test_a_token_without_merges_is_found_as_a_whole_piece_only(folders: dict[str, Path]) -> None:
+    ours, theirs = Tokenizer.load(folders["llama3"]), families.ordinary(folders["llama3"])
+    whole = ours._vocabulary.ranks[b" xyzzy"]
+    assert ours.encode("a xyzzy") == [*ours.encode("a"), whole]
+    assert whole not in ours.encode("a xyzzyx")
+    assert ours.encode("a xyzzyx xyzzy!") == theirs.encode("a xyzzyx xyzzy!", add_special_tokens=False).ids
+
+
+@ALL
+def test_any_id_can_be_decoded(folders: dict[str, Path], family: str) -> None:
+    ours, theirs = Tokenizer.load(folders[family]), HuggingFace.from_file(str(folders[family] / "tokenizer.json"))
+    chance, top = random.Random(0), ours.vocab_size
+    assert ours.decode([top, -1, top + 300, 10**9]) == ""
+    for _ in range(300):
+        ids = [chance.randrange(top + 50) for _ in range(chance.randrange(12))]
+        assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=False)
+
+
+# Special tokens
+
+
+def test_special_tokens_come_from_the_folder(folders: dict[str, Path]) -> None:
+    smol, llama, qwen, gpt2 = (Tokenizer.load(folders[name]) for name in ("smollm2", "llama3", "qwen3", "gpt2"))
+    assert (smol.eot, smol.stops, smol.bos) == (2, {2}, None)
+    s = llama.special
+    assert (llama.eot, llama.stops) == (s["<|end_of_text|>"], {s["<|end_of_text|>"], s["<|eot_id|>"]})
+    assert llama.bos == s["<|begin_of_text|>"]
+    assert (qwen.eot, qwen.stops) == (
+        qwen.special["<|im_end|>"],
+        {qwen.special["<|im_end|>"], qwen.special[END_OF_TEXT]},
+    )
+    assert qwen.vocab_size == max(qwen.special.values()) + 1
+    assert (gpt2.eot, gpt2.stops, gpt2.bos, gpt2.vocab_size) == (299, {299}, None, 300)
+
+
+def test_the_end_of_a_turn_stops_an_answer_if_no_file_says_so(folders: dict[str, Path], tmp_path: Path) -> None:
+    copy = changed(folders["qwen3"], tmp_path / "base", lambda published: None)
+    (copy / "generation_config.json").unlink()
+    config = json.loads((copy / "tokenizer_config.json").read_text())
+    (copy / "tokenizer_config.json").write_text(json.dumps(config | {"eos_token": END_OF_TEXT}))
+    ours = Tokenizer.load(copy)
+    assert (ours.eot, ours.stops) == (
+        ours.special[END_OF_TEXT],
+        {ours.special[END_OF_TEXT], ours.special["<|im_end|>"]},
+    )
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, [END_OF_TEXT]),
+        ({"config.json": {"eos_token_id": 9}}, ["<end>"]),
+        ({"config.json": {"eos_token_id": 50256}}, [END_OF_TEXT]),  # not an id of this tokenizer
+        ({"config.json": {"eos_token_id": 9}, "generation_config.json": {"eos_token_id": [7, 9]}}, ["<turn>", "<end>"]),
+        ({"tokenizer_config.json": {"eos_token": {"content": "<turn>"}}}, ["<turn>"]),
+        ({"special_tokens_map.json": {"eos_token": "<turn>"}}, ["<turn>"]),
+    ],
+)
+def test_where_the_end_of_a_text_is_named(tmp_path: Path, files: dict[str, Any], expected: list[str]) -> None:
+    special = {"<turn>": 7, END_OF_TEXT: 8, "<end>": 9}
+    for name, value in files.items():
+        (tmp_path / name).write_text(json.dumps(value))
+    assert special_tokens.ends(tmp_path, special) == [special[text] for text in expected]
+
+
+def test_files_without_an_end_of_text_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"tokenizer_config\.json: no token ends a text"):
+        special_tokens.ends(tmp_path, {"<s>": 1})
+    (tmp_path / "config.json").write_text('{"eos_token_id": "2"}')
+    with pytest.raises(UserError, match=r"config\.json: eos_token_id is '2', not a token id"):
+        special_tokens.ends(tmp_path, {"<s>": 1})
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(UserError, match=r"config\.json: holds list, not an object"):
+        special_tokens.ends(tmp_path, {"<s>": 1})
+
+
+@ALL
+def test_segments_are_encoded_as_the_joined_text(folders: dict[str, Path], family: str) -> None:
+    """Tokens cross the border of two segments; special tokens are special in those of a template only."""
+    ours, theirs = Tokenizer.load(folders[family]), HuggingFace.from_file(str(folders[family] / "tokenizer.json"))
+    end = next(iter(ours.special))
+    chance = random.Random(0)
+    texts = [text for text in TEXTS if not any(token in text for token in ours.special)]
+    for _ in range(300):
+        parts = [chance.choice([end, *texts[:500]]) for _ in range(chance.randrange(1, 8))]
+        segments = [Segment(part, chance.random() < 0.5, part == end or chance.random() < 0.5) for part in parts]
+        ids, trained = ours.encode_segments(segments)
+        assert ids == theirs.encode("".join(parts), add_special_tokens=False).ids
+        assert len(trained) == len(ids)
+    user, _ = ours.encode_segments([Segment(f"a{end}b")])
+    assert user == ours.encode(f"a{end}b")
+    assert not set(user) & set(ours.special.values())
+
+
+def test_trained_tokens_are_those_with_characters_of_trained_segments(folders: dict[str, Path]) -> None:
+    ours = Tokenizer.load(folders["qwen3"])
+    end = "<|im_end|>"
+    segments = [Segment("the user\n", special=True), Segment("the assiste\u0301 answers", trained=True)]
+    ids, trained = ours.encode_segments([*segments, Segment(end, True, True), Segment("\n\nthe", special=True)])
+    assert ours.decode([token for token, flag in zip(ids, trained, strict=True) if flag]) == f"the assisté answers{end}"
+    assert ours.decode([token for token, flag in zip(ids, trained, strict=True) if not flag]) == "the user\n\n\nthe"
+    smol = Tokenizer.load(folders["smollm2"])  # leaves \x01 out
+    ids, trained = smol.encode_segments([Segment("the \x01"), Segment("user\x01", trained=True), Segment("\n")])
+    assert smol.decode([token for token, flag in zip(ids, trained, strict=True) if flag]).strip() == "user"
+
+
+# GPT-2's folders
+
+
+def old_format(published: dict[str, Any]) -> None:
+    """As GPT-2 was published: merges as text, no type."""
+    published["model"]["merges"] = [" ".join(pair) for pair in published["model"]["merges"]]
+    del published["model"]["type"]
+
+
+@pytest.mark.parametrize("change", [lambda published: None, old_format])
+def test_tokenizer_json_alone_is_the_same_tokenizer(vocabulary: Path, tmp_path: Path, change: Any) -> None:
+    pair, alone = tmp_path / "pair", tmp_path / "alone"
+    pair.mkdir()
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copyfile(vocabulary / name, pair / name)
+    changed(vocabulary, alone, change)
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+        (alone / name).unlink()
+    one, other = Tokenizer.load(pair), Tokenizer.load(alone)
+    assert one._vocabulary == other._vocabulary
+    assert (one.eot, one.vocab_size, one.stops) == (other.eot, other.vocab_size, other.stops) == (299, 300, {299})
+    tokenizer.adopt(alone, tmp_path / "adopted")
+    assert tokenizer.fingerprint(tmp_path / "adopted") == tokenizer.fingerprint(alone)
+    assert Tokenizer.load(tmp_path / "adopted").encode("fox") == one.encode("fox")
+
+
+def test_added_tokens_of_a_gpt2_folder_are_read(vocabulary: Path, tmp_path: Path) -> None:
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    pad = {"id": 300, "content": "[PAD]", "special": True, **flags}
+    ours = Tokenizer.load(changed(vocabulary, tmp_path, lambda published: published["added_tokens"].append(pad)))
+    assert (ours.special, ours.vocab_size, ours.eot) == ({END_OF_TEXT: 299, "[PAD]": 300}, 301, 299)
+    assert ours.decode([300]) == "[PAD]"
+    assert 300 not in ours.encode("[PAD]")
+
+
+# Merges
+
+
+def random_tokenizer(chance: random.Random) -> dict[str, Any]:
+    """A tokenizer.json with few merges of a, b, c and d; their order, ids and bytes are often odd."""
+    dropped = chance.choice("abcd") if chance.random() < 0.3 else ""
+    tokens, merges = [letter for letter in "abcd" if letter != dropped], list[list[str]]()
+    for _ in range(chance.randrange(2, 9)):
+        pair = chance.choices(tokens, k=2)
+        if len("".join(pair)) < 7 and pair not in merges and ("".join(pair) not in tokens or chance.random() < 0.3):
+            merges.append(pair)
+            tokens = list(dict.fromkeys([*tokens, "".join(pair)]))
+    words = [token for token in tokens if len(token) > 1]
+    words = list(dict.fromkeys([*words, "".join(chance.choices("abcd", k=3))])) if chance.random() < 0.3 else words
+    if chance.random() < 0.3:
+        chance.shuffle(words)
+    if chance.random() < 0.2:
+        chance.shuffle(merges)
+    letters = [letter for letter in LETTERS if letter != dropped]
+    vocab = {token: number for number, token in enumerate([*letters, *words])}
+    step = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    model = {"type": "BPE", "vocab": vocab, "merges": merges, "ignore_merges": chance.random() < 0.5}
+    return {"version": "1.0", "added_tokens": [], "pre_tokenizer": step, "model": model}
+
+
+def test_merges_are_accepted_only_if_both_encoders_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"equal": 0, "refused": 0}
+
+    def differ(published: dict[str, Any], texts: list[str]) -> bool:
+        ours = Tokenizer(tokenizer_files.parse(published, "tokenizer.json"), [0])
+        theirs = HuggingFace.from_str(json.dumps(published))
+        return any(ours.encode(text) != theirs.encode(text).ids for text in texts)
+
+    for seed in range(400):
+        chance = random.Random(seed)
+        published = random_tokenizer(chance)
+        words = [token for token in published["model"]["vocab"] if len(token) > 1]
+        texts = ["".join(chance.choices("abcd", k=chance.randrange(1, 12))) for _ in range(100)]
+        texts += [first + second for first in words for second in ["", *words]]
+        try:
+            assert not differ(published, texts), seed
+            found["equal"] += 1
+        except UserError:
+            with monkeypatch.context() as patch:
+                patch.setattr(tokenizer_files, "_check_merges", lambda *_: None)
+                found["refused"] += differ(published, texts)
+    assert found["equal"] > 150  # control
+    assert found["refused"] > 100  # rightly
+
+
+# Refused files
+
+
+def damage() -> Iterator[tuple[str, Callable[[dict[str, Any]], Any], str]]:
+    def put(*keys: Any, value: Any) -> Callable[[dict[str, Any]], Any]:
+        def change(published: Any) -> None:
+            for key in keys[:-1]:
+                published = published[key]
+            published[keys[-1]] = value
+
+        return change
+
+    space, metaspace = {"type": "ByteLevel", "add_prefix_space": True}, {"type": "Metaspace", "replacement": "▁"}
+    hidden = {"type": "Split", "pattern": {"String": " "}, "behavior": "Isolated", "invert": False}
+    bytes_only = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+    odd = {"type": "Split", "pattern": {"Regex": "(?<name"}, "behavior": "Isolated", "invert": False}
+    yield "no model", lambda published: published.pop("model"), "it has no object `model`"
+    yield "unigram", put("model", "type", value="Unigram"), 'model.type is "Unigram", only BPE is supported'
+    yield "SentencePiece", put("model", "byte_fallback", value=True), "model.byte_fallback is true"
+    yield "dropout", put("model", "dropout", value=0.1), "model.dropout is 0.1"
+    yield "suffix", put("model", "end_of_word_suffix", value="</w>"), 'model.end_of_word_suffix is "</w>"'
+    yield "prefix space", put("pre_tokenizer", value=space), "pre_tokenizer is .*only ByteLevel"
+    yield "metaspace", put("pre_tokenizer", value=metaspace), "pre_tokenizer is .*Metaspace"
+    yield "none", put("pre_tokenizer", value=None), "pre_tokenizer is null"
+    sequence = {"type": "Sequence", "pretokenizers": [hidden, bytes_only]}
+    yield "split by text", put("pre_tokenizer", value=sequence), "pre_tokenizer is"
+    sequence = {"type": "Sequence", "pretokenizers": [odd, bytes_only]}
+    yield "a damaged pattern", put("pre_tokenizer", value=sequence), "the pattern of pre_tokenizer cannot be used"
+    yield "lower case", put("normalizer", value={"type": "Lowercase"}), "normalizer is .*only NFC is supported"
+    yield "a stripping token", put("added_tokens", 0, "lstrip", value=True), r"added_tokens\[0\] is .*a visible token"
+    yield "a token of spaces", put("added_tokens", 0, "content", value="  "), r"added_tokens\[0\] is .*a visible token"
+    yield "a token without id", put("added_tokens", 0, "id", value=None), r"added_tokens\[0\] is .*an object with id"
+    yield "ids that are text", put("model", "vocab", "a", value="64"), "not an object of tokens and ids"
+    yield "one id twice", put("model", "vocab", "a", value=65), "the ids of .* contradict each other"
+    yield "a negative id", put("model", "vocab", "a", value=-1), "contradict each other"
+    yield "two ids", put("model", "vocab", END_OF_TEXT, value=500), "contradict each other"
+    yield "not bytes", put("model", "vocab", "▁the", value=500), "'▁the' is not written in letters of bytes"
+    yield "half a merge", put("model", "merges", 0, value=["a"]), r"merges\[0\] is \['a'\], not two tokens"
+    yield "an unknown token", put("model", "merges", 0, value=["a", "xx"]), r"merges\[0\] joins 'a' and 'xx'"
+    yield "no merges", put("model", "merges", value=None), r"merges\[0\] is None"
+    yield "order", lambda published: published["model"]["merges"].reverse(), "(merge|no merge)"
+
+
+@pytest.mark.parametrize(("change", "message"), [pytest.param(*row[1:], id=row[0]) for row in damage()])
+def test_unsupported_files_are_refused_in_one_line(vocabulary: Path, tmp_path: Path, change: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        Tokenizer.load(changed(vocabulary, tmp_path, change))
+    assert caught.value.code == DATA
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_all_unsupported_keys_are_listed_at_once(vocabulary: Path, tmp_path: Path) -> None:
+    def change(published: dict[str, Any]) -> None:
+        published["model"] |= {"byte_fallback": True, "dropout": 0.5}
+        published["normalizer"] = {"type": "NFKC"}
+
+    with pytest.raises(UserError) as caught:
+        Tokenizer.load(changed(vocabulary, tmp_path, change))
+    assert len(getattr(caught.value, "problems", [])) == 3

@@ -1,0 +1,155 @@
+"""Decoding together: the same bits as alone, and requests that join, leave, stop and end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm.generate.decoding import DecodingConfig, generate, greedy
+from llm.model.gpt import GPT
+from llm.serve.batch import Batch
+from llm.serve.engine import Engine, Piece, Request
+from llm.serve.text import TextStream
+from tests.llm.serve import world
+
+PROMPTS = [[(7 * at + at * at * n) % 299 for n in range(1, 2 + 5 * at % 37)] for at in range(40)]
+
+
+@pytest.fixture(scope="module")
+def model() -> GPT:
+    return world.model()
+
+
+def letters(ids: Sequence[int]) -> str:
+    """Each token as one character."""
+    return "".join(chr(0x4E00 + token) for token in ids)
+
+
+def request(prompt: Sequence[int], decoding: DecodingConfig, seed: int = 0, stops: Sequence[str] = ()) -> Request:
+    return Request(prompt, decoding, seed, TextStream(letters, stops))
+
+
+def run(engine: Engine, requests: Sequence[Request], each: int) -> dict[Request, list[Piece]]:
+    """Let `each` requests join after every step."""
+    todo, found = list(requests), {request: list[Piece]() for request in requests}
+    while todo or engine.busy:
+        engine.waiting.extend(todo[:each])
+        todo = todo[each:]
+        for which, piece in engine.step():
+            found[which].append(piece)
+    return found
+
+
+def test_logits_are_the_same_bits_alone_and_in_any_batch(model: GPT) -> None:
+    alone = {}
+    for at, prompt in enumerate(PROMPTS[:20]):
+        batch = Batch(model, 32)
+        alone[at] = [batch.add([prompt])[0], *(batch.step([token])[0] for token in range(40))]
+    batch, rows, seen = Batch(model, 16), list[int](), {at: list[torch.Tensor]() for at in range(20)}
+    todo = list(range(20))
+    while todo or rows:
+        while todo and len(rows) < 16:
+            width = batch.width(PROMPTS[todo[0]])
+            some = [at for at in todo if batch.width(PROMPTS[at]) == width][: min(3, 16 - len(rows))]
+            for at, logits in zip(some, batch.add([PROMPTS[at] for at in some]), strict=True):
+                seen[at].append(logits)
+                rows.append(at)
+                todo.remove(at)
+            if len(rows) % 2:
+                break
+        logits = batch.step([len(seen[at]) - 1 for at in rows])
+        for row, at in enumerate(rows):
+            seen[at].append(logits[row])
+        for row in reversed(range(len(rows))):
+            if len(seen[rows[row]]) == 41:
+                batch.remove(row)
+                rows[row] = rows[-1]
+                rows.pop()
+    for at, logits in seen.items():
+        assert torch.equal(torch.stack(logits), torch.stack(alone[at])), at
+
+
+@pytest.mark.parametrize("each", [1, 3, 40])
+def test_greedy_texts_are_those_of_generate(model: GPT, each: int) -> None:
+    stop = generate(model, PROMPTS[:1], greedy(10), stops=())[0][-1]
+    expected = generate(model, PROMPTS, greedy(30), {stop})
+    found = run(Engine(model, frozenset({stop}), 16), [request(prompt, greedy(30)) for prompt in PROMPTS], each)
+    assert [which.tokens for which in found] == expected
+    assert ["".join(piece.text for piece in pieces) for pieces in found.values()] == list(map(letters, expected))
+    assert {pieces[-1].finish for pieces in found.values()} == {"stop", "length"}
+
+
+def test_a_sampled_text_depends_on_its_seed_only(model: GPT) -> None:
+    sampling = DecodingConfig(20, 1.3, 50, 0.9)
+    alone = [run(Engine(model, frozenset(), 8), [request(PROMPTS[3], sampling, seed)], 1) for seed in (1, 2)]
+    texts = [next(iter(one)).tokens for one in alone]
+    others = [request(prompt, sampling, 9) for prompt in PROMPTS[:12]]
+    among = [request(PROMPTS[3], sampling, seed) for seed in (1, 2)]
+    run(Engine(model, frozenset(), 8), [*others[:6], *among, *others[6:]], 2)
+    assert [one.tokens for one in among] == texts
+    assert texts[0] != texts[1]
+    assert texts == generate(model, [PROMPTS[3]] * 2, sampling, (), [1, 2])
+
+
+def test_a_cancelled_and_a_late_request_free_their_rows(model: GPT) -> None:
+    engine = Engine(model, frozenset(), 2)
+    endless = [request([1], greedy(100)) for _ in range(4)]
+    engine.waiting.extend(endless)
+    engine.step()
+    assert (engine.running, list(engine.waiting)) == (endless[:2], endless[2:])
+    endless[0].cancelled = True
+    endless[1].deadline = time.monotonic() - 1
+    endless[2].cancelled = True
+    ended = {which: piece.finish for which, piece in engine.step() if piece.finish}
+    assert ended == {endless[0]: "cancelled", endless[1]: "timeout", endless[2]: "cancelled"}
+    assert engine.running == endless[3:]
+
+
+def test_logprobs_are_of_the_chosen_and_the_likeliest_tokens(model: GPT) -> None:
+    asked = Request(PROMPTS[4], greedy(3), 0, TextStream(letters), logprobs=2)
+    pieces = run(Engine(model, frozenset(), 8), [asked], 1)[asked]
+    scored = [each for piece in pieces for each in piece.scored]
+    ids = list(PROMPTS[4])
+    for each in scored:
+        expected = model(torch.tensor([ids]))[0, -1].log_softmax(dim=-1)
+        assert each.logprob == pytest.approx(expected[each.token].item(), abs=1e-5)
+        assert [token for token, _ in each.top] == expected.topk(2).indices.tolist()
+        ids.append(each.token)
+    assert [each.token for each in scored] == asked.tokens
+
+
+def decode(ids: Sequence[int]) -> str:
+    return bytes(ids).decode("utf-8", "replace")
+
+
+@given(st.binary(max_size=30), st.lists(st.text("ab€", min_size=1, max_size=3), max_size=3))
+def test_the_pieces_of_a_text_join_to_it_cut_at_the_first_stop(raw: bytes, stops: list[str]) -> None:
+    stream, text = TextStream(decode, stops), ""
+    for byte in raw:
+        text += stream.push(byte)
+        if stream.stopped:
+            break
+    text += stream.finish()
+    whole = decode(raw)
+    assert text == whole[: min([whole.index(stop) for stop in stops if stop in whole], default=len(whole))]
+
+
+@given(st.lists(st.sampled_from(["a", "b", " ", "\n", "##", "# ", "## R", "R", "€"]), max_size=12))
+def test_pieces_of_a_cleaned_text_join_to_the_clean_text(parts: list[str]) -> None:
+    def clean(text: str) -> str:
+        return text.replace("## R", "").strip()
+
+    stream = TextStream(decode, (), clean, "## R")
+    text = "".join([*map(stream.push, "".join(parts).encode()), stream.finish()])
+    assert text == clean("".join(parts))
+
+
+def test_text_is_sent_as_soon_as_it_is_certain() -> None:
+    stream = TextStream(decode, ["END"])
+    assert [stream.push(byte) for byte in "aE€EN".encode()] == ["a", "", "", "", "E€", "", ""]
+    assert (stream.push(ord("D")), stream.stopped, stream.finish()) == ("", True, "")

@@ -1,0 +1,60 @@
+"""Which stages are up to date, and what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from llm.tracking.state import State
+from tests.llm.tracking.conftest import change, lock, report
+
+
+def test_all_is_up_to_date_after_a_run(folder: Path) -> None:
+    state = State.read(folder)
+    assert state.up_to_date() == ["data@a", "train", "judge"]
+    assert state.figures("train") == {"loss": 1.5, "by.ham": 2.0}
+    assert state.figures("judge") == {}
+    assert State.read_parameters(folder)["train.lr"] == "0.5"
+
+
+def test_a_report_that_another_run_wrote_has_no_figures(folder: Path) -> None:
+    (folder / report("train")).write_text('{"loss": 0.5}')
+    assert State.read(folder).figures("train") == {}
+    (folder / report("train")).unlink()
+    assert State.read(folder).figures("train") == {}
+
+
+def test_a_changed_parameter_concerns_its_stage_and_those_after_it(folder: Path) -> None:
+    assert change(folder, judge={"prompt": "guarded"}).up_to_date() == ["data@a", "train"]
+    assert change(folder, train={"lr": 0.6, "epochs": 2}).up_to_date() == ["data@a"]
+    assert change(folder, seed=2).up_to_date() == []
+
+
+def test_an_input_that_was_made_anew_is_noticed(folder: Path) -> None:
+    stages = lock()["stages"]
+    stages["train"]["outs"][0]["md5"] = "other"
+    (folder / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}, sort_keys=False))
+    assert State.read(folder).up_to_date() == ["data@a", "train"]
+
+
+def test_what_is_measured_of_a_model(folder: Path) -> None:
+    state = State.read(folder)
+    assert state.measures() == {"train": ["train", "judge"]}
+    assert state.conditions("train", "train") == {"data/a": "a"}
+    (settings,) = state.conditions("judge", "train").items()
+    assert settings[0] == "judge.prompt"
+    stages = lock()["stages"]
+    stages["judge"]["params"]["params.yaml"] = {"judge.prompt": "guarded", "seed": 2}
+    (folder / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}, sort_keys=False))
+    other = State.read(folder).conditions("judge", "train")
+    assert other.keys() == {"judge.prompt"}, "the seed is no condition"
+    assert other["judge.prompt"] != settings[1]
+
+
+def test_a_stage_that_uses_two_models_measures_neither(folder: Path) -> None:
+    stages = lock()["stages"]
+    stages["judge"]["deps"].append({"path": "models/n", "md5": "n"})
+    stages["other"] = {"cmd": "x", "outs": [{"path": "models/n", "md5": "n"}]}
+    (folder / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}, sort_keys=False))
+    assert State.read(folder).measures() == {"train": ["train"], "other": ["other"]}

@@ -1,0 +1,317 @@
+"""GGUF files: to a Hugging Face folder and back, and llama.cpp itself as the reader."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as Trainable
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
+)
+
+from benchmarks.llama_cpp import LlamaCpp
+from llm.common.errors import UserError
+from llm.weights import gguf_export, gguf_import
+from llm.weights.gguf_tables import LLAMA3, PRE_TOKENIZERS, rotary_factors
+
+SIZES = {"hidden_size": 32, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+SHAPE = SIZES | {"num_key_value_heads": 2, "max_position_embeddings": 128}
+TEXT = [
+    f"The {word} of {number} is 'warm'. We're 12{number} there.\n" for number in range(40) for word in ("sun", "sea")
+]
+TEXTS = [
+    "The sun of 5 is warm.",
+    "We're 1234567 there\n\n  now",
+    "caf\u00e9 \u4f60\u597d <|end|>",
+    " \t\n x",
+    "don't DON'T",
+]
+
+
+def tokenizer_files(folder: Path, pre: str, size: int = 300) -> None:
+    """Train a tokenizer with a pre-tokenizer of the table, and two special tokens."""
+    known = PRE_TOKENIZERS[pre]
+    trained = Trainable(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trained.train_from_iterator(
+        TEXT, trainers.BpeTrainer(vocab_size=size - 2, initial_alphabet=alphabet, show_progress=False)
+    )
+    trained.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in ("<|end|>", "<|start|>")])
+    assert trained.get_vocab_size() == size
+    stored = json.loads(trained.to_str())
+    stored["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": known.steps}
+    stored["normalizer"] = known.normalizer
+    stored["decoder"] = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+    stored["model"]["ignore_merges"] = known.ignore_merges
+    (folder / "tokenizer.json").write_text(json.dumps(stored))
+    special = {"eos_token": "<|end|>", "bos_token": "<|start|>", "pad_token": "<|end|>"}
+    template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": template, **special})
+    )
+
+
+def gpt2() -> PreTrainedModel:
+    config = GPT2Config(vocab_size=300, n_positions=64, n_embd=32, n_layer=2, n_head=4)
+    return GPT2LMHeadModel(config)
+
+
+def llama(**rest: Any) -> Callable[[], PreTrainedModel]:
+    return lambda: LlamaForCausalLM(LlamaConfig(vocab_size=300, **(SHAPE | rest)))
+
+
+def smollm3() -> PreTrainedModel:
+    sizes = SHAPE | {"num_hidden_layers": 4}  # the fourth layer has no rotary positions
+    return SmolLM3ForCausalLM(SmolLM3Config(vocab_size=300, pad_token_id=298, **sizes))
+
+
+def qwen2() -> PreTrainedModel:
+    return Qwen2ForCausalLM(Qwen2Config(vocab_size=300, **SHAPE))
+
+
+def qwen3() -> PreTrainedModel:
+    return Qwen3ForCausalLM(Qwen3Config(vocab_size=300, head_dim=16, tie_word_embeddings=True, **SHAPE))
+
+
+SCALED = {"rope_type": "llama3", "factor": 8.0, "rope_theta": 500000.0, **LLAMA3}
+FAMILIES: dict[str, tuple[Callable[[], PreTrainedModel], str]] = {
+    "gpt2": (gpt2, "gpt-2"),
+    "smollm2": (llama(tie_word_embeddings=True), "smollm"),
+    "llama3": (llama(rope_parameters=SCALED, max_position_embeddings=16384), "llama-bpe"),
+    "smollm3": (smollm3, "llama-bpe"),
+    "qwen2": (qwen2, "qwen2"),
+    "qwen3": (qwen3, "qwen2"),
+}
+
+
+@pytest.fixture(params=FAMILIES)
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A random model of a family as transformers saves it."""
+    return make_folder(tmp_path / "model", request.param)
+
+
+def make_folder(folder: Path, family: str) -> Path:
+    build, pre = FAMILIES[family]
+    torch.manual_seed(5)
+    model = build().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # also norms and biases must differ from what they start with
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.generation_config.update(bos_token_id=299, eos_token_id=298, pad_token_id=298)
+    model.config.update({"bos_token_id": 299, "eos_token_id": 298})
+    model.save_pretrained(folder)
+    tokenizer_files(folder, pre)
+    return folder
+
+
+def round_trip(folder: Path, kind: gguf_export.Kind = "f32") -> Path:
+    file, back = folder.parent / "model.gguf", folder.parent / "back"
+    gguf_export.export(folder, file, kind)
+    gguf_import.unpack(file, back)
+    return back
+
+
+@torch.no_grad()
+def logits(folder: Path) -> torch.Tensor:
+    ids = torch.arange(280, 298).repeat(2)[None]
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()(ids).logits
+
+
+def test_a_folder_survives_gguf(folder: Path) -> None:
+    back = round_trip(folder)
+    before, after = (load_file(path / "model.safetensors") for path in (folder, back))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert torch.equal(logits(folder), logits(back))
+    first, second = (AutoTokenizer.from_pretrained(path) for path in (folder, back))
+    assert [first.encode(text) for text in TEXTS] == [second.encode(text) for text in TEXTS]
+    assert second.eos_token_id == 298
+    assert second.bos_token_id == 299
+    chat = [{"role": "user", "content": "Hello"}]
+    assert first.apply_chat_template(chat, tokenize=False) == second.apply_chat_template(chat, tokenize=False)
+
+
+def test_a_published_folder_is_exported_as_ours_is(tmp_path: Path) -> None:
+    """Names without the prefix, masks, shards, bf16, few keys in config.json, and a chat template in its own file."""
+    ours, published = make_folder(tmp_path / "ours", "gpt2"), tmp_path / "published"
+    tensors = {name: tensor.bfloat16() for name, tensor in load_file(ours / "model.safetensors").items()}
+    save_file(tensors, ours / "model.safetensors", metadata={"format": "pt"})
+    shutil.copytree(ours, published)
+    (published / "model.safetensors").unlink()
+    short = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    short["h.0.attn.bias"] = torch.ones(1, 1, 64, 64).tril()
+    names = sorted(short)
+    shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, part in shards.items():
+        save_file({name: short[name] for name in part}, published / file, metadata={"format": "pt"})
+    index = {"weight_map": {name: file for file, part in shards.items() for name in part}}
+    (published / "model.safetensors.index.json").write_text(json.dumps(index))
+    config = json.loads((ours / "config.json").read_text())
+    kept = ("architectures", "model_type", "vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
+    kept += ("bos_token_id", "eos_token_id")
+    (published / "config.json").write_text(json.dumps({key: config[key] for key in kept}))
+    settings = json.loads((ours / "tokenizer_config.json").read_text())
+    (published / "chat_template.jinja").write_text(settings.pop("chat_template"))
+    (published / "tokenizer_config.json").write_text(json.dumps(settings))
+    for folder in (ours, published):
+        gguf_export.export(folder, tmp_path / f"{folder.name}.gguf", "f32")
+    assert (tmp_path / "ours.gguf").read_bytes() == (tmp_path / "published.gguf").read_bytes()
+
+
+def test_llama_scaling_is_found_from_its_factors(tmp_path: Path) -> None:
+    back = round_trip(make_folder(tmp_path / "model", "llama3"))
+    scaling = json.loads((back / "config.json").read_text())["rope_scaling"]
+    assert scaling == {"rope_type": "llama3", "factor": 8.0, **LLAMA3}
+
+
+def test_other_rotary_factors_are_refused(tmp_path: Path) -> None:
+    odd = rotary_factors(500000.0, 8, {**LLAMA3, "factor": 8.0, "high_freq_factor": 2.0})
+    folder = make_folder(tmp_path / "model", "smollm2")
+    write_variant(folder, tmp_path / "odd.gguf", tensors={"rope_freqs.weight": odd.numpy()})
+    with pytest.raises(UserError, match=r"rope_freqs\.weight is not the rotary scaling of Llama 3"):
+        gguf_import.unpack(tmp_path / "odd.gguf", tmp_path / "back")
+
+
+@pytest.mark.parametrize(("kind", "bound"), [("f16", 2e-3), ("q8_0", 2e-2)])
+def test_smaller_types_are_near(folder: Path, kind: gguf_export.Kind, bound: float) -> None:
+    before = load_file(folder / "model.safetensors")
+    after = load_file(round_trip(folder, kind) / "model.safetensors")
+    for name, tensor in before.items():
+        assert (after[name] - tensor).abs().max() <= bound * tensor.abs().max(), name
+        assert tensor.ndim > 1 or torch.equal(after[name], tensor)  # vectors stay fp32
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
+def test_stored_types_are_read(tmp_path: Path, kind: str) -> None:
+    folder = make_folder(tmp_path / "model", "smollm2")
+    counts = write_variant(folder, tmp_path / "variant.gguf", kind=gguf.GGMLQuantizationType[kind])
+    assert gguf_import.unpack(tmp_path / "variant.gguf", tmp_path / "back") == counts
+    before, after = (load_file(path / "model.safetensors") for path in (folder, tmp_path / "back"))
+    bits = {"F32": 24, "F16": 10, "BF16": 7, "Q8_0": 7, "Q5_0": 4, "Q5_1": 4, "Q4_0": 3, "Q4_1": 3}[kind]
+    for name, tensor in before.items():
+        assert (after[name] - tensor).abs().max() <= tensor.abs().max() * 2.0**-bits, name
+
+
+def write_variant(
+    folder: Path,
+    path: Path,
+    kind: gguf.GGMLQuantizationType | None = None,
+    settings: dict[str, Any] | None = None,
+    tensors: dict[str, np.ndarray] | None = None,
+) -> dict[str, int]:
+    """Export `folder`, and write it again with other types of matrices, settings (None: left out) or tensors."""
+    gguf_export.export(folder, path.with_suffix(".plain"), "f32")
+    reader = gguf.GGUFReader(path.with_suffix(".plain"))
+    settings = settings or {}
+    fields = {key: field for key, field in reader.fields.items() if not key.startswith("GGUF.")}
+    name = settings.get("general.architecture", fields["general.architecture"].contents())
+    writer = gguf.GGUFWriter(path, name)
+    for key, field in fields.items():
+        if key not in {"general.architecture", *settings}:
+            sub = field.types[1] if len(field.types) > 1 else None
+            writer.add_key_value(key, field.contents(), field.types[0], sub)
+    for key, value in settings.items():
+        if key != "general.architecture" and value is not None:
+            add = {str: writer.add_string, int: writer.add_uint32, list: writer.add_array, bool: writer.add_bool}
+            add[type(value)](key, value)
+    counts: dict[str, int] = {}
+    for tensor in reader.tensors:
+        values = tensor.data
+        stored = kind if kind is not None and values.ndim == 2 else gguf.GGMLQuantizationType.F32
+        counts[stored.name] = counts.get(stored.name, 0) + 1
+        writer.add_tensor(tensor.name, gguf.quantize(values, stored), raw_dtype=stored)
+    for extra, array in (tensors or {}).items():
+        writer.add_tensor(extra, array.astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return dict(sorted(counts.items()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"general.architecture": "mamba"}, "general.architecture is 'mamba'"),
+        ({"llama.expert_count": 8}, "llama.expert_count is 8, which is not supported"),
+        ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type is 'yarn'"),
+        ({"llama.attention.sliding_window": 4096}, "llama.attention.sliding_window is 4096"),
+        ({"llama.block_count": None}, "llama.block_count is missing"),
+        ({"llama.rope.dimension_count": 4}, "llama.rope.dimension_count is 4, not the 8"),
+        ({"tokenizer.ggml.model": "llama"}, "tokenizer.ggml.model is 'llama', not the byte-level BPE"),
+        ({"tokenizer.ggml.pre": "deepseek-llm"}, "tokenizer.ggml.pre is 'deepseek-llm'"),
+        ({"tokenizer.ggml.pre": None}, "tokenizer.ggml.pre is ''"),
+        ({"tokenizer.ggml.merges": None}, "tokenizer.ggml.tokens, token_type or merges is missing"),
+        ({"tokenizer.ggml.token_type": [1, 1]}, "has 300 tokens, but token_type 2"),
+        ({"tokenizer.ggml.eos_token_id": 300}, "eos_token_id is 300, but there are 300 tokens"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_its_key(tmp_path: Path, settings: dict[str, Any], expected: str) -> None:
+    folder = make_folder(tmp_path / "model", "smollm2")
+    write_variant(folder, tmp_path / "odd.gguf", settings=settings)
+    with pytest.raises(UserError) as caught:
+        gguf_import.unpack(tmp_path / "odd.gguf", tmp_path / "back")
+    assert expected in str(caught.value)
+    assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize("keep", [3, 30, 2000, -100])
+def test_damaged_file_is_refused(tmp_path: Path, keep: int) -> None:
+    folder = make_folder(tmp_path / "model", "smollm2")
+    gguf_export.export(folder, tmp_path / "a.gguf", "f32")
+    (tmp_path / "cut.gguf").write_bytes((tmp_path / "a.gguf").read_bytes()[:keep])
+    with pytest.raises(UserError, match="not a readable GGUF file"):
+        gguf_import.unpack(tmp_path / "cut.gguf", tmp_path / "back")
+
+
+def test_classifiers_are_not_exported(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "model", "gpt2")
+    config = json.loads((folder / "config.json").read_text()) | {"architectures": ["GPT2ForSequenceClassification"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="GPT2ForSequenceClassification"):
+        gguf_export.export(folder, tmp_path / "a.gguf", "f32")
+    assert not (tmp_path / "a.gguf").exists()
+
+
+# llama.cpp itself
+
+
+@pytest.fixture
+def llama_cpp(folder: Path) -> LlamaCpp:
+    pytest.importorskip("xllamacpp", reason="the extra `llamacpp` is not installed")
+    gguf_export.export(folder, folder.parent / "model.gguf", "f32")
+    return LlamaCpp(folder.parent / "model.gguf", context=128)
+
+
+def test_llama_cpp_reads_and_continues_as_transformers_do(llama_cpp: LlamaCpp, folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    for text in TEXTS:
+        ids = tokenizer.encode(text)
+        assert llama_cpp.post("/tokenize", {"content": text, "parse_special": True})["tokens"] == ids
+        expected = model.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False, pad_token_id=298)
+        told = [token for token in llama_cpp.complete(ids, 12) if token != 298]
+        assert told == [token for token in expected[0, len(ids) :].tolist() if token != 298]

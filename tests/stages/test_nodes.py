@@ -1,0 +1,136 @@
+"""Ranks on several machines, played by two launchers on this one, and how many threads each rank has."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from llm.common import files
+from llm.common.cores import cores
+from llm.common.errors import RUNNING, SERVICE, USAGE, UserError
+from llm.runtime.device import RuntimeConfig
+from stages import launch
+from stages.launch import LaunchConfig
+from tests.stages.project import ROOT, Project
+from tests.stages.test_ranks import ended, outputs, started, tokenized, unbroken
+
+__all__ = ["tokenized", "unbroken"]  # fixtures
+TWO = RuntimeConfig("fp32", "cpu", 1, keep_pages=False, fused_loss=False, ranks=2)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def on_two_machines(project: Project, node: int) -> subprocess.Popen[str]:
+    return project.start("stages.pretrain", env={"NODE_RANK": str(node), "GLOO_SOCKET_IFNAME": "lo"})
+
+
+@pytest.fixture
+def divided(tokenized: Project, tmp_path: Path) -> Project:
+    made = tokenized.copy(tmp_path / "project")
+    made.set(launch={"nodes": 2, "endpoint": f"127.0.0.1:{free_port()}", "timeout_seconds": 60})
+    return made
+
+
+@pytest.mark.slow
+def test_two_launchers_form_one_group(divided: Project, unbroken: dict[str, bytes]) -> None:
+    launchers = [on_two_machines(divided, node) for node in (1, 0)]  # the order does not matter
+    said = [one.communicate(timeout=500)[1] for one in launchers]
+    assert [one.returncode for one in launchers] == [0, 0], said
+    assert outputs(divided) == unbroken
+    assert "step" not in said[0]  # the second machine shows nothing
+    assert (divided.folder / ".work/pretrain/ranks-1").is_dir()
+
+
+@pytest.mark.slow
+def test_a_machine_that_does_not_come_is_named(divided: Project) -> None:
+    divided.set(launch={"timeout_seconds": 5})
+    first = on_two_machines(divided, 0)
+    _, said = first.communicate(timeout=200)
+    assert first.returncode == SERVICE
+    (line,) = [line for line in said.splitlines() if line.startswith("error:")]
+    assert "2 machines did not meet at 127.0.0.1:" in line
+
+
+@pytest.mark.slow
+def test_a_machine_that_fails_ends_the_other(divided: Project) -> None:
+    one = on_two_machines(divided, 1)
+    stage, ranks = started(divided, env={"NODE_RANK": "0", "GLOO_SOCKET_IFNAME": "lo"}, number=1)
+    one.kill()
+    one.communicate()
+    code, line = ended(stage, ranks)
+    assert code == SERVICE
+    assert "rank 0 of 2: lost the connection to a rank of another machine, nothing was published" in line
+
+
+def test_a_second_launcher_leaves_the_first_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "ranks"
+    folder.mkdir()
+    (folder / "0.json").write_text("of the first")
+    with files.lock(tmp_path / "ranks.lock"), pytest.raises(UserError, match="held by pid") as caught:
+        launch.start(TWO, LaunchConfig(1), ["stages.pretrain"], folder)
+    assert caught.value.code == RUNNING
+    assert (folder / "0.json").read_text() == "of the first"
+
+
+def test_settings_are_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert [key for key, *_ in LaunchConfig(1, nodes=2).problems()] == ["endpoint"]
+    assert [key for key, *_ in LaunchConfig(1, nodes=2, endpoint="host").problems()] == ["endpoint"]
+    several = LaunchConfig(1, nodes=2, endpoint="host:29500")
+    assert not list(several.problems())
+    assert not list(several.problems_with(4))
+    assert [key for key, *_ in several.problems_with(3)] == ["launch.nodes"]
+    for number in ("2", "-1", "one", ""):
+        monkeypatch.setenv("NODE_RANK", number)
+        with pytest.raises(UserError, match=f"NODE_RANK: '{number}' is not from 0 to 1") as caught:
+            launch.start(TWO, several, ["stages.pretrain"], tmp_path / "ranks")
+        assert caught.value.code == USAGE
+
+
+def test_each_rank_has_the_threads_of_the_runtime(tmp_path: Path) -> None:
+    """Also those that OpenMP really starts: the stage counts them after a large product."""
+    for threads in (1, 2):
+        code = f"from tests.stages import test_nodes; test_nodes.start({str(tmp_path)!r}, {threads})"
+        environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=ROOT, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        for rank in range(2):
+            found = json.loads((tmp_path / f"{rank}.json").read_text())
+            assert found == {"threads": threads, "started": threads - 1}
+        crowded = f"2 ranks x {threads} threads on {cores()} cores" in done.stderr
+        assert crowded == (2 * threads > cores())
+
+
+def start(folder: str, threads: int) -> None:
+    """Start this module on two ranks; for the test above."""
+    os.environ |= {"OUT": folder, "THREADS": str(threads)}
+    launch.start(replace(TWO, threads=threads), LaunchConfig(60), ["tests.stages.test_nodes"], Path(folder, "ranks"))
+
+
+def main() -> None:
+    import psutil
+    import torch
+
+    from llm.runtime.device import set_up_device
+
+    set_up_device(replace(TWO, threads=int(os.environ["THREADS"])))
+    before = psutil.Process().num_threads()
+    torch.randn(1000, 1000) @ torch.randn(1000, 1000)
+    found = {"threads": torch.get_num_threads(), "started": psutil.Process().num_threads() - before}
+    Path(os.environ["OUT"], f"{os.environ['RANK']}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
