@@ -72,18 +72,20 @@ def expected(root: Path, targets: Sequence[str]) -> tuple[list[Expected], int]:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    from llm.plan.estimates import Estimator
     from llm.plan.stages import planned
-    from stages.schema import AllParams
 
-    everything = params.read_all(AllParams)
     try:
         repo = Repo(str(root))
     except DvcException as error:
         raise UserError(str(root), str(error), f"run `{program()} repair`", USAGE) from None
     with repo:
         stages, number = planned(repo, targets)
-    found = Estimator(root, everything).expect(stages)
+    found: list[Expected] = []
+    if stages:
+        from llm.plan.estimates import Estimator  # these import torch, which takes seconds
+        from stages.schema import AllParams
+
+        found = Estimator(root, params.read_all(AllParams)).expect(stages)
     record.expect(root, {one.planned.name: one.estimate for one in found if not one.planned.cached})
     return found, number
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
 from llm.compare.terminal import grid, plain
-from llm.plan.estimates import Expected
 from llm.tracking.record import duration
+
+if TYPE_CHECKING:
+    from llm.plan.estimates import Expected
 
 REASONS = 2  # of a stage; the others are counted
 

@@ -89,7 +89,7 @@ def make_app(models: Models, limits: Limits, metrics: Metrics, host: str) -> ASG
         ]
         return {
             "languages": languages,
-            "classifiers": [{"name": n, "labels": j.labels} for n, j in models.judges.items()],
+            "classifiers": [{"name": n, "labels": c.labels} for n, c in models.classifiers.items()],
         }
 
     @app.post("/api/next")
@@ -115,10 +115,11 @@ def make_app(models: Models, limits: Limits, metrics: Metrics, host: str) -> ASG
     @app.post("/api/classify")
     async def classify(request: Request) -> Response:
         body = parse(ClassifyBody, await guard.read_body(request))
-        judge = service().judge(body.model)
-        tokenizer = judge.tokenizer
-        text = body.text[: judge.limit * 128]  # more cannot fit into the tokens that the model reads
-        work = look.classify(judge.model, judge.labels, judge.encode(text), tokenizer.eot, tokenizer.decode)
+        classifier = service().classifier(body.model)
+        tokenizer = classifier.tokenizer
+        text = body.text[: classifier.limit * 128]  # more cannot fit into the tokens that the model reads
+        ids = classifier.encode(text)
+        work = look.classify(classifier.model, classifier.labels, ids, tokenizer.eot, tokenizer.decode)
         return JSONResponse(await _unless_left(request, service().work(work)))
 
     app.mount("/", StaticFiles(directory=PAGE, html=True))

@@ -32,7 +32,7 @@ class Language:
 
 
 @dataclass(frozen=True)
-class Judge:
+class TextClassifier:
     """A classifier of texts."""
 
     name: str
@@ -55,7 +55,7 @@ class Models:
     """All models of a server by name."""
 
     languages: dict[str, Language]
-    judges: dict[str, Judge]
+    classifiers: dict[str, TextClassifier]
 
     @property
     def engines(self) -> list[Engine]:
@@ -73,12 +73,12 @@ def load(
     models, problems = Models({}, {}), list[UserError]()
     for folder in folders:
         name = Path(folder).resolve().name
-        if name in models.languages or name in models.judges:
+        if name in models.languages or name in models.classifiers:
             problems.append(UserError(folder, f"is a second model named {name}", "rename one of the folders", USAGE))
             continue
         with collect_errors(problems):
             if model_folder.is_classifier(read_json(Path(folder) / "config.json")):
-                models.judges[name] = load_judge(folder, name, runtime)
+                models.classifiers[name] = load_text_classifier(folder, name, runtime)
             else:
                 models.languages[name] = load_language(folder, name, runtime, rows, observe)
     raise_all(problems)
@@ -101,7 +101,7 @@ def load_language(
     return Language(name, config, tokenizer, dialog, Engine(model, dialog.stops, rows, told))
 
 
-def load_judge(folder: str, name: str, runtime: RuntimeConfig) -> Judge:
+def load_text_classifier(folder: str, name: str, runtime: RuntimeConfig) -> TextClassifier:
     """Load a classifier."""
     model, labels = classifier_folder.load_classifier(folder)
-    return Judge(name, model.to(runtime.device).eval(), labels, model_folder.load_tokenizer(folder))
+    return TextClassifier(name, model.to(runtime.device).eval(), labels, model_folder.load_tokenizer(folder))

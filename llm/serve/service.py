@@ -16,7 +16,7 @@ from llm.serve.dialog import Message
 from llm.serve.engine import Piece, Request
 from llm.serve.look import Work
 from llm.serve.metrics import Metrics
-from llm.serve.models import Judge, Language, Models
+from llm.serve.models import Language, Models, TextClassifier
 from llm.serve.protocol import ApiError, ChatBody, Completing, CompletionBody, Decoding
 from llm.serve.text import TextStream
 from llm.serve.worker import Full, Worker
@@ -57,11 +57,11 @@ class Service:
             raise _unknown_model(name, list(self.models.languages))
         return self.models.languages[name]
 
-    def judge(self, name: str) -> Judge:
+    def classifier(self, name: str) -> TextClassifier:
         """A classifier by name; raises ApiError 404."""
-        if name not in self.models.judges:
-            raise _unknown_model(name, list(self.models.judges))
-        return self.models.judges[name]
+        if name not in self.models.classifiers:
+            raise _unknown_model(name, list(self.models.classifiers))
+        return self.models.classifiers[name]
 
     def chat(self, body: ChatBody) -> tuple[Asked, int]:
         """Queue the answer to a conversation; also returns how many messages were left out."""

@@ -39,7 +39,7 @@ def record(root: Path, folder: Path) -> None:
     with files.lock(folder / "recorder.lock"):
         for old in sorted(folder.glob("*.jsonl"))[:-KEEP_SPOOLS]:
             _remove(old)
-        store = _Store(root)
+        store = _Store(root, folder)
         machine = usage.Usage()
         runs: dict[Path, _Run] = {}
         idle_since = time.monotonic()
@@ -71,7 +71,7 @@ def record(root: Path, folder: Path) -> None:
 class _Store:
     """The MLflow server: its experiment, and the parent run of each `dvc repro`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, folder: Path) -> None:
         from mlflow.tracking import MlflowClient
 
         self.client = MlflowClient()
@@ -88,6 +88,12 @@ class _Store:
         view = json.loads(found.tags.get(spool.VIEW_TAG, "{}"))
         self._columns: list[str] = view.get("selectedColumns", [])
         self._parents: dict[str, Parent] = {}
+        self._folder = folder
+        for left in folder.glob("*.parent"):  # an earlier recorder was killed before it completed them
+            try:
+                self.parent(files.read_json(left))
+            except UserError:
+                left.unlink()
 
     def probe(self) -> None:
         """Raise where the server takes no writes at all."""
@@ -112,6 +118,7 @@ class _Store:
         if dvc is None:
             return None
         if dvc["key"] not in self._parents:
+            files.write_json(self._marker(dvc["key"]), header)
             self._parents[dvc["key"]] = Parent(self.client, self.experiment, header)
         return self._parents[dvc["key"]]
 
@@ -124,6 +131,11 @@ class _Store:
             if parent not in busy and not (ended and parent.lives()):
                 parent.finish()
                 del self._parents[key]
+                self._marker(key).unlink(missing_ok=True)
+
+    def _marker(self, key: str) -> Path:
+        """The file that tells of a parent run to complete, with the header of its first stage."""
+        return self._folder / f"{key}.parent"
 
 
 class _Run:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llm.tracking import spool
+from llm.tracking import recorder, spool
 from llm.tracking.parent import Parent
 from tests.llm.tracking.conftest import change, report
 
@@ -47,3 +47,19 @@ def test_it_lives_as_long_as_its_dvc_process(parent: Parent) -> None:
     assert parent.lives()
     parent._header["dvc"]["born"] = "0"
     assert not parent.lives()
+
+
+def test_it_is_completed_after_its_recorder_was_killed(
+    client: Any, parent: Parent, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "e")
+    (spools := tmp_path / "spools").mkdir()
+    ended = parent._header | {"dvc": parent._header["dvc"] | {"born": "0"}}
+    recorder._Store(folder, spools).parent(ended)  # killed here
+    (left,) = spools.glob("*.parent")
+    assert client.get_run(parent.id).data.metrics == {}
+    (spools / "damaged.parent").write_text("{")
+    recorder.record(folder, spools)
+    assert client.get_run(parent.id).data.metrics == {"train.loss": 1.5, "train.by.ham": 2.0}
+    assert not left.exists()
+    assert list(spools.glob("*.parent")) == []
