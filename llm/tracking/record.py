@@ -103,8 +103,9 @@ def left(estimates: Estimates, stage: str) -> str:
     text = f"about {duration(here.seconds)}" if here else "of unknown time"
     if after:
         known = [one.seconds for one in after if one]
-        text += f", then about {duration(sum(known))} for {len(after)} more stage{'s' * (len(after) > 1)}"
-        text += f", without {len(after) - len(known)} of unknown time" if len(known) < len(after) else ""
+        text += f", then about {duration(sum(known))} for " if known else ", then "
+        text += f"{len(known)} of " if 0 < len(known) < len(after) else ""
+        text += f"{len(after)} more stage{'s' * (len(after) > 1)}"
     return text
 
 

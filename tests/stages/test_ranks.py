@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -86,25 +87,33 @@ def test_a_killed_rank_ends_all_and_a_second_run_resumes(
         assert outputs(made) == unbroken
 
 
-def test_a_signal_saves_and_another_number_of_ranks_goes_on(
-    tokenized: Project, unbroken: dict[str, bytes], tmp_path: Path
+@pytest.mark.parametrize(
+    ("saved", "other"), [("ddp", {"ranks": 1}), ("ddp", {"sharding": "fsdp"}), ("fsdp", {"sharding": "ddp"})]
+)
+def test_a_signal_saves_and_other_ranks_go_on(
+    tokenized: Project, unbroken: dict[str, bytes], tmp_path: Path, saved: str, other: dict[str, Any]
 ) -> None:
     made = tokenized.copy(tmp_path / "project")
+    made.set(runtime={"sharding": saved})
     stage, ranks = started(made)
     stage.send_signal(signal.SIGTERM)
     code, line = ended(stage, ranks)
     assert code == TERMINATED
     step = re.search(r"step (\d+) is saved", line)
     assert step
-    other = made.copy(tmp_path / "other")
-    (other.folder / ".work").mkdir(exist_ok=True)
-    subprocess.run(["cp", "-r", made.folder / ".work", other.folder], check=True)
-    other.set(runtime={"ranks": 1})
-    said = other.run("stages.pretrain").stderr
+    changed = made.copy(tmp_path / "other")
+    (changed.folder / ".work").mkdir(exist_ok=True)
+    subprocess.run(["cp", "-r", made.folder / ".work", changed.folder], check=True)
+    changed.set(runtime=other)
+    said = changed.run("stages.pretrain").stderr
     assert f"resuming after step {step[1]}" in said
-    assert "it was saved on 2 ranks (ddp)" in said
-    made.run("stages.pretrain")
-    assert outputs(made) == unbroken
+    assert f"it was saved on 2 ranks ({saved})" in said
+    report = "reports/pretrain/metrics.json"
+    losses = [json.loads(found[report])["val_loss"] for found in (outputs(changed), unbroken)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    if saved == "ddp":
+        made.run("stages.pretrain")
+        assert outputs(made) == unbroken
 
 
 def test_a_stopped_rank_ends_all_within_the_limit(tokenized: Project, tmp_path: Path) -> None:

@@ -38,7 +38,9 @@ def test_what_is_expected_holds_for_the_same_parameters_only(tmp_path):
 
 def test_a_stage_says_what_is_left():
     wanted = {"a": Estimate(200.0, None), "b": Estimate(30.0, None), "c": None}
-    assert record.left(wanted, "a") == "about 3.3 min, then about 30 s for 2 more stages, without 1 of unknown time"
+    assert record.left(wanted, "a") == "about 3.3 min, then about 30 s for 1 of 2 more stages"
+    assert record.left(wanted, "b") == "about 30 s, then 1 more stage"
+    assert record.left({"z": None} | wanted, "z") == "of unknown time, then about 3.8 min for 2 of 3 more stages"
     assert record.left(wanted, "c") == "of unknown time"
     assert record.left(wanted, "d") == ""
 
