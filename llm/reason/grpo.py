@@ -19,6 +19,7 @@ from llm.train.ranks import ALONE, Alone
 from llm.train.task import Sums
 
 EPS = 1e-4  # added to the deviation of a group, as in TRL
+SUMS = ("tokens", "clipped", "kl")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ class GrpoLoss:
 
     config: GrpoConfig
     temperature: float
-    _sums: dict[str, float] = field(default_factory=dict, init=False)
+    _seen: list[Tensor] = field(default_factory=list, init=False)  # sums of each micro-batch, read together: SUMS
 
     def __call__(self, model: nn.Module, batch: Batch) -> Sums:
         """The loss of answers: the clipped ratio of new to old probability times the advantage, and the KL term.
@@ -105,27 +106,26 @@ class GrpoLoss:
         new, _ = log_probabilities(model, batch, self.temperature)
         ratio = (new - batch.old).exp()
         gain = ratio * advantage
+        seen = {"tokens": counts.sum()}
         if self.config.clip:
             low, high = self.config.clip
             clipped = ratio.clamp(1 - low, 1 + high) * advantage
-            self._add("clipped", (clipped < gain) & counts)
+            seen["clipped"] = ((clipped < gain) & counts).sum()
             gain = torch.minimum(gain, clipped)
         loss = -gain
         if batch.reference is not None:
             d = batch.reference - new
             divergence = d.exp() - d - 1
-            self._add("kl", divergence * counts)
+            seen["kl"] = (divergence * counts).detach().sum()
             loss = loss + self.config.kl * divergence
-        self._add("tokens", counts)
+        self._seen.append(torch.stack([seen.get(name, new.new_zeros(())).float() for name in SUMS]))
         return {"loss": (loss * batch.factors[:, None] * counts).sum()}
 
     def measures(self, ranks: Alone = ALONE) -> dict[str, float]:
         """The means over the tokens of all ranks since the last call: `clipped` and, with a KL term, `kl`."""
-        names = ("clipped", *(("kl",) if self.config.kl else ()))
-        mine = torch.tensor([self._sums.get(name, 0.0) for name in ("tokens", *names)], dtype=torch.double)
+        names = SUMS if self.config.kl else SUMS[:-1]
+        rows = torch.stack(self._seen).tolist() if self._seen else [[0.0] * len(SUMS)]
+        mine = torch.tensor([sum(column) for column in zip(*rows, strict=True)][: len(names)], dtype=torch.double)
         tokens, *sums = ranks.total(mine).tolist()
-        self._sums.clear()
-        return {name: one / (tokens or 1.0) for name, one in zip(names, sums, strict=True)}
-
-    def _add(self, name: str, values: Tensor) -> None:
-        self._sums[name] = self._sums.get(name, 0.0) + values.detach().sum().item()
+        self._seen.clear()
+        return {name: one / (tokens or 1.0) for name, one in zip(names[1:], sums, strict=True)}

@@ -1,4 +1,4 @@
-"""Every command of the tutorials, as printed, one page after another in a small project."""
+"""Every command of the README and the tutorials, as printed, one page after another in a small project."""
 
 from __future__ import annotations
 
@@ -148,6 +148,29 @@ def test_tutorial_audit(project: Project) -> None:
         terminal.run(Command("llm repro"))
     said = follow(project, page("tutorials/audit.md"))
     assert "run   " in said["llm trace models/instruct --all"]
+
+
+@pytest.mark.slow
+def test_readme(project: Project) -> None:
+    """The commands of a reader who has built the project, in their order."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    blocks = re.findall(r"^## (Change something and compare|Use the models)\n```\n(.*?)^```$", readme, re.M | re.S)
+    lines = [re.split(r"\s+# ", line)[0] for _, block in blocks for line in block.splitlines()]
+    assert lines[0] == "source .venv/bin/activate"  # as the terminal is
+    said = {}
+    with Terminal(project) as terminal:
+        for line in lines[1:]:
+            done = terminal.run(Command(line, "What is hot?\n/reset\n" * (line == "llm chat")))
+            said[line] = done.stdout + done.stderr
+    assert said["llm baseline"].startswith("nothing to record")
+    (changed,) = [text for line, text in said.items() if line.startswith("dvc exp run")]
+    assert "Running stage 'pretrain'" in changed
+    assert "pretrain.lr" in said["llm compare"]
+    assert "pretrain.lr=0.001" in said["llm experiments"]
+    assert "Running stage" not in said["git checkout params.yaml && llm repro"]
+    assert (project.folder / "report.html").exists()
+    assert (project.folder / "instruct.gguf").exists()
+    assert "http://127.0.0.1" in said["llm serve"]
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from llm.generate import decoding
 from llm.generate.decoding import DecodingConfig, generate
 from llm.model.classifier import Classifier
 from llm.model.gpt import GPT
+from llm.reason.grpo import Answers, GrpoConfig, GrpoLoss
 from llm.serve import batch, engine
 from llm.serve.engine import Engine, Request
 from llm.serve.text import TextStream
@@ -87,6 +88,27 @@ def classify(log_every: int) -> None:
     fit(task, SETTINGS, replace(tiny.FP32, log_every=log_every), 1)
 
 
+def reward() -> None:
+    """Three micro-batches of an update with rewards on the device, and what was measured of them."""
+    model, ids = tiny_model(DEVICE), Sentences().ids[:4]
+    places = torch.ones(ids.shape[0], ids.shape[1] - 1)
+    batch = Answers(
+        ids[:, :-1],
+        ids[:, 1:],
+        advantages=torch.tensor([1.0, -1.0, 0.5, -0.5]),
+        factors=torch.ones(len(ids)),
+        old=-5 * places,
+        reference=-6 * places,
+        total=int(places.sum()),
+    ).to(DEVICE)
+    config = GrpoConfig(advantage="std", average="tokens", updates=2, clip=(0.2, 0.2), kl=0.1)
+    loss = GrpoLoss(config, 1.0)
+    for _ in range(3):
+        loss(model, batch)["loss"].backward()
+    measured = loss.measures()
+    assert measured["kl"] > 0
+
+
 def waits(work: Callable[[], Any]) -> int:
     with Remote() as remote:
         work()
@@ -148,6 +170,7 @@ def main() -> None:
         for every in (1, 4, 100)
     }
     found["train classifier 4"] = waits(lambda: classify(4))
+    found["rewards"] = waits(reward)
     with Remote():
         on_device = train(DEVICE, 5)[1]
     found["loss"] = [on_device, train("cpu", 5)[1]]

@@ -32,6 +32,10 @@ def test_a_classifier_waits_for_both_measures_of_an_evaluation(found: Any) -> No
     assert found["train classifier 4"] == UPDATES / 4 + 2 * EVALUATIONS
 
 
+def test_an_update_with_rewards_waits_once_for_what_it_measures(found: Any) -> None:
+    assert found["rewards"] == 1  # of three micro-batches
+
+
 def test_the_loss_is_that_of_the_cpu(found: Any) -> None:
     on_device, on_cpu = found["loss"]
     assert on_device == pytest.approx(on_cpu, rel=1e-5)
