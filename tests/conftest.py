@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 
 from llm.data import tokenizer
 from llm.model.config import ModelConfig
@@ -21,6 +22,8 @@ from tests.killing import Forks
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as where a script starts the tests in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # or all that they start would ignore it too
+settings.register_profile("tests", deadline=None)  # the first of many calls may wait for a busy machine
+settings.load_profile("tests")
 torch.set_num_threads(1)  # on tiny tensors, threads only wait for each other
 
 TEXT = (

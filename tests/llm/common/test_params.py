@@ -3,9 +3,9 @@
 import math
 import re
 import time
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import pytest
 import yaml as pyyaml
@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from llm.common import params
 from llm.common.errors import USAGE, UserError
 from llm.common.params import flat, load, parse, read
-from llm.runtime.device import RuntimeConfig
 from stages.schema import AllParams
 
 ROOT = Path(__file__).parents[3]
@@ -341,6 +340,16 @@ class UniqueKeys(pyyaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def with_default(schema, prefix=""):
+    """The dotted keys of fields that may be left out."""
+    types = get_type_hints(schema)
+    for field in fields(schema):
+        if is_dataclass(types[field.name]):
+            yield from with_default(types[field.name], f"{prefix}{field.name}.")
+        elif field.default is not MISSING:
+            yield f"{prefix}{field.name}"
+
+
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=mutations())
 def test_a_mutated_file_is_refused_or_read_as_by_pyyaml(text, tmp_path):
@@ -351,8 +360,7 @@ def test_a_mutated_file_is_refused_or_read_as_by_pyyaml(text, tmp_path):
         return
     expected = leaves(pyyaml.load(text, UniqueKeys))
     read = {key: list(value) if isinstance(value, tuple) else value for key, value in flat(config).items()}
-    optional = {f"runtime.{field.name}" for field in fields(RuntimeConfig) if field.default is not MISSING}
-    optional |= {key for key in read if key.endswith(".files")}
+    optional = set(with_default(AllParams)) | {key for key in read if key.endswith(".files")}
     assert expected == {key: value for key, value in read.items() if key in expected or key not in optional}
     assert all(isinstance(read[key], bool) == isinstance(value, bool) for key, value in expected.items())
 

