@@ -130,3 +130,9 @@ def test_a_stage_that_reads_a_part_of_an_output_follows_its_maker():
         ("made is missing", "source.txt changed"),
         ("after maker",),
     ]
+
+
+def test_a_plan_of_nothing_needs_no_torch():
+    modules = "llm.cli.plan, llm.plan.view, llm.plan.stages"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
