@@ -4,6 +4,7 @@ PYTHON ?= python3
 PORT ?= 5000
 PIP_ARGS ?=
 STAGES ?=
+MARKS ?= slow
 # Tools run as `python -m TOOL`: the scripts that pip puts into .venv/bin hold an absolute path and break if the project
 # is moved or copied. .venv/bin/llm is our own and holds none.
 RUN := .venv/bin/python -m
@@ -45,11 +46,11 @@ docs: install ## build docs/ as a site for offline use, site/index.html; a broke
 	@NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict
 	@echo "written: site/index.html"
 
-test: install ## run the tests
+test: install ## run the tests of seconds
 	@$(RUN) $(PYTEST) $(ARGS)
 
-test-slow: install ## run the slow tests
-	@$(RUN) $(PYTEST) -m slow $(ARGS)
+test-slow: install ## run the slow tests (MARKS="slow and not long": without those of minutes)
+	@$(RUN) $(PYTEST) -m "$(MARKS)" $(ARGS)
 
 check: install ## run the linters and the type checker, and check the pipeline's graph
 	@$(RUN) ruff check .

@@ -19,7 +19,8 @@ Written by `python -m benchmarks`. Rates and ratios are medians over the rounds;
 
 - Each class of machine has its own figures. Where two rows differ in hours or load, compare ratios, not rates.
 - Rates are tokens per second; in chapter 6, training messages per second.
-- "by CPU time" is the ratio of tokens per second of CPU time. Beside other programs it says more than the clock.
+- "by CPU time" is the ratio of tokens per second of CPU time. On a busy machine it is more reliable than wall-clock
+  time.
 - train-* is eager against eager; train-*-compiled is `pretrain.compile: true` against `torch.compile` of transformers'
   model. The first two steps are not counted, and gradients are not clipped.
 - decode-* is the decoding of the stage `respond` and of the commands `generate` and `chat`, with the weights of GPT-2's

@@ -7,7 +7,7 @@ preference  the bonus of chapter 7: pairs of answers, of which one is preferred 
 generate    sections 4.7, 5.3: decoding
 reason      appendix F: problems with a verifier, inference-time scaling
 serve       continuous batching, `llm serve`, the conversation of `llm chat`
-weights     sections 5.4, 5.5: model folders, OpenAI's GPT-2 checkpoints
+weights     sections 5.4, 5.5: model folders, published checkpoints of GPT-2, Llama, SmolLM and Qwen
 evaluate    sections 6.6, 7.8: accuracy, the judge, statistics
 book        the book's small steps under its own names, and the ledger of its printed numbers
 runtime     device, precision, threads, free memory

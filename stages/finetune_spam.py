@@ -93,6 +93,11 @@ def main(params: Params) -> None:
         shape = replace(model_folder.read_config(init_from), dropout=config.dropout, dropout_attention=None)
         labels = read_labels(SPAM)
         data = read_datasets(shape.context_length, init_from, config, len(labels))
+        cut = {split: part.cut for split, part in data.items()}
+        if any(cut.values()):
+            counts = ", ".join(f"{count:,} of {len(data[split]):,} ({split})" for split, count in cut.items())
+            most = data["train"].width or shape.context_length
+            run.say(f"messages of more than {most} tokens, of which only the start is read: {counts}")
         steps = config.epochs * steps_per_epoch(len(data["train"]), config.batch_size)
         check_room(shape, data, params, steps, run, len(labels))
         gpt = model_folder.starting_point(init_from, config.weights, config.dropout, params.seed)
@@ -136,6 +141,7 @@ def main(params: Params) -> None:
         metrics |= {
             **history.losses(config),
             "trainable_parameters": trainable,
+            **{f"{split}_cut": count for split, count in cut.items()},
         }
         run.write_metrics(metrics, headline=["test_accuracy", "test_macro_f1"])
         model_card.write(folder, card(params, run, labels, metrics), model_card.read(init_from))

@@ -6,7 +6,9 @@ Qwen3, or one GGUF file of these (llama.cpp, Ollama), or OpenAI's own of GPT-2 (
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,19 +49,23 @@ def main(params: Params, item: str) -> None:
     source = item_of(params.import_gpt2, item, "import_gpt2")
     with stage(f"import_gpt2@{item}", {f"import_gpt2.{item}": source}) as run:
         folder, vocabulary, stored = unpacked(source, run.work)
-        checkpoint, tokenizer = read(folder), Tokenizer.load(vocabulary)
+        gguf = _gguf(Path(source.source))
+        names = partial(gguf_import.as_stored, gguf, folder) if gguf else nullcontext
+        with names():
+            checkpoint, tokenizer = read(folder), Tokenizer.load(vocabulary, folder)
         config, weights = checkpoint.config, sum(FP32 * tensor.numel() for tensor in checkpoint.tensors.values())
         where = f"params.yaml: import_gpt2.{item}.source"
         size = 22 * weights // 10  # tensors, copies for the file, and memory that the allocator keeps (measured)
         machine.check_memory(where, "the import", size, "cpu", "import a smaller model, or free some memory")
         for disk in (run.work, Path("models")):  # perhaps on different disks
             machine.check_disk(disk, weights)
-        model = checkpoint.model()
+        with names():
+            model = checkpoint.model()
         if dropped := families.trim_vocabulary(model, tokenizer.vocab_size, source.source):
             run.say(f"dropped {dropped} rows of the embedding, above the {tokenizer.vocab_size} tokens")
         if source.untie_head:
             families.untie_head(model)
-        model_folder.save_model(model, vocabulary, out := run.out(f"models/{item}"))
+        model_folder.save_model(model, vocabulary, out := run.out(f"models/{item}"), source=folder)
         metrics = {"family": config.family, "parameters": count_parameters(model), "dropped_rows": dropped} | stored
         run.write_metrics(metrics, path=f"reports/import_gpt2/{item}.json")
         summary = f"A language model of the family {config.family} with {metrics['parameters']:,} parameters, imported"
@@ -86,16 +92,20 @@ def facts(source: Path) -> dict[str, Any]:
 
 def unpacked(source: ImportSource, work: Path) -> tuple[Path, Path, dict[str, Any]]:
     """The folders of weights and tokenizer, and how a GGUF file, unpacked below `work`, stores its tensors."""
-    path = Path(source.source)
+    if (file := _gguf(Path(source.source))) is None:
+        return Path(source.source), Path(source.tokenizer), {}
+    folder = work / "gguf"
+    stored = gguf_import.unpack(file, folder)
+    return folder, folder if source.tokenizer == source.source else Path(source.tokenizer), {"stored_types": stored}
+
+
+def _gguf(path: Path) -> Path | None:
+    """The GGUF file at `path`, or in it if it is a folder without other weights; None if there is none."""
     found = [path] if path.is_file() else sorted(path.glob("*.gguf"))
     if len(found) > 1:
         what = f"holds {len(found)} GGUF files: {', '.join(file.name for file in found)}"
         raise UserError(str(path), what, "keep one of them", DATA)
-    if not found or any((path / name).exists() for name in (WEIGHTS, INDEX)):
-        return path, Path(source.tokenizer), {}
-    folder = work / "gguf"
-    stored = gguf_import.unpack(found[0], folder)
-    return folder, folder if source.tokenizer == source.source else Path(source.tokenizer), {"stored_types": stored}
+    return None if any((path / name).exists() for name in (WEIGHTS, INDEX)) else next(iter(found), None)
 
 
 def load(folder: Path) -> GPT:

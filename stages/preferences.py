@@ -13,6 +13,7 @@ from llm.preference.published import read_published
 from stages.run import run_stage, stage
 
 INSTRUCTIONS = Path("data/instructions")
+NAMED = 10  # keys that the stage names
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ def main(params: Params) -> None:
         else:
             found = read_published(_only_file(source), config)
             pairs, doubts = found.splits, {"alike": len(found.alike), "repeated": len(found.repeated)}
+            if found.other_keys:
+                keys = ", ".join(f"{key} {count:,}" for key, count in found.other_keys.most_common(NAMED))
+                run.say(f"keys that are not read, with the number of pairs: {keys}")
         counts = {split: len(part) for split, part in pairs.items()} | doubts
         folder = run.out(str(PREFERENCES))
         folder.mkdir()

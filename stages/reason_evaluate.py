@@ -46,8 +46,8 @@ class ReasonEvaluateConfig:
             yield "ask", f"{self.ask!r:.60} has no {{question}}", "write {question} at the place of the question"
         if self.samples < 1 or self.samples & (self.samples - 1):
             yield "samples", f"{self.samples} is not a power of two", "give 1, 2, 4, 8, 16, ..."
-        if not self.sampling.temperature:
-            yield "sampling.temperature", "0, but all samples would be equal", "give 1.0"
+        if self.sampling.is_greedy:
+            yield "sampling.temperature", f"{self.sampling.temperature:g}, but all samples would be equal", "give 1.0"
 
 
 @dataclass(frozen=True)

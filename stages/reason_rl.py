@@ -48,7 +48,7 @@ class ReasonRlConfig(RolloutConfig):
 
     init_from: str  # a model folder
     ask: str  # the text around a question
-    steps: int  # sets of answers
+    steps: int  # number of answer sets
     eval_every: int  # sets of answers, as for the next two
     save_every: int | None
     patience: int | None

@@ -1,4 +1,7 @@
-"""What every stage shares: the error contract, a lock, a tracked run, and outputs that appear whole at the end."""
+"""What every stage shares: the error contract, a lock, a tracked run, and outputs that appear whole at the end.
+
+llm/common/errors.py handles Ctrl-C; in a training, llm/train/resume.py saves its state first.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,8 @@ from typing import Any, Literal, TypeVar
 
 from tqdm import tqdm
 
-from llm.common import files, params
-from llm.common.errors import DATA, USAGE, UserError, error_contract, raise_all
+from llm.common import files, params, publishing
+from llm.common.errors import DATA, USAGE, UserError, error_contract, problems_of, raise_all
 from llm.common.progress import Bars
 from llm.common.ranks import is_first
 from llm.tracking import record, spool
@@ -128,7 +131,7 @@ def point_to_source() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise_all([_at_the_source(problem) for problem in getattr(error, "problems", [error])])
+        raise_all([_at_the_source(problem) for problem in problems_of(error)])
 
 
 def _at_the_source(problem: UserError) -> UserError:
@@ -223,7 +226,7 @@ class Run:
         """Move the outputs into place, reports last, and show them in MLflow."""
         self.turn_to("save")
         for path in sorted(self._outputs, key=lambda path: path.parts[0] == "reports"):
-            files.publish(self._build / path, path)
+            publishing.publish(self._build / path, path)
         for path in self._outputs:
             self._tracker.output(path, md5 := files.dvc_md5(path))
             if path.parts[0] == "reports":

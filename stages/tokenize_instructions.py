@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.common import files
+from llm.common.errors import DATA, UserError
 from llm.data import leakage
 from llm.data.instruction_lengths import fit, frame_cost
 from llm.data.instruction_shapes import Published, read_published, summary
@@ -50,6 +51,10 @@ def main(params: Params) -> None:
         if fitted.too_long:
             run.say(f"{len(fitted.too_long):,} entries have more than {limit} tokens: {config.too_long}")
         entries = fitted.entries
+        if not entries:
+            what = f"no entry is left of {found.rows:,}: {len(found.empty):,} have no question or no answer"
+            what += f", {len(fitted.too_long):,} are too long"
+            raise UserError(str(path), what, "correct the entries, or params.yaml: tokenize.instructions", DATA)
         chats = [entry for entry in entries if "messages" in entry]
         counts: dict[str, Any] = {
             "format": found.form,

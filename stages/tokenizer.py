@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llm.common.errors import USAGE, UserError
-from llm.data import tokenizer
+from llm.data import other_tokenizers, tokenizer, tokenizer_files
 from llm.data.corpus_files import CorpusFiles, DocumentsConfig
 from llm.data.corpus_stream import read_parts
 from llm.data.pieces import without_long_words
+from llm.data.special_tokens import TOKENIZER_CONFIG
 from llm.data.tokenizer import Tokenizer, TokenizerConfig
 from stages.run import from_section, point_to_source, run_stage, stage
 
 PART = 1 << 15  # characters; the trainer reads 256 parts ahead
+TEXT_BYTES = (*b"\t\n\r", *range(0x20, 0x7F), *range(0x80, 0xC0), *range(0xC2, 0xF5))  # in UTF-8, without controls
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ def main(params: Params) -> None:
         if any((source / name).is_file() for name in ("vocab.json", "tokenizer.json")):
             tokenizer.adopt(source, folder)
         else:
+            other_tokenizers.refuse(source, TOKENIZER_CONFIG)
             files = CorpusFiles(
                 source, params.documents, run.say, lambda done, total: run.received("text", done, total)
             )
@@ -43,6 +46,9 @@ def main(params: Params) -> None:
         if size != params.tokenizer.vocab_size:
             what = f"{params.tokenizer.vocab_size}, but {source} holds {size} tokens"
             raise UserError("params.yaml: tokenizer.vocab_size", what, f"set it to {size}", USAGE)
+        ranks = tokenizer_files.read(folder).ranks
+        if lost := sum(bytes([byte]) not in ranks for byte in TEXT_BYTES):
+            run.say(f"{lost} bytes of UTF-8 have no token; characters with them are left out")
         run.say(f"{size} tokens")
 
 

@@ -31,6 +31,14 @@ TEXT = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A long test is a slow one too."""
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker("slow")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Any:
     """Where LLM_MIRROR is set, a test that needs it must not be skipped."""

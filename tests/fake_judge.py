@@ -163,6 +163,18 @@ def drip(handler: _Handler) -> None:
         handler.wfile.write(b" ")
 
 
+def dripped(*pieces: bytes) -> Behaviour:
+    """The bytes of the pieces, the last one again and again, with a pause after each that no single read minds."""
+
+    def behave(handler: _Handler) -> None:
+        for piece in (*pieces[:-1], *[pieces[-1]] * 200):
+            handler.wfile.write(piece)
+            if handler.fake.stop.wait(0.05):
+                return
+
+    return behave
+
+
 def flood(code: int) -> Behaviour:
     """A reply without an end."""
 

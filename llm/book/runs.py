@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from llm.common import code, files
+from llm.common import code, dvc_lock, files, yaml_file
 from llm.common.errors import DATA, USAGE, UserError
 from llm.common.params import Problem
 from llm.tracking import spool
@@ -56,27 +56,27 @@ class Run:
     def missing(self, root: Path, project: Path) -> str | None:
         """Why the reports in `root` are not from this run with the code of `project`; None if they are."""
         path = root / "dvc.lock"
-        stages = yaml.safe_load(files.read_text(path))["stages"] if path.is_file() else {}
+        stages = dvc_lock.read(path)
         if self.stage not in stages:
             return f"dvc.lock has no {self.stage}"
         entry = stages[self.stage]
         given: dict[str, Any] = {}
         for each in (*stages.values(), entry):  # and the parameters of other stages, such as model
-            given |= each.get("params", {}).get("params.yaml", {})
+            given |= (each.get("params") or {}).get("params.yaml") or {}
         for word in self.params:
             key, _, wanted = word.partition("=")
             found = lookup(given, key)
-            if found != yaml.safe_load(wanted):
+            if found != yaml_file.plain().load(wanted):
                 return f"the last {self.stage} had {key} {found}, not {wanted}"
-        for dep in entry.get("deps", []):
+        for dep in entry.get("deps") or []:
             name = str(dep["path"])
             if name.startswith(CODE):
                 text = code.listing(code.closure(f"stages.{name.removeprefix(CODE)}", project))
-                if hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() != dep["md5"]:
+                if hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() != dep.get("md5"):
                     return f"the last {self.stage} ran with other code"
-        for out in entry["outs"]:
+        for out in entry.get("outs") or []:
             name = str(out["path"])
-            if name.startswith("reports/") and not _is(root / name, out["md5"]):
+            if name.startswith("reports/") and not _is(root / name, str(out.get("md5"))):
                 return f"{name} is not the file that dvc.lock records"
         return None
 

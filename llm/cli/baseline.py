@@ -7,18 +7,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from llm.common import code, files, params, yaml_file
+from llm.common import code, dvc_lock, files
+from llm.common.dvc_lock import LOCK, Stages
 from llm.common.errors import USAGE, UserError
 
-LOCK, REPORTS = Path("dvc.lock"), "reports"
+REPORTS = "reports"
 MESSAGE = "Record the baseline of this machine"
-Stages = Mapping[str, Mapping[str, Any]]
 
 
 def not_computed(stages: tuple[str, ...]) -> list[str]:
     """The stages of these whose outputs are missing here, or whose reports are not those of the last run."""
-    locked = _stages(params.load(LOCK)) if LOCK.is_file() else {}
-    return [name for name in stages if not all(_is_here(out) for out in locked.get(name, {"outs": [{}]})["outs"])]
+    locked = dvc_lock.read()
+    return [name for name in stages if not all(_is_here(out) for out in locked.get(name, {}).get("outs") or [{}])]
 
 
 def differing() -> list[str]:
@@ -27,7 +27,7 @@ def differing() -> list[str]:
     Empty if something else differs too, and without git.
     """
     before = _committed()
-    now = _stages(params.load(LOCK)) if LOCK.is_file() else {}
+    now = dvc_lock.read()
     if before is None or _sources(before) != _sources(now):
         return []
     old, new = dict(_outputs(before)), dict(_outputs(now))
@@ -55,24 +55,20 @@ def record() -> list[str]:
 
 def _as_committed() -> bool:
     """Whether sources and outputs are those of the last commit."""
-    before, now = _committed(), _stages(params.load(LOCK)) if LOCK.is_file() else {}
+    before, now = _committed(), dvc_lock.read()
     return before is not None and _sources(before) == _sources(now) and dict(_outputs(before)) == dict(_outputs(now))
 
 
 def _is_here(out: Mapping[str, Any]) -> bool:
     path = Path(str(out.get("path", "")))
     if out and path.parts[0] == REPORTS:
-        return path.is_file() and files.dvc_md5(path) == out["md5"]
+        return path.is_file() and files.dvc_md5(path) == out.get("md5")
     return bool(out) and path.exists()
 
 
 def _committed() -> Stages | None:
     done = _git("show", f"HEAD:./{LOCK}")
-    return None if done.returncode else _stages(yaml_file.plain().load(done.stdout))
-
-
-def _stages(lock: Mapping[str, Any]) -> Stages:
-    return lock.get("stages", {})  # type: ignore[no-any-return]
+    return None if done.returncode else dvc_lock.parse(done.stdout, f"HEAD: {LOCK}", f"commit a whole {LOCK}")
 
 
 def _sources(stages: Stages) -> dict[str, Any]:
@@ -80,14 +76,14 @@ def _sources(stages: Stages) -> dict[str, Any]:
     made = {path for path, _ in _outputs(stages)} | set(code.PACKAGES)  # of those `.check` lists the code
     found = {}
     for name, stage in stages.items():
-        reads = {dep["path"]: dep["md5"] for dep in stage.get("deps", []) if dep["path"] not in made}
-        found[name] = [stage["cmd"], stage.get("params"), reads]
+        reads = {dep["path"]: dep.get("md5") for dep in stage.get("deps") or [] if dep["path"] not in made}
+        found[name] = [stage.get("cmd"), stage.get("params"), reads]
     return found
 
 
 def _outputs(stages: Stages) -> Iterator[tuple[str, str]]:
-    outs = (out for stage in stages.values() for out in stage.get("outs", []))
-    return ((out["path"], out["md5"]) for out in outs if out["path"] != ".check")
+    outs = (out for stage in stages.values() for out in stage.get("outs") or [])
+    return ((out["path"], str(out.get("md5"))) for out in outs if out["path"] != ".check")
 
 
 def _git(*words: str) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llm.cli.program import program
-from llm.common import files, params
+from llm.common import dvc_lock, files, publishing, yaml_file
 from llm.common.errors import DATA, USAGE, UserError
 
 if TYPE_CHECKING:
@@ -55,9 +55,17 @@ def outputs(root: Path) -> list[Output]:
     cache = Path(_repo(root).cache.local.path) if (root / ".dvc").is_dir() else None
     return [
         _look(str(out["path"]), name, str(out["md5"]), cache)
-        for name, stage in params.load("dvc.lock").get("stages", {}).items()
-        for out in stage.get("outs", [])
+        for name, stage in dvc_lock.read().items()
+        for out in stage.get("outs") or []
+        if "md5" in out
     ]
+
+
+def not_recorded(pipeline: Path = Path("dvc.yaml")) -> list[str]:
+    """The stages of dvc.yaml that dvc.lock has no record of; one record is enough for a stage of several items."""
+    stages = yaml_file.read(pipeline, yaml_file.plain()).get("stages") if pipeline.is_file() else None
+    known = {name.partition("@")[0] for name in dvc_lock.read()}
+    return [str(name) for name in stages or {} if name not in known]
 
 
 def repair(root: Path, bad: Sequence[Output], rerun: Callable[[list[str]], object]) -> Iterator[str]:
@@ -72,7 +80,7 @@ def repair(root: Path, bad: Sequence[Output], rerun: Callable[[list[str]], objec
             _store(Path(output.path), output.md5, cache)
             yield f"{output.path}: copied into the cache"
             continue
-        files.remove(Path(output.path))
+        publishing.remove(Path(output.path))
         if output.cached and _checked_out(repo, output, pull=False):
             yield f"{output.path}: taken from the cache"
         elif _checked_out(repo, output, pull=True):

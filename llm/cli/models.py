@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm.common import files, params
-from llm.common.errors import DATA, UserError
+from llm.common.errors import DATA, UserError, standard_input
 from llm.common.progress import Bars
 from llm.runtime import kernels
 
@@ -31,7 +31,7 @@ def generate_text(arguments: argparse.Namespace) -> None:
     prompt = arguments.prompt
     if prompt is None:
         _hint("type the text to continue, then press Ctrl-D")
-        prompt = _bounded(sys.stdin.read(MAX_INPUT_CHARS + 1)).removesuffix("\n")
+        prompt = typed(sys.stdin.read).removesuffix("\n")
     print(prompt + session.answer(prompt))
 
 
@@ -45,18 +45,24 @@ def classify_texts(arguments: argparse.Namespace) -> None:
 
     config = set_up_from_params()
     model, labels = classifier_folder.load_classifier(arguments.model)
+    names = [" ".join(label.split()) for label in labels]  # a line holds one message
     tokenizer = model_folder.load_tokenizer(arguments.model)
     limit = model.pad_to or model.gpt_config.context_length
     model.to(config.device)
     if not arguments.message:
         _hint("type one message per line; Ctrl-D ends")
     with autocast(config):  # one block for all messages: it caches the converted weights
-        lines = iter(lambda: _bounded(sys.stdin.readline(MAX_INPUT_CHARS + 1)), "")
-        for message in arguments.message or (line.rstrip("\n") for line in lines):
-            batch = pad_right([tokenizer.encode_prompt(message)[:limit]], tokenizer.eot, model.pad_to, [0])
+        lines = iter(lambda: typed(sys.stdin.readline), "")
+        messages = arguments.message or (line.rstrip("\n") for line in lines)
+        for number, message in enumerate(messages, start=1):
+            ids = tokenizer.encode_prompt(message)
+            if len(ids) > limit:
+                said = f"note: message {number} has {len(ids):,} tokens; only the first {limit:,} are read"
+                print(said, file=sys.stderr, flush=True)
+            batch = pad_right([ids[:limit]], tokenizer.eot, model.pad_to, [0])
             probabilities = predict(model, [batch], config).softmax(dim=-1)[0]
-            each = [f"{label}={float(p):.4f}" for label, p in zip(labels, probabilities, strict=True)]
-            print(labels[int(probabilities.argmax())], *each, " ".join(message.split()), sep="\t", flush=True)
+            each = [f"{label}={float(p):.4f}" for label, p in zip(names, probabilities, strict=True)]
+            print(names[int(probabilities.argmax())], *each, " ".join(message.split()), sep="\t", flush=True)
 
 
 def judge_file(arguments: argparse.Namespace) -> None:
@@ -73,6 +79,8 @@ def judge_file(arguments: argparse.Namespace) -> None:
     given = {o: getattr(arguments, o) for o in JUDGE_OPTIONS if getattr(arguments, o)}
     config = params.parse(JudgeConfig, {**(section if isinstance(section, dict) else {}), **given}, "judge")
     entries = read_responses(arguments.file)
+    if arguments.out:
+        files.check_writable(arguments.out)
     read = config.backend if config.backend == "reference" else f"{config.backend}, {config.reply} reading"
     if arguments.against:
         others = pairwise.read_others(arguments.file, entries, arguments.against)
@@ -119,8 +127,10 @@ def _session(arguments: argparse.Namespace) -> Session:
     return Session(arguments.model, decoding, runtime, arguments.seed)
 
 
-def _bounded(text: str) -> str:
-    """Text from standard input. Raises UserError if it is too long, as from a device without an end."""
+def typed(read: Callable[[int], str]) -> str:
+    """Text from standard input. Raises UserError if it is too long, as from a device without an end, or not UTF-8."""
+    with standard_input():
+        text = read(MAX_INPUT_CHARS + 1)
     if len(text) > MAX_INPUT_CHARS:
         what = f"more than {MAX_INPUT_CHARS:,} characters, of a text or of one line"
         raise UserError("standard input", what, "send a shorter text", DATA)

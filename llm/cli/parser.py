@@ -32,6 +32,7 @@ from llm.cli.serve import chat_with_model, serve_models
 from llm.cli.trace import trace_artifact
 from llm.common.errors import USAGE, UserError, error_contract
 from llm.evaluate.judge_config import JudgeConfig
+from llm.plan.gpus import GPUS
 
 # The headings of the help, by the first command below each.
 GROUPS = {"generate": "Models", "judge": "Judge", "verify": "Book", "completion": "Shell"}
@@ -119,13 +120,13 @@ def _add_pipeline(command: Command) -> None:
     use = command("use", use_profile, "write a profile into params.yaml").add_mutually_exclusive_group(required=True)
     about = "a name such as book or ablation/small, a YAML file, or auto: the fastest settings of this machine"
     _complete(use.add_argument("profile", nargs="?", help=about), PROFILES)
-    use.add_argument("--list", action="store_true", help="list these names")
+    use.add_argument("--list", action="store_true", help="list all profiles")
 
     command("pin", pin_downloads, "download unpinned files and record their hashes")
 
     repro = command("repro", run_pipeline, "run the pipeline and show its results")
     about = (
-        "stages to run with all they need (default: those of chapters 2 to 7); options of `dvc repro` follow after --"
+        "stages to run, including their dependencies (default: chapters 2 to 7); options of `dvc repro` follow after --"
     )
     repro.add_argument("targets", nargs="*", metavar="target", help=about)
     repro.add_argument("-f", "--force", action="store_true", help="run stages even if nothing has changed")
@@ -141,7 +142,7 @@ def _add_pipeline(command: Command) -> None:
     _add_html(compare)
 
     experiments = command("experiments", list_experiments, "list the experiments with their headline figures")
-    about = "also those on earlier commits (default: on the last commit)"
+    about = "include experiments on earlier commits"
     experiments.add_argument("-A", "--all", action="store_true", help=about)
 
     trace = command("trace", trace_artifact, "show where a file came from, and how to restore it")
@@ -156,31 +157,31 @@ def _add_pipeline(command: Command) -> None:
 
     command("repair", repair_project, "remove stale locks and temporary files after DVC was killed")
     fsck = command("fsck", check_outputs, "compare the hashes of all outputs with dvc.lock")
-    about = (
-        "bring damaged outputs and cache objects back: from the disk, the cache, a remote, or by running stages again"
-    )
+    about = "restore damaged outputs from the workspace, the cache or a remote, or by running stages again"
     fsck.add_argument("--repair", action="store_true", help=about)
 
 
 def _add_plan(plan: argparse.ArgumentParser) -> None:
-    plan.add_argument("targets", nargs="*", metavar="target", help="stages with all they need (default: all)")
+    plan.add_argument(
+        "targets", nargs="*", metavar="target", help="stages to plan, including their dependencies (default: all)"
+    )
     plan.add_argument("--brief", action="store_true", help="print one line")
-    several = plan.add_argument_group("a plan on paper for several GPUs")
+    several = plan.add_argument_group("estimate for several GPUs")
 
     def option(name: str, about: str, **how: Any) -> None:
         shown = about if how.get("default") is None else f"{about} (default: %(default)s)"
         several.add_argument(name, help=shown, **how)
 
-    about = "numbers of GPUs, such as 1 8 64; with it nothing of this project is planned"
+    about = "GPU counts to compare, such as 1 8 64; estimates a hypothetical model instead of this project's stages"
     option("--ranks", about, type=_count, nargs="+", metavar="N")
-    option("--gpu", "a wrong name lists all", default="h100", metavar="NAME")
-    option("--model", "of 124M 355M 774M 1558M 7B; without it all", nargs="+", metavar="SIZE")
-    option("--context", "tokens in a row", type=_count, default=1024, metavar="T")
-    option("--batch", "rows in an update", type=_count, default=512, metavar="B")
-    option("--tokens", "tokens of the training, such as 3e9 (default: 20 a parameter)", type=_positive, metavar="N")
-    option("--efficiency", "share of its speed that a GPU reaches", type=_positive, default=0.4, metavar="X")
-    option("--network", "GB/s of a GPU to other machines", type=_positive, default=50.0, metavar="GB")
-    option("--price", "price of an hour of a GPU", type=_positive, default=2.5, metavar="P")
+    option("--gpu", f"one of {' '.join(GPUS)}", default="h100", metavar="NAME")
+    option("--model", "one or more of 124M 355M 774M 1558M 7B (default: all)", nargs="+", metavar="SIZE")
+    option("--context", "tokens in a sequence", type=_count, default=1024, metavar="T")
+    option("--batch", "sequences in an update", type=_count, default=512, metavar="B")
+    option("--tokens", "training tokens, such as 3e9 (default: 20 per parameter)", type=_positive, metavar="N")
+    option("--efficiency", "fraction of peak speed", type=_positive, default=0.4, metavar="X")
+    option("--network", "GB/s per GPU to other machines", type=_positive, default=50.0, metavar="GB")
+    option("--price", "price of one GPU hour", type=_positive, default=2.5, metavar="P")
 
 
 def _add_models(command: Command) -> None:
@@ -297,4 +298,4 @@ def _add_decoding(command: argparse.ArgumentParser, tokens: int) -> None:
     command.add_argument("--top-k", type=int, metavar="K", help=about)
     about = "sample from the most likely tokens with this total probability (with a temperature)"
     command.add_argument("--top-p", type=float, metavar="P", help=about)
-    command.add_argument("--seed", type=_seed, default=123, help="of the sampling (default: %(default)s)")
+    command.add_argument("--seed", type=_seed, default=123, help="random seed for sampling (default: %(default)s)")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm.cli.program import program
-from llm.common import files, params
+from llm.common import dvc_lock, files, params
 from llm.common.errors import USAGE, UserError, raise_all
 from llm.runtime import kernels
 from llm.tracking import record
@@ -74,6 +74,8 @@ def expected(root: Path, targets: Sequence[str]) -> tuple[list[Expected], int]:
 
     from llm.plan.stages import planned
 
+    params.load()  # DVC would name neither the file nor the line
+    dvc_lock.read()
     try:
         repo = Repo(str(root))
     except DvcException as error:

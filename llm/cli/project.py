@@ -123,6 +123,8 @@ def run_pipeline(arguments: argparse.Namespace) -> None:
     from llm.cli.repro import chapters, run_dvc
     from llm.tracking import attach
 
+    files.project_root()
+    params.load()  # DVC would not name the line
     repair_project(arguments)
     targets = arguments.targets or chapters()
     if not arguments.force:
@@ -169,6 +171,8 @@ def verify_numbers(arguments: argparse.Namespace) -> None:
     from llm.book import ledger, runs
 
     root, book = files.project_root(), ledger.read()
+    if arguments.write:
+        files.check_writable(arguments.write)
     for name, run in [(name, runs.known(name, book.runs)) for name in arguments.runs]:
         runs.make(name, run, root)
     results = list(ledger.verify(book, root, arguments.only))
@@ -211,6 +215,12 @@ def check_outputs(arguments: argparse.Namespace) -> None:
             print(line, flush=True)
         found = fsck.outputs(root)
         bad = [output for output in found if not output.on_disk or output.damaged]
+    missing = fsck.not_recorded()
+    if not found:
+        what = f"records no output of the {len(missing)} stages in dvc.yaml"
+        raise UserError("dvc.lock", what, f"run `{program()} repro`, or restore the file from git", DATA)
+    if missing:
+        print(f"not in dvc.lock, so not checked: {', '.join(missing)}")
     raise_all([output.error(f"{program()} fsck --repair") for output in bad])
     print(f"{len(found)} outputs match dvc.lock")
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from llm.cli import baseline
 from llm.cli.program import program
-from llm.common import files, params
+from llm.common import params
+from llm.compare.snapshot import WORKSPACE, Snapshot
 
 REPORTS = Path("reports")
+MISSING = "–"
 
 
 def lines() -> list[str]:
@@ -45,32 +45,36 @@ def _origin() -> list[str]:
 def _results() -> Iterator[tuple[str, str, str]]:
     if pretrain := _metrics("pretrain"):
         yield "pretraining", "loss, training / validation", _pair(pretrain, "train_loss", "val_loss", ".3f")
-        yield "", "validation bits per byte", f"{pretrain['val_bits_per_byte']:.3f}"
+        yield "", "validation bits per byte", _number(pretrain.get("val_bits_per_byte"), ".3f")
     if spam := _metrics("finetune_spam"):
         yield "spam", "accuracy, training / test", _pair(spam, "train_accuracy", "test_accuracy", ".1%")
     if instruct := _metrics("finetune_instruct"):
         yield "instructions", "loss, training / validation", _pair(instruct, "train_loss", "val_loss", ".3f")
-    if (judge := _metrics("evaluate_with_judge")) and judge["score_mean"] is not None:
-        shown = f"{judge['score_mean']:.1f} of 100"
-        if judge["score_ci95_low"] is not None:  # one score has no interval
-            shown += f" ({judge['score_ci95_low']:.1f} to {judge['score_ci95_high']:.1f})"
-        yield "judge", f"{judge['backend']} score of {judge['n_scored']} of {judge['n_items']} answers", shown
+    if (judge := _metrics("evaluate_with_judge")) and judge.get("score_mean") is not None:
+        shown = f"{_number(judge['score_mean'], '.1f')} of 100"
+        low, high = judge.get("score_ci95_low"), judge.get("score_ci95_high")
+        if low is not None and high is not None:  # one score has no interval
+            shown += f" ({_number(low, '.1f')} to {_number(high, '.1f')})"
+        counts = f"{_number(judge.get('n_scored'), '')} of {_number(judge.get('n_items'), '')}"
+        yield "judge", f"{judge.get('backend', MISSING)} score of {counts} answers", shown
 
 
 def _metrics(stage: str) -> dict[str, Any] | None:
-    path = REPORTS / stage / "metrics.json"
-    return files.read_json(path) if path.is_file() else None
+    return Snapshot(WORKSPACE, None).mapping(str(REPORTS / stage / "metrics.json"))
 
 
 def _pair(metrics: dict[str, Any], first: str, second: str, form: str) -> str:
-    return f"{metrics[first]:{form}} / {metrics[second]:{form}}"
+    return f"{_number(metrics.get(first), form)} / {_number(metrics.get(second), form)}"
+
+
+def _number(value: Any, form: str) -> str:
+    """A number as text; MISSING for what is none, as in a report of another version."""
+    return f"{value:{form}}" if isinstance(value, int | float) else MISSING
 
 
 def _last_sample() -> str | None:
-    path = REPORTS / "pretrain" / "samples.csv"
-    if not path.is_file():
-        return None
-    return list(csv.DictReader(io.StringIO(files.read_text(path))))[-1]["text"]
+    samples = Snapshot(WORKSPACE, None).rows(str(REPORTS / "pretrain" / "samples.csv"))
+    return samples[-1].get("text") if samples else None
 
 
 def _precision_hint() -> str | None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llm.cli.models import typed
 from llm.common import params
 from llm.common.errors import USAGE, UserError, show
 from llm.runtime import kernels
@@ -88,7 +89,7 @@ def _lines(interactive: bool) -> Iterator[str]:
     """The lines of standard input that are not empty. On a terminal, Ctrl-C drops the line that is being typed."""
     while True:
         try:
-            line = input("> ") if interactive else sys.stdin.readline()
+            line = typed(lambda _: input("> ")) if interactive else typed(sys.stdin.readline)
         except EOFError:
             print(file=sys.stderr)
             return

@@ -55,6 +55,11 @@ class Terminated(BaseException):
     """SIGTERM, raised in the main thread so that `finally` blocks run. The text says which training state is saved."""
 
 
+def problems_of(error: UserError) -> list[UserError]:
+    """The problems that `raise_all` has raised together."""
+    return getattr(error, "problems", [error])
+
+
 def raise_all(problems: Sequence[UserError]) -> None:
     """Raise all problems together; do nothing if there are none."""
     if len(problems) == 1:
@@ -77,6 +82,16 @@ def collect_errors(problems: list[UserError]) -> Iterator[None]:
         yield
     except UserError as error:
         problems.append(error)
+
+
+@contextmanager
+def standard_input() -> Iterator[None]:
+    """Raise UserError for what the block reads from standard input that is not UTF-8."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise UserError("standard input", f"byte 0x{byte:02x} is not {error.encoding}", "send UTF-8", DATA) from None
 
 
 def show(problem: UserError) -> None:
@@ -118,6 +133,7 @@ def error_contract(report: Callable[[Sequence[UserError]], None] = show_all) -> 
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second SIGTERM must not interrupt the clean-up
         raise Terminated
 
+    _open_missing_streams()
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 gets \\U0001f600 for an emoji
     previous = signal.signal(signal.SIGTERM, terminate)
@@ -127,7 +143,7 @@ def error_contract(report: Callable[[Sequence[UserError]], None] = show_all) -> 
         yield
         sys.stdout.flush()
     except UserError as error:
-        leave(getattr(error, "problems", [error]), error.code)
+        leave(problems_of(error), error.code)
     except KeyboardInterrupt as stop:
         leave([_stop_error(signal.SIGINT, str(stop))], INTERRUPTED)
     except Terminated as stop:
@@ -141,6 +157,13 @@ def error_contract(report: Callable[[Sequence[UserError]], None] = show_all) -> 
         signal.signal(signal.SIGTERM, previous)
 
 
+def _open_missing_streams() -> None:
+    """Replace streams that the shell has closed, as with `>&-`: Python has None for them."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - it stays open
+
+
 def _stop_error(number: int, saved: str = "") -> UserError:
     how, by = "interrupted" if number == signal.SIGINT else "terminated", signal.Signals(number).name
     if saved:
@@ -150,7 +173,7 @@ def _stop_error(number: int, saved: str = "") -> UserError:
 
 
 def _from_system(error: Exception) -> UserError | None:
-    """Translate errors of the operating system (memory, disk, files) and of standard input; None for a bug."""
+    """Translate errors of the operating system (memory, disk, files); None for a bug."""
     first_line = str(error).partition("\n")[0]
     if is_out_of_memory(error):
         return UserError("memory", first_line or "out of memory", "lower micro_batch_size or context", RESOURCES)
@@ -158,9 +181,6 @@ def _from_system(error: Exception) -> UserError | None:
         operation = first_line.partition(NOT_DETERMINISTIC)[0].split()[-1]
         what = f"cuda, but {operation} has no kernel there that gives the same result every time"
         return UserError("params.yaml: runtime.device", what, "set it to cpu", RESOURCES)
-    if isinstance(error, UnicodeDecodeError):
-        byte = error.object[error.start]
-        return UserError("standard input", f"byte 0x{byte:02x} is not {error.encoding}", "send UTF-8", DATA)
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return UserError(str(error.filename or "disk"), f"no room: {error.strerror}", "free some space", RESOURCES)
     if isinstance(error, OSError) and error.filename is not None:

@@ -23,6 +23,7 @@ from llm.common.errors import DATA, NO_ROOM, RESOURCES, RUNNING, USAGE, UserErro
 
 Json = Any
 MAX_PIPE_BYTES = 64 << 20  # of what is not a regular file, and may have no end
+DIGITS, UNROUNDED = 6, 17  # significant digits of floats in reports, and of those that are read back as they were
 CONFIG_BYTES = 64 << 20  # far above every configuration file of a model
 DVC_IGNORES = ("__pycache__/*", "*.pyc", ".DS_Store")  # the entries of .dvcignore that can match inside an output
 
@@ -31,14 +32,11 @@ DVC_IGNORES = ("__pycache__/*", "*.pyc", ".DS_Store")  # the entries of .dvcigno
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`. If the block succeeds, sync the file and rename it to `path`.
 
-    Raises UserError (RESOURCES) if the disk is full. After any error the old file is unchanged.
+    Raises UserError (RESOURCES) if the disk is full, and OSError that names `path`. After any error the old file is
+    unchanged.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    handle = os.open(temporary, os.O_CREAT | os.O_EXCL, 0o666)  # the system applies the umask
-    mode = stat.S_IMODE(os.fstat(handle).st_mode)
-    os.close(handle)
+    temporary, mode = _temporary(path)
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -47,12 +45,38 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         if error.errno not in NO_ROOM:
-            raise
+            raise _about(path, temporary, error) from None
         written, free = temporary.stat().st_size, shutil.disk_usage(path.parent).free
         what = f"{error.strerror} after {written:,} bytes; the disk has {free:,} bytes free"
         raise UserError(str(path), what, "free some space and run it again", RESOURCES) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path | str) -> None:
+    """Raise what `atomic_path` would, before the work whose result is written there."""
+    _temporary(Path(path))[0].unlink()
+
+
+def _temporary(path: Path) -> tuple[Path, int]:
+    """Create a file beside `path`; returns it and its mode, to which the system has applied the umask."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        handle = os.open(temporary, os.O_CREAT | os.O_EXCL, 0o666)
+    except OSError as error:
+        raise _about(path, temporary, error) from None
+    mode = stat.S_IMODE(os.fstat(handle).st_mode)
+    os.close(handle)
+    return temporary, mode
+
+
+def _about(path: Path, temporary: Path, error: OSError) -> OSError:
+    """The error with `path` as its subject, if that is the temporary file, which nobody has named."""
+    same = str(error.filename) == str(temporary)
+    return OSError(error.errno, error.strerror, str(path)) if same else error
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
@@ -66,12 +90,12 @@ def write_text(path: Path | str, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_json(path: Path | str, value: Json) -> None:
-    """Write JSON in UTF-8 with an indent of two spaces, floats of 6 significant digits and a final newline.
+def write_json(path: Path | str, value: Json, digits: int = DIGITS) -> None:
+    """Write JSON in UTF-8 with an indent of two spaces, floats of `digits` significant digits and a final newline.
 
     Raises UserError for NaN and infinity.
     """
-    text = json.dumps(round_floats(value, str(path)), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(round_floats(value, str(path), digits), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
 
 
@@ -87,16 +111,16 @@ def _csv_field(value: Any) -> str:
     return '"' + text.replace('"', '""') + '"' if set(text) & set(',"\r\n') else text
 
 
-def round_floats(value: Json, where: str = "value") -> Json:
-    """Round every float in `value` to 6 significant digits. Raises UserError for NaN and infinity."""
+def round_floats(value: Json, where: str = "value", digits: int = DIGITS) -> Json:
+    """Round every float in `value` to `digits` significant digits. Raises UserError for NaN and infinity."""
     if isinstance(value, float):
         if not math.isfinite(value):
             raise UserError(where, f"{value} is not a finite number", "find the step that produced it", DATA)
-        return float(f"{value:.6g}")
+        return float(f"{value:.{digits}g}")
     if isinstance(value, Mapping):
-        return {key: round_floats(item, f"{where}: {key}") for key, item in value.items()}
+        return {key: round_floats(item, f"{where}: {key}", digits) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [round_floats(item, where) for item in value]
+        return [round_floats(item, where, digits) for item in value]
     return value
 
 
@@ -133,15 +157,21 @@ def read_bytes(path: Path | str) -> bytes:
                 return file.read()
             data = file.read(MAX_PIPE_BYTES + 1)
     except FileNotFoundError:
-        is_output = Path(path).parts[:1] in (("data",), ("models",), ("reports",))
-        fix = "run `dvc repro`, or correct the path" if is_output else "correct the path"
-        raise UserError(str(path), "no such file", fix, DATA) from None
+        raise _missing(Path(path)) from None
     except IsADirectoryError:
         raise UserError(str(path), "is a folder, not a file", "name the file in it", DATA) from None
     if len(data) > MAX_PIPE_BYTES:
         what = f"is a pipe or a device, and gave more than {MAX_PIPE_BYTES:,} bytes"
         raise UserError(str(path), what, "name a regular file", DATA)
     return data
+
+
+def _missing(path: Path) -> UserError:
+    top, *below = path.parts or [""]
+    fix = "run `llm repro`, or correct the path" if top in ("data", "models", "reports") else "correct the path"
+    if top == "models" and len(below) > 1 and not path.parent.exists():
+        return UserError(str(path.parent), "no model here", fix, DATA)
+    return UserError(str(path), "no such file", fix, DATA)
 
 
 def _without_waiting(path: str, flags: int) -> int:
@@ -215,77 +245,6 @@ def _digest(path: Path | str, algorithm: str) -> str:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise UserError(str(path), "is not a regular file", "put a regular file there", DATA)
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
-
-
-def publish(built: Path, final: Path) -> None:
-    """Move a finished file or folder to `final`. An old folder is moved away first, and put back if the move fails.
-
-    If `final` is on another file system, `built` is first copied beside it. Raises UserError if there is no room
-    (RESOURCES) or `final` cannot be written; an old `final` is then unchanged.
-    """
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            _replace(built, final)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            _copy_and_replace(built, final)
-    except OSError as error:
-        what = f"cannot be written: {error.strerror}"
-        if error.errno not in NO_ROOM:
-            raise UserError(str(final), what, "make its folder writable and run it again", DATA) from None
-        needed, free = sum(size for _, size in _contents(built)), shutil.disk_usage(final.parent).free
-        what += f"; it needs {needed:,} bytes, the disk has {free:,} free"
-        raise UserError(str(final), what, "free some space and run it again", RESOURCES) from None
-
-
-def _replace(built: Path, final: Path) -> None:
-    if not os.path.lexists(final) or not (final.is_dir() or built.is_dir()):
-        built.replace(final)
-        return
-    old = built.with_name(built.name + ".replaced")
-    remove(old)
-    final.replace(old)
-    try:
-        built.replace(final)
-    except BaseException:
-        old.replace(final)
-        raise
-    remove(old)
-
-
-def _copy_and_replace(built: Path, final: Path) -> None:
-    """Copy `built` beside `final`, onto the disk, and rename the copy. The next run removes what a kill leaves."""
-    copy = final.with_name(f".{final.name}.copy")
-    remove(copy)
-    try:
-        for path, _ in _contents(built):
-            target = copy / path.relative_to(built)  # `built` itself is "."
-            if path.is_dir():
-                target.mkdir()
-                continue
-            shutil.copyfile(path, target)
-            with target.open("rb") as file:
-                os.fsync(file.fileno())
-        _replace(copy, final)
-    finally:
-        remove(copy)
-    remove(built)
-
-
-def _contents(path: Path) -> list[tuple[Path, int]]:
-    """The file or folder `path` and all that is in it, folders first, with the bytes of each file."""
-    paths = [path, *sorted(path.rglob("*"))] if path.is_dir() else [path]
-    return [(each, 0 if each.is_dir() else each.stat().st_size) for each in paths]
-
-
-def remove(path: Path) -> None:
-    """Remove a file, folder or link if it exists. The target of a link is kept."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 @contextmanager

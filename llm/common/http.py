@@ -5,14 +5,18 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from time import monotonic, sleep
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, InvalidHeader
 
 T = TypeVar("T")
@@ -31,7 +35,92 @@ class Failure(Exception):
         self.again, self.wait = again, wait
 
 
+class _Watch:
+    """In a `with` block, shuts a socket down at `deadline`, so that a read which waits there ends.
+
+    The time limit of a socket counts anew for each read: a server that sends a byte now and then never reaches it.
+    """
+
+    def __init__(self, sock: socket.socket, seconds: float) -> None:
+        self.deadline, self.late = monotonic() + seconds, False
+        self._sock, self._ended = sock, threading.Event()
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._run, name="deadline", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+
+    def _run(self) -> None:
+        while not self._ended.wait(max(0.0, self.deadline - monotonic())):
+            if monotonic() >= self.deadline:
+                self.late = True
+                with suppress(OSError):
+                    socket.socket.shutdown(self._sock, socket.SHUT_RDWR)  # the one of TLS would wait for an answer
+                return
+
+
+def _response_in_time(connection: HTTPConnection, get: Callable[[], Any]) -> Any:
+    """The response that `get` reads, whose headers must arrive within the time limit of the connection."""
+    sock, seconds, response = connection.sock, connection.timeout, None
+    if sock is None:  # the server has gone: this says so
+        return get()
+    assert isinstance(seconds, int | float)
+    with _Watch(sock, seconds) as watch:
+        try:
+            response = get()
+        except Exception:
+            if not watch.late:
+                raise
+    if watch.late:  # also if the headers look whole: a connection that is shut down ends them
+        raise TimeoutError("timed out")
+    assert response is not None
+    response.watched = sock
+    return response
+
+
+class _Connection(HTTPConnection):
+    def getresponse(self) -> Any:
+        return _response_in_time(self, super().getresponse)
+
+
+class _SafeConnection(HTTPSConnection):
+    def getresponse(self) -> Any:
+        return _response_in_time(self, super().getresponse)
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _SafePool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _SafeConnection
+
+
+class _Adapter(HTTPAdapter):
+    """Makes connections whose headers must arrive in time."""
+
+    def init_poolmanager(self, *words: Any, **options: Any) -> None:
+        super().init_poolmanager(*words, **options)
+        self.poolmanager.pool_classes_by_scheme = POOLS
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **options)
+        if isinstance(manager, urllib3.ProxyManager):  # not one for SOCKS, which has connections of its own
+            manager.pool_classes_by_scheme = POOLS
+        return manager
+
+
+POOLS = {"http": _Pool, "https": _SafePool}
+
+
 class _Session(requests.Session):
+    def __init__(self) -> None:
+        super().__init__()
+        for scheme in POOLS:
+            self.mount(f"{scheme}://", _Adapter())
+
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         """Return the target of a redirect. Raises Failure if it leaves https, or http and https."""
         location = super().get_redirect_target(resp)
@@ -47,7 +136,7 @@ class _Session(requests.Session):
 def send(method: str, url: str, seconds: float, **options: Any) -> requests.Response:
     """Send a request and return the response with its body unread; `options` are those of `requests.request`.
 
-    `seconds` limits the wait for the connection, and then for each read. Raises Failure.
+    `seconds` limits the wait for the connection, and then that for the whole headers. Raises Failure.
     """
     session = _Session()
     session.max_redirects = MAX_REDIRECTS
@@ -69,16 +158,22 @@ def read_body(response: requests.Response, seconds: float, bytes_per_second: flo
     encoding = response.headers.get("content-encoding", "identity").lower()
     if encoding != "identity":
         raise Failure(f"sent as {encoding}, although identity was asked for")
-    start, done = monotonic(), 0
-    try:
-        while chunk := response.raw.read1(CHUNK_BYTES, decode_content=False):  # read() would wait for a full chunk
-            done += len(chunk)
-            limit = seconds + done / bytes_per_second
-            if monotonic() - start > limit:
-                raise Failure(f"too slow: incomplete after {limit:.3g} s", again=True)
-            yield chunk
-    except HTTPError as error:
-        raise Failure(f"broken off after {done} bytes: {_reason(error)}", again=True) from None
+    start, done, broken = monotonic(), 0, ""
+    with _Watch(response.raw.watched, seconds) as watch:  # type: ignore[union-attr]
+        try:
+            while chunk := response.raw.read1(CHUNK_BYTES, decode_content=False):  # read() would wait for a full chunk
+                done += len(chunk)
+                watch.deadline = start + seconds + done / bytes_per_second
+                if monotonic() > watch.deadline:
+                    watch.late = True
+                    break
+                yield chunk
+        except HTTPError as error:
+            broken = f"broken off after {done} bytes: {_reason(error)}"
+    if watch.late:  # also if the body looks whole: a connection that is shut down ends it
+        raise Failure(f"too slow: incomplete after {watch.deadline - start:.3g} s", again=True)
+    if broken:
+        raise Failure(broken, again=True)
 
 
 def retry(attempts: int, work: Callable[[], T]) -> T:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from llm.common import params, yaml_file
-from llm.common.errors import USAGE, UserError
+from llm.common.errors import USAGE, UserError, problems_of, raise_all
 from llm.common.files import write_text
 
 Changes = Mapping[str, Any]  # new values, nested as in params.yaml
@@ -40,17 +40,33 @@ def apply(
     """Apply the changes to params.yaml in order. Comments are kept.
 
     A null removes an item of a mapping whose keys the user chooses, such as `download`. Raises UserError and writes
-    nothing if the result is invalid; `origin` names the source of the changes in the messages.
+    nothing if the result is invalid; `origin` names the source of the changes in the messages, unless params.yaml had
+    the problem before.
     """
-    params.load(path)  # raises for tags, which the reader below would accept
+    before = params.load(path)  # raises for tags, which the reader below would accept
     yaml = yaml_file.keeping_comments()
     document = yaml_file.read(path, yaml)
     for change in changes:
         _merge(document, change, schema)
     buffer = io.StringIO()
     yaml.dump(document, buffer)
-    params.parse(schema, yaml_file.plain().load(buffer.getvalue()), origin)
+    try:
+        params.parse(schema, yaml_file.plain().load(buffer.getvalue()), origin)
+    except UserError as error:
+        raise_all(_at_their_source(problems_of(error), origin, schema, before, str(path)))
     write_text(path, buffer.getvalue())
+
+
+def _at_their_source(
+    problems: Sequence[UserError], origin: str, schema: type[Any], before: Changes, path: str
+) -> list[UserError]:
+    """The problems of the result; those that params.yaml has without the changes are told as its own."""
+    own: dict[tuple[str, str], UserError] = {}
+    try:
+        params.parse(schema, before, path)
+    except UserError as error:
+        own = {(one.where.removeprefix(path), one.what): one for one in problems_of(error)}
+    return [own.get((one.where.removeprefix(origin), one.what), one) for one in problems]
 
 
 def _merge(document: Any, changes: Changes, kind: Any) -> None:

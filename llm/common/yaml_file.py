@@ -37,23 +37,30 @@ def keeping_comments() -> YAML:
 
 
 def read(path: Path | str, loader: YAML) -> Any:
-    """Read the file with `loader`. Raises UserError with the line number, if known."""
-    loader.Composer = _Composer
+    """Read the file with `loader`. Raises UserError as `parse` does."""
     try:
-        value = loader.load(read_text(path))
+        text = read_text(path)
     except UserError as error:
         raise UserError(error.where, error.what, error.fix, USAGE) from None
+    return parse(text, str(path), loader)
+
+
+def parse(text: str, where: str, loader: YAML) -> Any:
+    """Parse the text of the file `where` with `loader`. Raises UserError with the line number, if known."""
+    loader.Composer = _Composer
+    try:
+        value = loader.load(text)
     except DuplicateKeyError as error:
         what = " ".join(str(error.problem).split())
-        raise UserError(f"{path}:{_line(error)}", what, "keep one of the two keys", USAGE) from None
+        raise UserError(f"{where}:{_line(error)}", what, "keep one of the two keys", USAGE) from None
     except MarkedYAMLError as error:
         what = f"not plain YAML: {error.problem}"
-        raise UserError(f"{path}:{_line(error)}", what, "correct the line", USAGE) from None
+        raise UserError(f"{where}:{_line(error)}", what, "correct the line", USAGE) from None
     except Exception as error:  # the parser also raises ValueError and others, for example for `!!int x`
         what = f"not plain YAML: {' '.join(str(error).split())}"
-        raise UserError(str(path), what, "correct the file", USAGE) from None
+        raise UserError(where, what, "correct the file", USAGE) from None
     if not isinstance(value, Mapping):
-        raise UserError(str(path), f"contains {show(value)}, not sections", "write `key: value` lines", USAGE)
+        raise UserError(where, f"contains {show(value)}, not sections", "write `key: value` lines", USAGE)
     return value
 
 

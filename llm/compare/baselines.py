@@ -61,12 +61,12 @@ def _majority(snapshot: Snapshot) -> Baseline | None:
 
 def _next_reference(snapshot: Snapshot) -> Baseline | None:
     """Score the reference answer of the next question; only for the judge that is a formula."""
-    if (snapshot.json(JUDGE.report) or {}).get("backend") != "reference":
+    if (snapshot.mapping(JUDGE.report) or {}).get("backend") != "reference":
         return None
     pairs = [
         (entry, answer.score)
-        for entry, answer in zip(snapshot.json(rows.RESPONSES) or [], rows.answers(snapshot), strict=True)
-        if answer.score is not None and "instruction" in entry
+        for entry, answer in zip(snapshot.records(rows.RESPONSES), rows.answers(snapshot), strict=True)
+        if answer.score is not None and {"instruction", "output"} <= set(entry)
     ]
     if len(pairs) < 2:
         return None

@@ -29,11 +29,13 @@ class Comparison:
     flips: list[Pair]  # of Message
     answers: list[Pair]  # of Answer
     curves: list[tuple[str, list[Curve], list[Curve]]]  # report, first, second; only those that differ
+    same_rows: bool  # all messages and answers, also those that only one of them has
 
     @property
     def equal(self) -> bool:
         """Whether nothing differs at all."""
-        return not any((self.parameters, self.stages, self.source_files, self.data, self.figures, self.curves))
+        differing = (self.parameters, self.stages, self.source_files, self.data, self.figures, self.curves)
+        return self.same_rows and not any(differing)
 
 
 def compare(first: Snapshot, second: Snapshot, run_cache: Path | None = None) -> Comparison:
@@ -55,6 +57,7 @@ def compare(first: Snapshot, second: Snapshot, run_cache: Path | None = None) ->
         flips,
         answers,
         _curves(first, second),
+        rows.messages(first) == rows.messages(second) and rows.answers(first) == rows.answers(second),
     )
 
 

@@ -54,6 +54,6 @@ def sparkline(curve: Curve, low: float, high: float) -> str:
 def _curve(rows: Sequence[dict[str, str]], column: str) -> Curve | None:
     try:
         points = [(float(row["step"]), float(row[column])) for row in rows if row[column]]
-    except ValueError:  # texts, such as samples
+    except (TypeError, ValueError):  # texts, such as samples, or a row that is too short
         return None
     return Curve(column, *map(tuple, zip(*points, strict=True))) if points else None

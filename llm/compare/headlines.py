@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from llm.compare import rows
 from llm.compare.snapshot import Snapshot
@@ -99,13 +99,13 @@ class Line:
 
 def value(figure: Figure, snapshot: Snapshot) -> Value:
     """The figure of a run, with its 95 % interval where it has one."""
-    metrics: dict[str, Any] = snapshot.json(figure.report) or {}
+    metrics = snapshot.mapping(figure.report) or {}
     found = metrics.get(figure.key)
     if not isinstance(found, int | float):
         return Value(None)
     if figure is EXACT:
-        hits, n = int(found), int(metrics["n_items"])
-        return Value(hits / n, wilson(hits, n)) if n else Value(None)
+        hits, n = int(found), metrics.get("n_items")
+        return Value(hits / n, wilson(hits, n)) if isinstance(n, int) and n >= hits >= 0 < n else Value(None)
     stem = figure.key.removesuffix("_mean")
     low, high = metrics.get(f"{stem}_ci95_low"), metrics.get(f"{stem}_ci95_high")
     return Value(found, None if low is None or high is None else (low, high))

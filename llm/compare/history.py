@@ -10,6 +10,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from llm.common import dvc_lock
 from llm.compare.snapshot import WORKSPACE, git
 
 LOCK = "dvc.lock"
@@ -143,6 +144,6 @@ def _parse(text: str, single: bool) -> Mapping[str, Any]:
     except (DvcException, YAMLFileCorruptedError):
         return {}
     if single:
-        return {str(found["cmd"]): found} if isinstance(found, Mapping) and "cmd" in found else {}
+        return {str(found["cmd"]): found} if dvc_lock.is_entry(found) and "cmd" in found else {}
     stages = found.get("stages") if isinstance(found, Mapping) else None
-    return stages if isinstance(stages, Mapping) else {}
+    return stages if isinstance(stages, Mapping) and all(map(dvc_lock.is_entry, stages.values())) else {}

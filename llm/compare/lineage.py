@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -70,7 +72,7 @@ def trace(what: str, root: Path, repo: Repo, programs: Programs) -> Trace:
 
 def resolve(what: str, root: Path, history: History, repo: Repo) -> Named:
     """The artifact that a path, an md5 (also its start) or an MLflow run id stands for."""
-    if found := _by_path(what, root, history):
+    if found := _by_path(what, root, history, repo):
         return found
     if MD5.fullmatch(what):
         if found := _by_md5(what, history, repo):
@@ -89,22 +91,41 @@ def producer(history: History, artifact: Artifact, reader: Run) -> Run | None:
     return next((run for run in beside if run.made(artifact)), None) or next(iter(history.makers(artifact)), None)
 
 
-def _by_path(what: str, root: Path, history: History) -> Named | None:
-    path = Path(what)
+def _by_path(what: str, root: Path, history: History, repo: Repo) -> Named | None:
+    path = Path(os.path.normpath(what))
     if path.is_absolute() and path.is_relative_to(root):
         path = path.relative_to(root)
-    name = Path(path).as_posix()
+    name = path.as_posix()
     inside: dict[str, None] = {}
+    lacking: dict[Artifact, Sequence[str]] = {}  # folders of this path and their files, of which none has its name
     for state in history.states:
         runs = [Run(stage, entry, state) for stage, entry in state.stages.items()]
         known = {one.path: one for part in ("deps", "outs") for run in runs for one in run.artifacts(part)}
         for above in (path, *path.parents):
-            if artifact := known.get(above.as_posix()):
-                return Named(artifact, path.relative_to(above).as_posix() if above != path else "")
+            if (artifact := known.get(above.as_posix())) and artifact not in lacking:
+                within = path.relative_to(above).as_posix() if above != path else ""
+                names = _files_of(artifact, repo) if within else None
+                if names is None or any(f"{one}/".startswith(f"{within}/") for one in names):
+                    return Named(artifact, within)
+                lacking[artifact] = names
         inside |= dict.fromkeys(one for one in known if one.startswith(f"{name}/"))
     if inside:
         raise _several(what, f"holds {len(inside)} artifacts", list(inside))
+    for artifact, names in lacking.items():
+        near = difflib.get_close_matches(name.removeprefix(f"{artifact.path}/"), names, 1)
+        fix = f"did you mean {artifact.path}/{near[0]}?" if near else f"name {artifact.path}"
+        raise UserError("command line", f"{what!r} is not in the output {artifact.path}", fix, USAGE)
     return None
+
+
+def _files_of(artifact: Artifact, repo: Repo) -> Sequence[str] | None:
+    """The files in a folder by the cache, or else by the disk; None if neither has it."""
+    if (listed := holders.folder(repo.cache.local, artifact.md5)) is not None:
+        return list(listed)
+    path = Path(artifact.path)
+    if not artifact.md5.endswith(holders.DIR):
+        return []
+    return [one["relpath"] for one in files.dvc_listing(path)] if path.exists() else None
 
 
 def _by_md5(what: str, history: History, repo: Repo) -> Named | None:

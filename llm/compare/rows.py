@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llm.compare.snapshot import Row, Snapshot
+from llm.common.errors import DATA, UserError
+from llm.compare.snapshot import AGAIN, Row, Snapshot
 
 PREDICTIONS, MESSAGES = "reports/finetune_spam/predictions.csv", "data/spam"
 CALIBRATION = "reports/finetune_spam/calibration.csv"
@@ -65,9 +66,13 @@ class Pair:
 def messages(snapshot: Snapshot, split: str = TEST) -> list[Message]:
     """The classified messages of a split, without their texts; empty if the stage has not run."""
     rows = (row for row in snapshot.rows(PREDICTIONS) if row.get("split") == split)
-    return [
-        Message(int(row["row"]), row["actual"], row["predicted"], probability(row, row["predicted"])) for row in rows
-    ]
+    try:
+        return [
+            Message(int(row["row"]), row["actual"], row["predicted"], probability(row, row["predicted"]))
+            for row in rows
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise _malformed(snapshot, PREDICTIONS, error) from None
 
 
 def probability(row: Mapping[str, str], label: str) -> float | None:
@@ -107,11 +112,15 @@ def same_messages(first: Snapshot, second: Snapshot) -> bool:
 
 def answers(snapshot: Snapshot) -> list[Answer]:
     """The answers with their scores; empty if the stage has not run."""
-    scores = {row["index"]: row.get("score") for row in snapshot.json(SCORES) or [] if row.get("status") == "scored"}
+    scored = (row for row in snapshot.records(SCORES) if row.get("status") == "scored")
+    scores = {row.get("index"): row.get("score") for row in scored}
     seen: Counter[tuple[str, str]] = Counter()
     found = []
-    for index, row in enumerate(snapshot.json(RESPONSES) or []):
-        question, reference = _question(row)
+    for index, row in enumerate(snapshot.records(RESPONSES)):
+        try:
+            question, reference = _question(row)
+        except (KeyError, TypeError, IndexError) as error:
+            raise _malformed(snapshot, RESPONSES, error) from None
         found.append(Answer(question, reference, row.get(ANSWER) or "", scores.get(index), seen[question, reference]))
         seen[question, reference] += 1
     return found
@@ -133,6 +142,11 @@ def changed_answers(found: Sequence[Pair]) -> list[Pair]:
     """Answers with another text or score, those with the largest change of the score first."""
     changed = [p for p in found if (p.first.text, p.first.score) != (p.second.text, p.second.score)]
     return sorted(changed, key=lambda pair: -abs((pair.second.score or 0) - (pair.first.score or 0)))
+
+
+def _malformed(snapshot: Snapshot, path: str, error: Exception) -> UserError:
+    what = f"has a row of another form ({type(error).__name__}: {error})"
+    return UserError(snapshot.where(path), what, AGAIN, DATA)
 
 
 def _question(row: Row) -> tuple[str, str]:

@@ -7,20 +7,19 @@ import difflib
 import io
 import json
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml.error import YAMLError
-
-from llm.common import files, yaml_file
+from llm.common import dvc_lock, files, yaml_file
 from llm.common.errors import DATA, USAGE, UserError
 
 WORKSPACE = "workspace"
 EXPERIMENTS = "refs/exps"
 REPORTS = "reports"
+AGAIN = "run its stage again"
 Row = dict[str, str]
 
 
@@ -52,34 +51,45 @@ class Snapshot:
         try:
             return json.loads(text)
         except ValueError as error:
-            raise UserError(f"{self.name}: {path}", f"is not JSON: {error}", "run its stage again", DATA) from None
+            raise UserError(self.where(path), f"is not JSON: {error}", AGAIN, DATA) from None
+
+    def mapping(self, path: str) -> dict[str, Any] | None:
+        """The object in a JSON file, or None if the file is not there. Raises UserError if it holds another value."""
+        found = self.json(path)
+        if found is not None and not isinstance(found, dict):
+            raise UserError(self.where(path), f"holds {yaml_file.show(found)}, not an object", AGAIN, DATA)
+        return found
+
+    def records(self, path: str) -> list[dict[str, Any]]:
+        """The objects in the list of a JSON file; none if the file is not there. Raises UserError for other values."""
+        found = self.json(path)
+        if found is not None and not (isinstance(found, list) and all(isinstance(one, dict) for one in found)):
+            raise UserError(self.where(path), f"holds {yaml_file.show(found)}, not a list of objects", AGAIN, DATA)
+        return found or []
 
     def rows(self, path: str) -> list[Row]:
         """The rows of a CSV file by its header; an empty list if the file is not there."""
         text = self.text(path)
         return [] if text is None else _csv_rows(text)
 
-    def yaml(self, path: str) -> dict[str, Any]:
-        """A YAML file as plain data; empty if it is not there. Raises UserError if it is not a mapping."""
-        text = self.text(path)
-        try:
-            found = {} if text is None else yaml_file.plain().load(text)
-        except YAMLError as error:
-            what = f"is not YAML: {' '.join(str(error).split()):.80}"
-            raise UserError(f"{self.name}: {path}", what, "correct it", DATA) from None
-        if not isinstance(found, Mapping):
-            raise UserError(f"{self.name}: {path}", "is not a mapping", "correct it", DATA)
-        return dict(found)
+    def where(self, path: str) -> str:
+        """A file of this state for a message: the path, with the name of a state that is not the workspace."""
+        return path if self.commit is None else f"{self.name}: {path}"
 
     @cached_property
     def params(self) -> dict[str, Any]:
-        """params.yaml."""
-        return self.yaml("params.yaml")
+        """params.yaml as plain data; empty if it is not there."""
+        text = self.text("params.yaml")
+        return {} if text is None else dict(yaml_file.parse(text, self.where("params.yaml"), yaml_file.plain()))
 
     @cached_property
-    def stages(self) -> dict[str, Any]:
+    def stages(self) -> dvc_lock.Stages:
         """The stages in dvc.lock: how each of them last ran."""
-        return dict(self.yaml("dvc.lock").get("stages") or {})
+        if self.commit is None:
+            return dvc_lock.read()
+        text = self.text("dvc.lock")
+        fix = "name another state"
+        return {} if text is None else dvc_lock.parse(text, self.where("dvc.lock"), fix)
 
     @cached_property
     def reports(self) -> list[str]:
@@ -98,12 +108,13 @@ class Snapshot:
         """The rows of a CSV file in DVC's cache, such as data/spam/test.csv; empty if the cache does not have it."""
         from dvc.api import DVCFileSystem
         from dvc.exceptions import DvcException
+        from dvc_data.index import DataIndexError
 
         if self.commit is None and Path(path).is_file():
             return self.rows(path)
         try:
             text = DVCFileSystem(".", rev=self.commit).read_text(path, encoding="utf-8")
-        except (OSError, DvcException, UnicodeDecodeError):
+        except (OSError, DvcException, DataIndexError, UnicodeDecodeError):
             return []
         return _csv_rows(text)
 
@@ -129,6 +140,9 @@ def resolve(name: str) -> Snapshot:
     known = experiment_commits()
     if name in known:
         return Snapshot(name, known[name])
+    if git("rev-parse", "--verify", "--quiet", "HEAD") is None:
+        what = f"{name!r} is no git revision: there is no commit yet"
+        raise UserError("command line", what, "`git add . && git commit`", USAGE)
     near = difflib.get_close_matches(name, [*known, WORKSPACE], 1)
     fix = f"did you mean {near[0]}?" if near else "see `git log` and `llm experiments`"
     raise UserError("command line", f"{name!r} is no git revision and no experiment with results", fix, USAGE)

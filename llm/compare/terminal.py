@@ -25,10 +25,16 @@ CHANGED = 4  # parameters of an experiment in the table of experiments
 STYLES = {"better": "green", "worse": "red", "neutral": ""}
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave a reader that has gone, as in `... | head`, to `error_contract`; rich would exit with 1."""
+        raise BrokenPipeError
+
+
 def console(file: TextIO | None = None) -> Console:
     """A console as wide as the terminal, but at most WIDTH columns."""
     columns = shutil.get_terminal_size((WIDTH, 24)).columns
-    return Console(file=file or sys.stdout, width=max(40, min(WIDTH, columns)), highlight=False, soft_wrap=False)
+    return _Console(file=file or sys.stdout, width=max(40, min(WIDTH, columns)), highlight=False, soft_wrap=False)
 
 
 def show(compared: Comparison, to: Console) -> None:

@@ -185,7 +185,8 @@ class ChatTemplate:
             )
         except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             what = f"the chat template cannot render the messages: {' '.join(str(error).split())}"
-            fix = "give the date as an option" if READS_TIME in str(error) else "change the messages or the template"
+            timed = f"write a date in place of {READS_TIME} in the template"
+            fix = timed if READS_TIME in str(error) else "change the messages or the template"
             raise UserError(self.where, what, fix, DATA) from None
 
     @cached_property

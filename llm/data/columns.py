@@ -18,9 +18,10 @@ TEXT_NAMES = (
     "input description title"
 ).split()
 LABEL_NAMES = (
-    "label labels class category target sentiment v1 intent emotion topic tag type rating polarity is_spam isspam spam "
-    "y"
+    "label labels class category target sentiment v1 intent emotion stance topic tag type rating polarity is_spam "
+    "isspam spam y"
 ).split()
+ABOUT = set("id ids count num number length len date time url index score confidence".split())  # not the thing itself
 SAMPLE = 2000  # rows that are looked at
 SHORT = 3  # words of a column name, at most
 ALIKE = 1.5  # columns whose mean numbers of words differ by less than this factor may both be the text
@@ -62,11 +63,12 @@ def choose_columns(
     chosen = {key: _declared(names, name, key, path) for key, name in (("text", text), ("label", label)) if name}
     if has_header or table.names is not None:
         for key, usual in (("label", LABEL_NAMES), ("text", TEXT_NAMES)):
-            if key not in chosen:
-                found = _by_name([names[i] for i in filled], usual)
-                at = None if found is None else filled[found]
-                if at is not None and at not in chosen.values():
-                    chosen[key] = at
+            if key in chosen:
+                continue
+            free = [i for i in filled if i not in chosen.values()]
+            found = _by_name([names[i] for i in free], usual, [[row[i] for i in free] for row in sample])
+            if found is not None:
+                chosen[key] = free[found]
     if len(chosen) < 2:
         _by_content(chosen, filled, sample, names, path)
     if chosen["text"] == chosen["label"]:
@@ -100,17 +102,37 @@ def _words(name: str) -> list[str]:
     return re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).casefold())
 
 
-def _by_name(names: Sequence[str], usual: Sequence[str]) -> int | None:
-    """The column with the surest usual name; else with a usual name among the words of its own, as `review_text`."""
-    whole, parts = ["_".join(_words(name)) for name in names], [_words(name) for name in names]
-    for name in usual:
-        if name in whole:
-            return whole.index(name)
-    for name in usual:
-        found = [i for i, words in enumerate(parts) if name in words]
-        if found:
-            return found[0]
-    return None
+def _whole_name(names: Sequence[str], usual: Sequence[str]) -> int | None:
+    """The column with the surest usual name."""
+    known = ["_".join(_words(name)) for name in names]
+    return next((known.index(name) for name in usual if name in known), None)
+
+
+def _part_of_name(names: Sequence[str], usual: Sequence[str]) -> list[int]:
+    """The columns with a usual name among the words of their own, as `review_text`, but not as `review_id`, if any."""
+    words = [set(_words(name)) for name in names]
+    found = [i for i in range(len(names)) if words[i] & set(usual)]
+    return [i for i in found if not words[i] & ABOUT] or found
+
+
+def _by_name(names: Sequence[str], usual: Sequence[str], rows: Sequence[list[Any]]) -> int | None:
+    """The column that its name says is the text or the label; None if none is, or several may be.
+
+    A part of a name is enough for a text, of which the one with most words is taken, and for the only label. Of more,
+    and of one such as `topic_id`, a label has few values. A name such as `is_toxic` counts as a part of one.
+    """
+    at = _whole_name(names, usual)
+    if at is not None:
+        return at
+    found = _part_of_name(names, usual)
+    if usual is TEXT_NAMES:
+        found = [i for i in found if not set(_words(names[i])) & ABOUT]
+        return _text_of(found, rows) if found else None
+    found += [i for i, name in enumerate(names) if _words(name)[:1] == ["is"] and i not in found]
+    if len(found) == 1 and not set(_words(names[found[0]])) & ABOUT:
+        return found[0]
+    few = [i for i in found if 2 <= _distinct(rows, i) <= max(2, len(rows) / 2)]
+    return few[0] if len(few) == 1 else None
 
 
 def _is_header(rows: Sequence[list[Any]], text: str | None, label: str | None, known: Container[str]) -> bool:
@@ -128,18 +150,22 @@ def _is_header(rows: Sequence[list[Any]], text: str | None, label: str | None, k
     short = all(len(name.split()) <= SHORT for name in names)
     if not short or len(set(names)) < len(names) or any(name in known for name in first):
         return False
-    by_text, by_label = _by_name(first, TEXT_NAMES), _by_name(first, LABEL_NAMES)
+    by_text, by_label = (_part_of_name(first, usual) for usual in (TEXT_NAMES, LABEL_NAMES))
+    if by_text and by_label:  # files with a header that were joined have it several times
+        rest = [row for row in rest if row != rows[0]]
     filled = [i for i in range(len(first)) if any(_filled(row[i]) for row in rest)]
     if len(filled) < 2:
-        return by_text is not None and by_label is not None
+        return bool(by_text and by_label)
     text_at = _text_of(filled, rest)
     others = [i for i in filled if i != text_at]
-    label_at = by_label if by_label in others else min(others, key=lambda i: _distinct(rest, i))
+    label_at = next((i for i in by_label if i in others), None)
+    label_at = min(others, key=lambda i: _distinct(rest, i)) if label_at is None else label_at
     labels = Counter(str(row[label_at]).strip().casefold() for row in rest)
     if folded[label_at] in labels:
         texts = {str(row[text_at]).strip().casefold() for row in rest}
-        return folded[label_at] in LABEL_NAMES and folded[text_at] in TEXT_NAMES and folded[text_at] not in texts
-    return by_text is not None or by_label is not None or (len(rest) > 2 and min(labels.values()) > 1)
+        named = folded[text_at] in TEXT_NAMES or (text_at in by_text and " " not in first[text_at])  # as `email_text`
+        return folded[label_at] in LABEL_NAMES and named and folded[text_at] not in texts
+    return bool(by_text or by_label) or (len(rest) > 2 and min(labels.values()) > 1)
 
 
 def _distinct(rows: Sequence[list[Any]], i: int) -> int:

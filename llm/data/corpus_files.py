@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import codecs
 import gzip
-import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -16,9 +15,10 @@ from itertools import accumulate
 from pathlib import Path, PurePath
 from typing import IO, Any, Literal
 
-from llm.common.errors import DATA, MAX_LISTED, UserError, raise_all
+from llm.common.errors import DATA, UserError, raise_all
 from llm.common.params import Problem
 from llm.data import signatures
+from llm.data.corpus_records import bad_records, is_text, parse_record, text_of
 
 Format = Literal["text", "jsonl", "parquet"]
 FORMATS: dict[str, Format] = {".txt": "text", ".text": "text", ".md": "text", ".markdown": "text"}
@@ -133,7 +133,7 @@ class CorpusFiles:
                 yield text
             else:
                 self.blank += 1
-        raise_all([_bad_records(path, "rows" if parquet else "lines", what, found) for what, found in bad.items()])
+        raise_all([bad_records(path, "rows" if parquet else "lines", what, found) for what, found in bad.items()])
 
     def _rows_of_jsonl(self, path: Path) -> Iterator[tuple[int, str, str]]:
         """Yield number, text and problem of each line with an object."""
@@ -141,17 +141,13 @@ class CorpusFiles:
         for number, line in enumerate(_lines(self._decoded(path)), start=1):
             if not line.strip():
                 continue
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                yield number, "", "are not JSON"
-                continue
-            if not isinstance(record, dict):
-                yield number, "", "are not JSON objects"
+            record, problem = parse_record(line)
+            if problem:
+                yield number, "", problem
                 continue
             if name is None:
                 name = self._guess(path, {key: isinstance(value, str) for key, value in record.items()})
-            yield number, *_text_of(record.get(name), name)
+            yield number, *text_of(record.get(name), name)
 
     def _rows_of_parquet(self, path: Path) -> Iterator[tuple[int, str, str]]:
         """Yield number, text and problem of each row."""
@@ -160,39 +156,39 @@ class CorpusFiles:
 
         try:
             with pq.ParquetFile(path, pre_buffer=False, buffer_size=CHUNK) as file:
-                columns = {column.name: _is_text(column.type) for column in file.schema_arrow}
+                columns = {column.name: is_text(column.type) for column in file.schema_arrow}
                 name = self.config.text_field or self._guess(path, columns)
                 if not columns.get(name):
-                    what = f"has no column {name!r} of text; its columns are {', '.join(columns)}"
+                    kinds = ", ".join(f"{column.name} ({column.type})" for column in file.schema_arrow)
+                    what = f"has no column {name!r} of text; its columns are {kinds}"
                     raise UserError(str(path), what, "correct tokenize.documents.text_field", DATA)
                 number, size = 0, path.stat().st_size / max(1, file.metadata.num_rows)
                 for batch in file.iter_batches(ROWS, columns=[name], use_threads=False):
                     for value in batch.column(0).to_pylist():
                         number += 1
-                        yield number, *_text_of(value, name)
+                        yield number, *text_of(value, name)
                     self._read(path, int(size * number))
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise _damaged(path, "Parquet", error) from None
 
     def _guess(self, path: Path, fields: dict[str, bool]) -> str:
         """Return the first of TEXT_FIELDS that is a text in the file. Raises UserError if there is none."""
-        name = next((name for name in TEXT_FIELDS if fields.get(name)), None)
-        if name is None:
-            what = (
-                f"no field with text is one of {', '.join(TEXT_FIELDS)}; the fields are {', '.join(fields) or 'none'}"
-            )
+        found = [name for name in TEXT_FIELDS if name in fields]
+        if not found:
+            what = f"no field is one of {', '.join(TEXT_FIELDS)}; the fields are {', '.join(fields) or 'none'}"
             raise UserError(str(path), what, "set tokenize.documents.text_field", DATA)
+        name = next((name for name in found if fields[name]), found[0])  # its records without text are reported
         self.guessed.add(name)
-        self._say(f"read the field {name!r}", path)
+        self.note(f"read the field {name!r}", path)
         return name
 
     def _decoded(self, path: Path) -> Iterator[str]:
         """Yield the text of a file, without a byte-order mark, with LF line ends. Raises UserError."""
         encoding = self.config.encoding
         decoder = codecs.getincrementaldecoder(encoding)()
-        done, line, held, first, blank = 0, 1, "", True, True
+        done, line, held, first, blank, returns = 0, 1, "", True, True, 0
         with path.open("rb") as raw:
-            _refuse_binary(path, raw)
+            self._refuse_other_kinds(path, raw)
             for data in _chunks(path, raw):
                 try:
                     text = held + decoder.decode(data, not data)
@@ -205,18 +201,21 @@ class CorpusFiles:
                 held = "\r" if data and text.endswith("\r") else ""
                 text = text.removesuffix(held) if held else text
                 if "\r\n" in text:
-                    self._say("read CRLF as LF", path)
+                    self.note("read CRLF as LF", path)
                     text = text.replace("\r\n", "\n")
+                returns += text.count("\r")
                 line += text.count("\n")
                 blank = blank and not text.strip()
                 if text:
                     yield text
+        if returns and line == 1:
+            self.note("has CR for line ends, which separate no documents: save it with LF", path)
         if blank:
             raise UserError(str(path), f"the file is empty ({done} bytes)", "add text to it, or remove it", DATA)
 
     def _without_mark(self, path: Path, text: str) -> str:
         if text.startswith("\ufeff"):
-            self._say("ignored a byte-order mark", path)
+            self.note("ignored a byte-order mark", path)
         at = text.find("\0", 0, BINARY_AT)
         if at >= 0:
             what = f"is not text: character {at} is NUL"
@@ -224,23 +223,27 @@ class CorpusFiles:
             raise UserError(str(path), what, fix, DATA)
         return text.removeprefix("\ufeff")
 
+    def _refuse_other_kinds(self, path: Path, raw: IO[bytes]) -> None:
+        """Raise UserError if a file that should be text, perhaps compressed, begins as one of another kind does."""
+        head = raw.read(signatures.HEAD)
+        raw.seek(0)
+        found, page = signatures.binary(head), signatures.error_page(head)
+        if found and path.suffix.lower() not in COMPRESSED:
+            raise UserError(str(path), f"is {found[0]}, not text", f"{found[1]}, or remove it", DATA)
+        if page == signatures.HTML:
+            self.note(f"begins as {page} does; its tags are read as text", path)
+        elif page:
+            raise UserError(str(path), f"is {page}, not the text", "download the file itself, or remove it", DATA)
+
     def _read(self, path: Path, done: int) -> None:
         self.progress(self._starts[path] + done, self._total)
 
-    def _say(self, text: str, path: Path) -> None:
+    def note(self, text: str, path: Path) -> None:
         """Say it once for a file, and for the first files only."""
         said = self._said.setdefault(text, [])
         if path not in said and len(said) <= SAID:
             said.append(path)
             self.say(f"{path}: {text}" if len(said) <= SAID else f"more files: {text}")
-
-
-def _refuse_binary(path: Path, raw: IO[bytes]) -> None:
-    """Raise UserError if a file that should be text, perhaps compressed, begins as one of another kind does."""
-    found = signatures.binary(raw.read(signatures.HEAD))
-    raw.seek(0)
-    if found and path.suffix.lower() not in COMPRESSED:
-        raise UserError(str(path), f"is {found[0]}, not text", f"{found[1]}, or remove it", DATA)
 
 
 def _chunks(path: Path, raw: IO[bytes]) -> Iterator[bytes]:
@@ -287,24 +290,3 @@ def _lines(parts: Iterable[str]) -> Iterator[str]:
             yield "".join(pending)
             pending = [line]
     yield "".join(pending)
-
-
-def _text_of(value: object, name: str) -> tuple[str, str]:
-    """Return the text of a record and what is wrong with it."""
-    if isinstance(value, str):
-        return value, ""
-    return "", f"have no {name!r}" if value is None else f"have a {name!r} that is not text"
-
-
-def _is_text(kind: Any) -> bool:
-    import pyarrow as pa
-
-    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(inner) or pa.types.is_large_string(inner) or pa.types.is_string_view(inner))
-
-
-def _bad_records(path: Path, kind: str, what: str, numbers: list[int]) -> UserError:
-    listed = ", ".join(map(str, numbers[:MAX_LISTED]))
-    more = f" and {len(numbers) - MAX_LISTED:,} more" if len(numbers) > MAX_LISTED else ""
-    where = f"{path}:{numbers[0]}" if kind == "lines" else str(path)
-    return UserError(where, f"{kind} that {what}: {listed}{more}", "correct or remove them", DATA)

@@ -20,6 +20,7 @@ from llm.data.corpus_files import CorpusFiles
 from llm.data.encode_blocks import Encode, ParallelConfig, encode_blocks
 from llm.data.pieces import last_cut, pieces
 from llm.data.tokenizer import Tokenizer
+from llm.data.tokenizer_files import END_OF_TEXT
 
 PART = 1 << 20  # characters that are encoded at once
 LONGEST_WORD = 1 << 23  # characters in a row that cannot be cut
@@ -42,11 +43,15 @@ class Counts:
 
 
 def splitter(separator: str | None) -> Splitter:
-    """Return the function that splits a text at the separator. A line of spaces and tabs counts as an empty line."""
+    """Return the function that splits a text at the separator. A line of white space counts as an empty line.
+
+    Line ends in a separator are LF, as in the texts that are read.
+    """
     if separator is None:
         return lambda text: [text]
+    separator = separator.replace("\r\n", "\n").replace("\r", "\n")
     if set(separator) == {"\n"} and len(separator) > 1:
-        return re.compile(r"[ \t]*".join(separator)).split
+        return re.compile(r"[^\S\n]*".join(separator)).split
     return lambda text: text.split(separator)
 
 
@@ -69,10 +74,22 @@ def read_parts(files: CorpusFiles, separator: str | None, size: int = PART) -> I
 def _parts_of(path: Path, files: CorpusFiles, separator: str | None, size: int) -> Iterator[Part]:
     texts = files.texts(path)
     if texts is not None:
+        if separator is None or END_OF_TEXT not in separator:
+            texts = _noting_end_of_text(texts, files, path)
         yield from split_parts(texts, separator, size, str(path))
         return
     for text in files.records(path):
         yield from _in_parts(text, size)
+
+
+def _noting_end_of_text(texts: Iterable[str], files: CorpusFiles, path: Path) -> Iterator[str]:
+    """Yield the texts, and say once if they have <|endoftext|>, which is encoded as ordinary text."""
+    before = ""
+    for text in texts:
+        if END_OF_TEXT in text or END_OF_TEXT in before + text[: len(END_OF_TEXT)]:
+            files.note(f"has {END_OF_TEXT} as ordinary text; to split there, set tokenize.corpus.separator to it", path)
+        before = text[-len(END_OF_TEXT) :]
+        yield text
 
 
 def split_parts(texts: Iterable[str], separator: str | None, size: int, where: str) -> Iterator[Part]:

@@ -53,7 +53,11 @@ def refuse_other_kinds(data: bytes, path: Path) -> None:
 
 def has_lone_surrogate(text: str) -> bool:
     """Whether a text has half of a UTF-16 pair, which JSON can write as an escape, and UTF-8 cannot hold."""
-    return any("\ud800" <= letter <= "\udfff" for letter in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _guess(data: bytes) -> str:

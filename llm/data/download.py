@@ -123,16 +123,20 @@ def pin(
 
 
 def _local_files(item: str, source: Path) -> dict[str, Path]:
-    """The files to copy, by their path below `source`. Hidden files and folders are left out."""
+    """The files to copy, by their path below `source`. Hidden files and folders are left out, as are links to folders.
+
+    Raises UserError if a link leads nowhere, or no file has content. Readers refuse an empty file that they would read.
+    """
     files = {source.name: source}
     if source.is_dir():
         inside = ((path.relative_to(source), path) for path in sorted(source.rglob("*")))
         shown = [(name, path) for name, path in inside if not any(part.startswith(".") for part in name.parts)]
-        files = {name.as_posix(): path for name, path in shown if path.is_symlink() or not path.is_dir()}
-    for file in files.values() or [source]:
-        if not file.is_file() or not file.stat().st_size:
-            fix = "name a file with content, or a folder of such files"
-            raise UserError(f"download.{item}.source", f"{file} is not a file with content", fix, DATA)
+        files = {name.as_posix(): path for name, path in shown if not path.is_dir()}
+    where, fix = f"download.{item}.source", "name a file with content, or a folder of such files"
+    if broken := [path for path in files.values() if not path.is_file()]:
+        raise UserError(where, f"{broken[0]} is not a file", fix, DATA)
+    if not any(path.stat().st_size for path in files.values()):
+        raise UserError(where, f"{source} is not a file with content" if files else f"{source} has no files", fix, DATA)
     return files
 
 

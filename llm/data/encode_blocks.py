@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -83,10 +83,22 @@ def in_order(items: Iterable[T], submit: Callable[[T], F], result: Callable[[F],
 
 
 def _in_threads(encode: Encode, blocks: Iterable[Block], workers: int | None) -> Iterator[NDArray[Any]]:
-    """Threads suffice: tiktoken releases the lock of the interpreter while it encodes."""
+    """Threads suffice: tiktoken releases the lock of the interpreter while it encodes.
+
+    Each has a tokenizer of its own. Threads with a common one contend for the caches of its regular expressions.
+    """
     count = workers or min(THREADS, cores())
-    with ThreadPoolExecutor(count) as pool:
-        yield from in_order(blocks, lambda block: pool.submit(encode, block), Future.result, AHEAD * count)
+    own = threading.local()
+
+    def start() -> None:
+        own.encode = replace(encode, tokenizer=encode.tokenizer.copy())
+
+    def encode_here(block: Block) -> NDArray[Any]:
+        ids: NDArray[Any] = own.encode(block)
+        return ids
+
+    with ThreadPoolExecutor(count, initializer=start) as pool:
+        yield from in_order(blocks, lambda block: pool.submit(encode_here, block), Future.result, AHEAD * count)
 
 
 def _in_ray(encode: Encode, blocks: Iterable[Block], workers: int | None) -> Iterator[NDArray[Any]]:

@@ -123,6 +123,8 @@ def _truncated(entry: Entry, frame: Frame, tokenizer: Tokenizer, limit: int, whe
     kept = max(1, min(sum(encoded.trained), limit // 2))  # tokens of the answer with its end
     while over := max(0, encoded.start - (limit + 1 - kept)):
         shorter = _with_shorter_question(entry, tokenizer, over)
+        if shorter is None and answer_tokens(encoded, limit):
+            return entry  # there is no text left to cut, but the answer has begun
         if shorter is None:
             what = f"its prompt frame alone leaves no room for an answer in {limit} tokens"
             raise UserError(where, what, "raise tokenize.instructions.max_tokens, or take a shorter frame", DATA)
@@ -135,7 +137,8 @@ def _without_last_answer(entry: Entry) -> Entry | None:
     """Return a chat without its last question and answer; None if it has no other answer."""
     messages: list[dict[str, Any]] = entry.get("messages", [])
     ends = [n for n, message in enumerate(messages, start=1) if message["role"] == "assistant"]
-    return simplified(messages[: ends[-2]]) if len(ends) > 1 else None
+    kept = messages[: ends[-2]] if len(ends) > 1 else []
+    return simplified(kept) if any(message["role"] == "user" for message in kept) else None
 
 
 def _with_shorter_question(entry: Entry, tokenizer: Tokenizer, over: int) -> Entry | None:

@@ -112,6 +112,11 @@ def read_published(
     if not rows:
         raise UserError(str(path), "has no entries", "add entries", DATA)
     keys = shape if isinstance(shape, Keys) else SHAPES[shape] if shape != "guess" else _guess(rows, path)
+    texts = [name for name in (keys.instruction, keys.input, keys.output, keys.role, keys.content) if name]
+    if unknown := [name for name in as_text if name not in texts]:
+        raise UserError(
+            f"{KEY}.as_text", f"{unknown[0]!r} is not a key of a text", f"name one of {', '.join(texts)}", DATA
+        )
     name = next((name for name, known in SHAPES.items() if known == keys), str(keys))
     found = Published(form, name, len(rows), extra_keys=Counter(f"(file).{key}" for key in beside))
     reader = _Reader(keys, as_text, found)
@@ -137,7 +142,13 @@ def read_rows(path: Path, form: Format | Literal["guess"]) -> tuple[list[Any], F
     if form == "parquet" or (form == "guess" and data.startswith(b"PAR1")):
         return _parquet(path), "parquet", []
     refuse_other_kinds(data, path)
+    if form == "guess" and path.suffix.lower() in (".csv", ".tsv"):
+        what = f"is a table by the end of its name, {path.suffix}; instructions are JSON, JSON Lines or Parquet"
+        fix = 'write JSON Lines: pandas.read_csv(...).to_json("instructions.jsonl", orient="records", lines=True)'
+        raise UserError(str(path), what, fix, DATA)
     text = read_text(path)
+    if form == "guess":
+        form = "json" if text.lstrip().startswith("[") else "guess"  # an array, whatever the name ends with
     if form == "guess":
         form = "jsonl" if path.suffix.lower() in (".jsonl", ".ndjson") or _has_object_lines(text) else "json"
     if form == "json":
@@ -197,12 +208,20 @@ def _guess(rows: Sequence[Any], path: Path) -> Keys:
 
     best = max([*SHAPES.values(), *_PAIRS, *_CHATS], key=fitting)
     if not fitting(best)[0]:
+        _refuse_chats_as_text(objects, path)
         seen = Counter(key for row in objects for key in row)
         named = ", ".join(key for key, _ in seen.most_common(NAMED)) or "none"
         what = f"no entry has the keys of a known shape ({'; '.join(map(str, SHAPES.values()))}), but: {named}"
         fix = f"name yours, as in {KEY}.shape: {{instruction: question, output: answer}}"
         raise UserError(str(path), what, fix, DATA)
     return best
+
+
+def _refuse_chats_as_text(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    for key in ("messages", "conversations"):  # chats as tables hold them
+        if found := [row[key] for row in rows if isinstance(row.get(key), str)]:
+            what = f"{key} is {found[0]!r:.40}, a string, not a list of turns"
+            raise UserError(str(path), what, "parse it, as with json.loads, and write the list", DATA)
 
 
 # Entries --------------------------------------------------------------------------------------------------------------
@@ -238,7 +257,8 @@ class _Reader:
         messages = [self._turn(turn, f"{where}, turn {number}") for number, turn in enumerate(turns, start=1)]
         messages = [message for message in messages if message["role"] != "system" or message["content"].strip()]
         answered = max((n for n, message in enumerate(messages, start=1) if message["role"] == "assistant"), default=0)
-        if not answered or not all(message["content"].strip() for message in messages[:answered]):
+        asked = any(message["role"] == "user" for message in messages[:answered])
+        if not asked or not all(message["content"].strip() for message in messages[:answered]):
             return None
         self.found.unanswered += len(messages) - answered
         return simplified(messages[:answered])
@@ -287,9 +307,14 @@ def simplified(messages: Sequence[Mapping[str, str]]) -> Entry:
     return {"messages": list(messages)}
 
 
+def _text_part(item: Any) -> Any:
+    """The text of a part of a message, as OpenAI's API has them: {"type": "text", "text": ...}."""
+    return item.get("text") if isinstance(item, Mapping) and item.get("type") == "text" else item
+
+
 def _as_text(value: Any) -> Any:
-    """Return a number as JSON writes it, and a list as lines; other values as they are."""
+    """Return a number as JSON writes it, a list of numbers, texts or parts of a message as lines; others unchanged."""
     if isinstance(value, list):
-        lines = [_as_text(item) if isinstance(item, int | float) else item for item in value]
+        lines = [_as_text(item) if isinstance(item, int | float) else _text_part(item) for item in value]
         return "\n".join(lines) if all(isinstance(line, str) for line in lines) else value
     return json.dumps(value)

@@ -18,9 +18,10 @@ BINARY = (
 )
 WORKBOOK = (b"[Content_Types].xml", b"xl/")  # the first names in a zip archive that is an Excel workbook
 # What some servers send instead of a file, in lower case.
+HTML = "an HTML page"
 ERROR_PAGES = {
-    b"<!doctype html": "an HTML page",
-    b"<html": "an HTML page",
+    b"<!doctype html": HTML,
+    b"<html": HTML,
     b"version https://git-lfs.github.com/spec/": "a Git-LFS pointer",
 }
 HEAD = 512  # bytes that are looked at

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -81,6 +82,8 @@ def read_messages(path: Path, config: SpamConfig) -> Messages:
     for row in rows:
         label, text = _label(row.cells[columns.label]), row.cells[columns.text]
         wrong = _problem(row.cells[columns.label], label, text, config.labels and declared)
+        if columns.header and row.cells == table.rows[0].cells:  # of files that were joined
+            wrong = "repeats the header, the first row", "remove the row"
         if wrong:
             problems.append(UserError(row.where, *wrong, DATA))
         else:
@@ -111,7 +114,7 @@ def balanced_splits(messages: Messages, config: SpamConfig, seed: int) -> dict[s
     """
     classes = [messages.frame[messages.frame["Label"] == label] for label in messages.labels]
     rare = [
-        UserError("data/raw/spam", *_few(label, part), DATA)
+        UserError("data/raw/spam", *_few(label, part, messages.read_as.get("header") is False), DATA)
         for label, part in zip(messages.labels, classes, strict=True)
         if len(part) < len(SPLITS)
     ]
@@ -165,7 +168,7 @@ def _problem(cell: Any, label: str, text: Any, declared: Mapping[str, str] | Non
 
 
 def _classes(frame: pd.DataFrame, declared: Mapping[str, str] | None, path: Path) -> list[str]:
-    """The names of the classes, in their order. Raises UserError for one class, and for names that differ in case."""
+    """The names of the classes, in their order. Raises UserError for one class, and for names that look alike."""
     count = Counter(frame["Label"])
     if declared is not None:
         names = list(dict.fromkeys(declared.values()))
@@ -178,29 +181,34 @@ def _classes(frame: pd.DataFrame, declared: Mapping[str, str] | None, path: Path
     if len(names) < 2:
         what = f"all {len(frame)} messages are labelled {names[0]!r}"
         raise UserError(str(path), what, "add messages of another class", DATA)
-    by_fold: dict[str, list[str]] = defaultdict(list)
+    alike: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        by_fold[name.casefold()].append(name)
-    problems = [
-        UserError(str(path), f"the labels {' and '.join(map(repr, same))} differ in case only", _same_name(same), DATA)
-        for same in by_fold.values()
-        if len(same) > 1
-    ]
-    raise_first(problems, str(path))
+        alike[_as_seen(name)].append(name)
+    raise_first([_look_alike(same, path) for same in alike.values() if len(same) > 1], str(path))
     return names
+
+
+def _as_seen(label: str) -> str:
+    """A label without what the eye does not see: composed letters, invisible characters, kinds of spaces, case."""
+    seen = "".join(character for character in label if unicodedata.category(character) != "Cf")
+    return " ".join(unicodedata.normalize("NFC", seen).casefold().split())
+
+
+def _look_alike(names: Sequence[str], path: Path) -> UserError:
+    in_case = len({name.casefold() for name in names}) == 1
+    shown = " and ".join(map(repr if in_case else ascii, names))
+    what = f"the labels {shown} differ in {'case' if in_case else 'case, spaces or invisible characters'} only"
+    fix = f"map all labels in tokenize.spam.labels, such as {{{names[0]}: {names[-1]}, ...}}"
+    return UserError(str(path), what, fix if in_case else "write them in the same way", DATA)
 
 
 def _is_number(name: str) -> bool:
     return name.removeprefix("-").isdecimal() and name.isascii() and len(name) <= DIGITS
 
 
-def _same_name(names: Sequence[str]) -> str:
-    return f"map all labels in tokenize.spam.labels, such as {{{names[0]}: {names[-1]}, ...}}"
-
-
-def _few(label: str, part: pd.DataFrame) -> tuple[str, str]:
+def _few(label: str, part: pd.DataFrame, headless: bool) -> tuple[str, str]:
     what = f"label {label[:40]!r} has {len(part)} messages, not one for each split"
-    if part.index[0] == 0 and len(part) == 1:
+    if headless and part.index[0] == 0 and len(part) == 1:
         return f"{what}; it is in the first row", "set tokenize.spam.header: true if that row holds column names"
     text = str(part["Text"].iloc[0])[:40]
     return f"{what}; the first is {text!r}", "add messages, or map the label in tokenize.spam.labels"

@@ -19,13 +19,21 @@ class SpamDataset:
     def __init__(self, labels: Sequence[int], texts: Sequence[str], tokenizer: Tokenizer, limit: int) -> None:
         self.labels, self.pad = list(labels), tokenizer.eot
         first = [] if tokenizer.bos is None else [tokenizer.bos]
-        self.ids = [[*first, *ids][:limit] for ids in tokenizer.encode_all(texts)]
+        encoded = [[*first, *ids] for ids in tokenizer.encode_all(texts)]
+        self.tokens = [len(ids) for ids in encoded]  # of each whole message
+        self.ids = [ids[:limit] for ids in encoded]
         self.width: int | None = None
 
     @property
     def longest(self) -> int:
         """Number of tokens in the longest message."""
         return max(len(ids) for ids in self.ids)
+
+    @property
+    def cut(self) -> int:
+        """Number of messages that are cut, to the limit or to `width`."""
+        kept = (min(len(ids), self.width or len(ids)) for ids in self.ids)
+        return sum(whole > length for whole, length in zip(self.tokens, kept, strict=True))
 
     def __len__(self) -> int:
         return len(self.ids)

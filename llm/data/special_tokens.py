@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from llm.common.errors import DATA, UserError
 from llm.common.files import read_json
-from llm.data.tokenizer_files import END_OF_TEXT
 
+END_OF_TEXT = "<|endoftext|>"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
-def ends(folder: Path, special: Mapping[str, int]) -> list[int]:
-    """The ids that end a text: `eos_token_id` of generation_config.json and config.json, then `eos_token`.
+def ends(folder: Path, special: Mapping[str, int], ids: Collection[int]) -> list[int]:
+    """The ids that end a text: the `declared` ones, then `eos_token`; added tokens before ordinary ones.
 
-    If none of them is an added token of the tokenizer, it is <|endoftext|>. Raises UserError if there is none either.
+    If none of them is an added token of the tokenizer, <|endoftext|> is the first. Raises UserError if there is none
+    either.
+    """
+    named = names(folder).get("eos_token", "")
+    found = [*declared(folder, ids), *([special[named]] if named in special else [])]
+    added = set(special.values())
+    if not added & set(found):
+        if END_OF_TEXT not in special:
+            what = "no token ends a text: there is no eos_token that is an added token of tokenizer.json"
+            raise UserError(str(folder / TOKENIZER_CONFIG), what, "name it as eos_token", DATA)
+        found.append(special[END_OF_TEXT])
+    return sorted(dict.fromkeys(found), key=lambda one: one not in added)
+
+
+def declared(folder: Path, ids: Collection[int], key: str = "eos_token_id") -> list[int]:
+    """The ids under `key` in generation_config.json and config.json that are in `ids`; others are a larger tokenizer's.
+
+    Raises UserError for a value that is not a whole number.
     """
     found: list[int] = []
     for name in ("generation_config.json", "config.json"):
-        ids = read_object(folder / name).get("eos_token_id")
-        several = ids if isinstance(ids, list) else [] if ids is None else [ids]
+        value = read_object(folder / name).get(key)
+        several = value if isinstance(value, list) else [] if value is None else [value]
         if any(type(one) is not int for one in several):
-            what = f"eos_token_id is {ids!r:.60}, not a token id or a list of them"
+            what = f"{key} is {value!r:.60}, not a token id or a list of them"
             raise UserError(str(folder / name), what, "use the file of the published model", DATA)
-        found += several
-    named = names(folder).get("eos_token", "")
-    found += [special[named]] if named in special else []
-    known = [one for one in dict.fromkeys(found) if one in special.values()]
-    if not known and END_OF_TEXT not in special:
-        what = "no token ends a text: there is no eos_token that is an added token of tokenizer.json"
-        raise UserError(str(folder / TOKENIZER_CONFIG), what, "name it as eos_token", DATA)
-    return known or [special[END_OF_TEXT]]
+        found += [one for one in several if one in ids]
+    return found
 
 
 def names(folder: Path) -> dict[str, str]:

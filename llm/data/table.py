@@ -22,15 +22,8 @@ from llm.data.decoding import has_lone_surrogate, read_decoded
 Format = Literal["guess", "tsv", "csv", "jsonl", "json", "parquet"]
 Reading = Literal["strict", "book"]
 DELIMITERS = (",", ";", "\t", "|")
-SUFFIXES: dict[str, Format] = {
-    ".tsv": "tsv",
-    ".tab": "tsv",
-    ".csv": "csv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-}
+SUFFIXES: dict[str, Format] = {".tsv": "tsv", ".tab": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+SUFFIXES |= {".parquet": "parquet", ".pq": "parquet"}
 PARQUET = b"PAR1"
 SECTION = "tokenize.spam"  # of params.yaml, in the messages
 
@@ -70,6 +63,8 @@ def read_table(path: Path, form: Format, reading: Reading, delimiter: str | None
     if form == "tsv":
         table = _tsv(text, path, reading, guessed)
     elif form == "csv":
+        if (named := text.split("\n", 1)[0]).startswith("sep=") and len(named) == 5:  # Excel's line about the delimiter
+            delimiter, text = delimiter or named[4], text[5:]
         table = _csv(text, path, DELIMITERS if delimiter is None else (delimiter,))
     elif form == "jsonl":
         table = _json_lines(text, path)
@@ -113,7 +108,7 @@ def _tsv(text: str, path: Path, reading: Reading, guessed: bool) -> Table:
     If the format is `guessed`, some lines have a wrong number of tabs, and quoted fields explain it: read as quoted.
     """
     numbered = list(enumerate(text.rstrip("\n").split("\n"), start=1))
-    lines = [(number, line) for number, line in numbered if line.strip(" ")]
+    lines = [(number, line) for number, line in numbered if line.strip()]
     empty = len(numbered) - len(lines)
     counts = Counter(len(line.rstrip("\t").split("\t")) for _, line in lines if "\t" in line)
     width = min((n for n in counts if counts[n] == max(counts.values())), default=2)
@@ -188,7 +183,12 @@ def _csv(text: str, path: Path, delimiters: Sequence[str]) -> Table:
             (width, often), *_ = sorted(Counter(len(cells) for _, cells in found).items(), key=lambda item: -item[1])
             share = often / len(found) if width > 1 else 0.0
             tries.append((share, -_fewest_values(found), len(records) - len(found), delimiter, found))
-    share, _, empty, delimiter, records = max(tries, key=lambda one: one[:2], default=(0.0, 0, 0, ",", []))
+    share, fewest, empty, delimiter, records = max(tries, key=lambda one: one[:2], default=(0.0, 0, 0, ",", []))
+    # Another delimiter fits as well, and both give a column that may be the label.
+    others = [one[3] for one in tries if one[0] == share and one[3] != delimiter and -one[1] <= len(one[4]) / 2]
+    if share and others and -fewest <= len(records) / 2:
+        what = f"the delimiter may be {delimiter!r} or {others[0]!r}: both give all rows the same number of fields"
+        raise UserError(str(path), what, f"declare {SECTION}.delimiter", DATA)
     if share == 0:
         first = text.split("\n", 1)[0]
         said = [str(error) for delimiter, error in errors if delimiter in first] or [str(error) for _, error in errors]
@@ -197,6 +197,13 @@ def _csv(text: str, path: Path, delimiters: Sequence[str]) -> Table:
         fix = f"double each quote inside a quoted field, or {fix}" if said else f"write label and text, or {fix}"
         raise UserError(str(path), f"not CSV: {what}", fix, DATA)
     width = Counter(len(cells) for _, cells in records).most_common(1)[0][0]
+    named = len(records[0][1])
+    wider = sum(any(cell.strip() for cell in cells[named:]) for _, cells in records)
+    if named < width and wider:
+        first = delimiter.join(records[0][1])[:40]
+        what = f"{named} fields, but {wider:,} of {len(records):,} rows have more: {first!r}"
+        fix = f"quote the texts that have {delimiter!r} in them, or write all fields into this row"
+        raise UserError(f"{path}:{records[0][0]}", what, fix, DATA)
     rows, problems = [], []
     for line, cells in records:
         if any(cell.strip() for cell in cells[width:]):
@@ -231,18 +238,42 @@ def _unwrap(value: Any, path: Path) -> list[Any]:
     if isinstance(value, list):
         return value
     if isinstance(value, Mapping):
-        columns = {name: column for name, column in value.items() if isinstance(column, list | Mapping)}
         names, rows = value.get("columns"), value.get("data")
         if isinstance(names, list) and isinstance(rows, list) and all(isinstance(row, list) for row in rows):
-            return [dict(zip(map(str, names), row, strict=False)) for row in rows]  # pandas: orient="split"
-        tables = [c for c in columns.values() if isinstance(c, list) and c and isinstance(c[0], list | Mapping)]
+            return _split(names, rows, path)
+        if len(value) > 1 and all(isinstance(column, Mapping) and column for column in value.values()):
+            return _by_key(value, path)
+        columns = {name: column for name, column in value.items() if isinstance(column, list)}
+        tables = [column for column in columns.values() if column and isinstance(column[0], list | Mapping)]
         if len(tables) == 1:
             return list(tables[0])
-        cells = [list(column.values()) if isinstance(column, Mapping) else column for column in columns.values()]
-        if len(cells) > 1 and len(columns) == len(value) and len({len(column) for column in cells}) == 1:
-            return [dict(zip(columns, row, strict=True)) for row in zip(*cells, strict=True)]
+        if len(columns) == len(value) > 1 and len({len(column) for column in columns.values()}) == 1:
+            return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     what = "holds neither a list of entries nor an object with one such list"
     raise UserError(str(path), what, 'write [{"text": ..., "label": ...}, ...]', DATA)
+
+
+def _split(names: Sequence[Any], rows: Sequence[Sequence[Any]], path: Path) -> list[Any]:
+    """The entries of names and rows, as pandas writes them with orient="split"."""
+    problems = [
+        UserError(f"{path}: row {number} of data", f"{len(row)} cells instead of {len(names)}", "correct it", DATA)
+        for number, row in enumerate(rows, start=1)
+        if len(row) != len(names)
+    ]
+    raise_first(problems, str(path))
+    return [dict(zip(map(str, names), row, strict=True)) for row in rows]
+
+
+def _by_key(value: Mapping[str, Mapping[str, Any]], path: Path) -> list[Any]:
+    """The entries of an object of columns (pandas: orient="columns"), or of rows by number or id (orient="index")."""
+    keys = list(next(iter(value.values())))
+    numbered, rows_numbered = (all(key.isdecimal() for key in names) for names in (keys, value))
+    if not numbered and (rows_numbered or len(value) > len(keys)):
+        return list(value.values())
+    if any(set(keys) != set(column) for column in value.values()):
+        what = f"the columns {', '.join(map(repr, list(value)[:3]))} do not have the same keys"
+        raise UserError(str(path), what, "give each column a value for each key", DATA)
+    return [{name: column[key] for name, column in value.items()} for key in keys]
 
 
 def _entries(entries: Sequence[Any], wheres: Sequence[str], path: Path, form: Format) -> Table:

@@ -6,6 +6,7 @@ A tokenizer of ours has GPT-2's published layout: `vocab.json` and `merges.txt`,
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -25,11 +26,13 @@ from llm.common.errors import DATA, UserError
 from llm.common.files import sha256, write_json, write_text
 from llm.common.params import Problem
 from llm.data import chat_template, special_tokens, tokenizer_files
+from llm.data.byte_letters import BYTES
 from llm.data.chat_template import ChatTemplate, Segment
 from llm.data.pieces import RUN, without_long_spaces
-from llm.data.tokenizer_files import BYTES, END_OF_TEXT, Vocabulary
+from llm.data.tokenizer_files import END_OF_TEXT, Vocabulary
 
-FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json")
+PAIR = ("vocab.json", "merges.txt")
+FILES = (*PAIR, "tokenizer.json", "tokenizer_config.json")
 # Files that published tokenizers have besides these, or instead of them.
 MORE_FILES = ("added_tokens.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json")
 THREADS, PARTS = 8, 32  # of `encode_all`; more parts than threads, because parts take unequal time
@@ -51,17 +54,19 @@ class TokenizerConfig:
 class Tokenizer:
     """Converts text to token ids and back (section 2.5).
 
-    A text of a user never gives a special token. `special` has the ids of all added tokens by their text, `eot` ends a
-    document, and `bos` is put before every text, or None. `vocab_size` is the highest id + 1; the embedding of a model
-    may have more rows. `chat` is the chat template, or None.
+    A text of a user never gives a special token. `special` has the ids of all added tokens by their text, `ends` those
+    that end a text, the first of which, `eot`, ends a document, and `bos` is put before every text, or None.
+    `vocab_size` is the highest id + 1; the embedding of a model may have more rows. `chat` is the chat template, or
+    None.
     """
 
     def __init__(
         self, vocabulary: Vocabulary, ends: Sequence[int], chat: ChatTemplate | None = None, where: str = "tokenizer"
     ) -> None:
         """`ends` are the ids that end a text, the one that ends a document first. `where` is named in errors."""
-        self._vocabulary, self._ends, self.chat = vocabulary, ends, chat
+        self._vocabulary, self.ends, self.chat = vocabulary, list(ends), chat
         self.special, self.bos, self.eot = vocabulary.special, vocabulary.bos, ends[0]
+        self.nfc = vocabulary.nfc
         ranks = vocabulary.ranks
         tokens = {rank: token for part in (ranks, vocabulary.others) for token, rank in part.items()}
         self._tokens = tokens | {rank: token.encode() for token, rank in self.special.items()}
@@ -82,20 +87,36 @@ class Tokenizer:
         self._special = re.compile(f"({'|'.join(map(re.escape, longest_first))})" if longest_first else "((?!))")
 
     @classmethod
-    def load(cls, folder: Path | str) -> Tokenizer:
+    def load(cls, folder: Path | str, weights: Path | None = None) -> Tokenizer:
         """Read the tokenizer of a folder, the ids that end a text there, and the chat template.
 
-        Raises UserError if files are damaged, do not match, or are of a kind that is not supported.
+        `weights` is the folder of the model, if it is another one: the ids that it names end a text too. Raises
+        UserError if files are damaged, do not match, or are of a kind that is not supported.
         """
         folder = Path(folder)
         vocabulary = tokenizer_files.read(folder)
-        ends = special_tokens.ends(folder, vocabulary.special)
+        ends = special_tokens.ends(folder, vocabulary.special, vocabulary.ids)
+        if weights is not None:
+            ends = list(dict.fromkeys([*ends, *special_tokens.declared(weights, vocabulary.ids)]))
         return cls(vocabulary, ends, chat_template.load(folder, vocabulary.special), str(folder))
+
+    def copy(self) -> Tokenizer:
+        """An equal tokenizer that shares no state with this one, for another thread. It takes milliseconds."""
+        return Tokenizer(self._vocabulary, self.ends, self.chat)
 
     @property
     def begin(self) -> str:
         """The text of `bos`; empty if there is none."""
         return "" if self.bos is None else self._tokens[self.bos].decode()
+
+    def begin_id(self, folder: Path) -> int:
+        """The id that a config.json calls the begin of a text: `bos`, or what the files of `folder` name, or `eot`."""
+        if self.bos is not None:
+            return self.bos
+        named = special_tokens.names(folder).get("bos_token", "")
+        if named in self.special:
+            return self.special[named]
+        return next(iter(special_tokens.declared(folder, self._vocabulary.ids, "bos_token_id")), self.eot)
 
     @property
     def end(self) -> str:
@@ -125,7 +146,9 @@ class Tokenizer:
             ids = [id_ for text in texts for id_ in (*self.encode(text), self.eot)]
             return np.array(ids[:-1], dtype=np.uint32)
         joined = end.join(texts)
-        if not joined.isascii():  # a lone surrogate becomes U+FFFD, as in `encode`
+        try:
+            joined.encode()
+        except UnicodeEncodeError:  # a lone surrogate becomes U+FFFD, as in `encode`
             joined = joined.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         parts = without_long_spaces(joined)
         return np.concatenate([self._encoding.encode_to_numpy(part, allowed_special={end}) for part in parts])
@@ -200,10 +223,10 @@ class Tokenizer:
     def stops(self) -> frozenset[int]:
         """The ids that end an answer: those that end a text, and the one that ends a turn of the chat template."""
         turn = self.chat.end_of_turn() if self.chat else None
-        return frozenset(self._ends) | ({self.special[turn]} if turn in self.special else set())
+        return frozenset(self.ends) | ({self.special[turn]} if turn in self.special else set())
 
     def _normalize(self, text: str) -> str:
-        if not self._vocabulary.nfc or text.isascii():
+        if not self.nfc or text.isascii():
             return text
         from tokenizers import normalizers  # Python's own NFC depends on its version
 
@@ -241,29 +264,37 @@ def train(texts: Iterable[str], vocab_size: int, folder: Path, where: str = "tok
 
 
 def adopt(source: Path, folder: Path) -> None:
-    """Make a tokenizer folder: copy a `tokenizer.json` with its files, or write one for `vocab.json` and `merges.txt`.
+    """Make a tokenizer folder with a `tokenizer.json`: its own, or one for `vocab.json` and `merges.txt`.
 
     Raises UserError as `Tokenizer.load` does.
     """
-    if (source / "tokenizer.json").is_file():
-        Tokenizer.load(source)
-        folder.mkdir(parents=True, exist_ok=True)
-        copy(source, folder)
-    else:
+    if not (source / "tokenizer.json").is_file() and tokenizer_files.is_pair(source):
         _write(*tokenizer_files.read_pair(source), folder)
+        return
+    Tokenizer.load(source)
+    folder.mkdir(parents=True, exist_ok=True)
+    copy(source, folder)
 
 
 def copy(source: Path, folder: Path) -> None:
-    """Copy the files of a tokenizer into a model folder."""
+    """Copy the files of a tokenizer into a model folder, which gets a `tokenizer.json` for a pair with more tokens."""
+    made = None if (source / "tokenizer.json").is_file() else tokenizer_files.from_pair(source)
+    if made is not None:
+        write_text(folder / "tokenizer.json", made)
     for name in (*FILES, *MORE_FILES):
-        if (source / name).is_file():
+        if (source / name).is_file() and (made is None or name not in PAIR):
             shutil.copyfile(source / name, folder / name)
 
 
 def fingerprint(folder: Path | str) -> str:
-    """Return a hash that identifies the tokenizer. Token shards contain it."""
-    vocab = Path(folder) / "vocab.json"
-    return sha256(vocab if vocab.is_file() else Path(folder) / "tokenizer.json")
+    """Return a hash that identifies the tokenizer. Token shards contain it.
+
+    It is that of the vocabulary, or of `tokenizer.json` where this says more than `vocab.json` and `merges.txt` do.
+    """
+    folder = Path(folder)
+    if not (folder / "tokenizer.json").is_file() and (made := tokenizer_files.from_pair(folder)) is not None:
+        return hashlib.sha256(made.encode()).hexdigest()
+    return sha256(folder / ("vocab.json" if tokenizer_files.is_pair(folder) else "tokenizer.json"))
 
 
 def _write(vocab: dict[str, int], merges: list[tuple[str, str]], folder: Path) -> None:

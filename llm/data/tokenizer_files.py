@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from typing import Any
 from tiktoken_ext.openai_public import r50k_pat_str
 
 from llm.common.errors import DATA, UserError, raise_all
-from llm.common.files import read_json, read_text
+from llm.common.files import parse_json, read_json, read_text
+from llm.data import other_tokenizers, post_processor, slow_tokenizer, special_tokens
+from llm.data.byte_letters import BYTES, LETTERS, to_bytes
 
-END_OF_TEXT = "<|endoftext|>"
-BYTES = 256
-FIX = "use a model with a byte-level BPE tokenizer, such as GPT-2, Llama 3, Qwen 2, Qwen 3 or SmolLM2"
+END_OF_TEXT = special_tokens.END_OF_TEXT
+FIX = other_tokenizers.FIX
 # GPT-2's pattern for text whose digits are cut out first. White space before a digit then ends its part of the text.
 DIGITS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|DIGITS| ?[^\s\p{L}\p{N}]+|\s+(?=\p{N})|\s+(?!\S)|\s+"
 VISIBLE = re.compile(r'[^\s"\\\x00-\x1f\x7f]')
@@ -49,16 +51,52 @@ class Vocabulary:
     bos: int | None = None  # put before every text by Hugging Face's encoder
     exact: str | None = field(default=None, compare=False)  # tokenizer.json without added tokens
 
+    @property
+    def ids(self) -> set[int]:
+        """All ids."""
+        return {number for part in (self.ranks, self.others, self.special) for number in part.values()}
+
 
 def read(folder: Path) -> Vocabulary:
-    """Read `tokenizer.json` if there is one, else `vocab.json` and `merges.txt`.
-
-    Raises UserError if a file is damaged, or of a kind that tiktoken would encode differently.
-    """
+    """Read `tokenizer.json`, else `vocab.json` and `merges.txt`. Raises UserError for damage or an unsupported kind."""
     if (path := folder / "tokenizer.json").is_file():
-        return parse(read_json(path), str(path))
+        return _parsed(read_text(path), path)
+    if not (folder / "vocab.json").is_file():
+        other_tokenizers.refuse(folder)
+    if (made := from_pair(folder)) is not None:
+        return _parsed(made, folder / "vocab.json")
+    return _of_pair(folder)
+
+
+@lru_cache(maxsize=1)  # a stage that loads a tokenizer also identifies it
+def _parsed(text: str, path: Path) -> Vocabulary:
+    return parse(parse_json(text, path), str(path))
+
+
+def is_pair(folder: Path) -> bool:
+    """Whether `vocab.json` and `merges.txt` hold the whole tokenizer of a folder, perhaps beside a `tokenizer.json`."""
+    if not (folder / "tokenizer.json").is_file():
+        return from_pair(folder) is None
+    try:
+        return read(folder) == _of_pair(folder)
+    except UserError:  # there is no such pair, or of another kind than GPT-2's
+        return False
+
+
+def from_pair(folder: Path) -> str | None:
+    """The `tokenizer.json` of a pair with more added tokens than <|endoftext|>; None if it has no others."""
+    if not (added := slow_tokenizer.added_tokens(folder)):
+        return None
+    vocab, merges = read_pair(folder)
+    path = folder / "vocab.json"
+    if END_OF_TEXT in read_json(path):
+        added = {END_OF_TEXT: slow_tokenizer.token(END_OF_TEXT, len(vocab))} | added
+    return json.dumps(slow_tokenizer.tokenizer_json(vocab, merges, added, str(path)), ensure_ascii=False, indent=2)
+
+
+def _of_pair(folder: Path) -> Vocabulary:
     vocab, _ = read_pair(folder)
-    return Vocabulary({_to_bytes(token): rank for token, rank in vocab.items()}, {END_OF_TEXT: len(vocab)})
+    return Vocabulary({to_bytes(token): rank for token, rank in vocab.items()}, {END_OF_TEXT: len(vocab)})
 
 
 def read_pair(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
@@ -73,9 +111,11 @@ def read_pair(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
     lines = [line for line in read_text(merges_file).split("\n") if line and not line.startswith("#version")]
     pairs = [tuple(line.split(" ")) for line in lines]
     merges = [(pair[0], pair[1]) for pair in pairs if len(pair) == 2 and pair[0] in vocab and pair[1] in vocab]
-    follow = by_id[BYTES:] == ["".join(pair) for pair in merges]
-    complete = len(merges) == len(pairs) and end == len(vocab)
-    if not (follow and complete and sorted(vocab.values()) == list(range(len(vocab)))):
+    match = len(merges) == len(pairs) and by_id[BYTES:] == ["".join(pair) for pair in merges]
+    if match and end != len(vocab):
+        what = f"{END_OF_TEXT} has the id {end}, not {len(vocab)}, the last one"
+        raise UserError(str(vocab_file), what, "use its tokenizer.json", DATA)
+    if not match or sorted(vocab.values()) != list(range(len(vocab))):
         what = f"{len(vocab)} tokens do not match the {len(pairs)} merges in {merges_file.name}"
         raise UserError(str(vocab_file), what, "use both files of the same tokenizer", DATA)
     _check_merges(vocab, merges, str(merges_file), ignore_merges=False)
@@ -95,6 +135,7 @@ def parse(published: Any, where: str) -> Vocabulary:
     pattern = _pattern(published.get("pre_tokenizer"), problems)
     nfc = _is_nfc(published.get("normalizer"), problems)
     special = _added(published.get("added_tokens") or [], problems)
+    bos = _bos(published.get("post_processor"), special, problems)
     raise_all(problems.found)
     vocab = _ids(model.get("vocab"), f"{where}: model.vocab")
     text = {token: number for token, number in vocab.items() if token not in special}
@@ -105,12 +146,12 @@ def parse(published: Any, where: str) -> Vocabulary:
     made = {first + second for first, second in merges}
     used = {t: n for t, n in text.items() if ignore_merges or len(t) == 1 or t in made}
     return Vocabulary(
-        ranks={_to_bytes(token): number for token, number in used.items()},
+        ranks={to_bytes(token): number for token, number in used.items()},
         special=special,
-        others={_to_bytes(token): number for token, number in text.items() if token not in used},
+        others={to_bytes(token): number for token, number in text.items() if token not in used},
         pattern=pattern,
         nfc=nfc,
-        bos=_bos(published.get("post_processor"), special),
+        bos=bos,
         exact=_without_added(published, text),
     )
 
@@ -183,16 +224,13 @@ def _added(published: Any, problems: _Problems) -> dict[str, int]:
     return special
 
 
-def _bos(published: Any, special: Mapping[str, int]) -> int | None:
+def _bos(published: Any, special: Mapping[str, int], problems: _Problems) -> int | None:
     """The special token that a post-processor puts before a text; None if there is none."""
-    if isinstance(published, Mapping) and published.get("type") == "Sequence":
-        found = [_bos(step, special) for step in published.get("processors") or []]
-        return next((token for token in found if token is not None), None)
-    if not isinstance(published, Mapping) or published.get("type") != "TemplateProcessing":
+    try:
+        return post_processor.begin(published, special)
+    except ValueError:
+        problems.add("post_processor", published, "one special token before the text, or none,")
         return None
-    first = next(iter(published.get("single") or []), None)
-    named = first.get("SpecialToken") if isinstance(first, Mapping) else None
-    return special.get(str(named.get("id"))) if isinstance(named, Mapping) else None
 
 
 def _ids(vocab: Any, where: str) -> dict[str, int]:
@@ -234,11 +272,9 @@ def _check_ids(vocab: Mapping[str, int], special: Mapping[str, int], where: str)
 def _check_merges(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]], where: str, ignore_merges: bool) -> None:
     """Raise UserError if encoding by ids (tiktoken) could differ from encoding by merges (Hugging Face).
 
-    tiktoken merges the pair whose token has the lowest id. Inside a text, the parts of a token are merged as they are
-    where the token stands alone, as long as no merge crosses its ends. So its last merge is always of the same two
-    parts. Both ways are equal if these pairs are merges, in the order of the ids of their tokens. A token that is not
-    the end of its own merges would only be found by tiktoken, which looks whole pieces up; so it must be allowed by
-    `ignore_merges`.
+    tiktoken merges the pair whose token has the lowest id. The last merge of a token is always of the same two parts,
+    those where it stands alone. So both ways are equal if these pairs are merges, in the order of the ids of their
+    tokens. tiktoken also looks whole pieces up: what is not the end of its own merges needs `ignore_merges`.
     """
     number_of = {pair: number for number, pair in enumerate(merges)}
     made = {first + second: number for number, (first, second) in reversed(list(enumerate(merges)))}
@@ -282,20 +318,3 @@ def _without_added(published: Mapping[str, Any], text: Mapping[str, int]) -> str
     model = {**published["model"], "vocab": dict(text), "unk_token": None}
     steps = {key: published.get(key) for key in ("normalizer", "pre_tokenizer")}
     return json.dumps({"version": "1.0", "added_tokens": [], "model": model, **steps})
-
-
-def _byte_letters() -> dict[str, int]:
-    """Return the byte of each letter in GPT-2's files: itself if printable, else a letter from U+0100 on."""
-    letters, unused = {}, BYTES
-    for byte in range(BYTES):
-        printable = chr(byte).isprintable() and chr(byte) != " "
-        letters[chr(byte) if printable else chr(unused)] = byte
-        unused += not printable
-    return letters
-
-
-LETTERS = _byte_letters()
-
-
-def _to_bytes(token: str) -> bytes:
-    return bytes(LETTERS[letter] for letter in token)

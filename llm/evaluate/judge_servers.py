@@ -92,6 +92,9 @@ class Server:
         status, text = response.status_code, body.decode("utf-8", "replace")
         if status == 200:
             return
+        if status in (401, 403) and not self.protocol.keyed:
+            fix = "allow this machine in OLLAMA_ORIGINS or in the proxy before the server, or correct judge.url"
+            raise UserError(f"judge.url ({self.base})", f"answers {status}: {_short(text)}", fix, SERVICE)
         if status in (401, 403):
             what = "the key is not accepted" if self._sends_key() else "no key was sent"
             fix = "set it to a valid key; it is sent over https or to this machine only"

@@ -25,6 +25,11 @@ class DecodingConfig:
     top_k: int | None  # sample from the k most likely tokens
     top_p: float | None  # sample from the smallest set of tokens with this total probability
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the most likely token is always chosen; a temperature that float32 cannot hold counts as 0."""
+        return self.temperature < torch.finfo(torch.float32).tiny
+
     def problems(self) -> Iterator[Problem]:
         yield from positive(self, "max_new_tokens", "top_k", "top_p")
         if self.top_p is not None and self.top_p > 1:
@@ -147,7 +152,7 @@ def _no_gradients(device: torch.device) -> AbstractContextManager[Any]:
 
 def choose(logits: Tensor, config: DecodingConfig, generators: Sequence[torch.Generator]) -> Tensor:
     """Token ids (B,) from logits (B, V): the most likely ones, or sampled with the generator of each row."""
-    if config.temperature == 0:
+    if config.is_greedy:
         return logits.max(dim=-1).indices  # on CPUs, argmax in bf16 takes four times as long
     drawn_by = weights(logits.float(), config)
     noise = torch.empty_like(drawn_by)
@@ -178,7 +183,7 @@ def generator_on(device: torch.device, seed: int) -> torch.Generator:
 def weights(logits: Tensor, config: DecodingConfig) -> Tensor:
     """What tokens are drawn by, (B, V) -> (B, V): probabilities after temperature, top-k and top-p, not normalised.
 
-    `config.temperature` is above 0.
+    `config` is not greedy.
     """
     if config.top_k is not None:
         k = min(config.top_k, logits.shape[-1])
@@ -197,8 +202,9 @@ def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
     ordered, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
     on_cpu = ordered.device.type == "cpu"
     before = ordered.cumsum(dim=-1) - ordered if on_cpu else sum_before_in_units(ordered)  # of more likely tokens
-    before[:, 0] = 0  # keep the first token despite rounding
-    return probabilities.scatter(-1, tokens, ordered.masked_fill(before >= top_p, 0.0))
+    others = before >= top_p
+    others[:, 0] = False  # keep the first token despite rounding
+    return probabilities.scatter(-1, tokens, ordered.masked_fill(others, 0.0))
 
 
 def sum_before_in_units(ordered: Tensor) -> Tensor:

@@ -152,7 +152,9 @@ def decoding(config: ModelConfig, runtime: RuntimeConfig, rows: int, prompt: int
     """Bytes to continue `rows` prompts of up to `prompt` tokens by `new` tokens: weights, cache, and first pass."""
     half = runtime.precision == "bf16"
     size = 2 if half else FP32
-    weights = parameters(config) * (FP32 + 2 * half)
+    weights = FP32 * parameters(config)  # in bf16 too: they are read in fp32 and converted one after the other
+    if config.tie_head and not half and runtime.device == "cpu":
+        weights += FP32 * config.n_embd * config.vocab_size  # the head, packed: the embedding keeps its own
     cache = (FP32 + size) * config.n_layer * rows * (prompt + new) * config.kv_heads * config.head_dim
     first = size * rows * (prompt * 2 * (config.n_embd + config.n_inner) + 2 * config.vocab_size)
     if config.attention == "eager":

@@ -2,16 +2,18 @@
 
 | question | `chosen` and `rejected` |
 | --- | --- |
-| `prompt`, a text | texts, or the last turn of a chat |
+| `prompt` or `question`, a text | texts, or the last turn of a chat |
 | `prompt`, a list of turns | texts, or turns that go on from there |
-| `instruction` and perhaps `input`, as in the book's file | texts |
+| `instruction` and perhaps `input`, as in the book's file | texts, or the last turn of a chat |
 | none | two chats that differ in their last turn only |
 
-A turn has `role` and `content`. Other keys, such as `output` or a score, are ignored.
+A turn has `role` and `content`. `system` is the text of a turn before the others. Other keys, such as `output` or a
+score, are not read.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,16 +26,21 @@ from llm.data.prompts import question
 from llm.preference.pairs import SECTION, SPLITS, Pair, PreferencesConfig, entries_of
 
 Turns = list[dict[str, str]]
+KEYS = ("system", "prompt", "question", "instruction", "input", "chosen", "rejected")
 FIX = "write prompt, chosen and rejected"
 
 
 @dataclass
 class Published:
-    """The pairs of each split, and the numbers of the doubtful ones: answers alike, or asked in an earlier split."""
+    """The pairs of each split, and the numbers of the doubtful ones: answers alike, or asked in an earlier split.
+
+    `other_keys` counts the pairs that have a key that is not read.
+    """
 
     splits: dict[str, list[Pair]] = field(default_factory=dict)
     alike: list[int] = field(default_factory=list)
     repeated: list[int] = field(default_factory=list)
+    other_keys: Counter[str] = field(default_factory=Counter)
 
 
 def read_published(path: Path, config: PreferencesConfig) -> Published:
@@ -54,6 +61,7 @@ def read_published(path: Path, config: PreferencesConfig) -> Published:
         with collect_errors(problems):
             pair = _pair(row, where)
             number_before, split_before = first.setdefault(question(entries_of(pair)[0]), (number, split))
+            found.other_keys.update(key for key in row if key not in KEYS)
             doubts = []
             if pair["chosen"] == pair["rejected"]:
                 found.alike.append(number)
@@ -79,20 +87,28 @@ def _pair(row: Any, where: str) -> Pair:
     missing = [key for key in ("chosen", "rejected") if key not in row]
     if missing:
         raise UserError(where, f"missing {missing[0]!r}", FIX, DATA)
-    asked, chosen, rejected = _question(row, where), row["chosen"], row["rejected"]
+    given, chosen, rejected = _question(row, where), row["chosen"], row["rejected"]
+    asked = given
     if isinstance(chosen, list) and isinstance(rejected, list):
-        asked, chosen, rejected = _from_chats(asked, chosen, rejected, where)
+        asked, chosen, rejected = _from_chats(given, chosen, rejected, where)
     chosen, rejected = (_text(value, key, where) for key, value in (("chosen", chosen), ("rejected", rejected)))
     if not asked:
         raise UserError(where, "has no question", f"{FIX}; or instruction, chosen and rejected", DATA)
-    given = _entry(row, asked)
-    return {**given, "chosen": chosen, "rejected": rejected}
+    return {**_entry(row, asked, asked is given, where), "chosen": chosen, "rejected": rejected}
 
 
-def _entry(row: Mapping[str, Any], asked: Turns) -> dict[str, Any]:
-    """The question in normal form: instruction and input, or the turns of a chat."""
-    if "instruction" in row and "prompt" not in row and isinstance(row["chosen"], str):
-        return {"instruction": asked[0]["content"], "input": row.get("input") or ""}
+def _entry(row: Mapping[str, Any], asked: Turns, as_given: bool, where: str) -> dict[str, Any]:
+    """The question in normal form: instruction and input, or the turns of a chat.
+
+    Raises UserError if a chat that brings its own turns lacks the text of `input`.
+    """
+    more = row.get("input") or ""
+    if as_given and len(asked) == 1 and "instruction" in row and asked[0]["content"] == row["instruction"]:
+        return {"instruction": row["instruction"], "input": more}
+    if more and as_given:
+        asked = [*asked[:-1], {"role": "user", "content": f"{asked[-1]['content']}\n\n{more}"}]
+    elif more and more not in asked[-1]["content"]:
+        raise UserError(where, f"input is not in the question of the chats: {more!r:.40}", "leave out input", DATA)
     found = simplified([*asked, {"role": "assistant", "content": ""}])
     if "messages" in found:
         return {"messages": asked}
@@ -101,15 +117,18 @@ def _entry(row: Mapping[str, Any], asked: Turns) -> dict[str, Any]:
 
 def _question(row: Mapping[str, Any], where: str) -> Turns:
     """The turns before the answer; none if the pair holds them in `chosen`."""
-    if "prompt" in row:
-        if isinstance(row["prompt"], list):
-            return _turns(row["prompt"], "prompt", where)
-        return [{"role": "user", "content": _text(row["prompt"], "prompt", where)}]
-    if "instruction" in row:
-        if row.get("input"):
-            _text(row["input"], "input", where)
-        return [{"role": "user", "content": _text(row["instruction"], "instruction", where)}]
-    return []
+    if row.get("input"):
+        _text(row["input"], "input", where)
+    key = next((key for key in ("prompt", "question", "instruction") if key in row), None)
+    if key is None:
+        return []
+    if key == "prompt" and isinstance(row["prompt"], list):
+        turns = _turns(row["prompt"], "prompt", where)
+    else:
+        turns = [{"role": "user", "content": _text(row[key], key, where)}]
+    if row.get("system") and turns[0]["role"] != "system":
+        turns.insert(0, {"role": "system", "content": _text(row["system"], "system", where)})
+    return turns
 
 
 def _from_chats(asked: Turns, chosen: list[Any], rejected: list[Any], where: str) -> tuple[Turns, str, str]:
@@ -121,9 +140,14 @@ def _from_chats(asked: Turns, chosen: list[Any], rejected: list[Any], where: str
         raise UserError(where, what, "let them differ in their last turn only", DATA)
     if answer["role"] != "assistant" or answer_too["role"] != "assistant":
         raise UserError(where, "a last turn is not the assistant's", "end both chats with an answer", DATA)
-    if before and asked and before[: len(asked)] != asked and before[-1]["content"] != asked[-1]["content"]:
+    if not before or asked[-len(before) :] == before:
+        whole = asked
+    elif before[: len(asked)] == asked or before[-len(asked) :] == asked:
+        whole = before
+    elif before[0]["role"] == "assistant":
+        whole = [*asked, *before]
+    else:
         raise UserError(where, "prompt is not what the chats begin with", "leave out prompt, or those turns", DATA)
-    whole = before if len(before) >= len(asked) else [*asked, *before]
     return whole, answer["content"], answer_too["content"]
 
 

@@ -65,14 +65,14 @@ def make_app(models: Models, limits: Limits, metrics: Metrics, host: str) -> ASG
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
         body = parse(ChatBody, await guard.read_body(request))
-        asked, dropped = service().chat(body)
+        asked, dropped = await asyncio.to_thread(service().chat, body)
         reply = Reply(service(), asked, f"chatcmpl-{next(numbers)}", {"dropped_messages": dropped})
         return await reply.send(request, bool(body.stream), body.usage_wanted)
 
     @app.post("/v1/completions")
     async def complete(request: Request) -> Response:
         body = parse(CompletionBody, await guard.read_body(request))
-        asked = service().complete(body)
+        asked = await asyncio.to_thread(service().complete, body)
         reply = Reply(service(), asked, f"cmpl-{next(numbers)}", {})
         return await reply.send(request, bool(body.stream), body.usage_wanted)
 
@@ -102,7 +102,7 @@ def make_app(models: Models, limits: Limits, metrics: Metrics, host: str) -> ASG
         ):
             if value > most:
                 raise ApiError(400, f"{name} {value}, but the model has {most}", name, "out_of_range")
-        ids = service().encode(language, body.text, "text")
+        ids = await asyncio.to_thread(service().encode, language, body.text, "text")
         context = language.config.context_length
         if len(ids) > context:
             raise ApiError(400, f"{len(ids)} tokens, but the context has {context}", "text", "context_length_exceeded")
@@ -118,7 +118,7 @@ def make_app(models: Models, limits: Limits, metrics: Metrics, host: str) -> ASG
         classifier = service().classifier(body.model)
         tokenizer = classifier.tokenizer
         text = body.text[: classifier.limit * 128]  # more cannot fit into the tokens that the model reads
-        ids = classifier.encode(text)
+        ids = await asyncio.to_thread(classifier.encode, text)
         work = look.classify(classifier.model, classifier.labels, ids, tokenizer.eot, tokenizer.decode)
         return JSONResponse(await _unless_left(request, service().work(work)))
 

@@ -1,9 +1,10 @@
 """A batch of sequences that join and leave between decoding steps, over one key-value cache.
 
 Each sequence has a row of the cache and starts at its first slot. A matrix product adds in another order if it has few
-rows or a width that is no multiple of the vector registers. So a step always computes ROWS, 2 ROWS, ... rows and
-attends to SLOTS, 2 SLOTS, ... slots, and prompts are padded to PROMPT, 2 PROMPT, ... tokens. With that, on the CPU that
-was measured, the logits of a sequence are the same bits whatever else is in the batch.
+rows or a width that is no multiple of the vector registers. So a step always computes ROWS, 2 ROWS, ... rows, unless
+all weights are packed in fp32, and attends to SLOTS, 2 SLOTS, ... slots. Prompts are padded to PROMPT, 2 PROMPT, ...
+tokens. With that, on the CPUs that were measured, the logits of a sequence are the same bits whatever else is in the
+batch.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llm.model import packed_weights
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
 from llm.model.kv_cache import KVCache
 
-ROWS = 8  # a step computes a multiple of this many rows
+ROWS = 8  # a step computes a multiple of this many rows; any number if all weights are packed in fp32
 SLOTS = 64  # it attends to a multiple of this many slots
 PROMPT = 32  # prompts are padded to a multiple of this many tokens; those of one width are computed together
 
@@ -96,6 +98,7 @@ class Batch:
     def __init__(self, model: GPT, rows: int) -> None:
         self.model, self.rows, self.size = model, rows, 0
         self.cache = RaggedCache(model.config, rows, model.transformer.wte.weight)
+        self.unit = 1 if packed_weights.adds_in_one_order(model) else ROWS
 
     def add(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Compute prompts of one `width` and give them the next rows; returns the logits (B, V) of the next tokens.
@@ -126,7 +129,7 @@ class Batch:
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Append a token to each row; returns the logits (size, V) of the tokens after them."""
-        rows = up(self.size, ROWS)
+        rows = up(self.size, self.unit)
         padding = self.cache.start_step(rows)
         ids = torch.tensor([*tokens, *[0] * (rows - self.size)], device=padding.device)
         logits = self._logits(ids[:, None], self.cache, padding, [0] * rows)
@@ -139,7 +142,7 @@ class Batch:
         """Logits (B, V) at the position `ends` of each row."""
         hidden = self.model.transformer(ids, cache, padding)
         last = hidden[torch.arange(len(ids)), torch.tensor(ends)]
-        filled = F.pad(last, (0, 0, 0, up(len(ids), ROWS) - len(ids)))  # the head computes ROWS, 2 ROWS, ... rows too
+        filled = F.pad(last, (0, 0, 0, up(len(ids), self.unit) - len(ids)))  # as the blocks
         return self.model.lm_head(filled)[: len(ids)]  # type: ignore[no-any-return]
 
 

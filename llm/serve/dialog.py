@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -10,6 +11,7 @@ from llm.common.errors import USAGE, UserError
 from llm.data.prompts import frame_of
 from llm.data.tokenizer import Tokenizer
 
+LONGEST_TOKEN = 128  # characters; a text longer than the context times this is too long without encoding it
 Role = Literal["system", "user", "assistant"]
 
 
@@ -46,9 +48,20 @@ class Dialog:
         system = [message for message in messages if message.role == "system"]
         rest = [message for message in messages if message.role != "system"]
         starts = [at for at, message in enumerate(rest) if message.role == "user" or at == 0]
-        for start in starts:
-            ids = self.encode([*system, *rest[start:]])
+        most = room * LONGEST_TOKEN - sum(len(message.text) for message in system)
+        characters = list(accumulate(len(message.text) for message in reversed(rest)))[::-1]  # from each one to the end
+        possible = [start for start in starts if characters[start] <= most] or starts[-1:]
+        first, last = 0, len(possible) - 1  # of `possible`; all before `first` do not fit
+        fitting: tuple[list[int], int] | None = None
+        at = first  # the whole conversation, which mostly fits; then the last turn alone, then the middle
+        while first <= last:
+            ids = self.encode([*system, *rest[possible[at] :]])
             if len(ids) <= room:
-                return ids, start
-        what = f"{len(ids)} tokens with the prompt template, but the context has room for {room}"
-        raise UserError("instruction", what, "shorten it", USAGE)
+                fitting, last = (ids, possible[at]), at - 1
+            else:
+                first = at + 1
+            at = last if fitting is None else (first + last) // 2
+        if fitting is None:
+            what = f"{len(ids)} tokens with the prompt template, but the context has room for {room}"
+            raise UserError("instruction", what, "shorten it", USAGE)
+        return fitting

@@ -97,7 +97,9 @@ class Engine:
         self.model, self.stops, self._observe = model.eval(), stops, observe
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []  # by row of the batch
-        self._batch = Batch(model, rows)
+        self._rows = rows
+        self._batch: Batch | None = Batch(model, rows)  # None after an error, which may be one of memory
+        self._sent: list[tuple[Request, Piece]] = []  # of this step; kept if the step fails
 
     @property
     def busy(self) -> bool:
@@ -106,68 +108,82 @@ class Engine:
 
     def step(self) -> list[tuple[Request, Piece]]:
         """Give every running request one token, and let waiting ones join; returns what can be sent."""
-        sent = self._leave_expired()
+        batch = self._batch = self._batch or Batch(self.model, self._rows)
+        self._leave_expired(batch)
         if self.running:
-            logits = self._batch.step([request.tokens[-1] for request in self.running])
-            ended = self._take(list(self.running), logits, sent)
+            logits = batch.step([request.tokens[-1] for request in self.running])
+            ended = self._take(list(self.running), logits)
             for row in sorted((self.running.index(request) for request in ended), reverse=True):
-                self._remove(row)
-        return sent + self._join()
+                self._remove(batch, row)
+        self._join(batch)
+        sent, self._sent = self._sent, []
+        return sent
 
     def fail(self) -> list[tuple[Request, Piece]]:
-        """End all requests after an error and start over."""
-        requests = [*self.running, *self.waiting]
-        self.waiting.clear()
-        self.running.clear()
-        self._batch = Batch(self.model, self._batch.rows)
-        return [(request, request.end("error")) for request in requests]
+        """End all requests after an error and start over; returns what can be sent, also of the step that failed."""
+        requests, self.running, self._batch = self.running, [], None
+        while self.waiting:
+            requests.append(self.waiting.popleft())
+        sent, self._sent = self._sent, []
+        ended = {request for request, piece in sent if piece.finish}
+        return [*sent, *((request, _error(request)) for request in requests if request not in ended)]
 
-    def _take(self, requests: list[Request], logits: Tensor, sent: list[tuple[Request, Piece]]) -> list[Request]:
+    def _take(self, requests: list[Request], logits: Tensor) -> list[Request]:
         """Each request takes its token from logits (B, V); returns those that end."""
         generators = [request.generator(logits.device) for request in requests]
         tokens = choose_each(logits, [request.decoding for request in requests], generators).tolist()
         if self._observe:
             self._observe(len(requests))
-        pieces = [r.take(tokens[row], logits[row], self.stops) for row, r in enumerate(requests)]
-        sent += [(request, piece) for request, piece in zip(requests, pieces, strict=True) if piece]
-        return [request for request, piece in zip(requests, pieces, strict=True) if piece and piece.finish]
+        ended = []
+        for row, request in enumerate(requests):
+            if piece := request.take(tokens[row], logits[row], self.stops):
+                self._sent.append((request, piece))
+                ended += [request] if piece.finish else []
+        return ended
 
-    def _join(self) -> list[tuple[Request, Piece]]:
+    def _join(self, batch: Batch) -> None:
         """Compute the first waiting prompts, as many as fit into the batch and PREFILL, those of one width together."""
-        sent: list[tuple[Request, Piece]] = []
         groups: dict[int, list[Request]] = {}
-        computed, free = 0, self._batch.rows - self._batch.size
-        while self.waiting and free:
-            width = self._batch.width(self.waiting[0].prompt)
+        computed = 0
+        for request in list(self.waiting)[: batch.rows - batch.size]:
+            width = batch.width(request.prompt)
             if computed and computed + width > PREFILL:
                 break
-            groups.setdefault(width, []).append(self.waiting.popleft())
-            computed, free = computed + width, free - 1
+            groups.setdefault(width, []).append(request)
+            computed += width
         for group in groups.values():
             first = len(self.running)
             self.running += group
-            ended = self._take(group, self._batch.add([request.prompt for request in group]), sent)
+            for request in group:
+                self.waiting.remove(request)
+            ended = self._take(group, batch.add([request.prompt for request in group]))
             for row in reversed(range(first, first + len(group))):
                 if self.running[row] in ended:
-                    self._remove(row)
-        return sent
+                    self._remove(batch, row)
 
-    def _leave_expired(self) -> list[tuple[Request, Piece]]:
-        sent = []
-        for request in [request for request in list(self.waiting) if request.expired()]:
-            self.waiting.remove(request)
-            sent.append((request, request.end(request.expired() or "cancelled")))
+    def _leave_expired(self, batch: Batch) -> None:
+        for request in list(self.waiting):
+            if finish := request.expired():
+                self._sent.append((request, request.end(finish)))
+                self.waiting.remove(request)
         for row in reversed(range(len(self.running))):
             if finish := self.running[row].expired():
-                sent.append((self.running[row], self.running[row].end(finish)))
-                self._remove(row)
-        return sent
+                self._sent.append((self.running[row], self.running[row].end(finish)))
+                self._remove(batch, row)
 
-    def _remove(self, row: int) -> None:
-        self._batch.remove(row)
+    def _remove(self, batch: Batch, row: int) -> None:
+        batch.remove(row)
         last = self.running.pop()
         if row < len(self.running):
             self.running[row] = last
+
+
+def _error(request: Request) -> Piece:
+    """The last piece after an error; without the text that is kept back, if that is the error."""
+    try:
+        return request.end("error")
+    except Exception:
+        return Piece("", [], "error")
 
 
 def score(logits: Tensor, token: int, top: int) -> Scored:

@@ -61,7 +61,7 @@ def next_token(
         logits = model.lm_head(hidden[:, -1]).float().cpu()  # (1, V)
         likely = logits.softmax(dim=-1)[0]
         best = likely.topk(min(shown, len(likely)))
-        if decoding.temperature == 0:
+        if decoding.is_greedy:
             drawn = torch.zeros_like(likely)
             drawn[best.indices[0]] = 1.0
         else:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from llm.serve.engine import Scored
 
 MAX_BODY = 1 << 20  # bytes
 MAX_MESSAGES = 1000
+OTHER_TYPE = 2
 TOP = 20  # most alternatives of a token
 B = TypeVar("B", bound="Body")
 
@@ -117,12 +119,19 @@ class CompletionBody(Completing):
     prompt: (
         str
         | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-        | Annotated[list[str], Field(min_length=1, max_length=1)]
+        | Annotated[list[str], Field(min_length=1)]
     )
     logprobs: Annotated[int, Field(ge=0, le=TOP)] | None = None
     echo: Literal[False] | None = None
     suffix: None = None
     best_of: Literal[1] | None = None
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _one_prompt(cls, value: Any) -> Any:
+        if isinstance(value, list) and len(value) > 1 and all(isinstance(each, str | list) for each in value):
+            raise PydanticCustomError("too_long", "give one prompt at a time")
+        return value
 
 
 class NextBody(Decoding):
@@ -145,11 +154,27 @@ def parse(body: type[B], raw: bytes) -> B:
     try:
         return body.model_validate_json(raw)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        errors = error.errors(include_url=False, include_context=False, include_input=False)
+        first = min(errors, key=_distance)
         where = ".".join(str(part) for part in first["loc"] if str(part) in body.model_fields or type(part) is int)
         code = "invalid_json" if first["type"] == "json_invalid" else first["type"]
-        what = f"{where}: {first['msg']}" if where else _unknown(first["loc"], first["msg"])
+        message = first["msg"]
+        if _distance(first) == OTHER_TYPE:  # all alternatives are of other types than the value
+            message = " or ".join(dict.fromkeys(one["msg"].removeprefix("Input should be ") for one in errors))
+            message = f"Input should be {message}"
+        what = f"{where}: {message}" if where else _unknown(first["loc"], first["msg"])
         raise ApiError(400, what, where or None, code) from None
+
+
+def _distance(error: Mapping[str, Any]) -> int:
+    """How far the alternative that an error is about is from the value: another type, other types in a list, or less.
+
+    For a field of several types, pydantic lists the errors of all of them.
+    """
+    at = error["loc"][-1] if error["loc"] else ""
+    if not error["type"].endswith("_type"):
+        return 0
+    return 1 if isinstance(at, int) else OTHER_TYPE if at.endswith("str") or at.startswith("list[") else 0
 
 
 def _unknown(loc: Sequence[int | str], message: str) -> str:

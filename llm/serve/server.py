@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import uvicorn
 
-from llm.common.errors import RUNNING, USAGE, UserError
+from llm.common.errors import RUNNING, USAGE, Terminated, UserError
 from llm.runtime.device import RuntimeConfig
 from llm.serve import models
 from llm.serve.app import make_app
@@ -40,7 +42,9 @@ def serve(folders: Sequence[str], runtime: RuntimeConfig, host: str, port: int, 
             server_header=False,
             ws="none",
         )
-        uvicorn.Server(config).run(sockets=[listening])
+        with suppress(KeyboardInterrupt, Terminated):  # uvicorn raises the signal again when it has ended
+            uvicorn.Server(config).run(sockets=[listening])
+        print("stopped", file=sys.stderr)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -49,4 +53,6 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=512)
     except (OSError, UnicodeError) as error:
         what = str(getattr(error, "strerror", None) or error)
-        raise UserError(f"{host}:{port}", what, "give another --host or --port", RUNNING) from None
+        in_use = getattr(error, "errno", None) == errno.EADDRINUSE
+        code = RUNNING if in_use else USAGE
+        raise UserError(f"{host}:{port}", what, "give another --host or --port", code) from None

@@ -12,7 +12,7 @@ from typing import Any
 
 from llm.common.errors import UserError
 from llm.generate.decoding import DecodingConfig
-from llm.serve.dialog import Message
+from llm.serve.dialog import LONGEST_TOKEN, Message
 from llm.serve.engine import Piece, Request
 from llm.serve.look import Work
 from llm.serve.metrics import Metrics
@@ -21,7 +21,8 @@ from llm.serve.protocol import ApiError, ChatBody, Completing, CompletionBody, D
 from llm.serve.text import TextStream
 from llm.serve.worker import Full, Worker
 
-LONGEST_TOKEN = 128  # characters; a text longer than the context times this is too long without encoding it
+LATE = 10.0  # seconds after its deadline that a request is waited for: a step may take some
+LOOK = 1.0  # seconds between two looks whether the worker lives
 RESERVED = 4  # with truncation, 1 / RESERVED of the context is left for the answer
 
 
@@ -112,12 +113,22 @@ class Service:
         """The pieces of an answer. If the caller leaves before the last one, the request is cancelled."""
         try:
             while True:
-                piece = await asked.events.get()
+                piece = await self._next(asked)
                 yield piece
                 if piece.finish:
                     return
         finally:
             asked.cancelled = True  # no effect if it has ended
+
+    async def _next(self, asked: Asked) -> Piece:
+        """The next piece; one that ends the answer if the worker has ended, or is LATE after the deadline."""
+        while self.worker.alive and time.monotonic() < asked.deadline + LATE:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK):
+                    return await asked.events.get()
+        if not asked.events.empty():
+            return asked.events.get_nowait()
+        return Piece("", [], "timeout" if self.worker.alive else "error")
 
     async def work(self, work: Work) -> dict[str, Any]:
         """Do other work in the worker's thread. Raises ApiError if the queue is full or it takes too long."""

@@ -7,11 +7,11 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm.common import files
+from llm.common import files, yaml_file
 from llm.common.errors import UserError
 from llm.tracking import exhibits, models, spool, traces, usage
 from llm.tracking.entities import Data, as_params, log_data, log_params, log_points, metric_name, points
@@ -68,6 +68,20 @@ def record(root: Path, folder: Path) -> None:
             time.sleep(0.05)
 
 
+def _pipeline(root: Path) -> list[str]:
+    """The stages in the order of dvc.yaml; none if it cannot be read."""
+    try:
+        return list(yaml_file.read(root / "dvc.yaml", yaml_file.plain())["stages"])
+    except (UserError, KeyError, TypeError):
+        return []
+
+
+def _place(column: str, order: Sequence[str]) -> int:
+    """The number of the stage whose metric it is; the columns of one stage stay in the order they came in."""
+    stage = column.removeprefix("metrics.`").partition(".")[0].partition("@")[0]
+    return order.index(stage) if stage in order else len(order)
+
+
 class _Store:
     """The MLflow server: its experiment, and the parent run of each `dvc repro`."""
 
@@ -88,7 +102,7 @@ class _Store:
         view = json.loads(found.tags.get(spool.VIEW_TAG, "{}"))
         self._columns: list[str] = view.get("selectedColumns", [])
         self._parents: dict[str, Parent] = {}
-        self._folder = folder
+        self._root, self._folder = root, folder
         for left in folder.glob("*.parent"):  # an earlier recorder was killed before it completed them
             try:
                 self.parent(files.read_json(left))
@@ -103,7 +117,8 @@ class _Store:
         """Make the metrics columns of the table that `serve` names: MLflow's own table shows none."""
         new = [column for metric in metrics if (column := f"metrics.`{metric}`") not in self._columns]
         if new:
-            self._columns += new
+            order = _pipeline(self._root)
+            self._columns = sorted([*self._columns, *new], key=lambda column: _place(column, order))
             view = {"selectedColumns": self._columns, "orderByKey": "attributes.start_time", "orderByAsc": False}
             view |= {"searchFilter": "", "startTime": "ALL", "lifecycleFilter": "Active", "datasetsFilter": []}
             self.client.set_experiment_tag(self.experiment, spool.VIEW_TAG, json.dumps(view))

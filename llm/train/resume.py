@@ -34,7 +34,6 @@ from llm.common.ranks import is_first
 from llm.train.divided import Joined, part
 from llm.train.history import History
 from llm.train.loop import load_trainable, read_updates
-from llm.train.optim import trainable_parameters
 from llm.train.task import Callback, Training
 from llm.weights.tensors import read_tensors, write_tensors
 
@@ -207,7 +206,8 @@ def _write(folder: Path, training: Training, with_moments: bool, run: Mapping[st
     history, ranks = training.history, training.ranks
     files: dict[str, Mapping[str, Tensor]] = {}
     if ranks.sharded or ranks.rank == 0:
-        files[WEIGHTS] = {name: p.detach() for name, p in trainable_parameters(training.model).items()}
+        # not those of the model: after an evaluation, FSDP has put whole tensors in place of some of its parts
+        files[WEIGHTS] = {name: p.detach() for name, p in training.optimizer.weights.items()}
         if with_moments:
             files[MOMENTS] = training.optimizer.state()
     if ranks.sharded:

@@ -1,1 +1,1 @@
-"""Sections 5.4 and 5.5: model folders, and GPT-2's published checkpoint layouts."""
+"""Sections 5.4 and 5.5: model folders, and published checkpoints of GPT-2, Llama, SmolLM and Qwen."""

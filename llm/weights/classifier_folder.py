@@ -8,6 +8,7 @@ means of hidden states. transformers itself reads the last token that is not pad
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,12 +16,12 @@ import torch
 from torch import Tensor
 
 from llm.common.errors import DATA, UserError
-from llm.common.files import CONFIG_BYTES, read_json, write_json
+from llm.common.files import CONFIG_BYTES, UNROUNDED, read_json, write_json
 from llm.data.class_splits import is_labels
 from llm.data.tokenizer import Tokenizer
 from llm.model.classifier import Classifier, Position
 from llm.weights import families
-from llm.weights.model_folder import CONFIG, OLD_CLASSIFIER, copy_tokenizer, is_classifier
+from llm.weights.model_folder import CONFIG, OLD_CLASSIFIER, copy_tokenizer
 from llm.weights.tensors import WEIGHTS, read_tensors, write_tensors
 
 SCORE, NORM_BIAS = "score.", "transformer.ln_f.bias"
@@ -34,19 +35,16 @@ def save_classifier(model: Classifier, labels: list[str], tokenizer_folder: Path
     depend on each other, such as more classes than `n_embd`. transformers ignores it.
     """
     gpt = model.as_gpt()
-    eot = copy_tokenizer(tokenizer_folder, folder, gpt.config.vocab_size)
-    pad = Tokenizer.load(folder).decode([eot])
+    tokens, tokenizer = copy_tokenizer(tokenizer_folder, folder, gpt.config.vocab_size), Tokenizer.load(folder)
     settings = read_json(folder / "tokenizer_config.json")
-    write_json(folder / "tokenizer_config.json", settings | {"pad_token": pad, "padding_side": "right"})
-    config = families.published(gpt.config, eot)
-    language_model = config["architectures"][0]
-    base = language_model.removesuffix("LMHeadModel").removesuffix("ForCausalLM")
-    extra: dict[str, Any] = {"architectures": [f"{base}ForSequenceClassification"], "pad_token_id": eot}
+    write_json(folder / "tokenizer_config.json", settings | {"pad_token": tokenizer.end, "padding_side": "right"})
+    config = families.published(gpt.config, tokens)
+    extra: dict[str, Any] = {"architectures": [architecture(config)], "pad_token_id": tokenizer.eot}
     extra |= {"id2label": {str(number): label for number, label in enumerate(labels)}}
     extra |= {"label2id": {label: number for number, label in enumerate(labels)}}
     extra |= {"problem_type": "single_label_classification"}
     extra |= {"position": model.position, "pad_to": model.pad_to, "causal": model.causal}
-    write_json(folder / CONFIG, config | extra)
+    write_json(folder / CONFIG, config | extra, UNROUNDED)
     weight = model.score.weight.detach().cpu().contiguous()
     tensors = families.export(gpt) | {f"{SCORE}weight": weight}
     if model.score.bias is not None:
@@ -54,6 +52,12 @@ def save_classifier(model: Classifier, labels: list[str], tokenizer_folder: Path
         shifted = shifted_norm_bias(tensors[NORM_BIAS], weight, bias)
         tensors |= {f"{SCORE}bias": bias} if shifted is None else {NORM_BIAS: shifted}
     write_tensors(folder / WEIGHTS, tensors)
+
+
+def architecture(published: Mapping[str, Any]) -> str:
+    """The name of transformers' class for a classifier, from the `config.json` of its language model."""
+    base = published["architectures"][0].removesuffix("LMHeadModel").removesuffix("ForCausalLM")
+    return f"{base}ForSequenceClassification"
 
 
 def shifted_norm_bias(norm_bias: Tensor, weight: Tensor, bias: Tensor) -> Tensor | None:
@@ -81,7 +85,8 @@ def load_classifier(folder: Path | str) -> tuple[Classifier, list[str]]:
         raise UserError(where, "is of an older version of this project", "run `dvc repro finetune_spam`", DATA)
     labels, position, pad_to = (_labels(published), published.get("position"), published.get("pad_to"))
     causal = published.get("causal", True)
-    if not is_classifier(published) or position not in get_args(Position):
+    known = published.get("architectures") == [architecture(families.published(config, {}))]
+    if not known or position not in get_args(Position):
         what = f"describes {published.get('architectures')}, not a classifier with its labels and position"
         raise UserError(where, what, "name a folder written by finetune_spam, such as models/spam", DATA)
     for key, value, fine, kind in [

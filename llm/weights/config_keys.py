@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -58,12 +59,22 @@ class Keys:
         """A number above 0."""
         return self.read(key, "a number above 0", lambda v: type(v) in (int, float) and v > 0, default)
 
-    def config(self, make: Callable[[], ModelConfig]) -> ModelConfig:
-        """The config, if no problem was found; raises UserError with all problems."""
+    def config(self, make: Callable[[], ModelConfig], names: Mapping[str, str]) -> ModelConfig:
+        """The config, if no problem was found; raises UserError with all problems.
+
+        `names` are as in `published_keys`.
+        """
         raise_all(self.problems)
         config = make()
-        raise_all([UserError(self.where, f"{name}: {what}", fix, DATA) for name, what, fix in config.problems()])
+        for name, what, fix in config.problems():
+            self.report(published_keys(f"{name}: {what}", names), published_keys(fix, names))
+        raise_all(self.problems)
         return config
+
+
+def published_keys(text: str, names: Mapping[str, str]) -> str:
+    """A message with the keys of a config.json instead of ours; `names` has theirs by ours."""
+    return re.sub(r"\w+", lambda word: names.get(word[0], word[0]), text)
 
 
 def is_size(value: Any) -> bool:

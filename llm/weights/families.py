@@ -42,9 +42,9 @@ def parse_config(published: Any, where: str) -> ModelConfig:
     return FORMATS[name].parse(published, where)
 
 
-def published(config: ModelConfig, eot: int) -> dict[str, Any]:
-    """The `config.json` of a model, in the format of its family."""
-    return FORMATS[config.family].published(config, eot)
+def published(config: ModelConfig, tokens: dict[str, Any]) -> dict[str, Any]:
+    """The `config.json` of a model, in the format of its family; `tokens` are bos_token_id and eos_token_id."""
+    return FORMATS[config.family].published(config) | tokens
 
 
 def export(model: GPT) -> dict[str, Tensor]:

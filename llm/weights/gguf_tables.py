@@ -114,6 +114,11 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
 }
 
+# Below `tokenizer.ggml.`, before `_token_id`: what ends a text, a turn and a message; all three end an answer.
+ENDS = ("eos", "eot", "eom")
+
+FIX = "use a GGUF file of a text model, or its folder from Hugging Face"
+
 # Keys below `<architecture>.` that follow from others, or that a model without the feature may hold.
 DERIVED = ("vocab_size", "rope.dimension_count", "attention.value_length")
 ABSENT: dict[str, tuple[Any, ...]] = {
@@ -147,13 +152,14 @@ class PreTokenizer:
     steps: list[dict[str, Any]]
     normalizer: dict[str, Any] | None = None
     ignore_merges: bool = False  # a whole word that is a token is not built from merges
+    begins: bool = False  # the begin of a text is put before it, if a file has no `add_bos_token`
 
 
 # By the name in `tokenizer.ggml.pre`.
 PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     "gpt-2": PreTokenizer([_BYTES | {"use_regex": True}]),
     "smollm": PreTokenizer([{"type": "Digits", "individual_digits": True}, _BYTES | {"use_regex": True}]),
-    "llama-bpe": PreTokenizer(_split(_words(r"\p{N}{1,3}")), ignore_merges=True),
+    "llama-bpe": PreTokenizer(_split(_words(r"\p{N}{1,3}")), ignore_merges=True, begins=True),
     "qwen2": PreTokenizer(_split(_words(r"\p{N}")), normalizer={"type": "NFC"}),
 }
 ALIASES = {"llama3": "llama-bpe", "llama-v3": "llama-bpe"}

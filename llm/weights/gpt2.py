@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm.common.errors import DATA, UserError, raise_all
+from llm.common.errors import DATA, UserError, raise_all, raise_first
 from llm.model.config import INITS, ModelConfig
 from llm.model.parts import GPT2
 from llm.weights.config_keys import SIZE, Keys, is_size, unless
@@ -34,11 +34,24 @@ HPARAMS = {
     "n_layer": "n_layer",
 }
 
-# The only supported values of these keys of config.json; the first is the default. Both activations are the same
+# Keys of a config.json, where we have other names.
+KEYS = {"context_length": "n_positions", "dropout": "resid_pdrop"}
+KEYS |= {"dropout_embedding": "embd_pdrop", "dropout_attention": "attn_pdrop"}
+
+# Other names of keys in some files: those of transformers' attributes, and an older one.
+OTHER_KEYS = {
+    "max_position_embeddings": "n_positions",
+    "n_ctx": "n_positions",
+    "hidden_size": "n_embd",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
+
+# The only supported values of these keys of config.json; the first is the default. All activations are the same
 # function.
 SUPPORTED: dict[str, tuple[Any, ...]] = {
     "model_type": ("gpt2",),
-    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_fast", "gelu_accurate"),
     "scale_attn_weights": (True,),
     "scale_attn_by_inverse_layer_idx": (False,),
     "add_cross_attention": (False,),
@@ -46,11 +59,11 @@ SUPPORTED: dict[str, tuple[Any, ...]] = {
 }
 
 
-def published(config: ModelConfig, eot: int) -> dict[str, Any]:
+def published(config: ModelConfig) -> dict[str, Any]:
     """The `config.json` of a model. transformers ignores the keys it does not know."""
     return {
         "model_type": "gpt2",
-        "activation_function": "gelu_new",
+        "activation_function": "gelu_pytorch_tanh",  # in the steps of `llm.model.gpt.gelu`
         "layer_norm_epsilon": config.parts.norm_eps,
         "n_inner": config.parts.n_inner,
         "scale_attn_weights": True,
@@ -66,8 +79,8 @@ def published(config: ModelConfig, eot: int) -> dict[str, Any]:
         "attn_pdrop": config.attention_rate,
         "resid_pdrop": config.dropout,
         "tie_word_embeddings": config.tie_head,
-        "bos_token_id": eot,
-        "eos_token_id": eot,
+        "bos_token_id": None,
+        "eos_token_id": None,
         "torch_dtype": "float32",
         "qkv_bias": config.qkv_bias,
         "init": config.init,
@@ -76,7 +89,8 @@ def published(config: ModelConfig, eot: int) -> dict[str, Any]:
 
 def parse_config(published: Mapping[str, Any], where: str) -> ModelConfig:
     """The settings of the model in a `config.json`; raises UserError that lists every missing or unsupported key."""
-    keys = Keys(published, where)
+    renamed = {ours: published[other] for other, ours in OTHER_KEYS.items() if other in published}
+    keys = Keys(renamed | dict(published), where)
     keys.only(SUPPORTED)
     dropout = keys.number("resid_pdrop", 0.0)
     embedding, attention = (keys.number(key, dropout) for key in ("embd_pdrop", "attn_pdrop"))
@@ -104,7 +118,8 @@ def parse_config(published: Mapping[str, Any], where: str) -> ModelConfig:
             dropout_random="each",
             parts=replace(GPT2, n_inner=unless(4 * width, inner), norm_eps=eps),
             **shape,
-        )
+        ),
+        KEYS,
     )
 
 
@@ -130,6 +145,8 @@ FORMAT = Format(
     stored=lambda config: replace(config, qkv_bias=True),  # published files have this bias even if the model has none
     parse=parse_config,
     published=published,
+    keys=KEYS,
+    decides={},
 )
 
 
@@ -141,7 +158,7 @@ def from_openai(config: ModelConfig, tensors: Mapping[str, Tensor], where: str) 
         theirs: torch.Size((1, *shapes[name])) if TRANSPOSED.search(name) else shapes[name]
         for theirs, name in names.items()
     }
-    raise_all(misfits(tensors, expected, FORMAT.title, where))
+    raise_first(misfits(tensors, expected, FORMAT, where), where)
     return {name: tensors[theirs].reshape(shapes[name]) for theirs, name in names.items()}
 
 

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm.common.errors import DATA, UserError, raise_all
+from llm.common.errors import DATA, UserError, raise_all, raise_first
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
 from llm.model.meta import on_meta_device
 
 FIX = "download weights and config of the same checkpoint again"
 HEAD, EMBEDDING = "lm_head.weight", "transformer.wte.weight"  # in our models; the head has this name in all families
+TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # smaller ones need scales
 BIAS = "attn.c_attn.bias"
 
 
@@ -35,7 +36,9 @@ class Format:
     transposed: Callable[[str], bool]  # whether a tensor of ours is stored as (in, out)
     stored: Callable[[ModelConfig], ModelConfig]  # the model as it is stored; it may have a bias of zeros
     parse: Callable[[Mapping[str, Any], str], ModelConfig]  # a config.json and its path -> config; raises UserError
-    published: Callable[[ModelConfig, int], dict[str, Any]]  # config and end-of-text token -> config.json
+    published: Callable[[ModelConfig], dict[str, Any]]  # config -> config.json, without the ids of tokens
+    keys: Mapping[str, str]  # of a config.json, by our names, where they differ
+    decides: Mapping[str, str]  # the keys that decide the shape of a tensor, by a part of its name
 
 
 def export(model: GPT, family: Format) -> dict[str, Tensor]:
@@ -58,7 +61,7 @@ def load(config: ModelConfig, tensors: Mapping[str, Tensor], family: Format, whe
     Raises UserError that lists every missing tensor, every unknown one, and every one with the wrong shape, a type
     that is not floating point, NaN or infinity.
     """
-    raise_all(list(_implausible_sizes(config, tensors, where)))
+    raise_all(list(_implausible_sizes(config, tensors, family, where)))
     with on_meta_device():
         model = GPT(config)
     found, state = _checked(tensors, stored_shapes(config, family), family, where), {}
@@ -101,7 +104,9 @@ def _rows(config: ModelConfig, family: Format, ours: str, shape: torch.Size) -> 
     return [config.n_head * config.head_dim, keys, keys]
 
 
-def _implausible_sizes(config: ModelConfig, tensors: Mapping[str, Tensor], where: str) -> Iterator[UserError]:
+def _implausible_sizes(
+    config: ModelConfig, tensors: Mapping[str, Tensor], family: Format, where: str
+) -> Iterator[UserError]:
     """Sizes in the config that the file is too small for, found before a huge model is created."""
     # sizes below a million are left to `misfits`, which names each tensor
     most = max([10**6, *(tensor.numel() for tensor in tensors.values())])
@@ -112,7 +117,7 @@ def _implausible_sizes(config: ModelConfig, tensors: Mapping[str, Tensor], where
     limits = dict.fromkeys(sizes, most) | {"n_layer": max(1000, len(tensors))}
     for name, value in (sizes | {"n_layer": config.n_layer}).items():
         if value > limits[name]:
-            yield UserError(where, f"is too small for {name} {value} in config.json", FIX, DATA)
+            yield UserError(where, f"is too small for {family.keys.get(name, name)} {value} in config.json", FIX, DATA)
 
 
 def _checked(
@@ -133,20 +138,24 @@ def _checked(
             short = family.embedding.removeprefix(family.prefix)
             what = f"{HEAD} differs from {short}, but config.json says tie_word_embeddings: true"
             problems.append(UserError(where, what, "set tie_word_embeddings to false in config.json", DATA))
-    raise_all(problems + misfits(found, shapes, family.title, where))
+    raise_first(problems + misfits(found, shapes, family, where), where)
     return found
 
 
-def misfits(found: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], title: str, where: str) -> list[UserError]:
+def misfits(
+    found: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], family: Format, where: str
+) -> list[UserError]:
     """A problem for each tensor that is missing, unknown, of another shape, or holds no finite floating point."""
     wrong = [f"{name} is missing" for name in shapes if name not in found]
-    wrong += [f"{name} is not a tensor of this {title}" for name in found if name not in shapes]
+    wrong += [f"{name} is not a tensor of this {family.title}" for name in found if name not in shapes]
     for name, tensor in found.items():
         shape = shapes.get(name, tensor.shape)
         if tensor.shape != shape:
-            wrong.append(f"{name} has the shape {tuple(tensor.shape)}, not {tuple(shape)}")
-        elif not tensor.is_floating_point():
-            wrong.append(f"{name} holds {tensor.dtype}, not floating point")
+            keys = [keys for part, keys in family.decides.items() if f".{part}." in name]
+            why = f", which follows from {keys[0]} in config.json" if keys else ""
+            wrong.append(f"{name} has the shape {tuple(tensor.shape)}, not {tuple(shape)}{why}")
+        elif tensor.dtype not in TYPES:
+            wrong.append(f"{name} holds {tensor.dtype}, not floating point of 16 bits or more")
         elif not _finite(tensor):
             wrong.append(f"{name} holds NaN or infinity")
     return [UserError(where, what, FIX, DATA) for what in wrong]
@@ -154,7 +163,7 @@ def misfits(found: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], title
 
 def _finite(tensor: Tensor) -> bool:
     """Whether all numbers are finite in fp32; a NaN is both the smallest and the largest."""
-    if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+    if tensor.dtype == torch.float64:
         tensor = tensor.float()
     return tensor.numel() == 0 or bool(torch.stack(torch.aminmax(tensor)).isfinite().all())
 

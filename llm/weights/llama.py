@@ -33,16 +33,38 @@ INSIDE = {
     "mlp.c_proj": ("mlp.down_proj",),
 }
 
-# The only supported values of these keys of config.json; the first is the default.
+# Keys of a config.json, where we have other names.
+KEYS = {
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_kv_head": "num_key_value_heads",
+    "n_embd": "hidden_size",
+    "n_inner": "intermediate_size",
+    "context_length": "max_position_embeddings",
+    "dropout": "resid_pdrop",
+    "dropout_embedding": "embd_pdrop",
+    "dropout_attention": "attention_dropout",
+}
+# The keys that decide the shape of a tensor, apart from hidden_size.
+DECIDES = {
+    "q_proj": "num_attention_heads and head_dim",
+    "k_proj": "num_key_value_heads and head_dim",
+    "v_proj": "num_key_value_heads and head_dim",
+    "o_proj": "num_attention_heads and head_dim",
+    "q_norm": "head_dim",
+    "k_norm": "head_dim",
+}
+
+# The only supported values of these keys of config.json; the first is the default. `swish` is the same function.
 SUPPORTED: dict[str, tuple[Any, ...]] = {
-    "hidden_act": ("silu",),
-    "attention_bias": (False,),
-    "mlp_bias": (False,),
+    "hidden_act": ("silu", "swish"),
+    "attention_bias": (False, None),
+    "mlp_bias": (False, None),
     "use_sliding_window": (False, None),
     "rope_interleaved": (False,),
     "quantization_config": (None,),
-    "num_experts": (None,),
-    "num_local_experts": (None,),
+    "num_experts": (None, 0),
+    "num_local_experts": (None, 0),
 }
 ROTARY = ("rope_theta", "rope_type", "type")  # keys of a rotary embedding without scaling
 SCALING = {
@@ -84,6 +106,8 @@ def parse_rope(keys: Keys, default: Rope) -> Rope:
             found |= section
     inner = Keys({"rope_theta": keys.published.get("rope_theta", default.theta)} | found, keys.where)
     kind = found.get("rope_type", found.get("type", "default"))
+    if kind == "linear" and found.get("factor") == 1:  # positions stay as they are
+        kind = "default"
     known = {*ROTARY, *SCALING} if kind == "llama3" else {*ROTARY, "factor"} if kind == "default" else set(found)
     if kind not in ("default", "llama3"):
         keys.report(f"rope_type is {kind!r}, only 'default' and 'llama3' are supported", "use another checkpoint")
@@ -153,11 +177,12 @@ def parse_config(variant: Variant, published: Mapping[str, Any], where: str) -> 
             dropout_random="each",
             parts=replace(parts, norm_eps=eps, rope=turned, n_inner=inner, head_dim=unless(width / heads, head)),
             **sizes,
-        )
+        ),
+        KEYS,
     )
 
 
-def published(variant: Variant, config: ModelConfig, eot: int) -> dict[str, Any]:
+def published(variant: Variant, config: ModelConfig) -> dict[str, Any]:
     """The `config.json` of a model. transformers ignores the keys it does not know."""
     own, default = config.parts.rope, _parts(variant)[1]
     assert own is not None
@@ -183,8 +208,8 @@ def published(variant: Variant, config: ModelConfig, eot: int) -> dict[str, Any]
         "rope_scaling": rotary if own.scaling else None,
         "attention_dropout": config.attention_rate,
         "tie_word_embeddings": config.tie_head,
-        "bos_token_id": eot,
-        "eos_token_id": eot,
+        "bos_token_id": None,
+        "eos_token_id": None,
         "pad_token_id": None,
         "torch_dtype": "float32",
         "embd_pdrop": config.embedding_rate,
@@ -213,6 +238,8 @@ def format_of(variant: Variant) -> Format:
         stored=lambda config: config,
         parse=partial(parse_config, variant),
         published=partial(published, variant),
+        keys=KEYS,
+        decides=DECIDES,
     )
 
 

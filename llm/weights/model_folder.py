@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from llm.common.errors import DATA, UserError
-from llm.common.files import CONFIG_BYTES, read_json, write_json
+from llm.common.files import CONFIG_BYTES, UNROUNDED, read_json, write_json
 from llm.common.seeds import derive
 from llm.data import own_chat, tokenizer
 from llm.data.tokenizer import Tokenizer
@@ -27,11 +27,16 @@ OLD_CLASSIFIER = "Classifier"
 ADAPTER_CONFIG, ADAPTER = "adapter.json", "adapter.safetensors"
 
 
-def save_model(model: GPT, tokenizer_folder: Path, folder: Path, prompt: Any = None) -> None:
-    """Write the model and its tokenizer to `folder`, and the prompt frame it was trained with, if any, as JSON."""
-    eot = copy_tokenizer(tokenizer_folder, folder, model.config.vocab_size)
+def save_model(
+    model: GPT, tokenizer_folder: Path, folder: Path, prompt: Any = None, source: Path | None = None
+) -> None:
+    """Write the model and its tokenizer to `folder`, and the prompt frame it was trained with, if any, as JSON.
+
+    `source` is the folder of the published model: the ids that it names end a text too.
+    """
+    tokens = copy_tokenizer(tokenizer_folder, folder, model.config.vocab_size, source)
     extra = {} if prompt is None else {"prompt": prompt}
-    write_json(folder / CONFIG, families.published(model.config, eot) | extra)
+    write_json(folder / CONFIG, families.published(model.config, tokens) | extra, UNROUNDED)
     own_chat.write(folder, prompt)
     write_tensors(folder / WEIGHTS, families.export(model))
 
@@ -101,12 +106,16 @@ def _trimmed(model: GPT, tokens: int | None, folder: Path | str) -> GPT:
     return model
 
 
-def copy_tokenizer(source: Path, folder: Path, vocab_size: int) -> int:
-    """Copy the tokenizer to `folder` and return its end-of-text token; or raise UserError if it has too many ids."""
-    loaded = Tokenizer.load(source)
+def copy_tokenizer(source: Path, folder: Path, vocab_size: int, weights: Path | None = None) -> dict[str, Any]:
+    """Copy the tokenizer to `folder`, and return bos_token_id and eos_token_id of config.json.
+
+    `weights` is as in `Tokenizer.load`. Raises UserError if the tokenizer has too many ids.
+    """
+    loaded = Tokenizer.load(source, weights)
     if loaded.vocab_size > vocab_size:  # embeddings may have more rows
         what = f"has a vocabulary of {loaded.vocab_size} tokens, but the model of {vocab_size}"
         raise UserError(str(source), what, "use the tokenizer that the model was trained with", DATA)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.copy(source, folder)
-    return loaded.eot
+    ends = loaded.ends if len(loaded.ends) > 1 else loaded.eot
+    return {"bos_token_id": loaded.begin_id(source), "eos_token_id": ends}

@@ -6,7 +6,6 @@ messages, and the text between them is the text around each role. Reference: htt
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -44,7 +43,10 @@ def modelfile(folder: Path, weights: str) -> str:
     """
     tokenizer = Tokenizer.load(folder)
     names = {number: text for text, number in tokenizer.special.items()}
-    stops = [f"PARAMETER stop {json.dumps(names[stop])}" for stop in sorted(tokenizer.stops) if stop in names]
+    stops = [tokenizer.decode([stop]) for stop in sorted(tokenizer.stops)]
+    if bad := [text for text in stops if set(text) & set('"\r\n\ufffd')]:
+        what = f"the token {bad[0]!r:.60} ends an answer, which a Modelfile cannot say"  # it has no escapes
+        raise UserError(str(folder), what, BY_HAND, DATA)
     template = "{{ .Prompt }}"
     if tokenizer.chat is not None:
         turns = turns_of(tokenizer.chat, str(folder))
@@ -57,7 +59,15 @@ def modelfile(folder: Path, weights: str) -> str:
         template += "{{ end }}{{ end }}" + _go(turns.end)
     if '"""' in template:
         raise UserError(str(folder), 'its chat template has """, which a Modelfile cannot hold', BY_HAND, DATA)
-    return "\n".join([f"FROM ./{weights}", "PARAMETER temperature 0", *stops, f'TEMPLATE """{template}"""', ""])
+    return "\n".join(
+        [
+            f"FROM ./{weights}",
+            "PARAMETER temperature 0",
+            *(f'PARAMETER stop "{text}"' for text in stops),
+            f'TEMPLATE """{template}"""',
+            "",
+        ]
+    )
 
 
 def turns_of(chat: ChatTemplate, where: str) -> Turns:

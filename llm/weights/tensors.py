@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from llm.common.errors import DATA, RESOURCES, UserError
 from llm.common.files import CONFIG_BYTES, atomic_path, read_json
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+WHOLE = "download all files of one checkpoint again"
 LFS_POINTER = b"version https://git-lfs"
 CONVERT = "from transformers import AutoModelForCausalLM as M; M.from_pretrained({0!r}).save_pretrained({0!r})"
 
@@ -69,16 +70,17 @@ def read_weights(folder: Path) -> tuple[MappedTensors, Path]:
     shards = listed.get("weight_map") if isinstance(listed, dict) else None
     if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
         raise UserError(str(index), "has no weight_map of tensors and files", "download it again", DATA)
-    fix = "download all files of one checkpoint again"
     files: dict[str, Path] = {}
     for shard in sorted(set(shards.values())):
         if Path(shard).name != shard or shard in ("", ".", ".."):
-            raise UserError(str(index), f"names {shard!r}, which is not a file of this folder", fix, DATA)
+            raise UserError(str(index), f"names {shard!r}, which is not a file of this folder", WHOLE, DATA)
+        if not (folder / shard).is_file():
+            raise UserError(str(folder / shard), "no such file", WHOLE, DATA)
         found = read_tensors(folder / shard)
         if found.keys() != {name for name, file in shards.items() if file == shard}:
             different = sorted(found.keys() ^ {name for name, file in shards.items() if file == shard})
             what = f"and {INDEX} disagree about {', '.join(different[:3])}"
-            raise UserError(str(folder / shard), what, fix, DATA)
+            raise UserError(str(folder / shard), what, WHOLE, DATA)
         files |= dict.fromkeys(found, folder / shard)
     return MappedTensors(files), index
 
@@ -87,7 +89,12 @@ def read_tensors(path: Path) -> MappedTensors:
     """The tensors of a file. Raises UserError if it is missing, damaged or not safetensors."""
     if not path.is_file():
         what, fix = "no such file", "name a folder with weights as safetensors"
-        if pickles := sorted(file.name for file in path.parent.glob("*.bin")):
+        others = sorted(file.name for file in path.parent.glob("*.safetensors") if path.name == WEIGHTS)
+        if len(others) > 1:
+            what, fix = f"{what}, only {_listed(others)}", f"download {INDEX} too, or rename the one with all weights"
+        elif others:
+            what, fix = f"{what}, only {others[0]}", f"rename it to {WEIGHTS}, if it holds all weights"
+        elif pickles := sorted(file.name for file in path.parent.glob("*.bin")):
             what += f", only {', '.join(pickles)}, which can run code"
             fix = f'convert it with `python -c "{CONVERT.format(str(path.parent))}"`, or {fix}'
         raise UserError(str(path), what, fix, DATA)
@@ -96,6 +103,10 @@ def read_tensors(path: Path) -> MappedTensors:
             raise UserError(str(path), "is a Git-LFS pointer, not the weights", "download the file it points to", DATA)
     with _readable(path), safe_open(path, framework="pt") as opened:
         return MappedTensors(dict.fromkeys(opened.keys(), path))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + f" and {len(names) - 3} more" * (len(names) > 3)
 
 
 @contextmanager

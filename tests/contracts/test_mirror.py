@@ -21,6 +21,7 @@ def test_wants_something_else():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mirror", "code", "counts"), [(None, 0, "2 skipped"), ("/", 1, "1 failed, 1 skipped")])
 def test_a_skip_for_want_of_the_mirror_fails_where_it_is_given(tmp_path, mirror, code, counts):
     (tmp_path / "test_skips.py").write_text(TESTS)

@@ -38,6 +38,7 @@ def split_seed(request):
 # --- the files ---
 
 
+@pytest.mark.slow
 def test_script_reproduces_the_committed_bytes(make, tmp_path):
     make.write(tmp_path, make.SPLIT_SEED)
     for name in FILES:

@@ -83,7 +83,7 @@ def test_the_navigation_names_every_tutorial_in_its_order() -> None:
         assert f"({Path(after).name})" in page(here).replace("../", "").replace("tutorials/", ""), here
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tutorial_first_run(tmp_path: Path) -> None:
     if not Path(sys.prefix, ".installed").exists():
         pytest.skip("the environment was not made by `make install`")
@@ -98,7 +98,7 @@ def test_tutorial_first_run(tmp_path: Path) -> None:
     assert said['llm generate "The opposite of hot is"'].startswith("The opposite of hot is")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tutorial_change(project: Project) -> None:
     said = follow(project, page("tutorials/change.md"))
     assert "Running stage 'finetune_spam'" in said[next(iter(said))]
@@ -106,7 +106,7 @@ def test_tutorial_change(project: Project) -> None:
     assert (project.folder / "compare.html").read_text().startswith("<!DOCTYPE html>")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tutorial_sweep(project: Project) -> None:
     said = follow(project, page("tutorials/sweep.md"))
     rows = [line.split() for line in said["llm experiments"].splitlines() if line.startswith("sweep-")]
@@ -114,7 +114,7 @@ def test_tutorial_sweep(project: Project) -> None:
     assert "Running stage 'finetune_spam'" in said["dvc exp run --run-all"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tutorial_judge(project: Project) -> None:
     with FakeJudge("ollama", [answer("85")]) as fake:
         judge = {"judge": {"url": fake.url}}
@@ -124,7 +124,7 @@ def test_tutorial_judge(project: Project) -> None:
     assert project.metrics("evaluate_with_judge")["score_mean"] == 85
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tutorial_share(project: Project) -> None:
     said = follow(project, page("tutorials/share.md"))
     colleague = project.folder.parent / "colleague"
@@ -134,14 +134,14 @@ def test_tutorial_share(project: Project) -> None:
     assert "dvc checkout models/spam" in said["llm trace models/spam"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tutorial_serve(project: Project) -> None:
     said = follow(project, page("tutorials/serve.md"))
     (asked,) = [text for line, text in said.items() if "chat/completions" in line]
     assert json.loads(asked)["choices"][0]["message"]["role"] == "assistant"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tutorial_audit(project: Project) -> None:
     project.set(tracking={"enabled": True}, seed=7)
     with Terminal(project) as terminal:
@@ -150,7 +150,7 @@ def test_tutorial_audit(project: Project) -> None:
     assert "run   " in said["llm trace models/instruct --all"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_readme(project: Project) -> None:
     """The commands of a reader who has built the project, in their order."""
     readme = (ROOT / "README.md").read_text("utf-8")
@@ -173,7 +173,7 @@ def test_readme(project: Project) -> None:
     assert "http://127.0.0.1" in said["llm serve"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_real_weights(project: Project, tmp_path: Path, model_config: Any) -> None:
     """The first commands of the page, with a tiny model in a wheel of that name."""
     shutil.copytree(ROOT / "data/web", project.folder / "data/web")

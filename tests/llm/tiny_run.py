@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from llm.common import files
+from llm.common import files, publishing
 from llm.common.errors import error_contract
 from llm.data.batches import IGNORED, Batch, BatchSource, Buckets, ConcatBatches, SequentialBatches, ShuffledBatches
 from llm.evaluate.accuracy import predict
@@ -140,8 +140,8 @@ def main(task: str, when: str = "") -> None:
         shutil.rmtree("outputs", ignore_errors=True)
         bytes_of(model, history, folder / "outputs" / "model")
         files.write_text(folder / "outputs" / "report.json", json.dumps([history.rows, history.samples]))
-        files.publish(folder / "outputs" / "model", folder / "published" / "model")
-        files.publish(folder / "outputs" / "report.json", folder / "published" / "report.json")
+        publishing.publish(folder / "outputs" / "model", folder / "published" / "model")
+        publishing.publish(folder / "outputs" / "report.json", folder / "published" / "report.json")
         shutil.rmtree("states")
 
 

@@ -9,7 +9,7 @@ from llm.common import profiles
 from stages.schema import AllParams
 from tests.stages.project import ROOT, Project
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def git(project: Project, *words: str) -> str:

@@ -31,12 +31,14 @@ def column(project: Project, report: str) -> list[int]:
         return [int(row["step"]) for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_reports_count_steps_as_the_book_does(built: Project) -> None:
     assert built.metrics("pretrain")["train_batches"] == 4
     assert column(built, "loss.csv") == [-1, 0, 2, 4, 6, 7]
     assert column(built, "samples.csv") == [3, 7]
 
 
+@pytest.mark.slow
 def test_exact_mode_counts_updates_and_trains_otherwise(built: Project, forks: Forks, tmp_path: Path) -> None:
     project = built.copy(tmp_path / "project")
     project.set(pretrain={"mode": "exact"})
@@ -52,6 +54,7 @@ def test_exact_mode_counts_updates_and_trains_otherwise(built: Project, forks: F
     assert project.bytes(weights) == trained
 
 
+@pytest.mark.slow
 def test_killed_while_it_publishes_it_starts_again_and_says_so(built: Project, forks: Forks, tmp_path: Path) -> None:
     project, good = built.copy(tmp_path / "project"), built.bytes()
     shutil.rmtree(project.folder / "models/pretrain")

@@ -19,7 +19,7 @@ STAGES = [
 TRAINING = {"pretrain": "pretrain", "finetune_spam": "spam", "finetune_instruct": "instruct"}  # and its model
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_evaluating_at_every_step_or_never_gives_the_same_weights(tmp_path):
     project = Project.small(
         tmp_path / "project", model={"dropout": 0.1}, **{stage: {"eval_every": 1000} for stage in TRAINING}

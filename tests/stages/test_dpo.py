@@ -21,6 +21,8 @@ from tests.killing import Forks
 from tests.stages.forked import build, run
 from tests.stages.project import ROOT, Project
 
+pytestmark = pytest.mark.slow
+
 BEFORE = ["check", "download corpus", "download instructions", "tokenizer", "tokenize_corpus", "tokenize_instructions"]
 STAGES = ["preferences", "preference_base", "finetune_dpo"]
 
@@ -109,7 +111,7 @@ def test_killed_at_any_point_it_ends_with_the_same_bytes(
 KILLS = 6
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_dpo_killed_at_any_time(built: Project, forks: Forks, tmp_path: Path) -> None:
     """While it starts, trains, answers or saves; a run is killed again and again until one gets through."""
     project, good = built.copy(tmp_path / "project"), built.bytes()

@@ -24,6 +24,8 @@ from llm.common import files, profiles
 from stages.schema import AllParams
 from tests.stages.project import ROOT, Project
 
+pytestmark = pytest.mark.slow
+
 LINE = re.compile(r"error: (?P<where>[^|]+?): [^|]+ \| fix: [^|]+")
 WAVES = [
     ["download corpus", "download spam", "download instructions"],

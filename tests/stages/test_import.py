@@ -1,16 +1,19 @@
 """The import of folders that others made: another family, shards, half precision, and a padded vocabulary."""
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from llm.common import files, params, profiles
 from llm.common.errors import UserError
+from llm.data import tokenizer
 from llm.data.tokenizer import Tokenizer
-from llm.weights import model_folder
+from llm.weights import gguf_export, model_folder
 from stages import import_gpt2
 from stages.schema import AllParams
 from tests.llm.families import theirs
@@ -78,6 +81,29 @@ def test_another_family_in_shards_of_bf16_is_imported(run, vocabulary, untie):
     assert (report["family"], report["dropped_rows"]) == ("llama", 20)
     check_import(model, vocabulary)
     assert model_folder.read_config(Path("models/mine")).tie_head != untie
+
+
+@pytest.mark.parametrize("stored", ["gguf", "folder"])
+def test_an_error_names_the_file_and_its_own_names(run, vocabulary, stored):
+    theirs("llama", Path("made"))
+    tokenizer.copy(vocabulary, Path("made"))
+    tensors = load_file("made/model.safetensors")
+    Path("source").mkdir()
+    if stored == "gguf":
+        gguf_export.export(Path("made"), Path("source/a.gguf"), "f32")
+        raw = Path("source/a.gguf").read_bytes()
+        at = raw.index(b"attention.head_count_kv") + len("attention.head_count_kv") + 4
+        assert raw[at] == 2
+        Path("source/a.gguf").write_bytes(raw[:at] + b"\x03" + raw[at + 1 :])
+        expected = r"source/a\.gguf: blk\.0\.attn_k\.weight has .* from llama\.attention\.head_count_kv and"
+    else:
+        shutil.copytree("made", "source", dirs_exist_ok=True)
+        tensors["model.layers.0.self_attn.k_proj.weight"] = torch.ones(24, 48)
+        save_file(tensors, "source/model.safetensors", metadata={"format": "pt"})
+        expected = r"source/model\.safetensors: model\.layers\.0\.self_attn\.k_proj\.weight has .* num_key_value_heads"
+    with pytest.raises(UserError) as caught:
+        run()
+    assert re.match(expected, str(getattr(caught.value, "problems", [caught.value])[0]))
 
 
 def test_fewer_rows_than_tokens_are_refused(run):

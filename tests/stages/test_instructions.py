@@ -196,6 +196,13 @@ def test_empty_and_long_entries_are_counted_apart(project):
     assert [report[name] for name in ("empty", "too_long", "skipped", "entries")] == [2, 1, 3, 37]
 
 
+def test_a_file_of_which_nothing_is_left_is_refused_with_the_counts(project):
+    rows = [row | {"output": ""} for row in PAIRS[:7]] + [row | {"output": row["output"] * 80} for row in PAIRS[7:9]]
+    with pytest.raises(UserError) as caught:
+        project(json.dumps(rows), empty="skip", too_long="skip")
+    assert "no entry is left of 9: 7 have no question or no answer, 2 are too long" in str(caught.value)
+
+
 def test_a_model_with_a_shorter_context_reports_all_entries_of_both_splits(project, long, vocabulary, model_config):
     project(long, max_tokens=4096)
     with pytest.raises(UserError) as caught:

@@ -13,6 +13,8 @@ from tests.killing import Forks
 from tests.stages.forked import build, run
 from tests.stages.project import Project
 
+pytestmark = pytest.mark.slow
+
 STAGES = ("pretrain", "finetune_spam", "finetune_instruct")
 ITEMS = ("corpus", "spam", "instructions")
 BEFORE = ["check", *(f"download {item}" for item in ITEMS), "tokenizer", *(f"tokenize_{item}" for item in ITEMS)]

@@ -56,6 +56,7 @@ def make_older(project: Project, stage: str) -> None:
     (project.folder / "models" / TRAINING[stage] / "no longer written").write_text("older")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", TRAINING)
 def test_killed_at_any_rename(stage, built, forks, tmp_path):
     project, good = built.copy(tmp_path / "project"), built.bytes()
@@ -87,7 +88,9 @@ def test_a_signal_while_the_stage_still_imports_is_one_line(number, code, tmp_pa
     assert re.fullmatch(r"error: \w+: by SIG\w+; nothing was published \| fix: run the same command again\n", err)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.long)]
+)
 def test_a_signal_saves_and_the_next_run_resumes(number, code, built, tmp_path):
     project = built.copy(tmp_path / "project")
     project.set(finetune_instruct={"epochs": 20})
@@ -118,6 +121,7 @@ def stopped(project: Project, number: signal.Signals, code: int, stage: str = "f
     return err.splitlines()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C++ compiler here")
 def test_compiled_passes_are_as_good_and_resume(built, tmp_path):
     project = built.copy(tmp_path / "project")

@@ -54,6 +54,7 @@ def project(tmp_path: Path, vocabulary: Path, model_config: Callable[..., ModelC
     return made
 
 
+@pytest.mark.slow
 def test_four_classes_go_from_a_file_to_classify(project: Project, articles: Any) -> None:
     told = project.run("stages.tokenize_spam").stderr
     assert "encoding 'cp1252'" in told

@@ -42,7 +42,7 @@ def divided(tokenized: Project, tmp_path: Path) -> Project:
     return made
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_launchers_form_one_group(divided: Project, unbroken: dict[str, bytes]) -> None:
     launchers = [on_two_machines(divided, node) for node in (1, 0)]  # the order does not matter
     said = [one.communicate(timeout=500)[1] for one in launchers]
@@ -52,7 +52,7 @@ def test_two_launchers_form_one_group(divided: Project, unbroken: dict[str, byte
     assert (divided.folder / ".work/pretrain/ranks-1").is_dir()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_machine_that_does_not_come_is_named(divided: Project) -> None:
     divided.set(launch={"timeout_seconds": 5})
     first = on_two_machines(divided, 0)
@@ -62,7 +62,7 @@ def test_a_machine_that_does_not_come_is_named(divided: Project) -> None:
     assert "2 machines did not meet at 127.0.0.1:" in line
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_machine_that_fails_ends_the_other(divided: Project) -> None:
     one = on_two_machines(divided, 1)
     stage, ranks = started(divided, env={"NODE_RANK": "0", "GLOO_SOCKET_IFNAME": "lo"}, number=1)
@@ -97,6 +97,7 @@ def test_settings_are_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         assert caught.value.code == USAGE
 
 
+@pytest.mark.long
 def test_each_rank_has_the_threads_of_the_runtime(tmp_path: Path) -> None:
     """Also those that OpenMP really starts: the stage counts them after a large product."""
     for threads in (1, 2):

@@ -11,6 +11,8 @@ from llm.common import params, profiles
 from stages.schema import AllParams
 from tests.stages.project import ROOT, Project
 
+pytestmark = pytest.mark.slow
+
 SECONDS = {f"seconds/{part}" for part in ("start_up", "data", "compute", "save")}
 BUILT = ("data", "models", "reports")
 STAGES = [

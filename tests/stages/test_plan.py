@@ -18,6 +18,7 @@ def project(tmp_path_factory) -> Project:
     return made
 
 
+@pytest.mark.long
 def test_the_expectation_stands_beside_what_it_took(project, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (run,) = lookup.finished(project.folder, "tokenize@spam")

@@ -21,7 +21,7 @@ from tests.stages.project import Project
 from tests.stages.test_ranks import SECONDS, ended, outputs, started, tokenized
 
 __all__ = ["tokenized"]  # a fixture
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 KILLS = int(os.environ.get("KILLS", "3"))  # for each sharding
 
 

@@ -69,7 +69,7 @@ def ended(stage: subprocess.Popen[str], ranks: list[psutil.Process]) -> tuple[in
     return stage.returncode, lines[0]
 
 
-@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+@pytest.mark.parametrize("sharding", ["ddp", pytest.param("fsdp", marks=pytest.mark.long)])
 def test_a_killed_rank_ends_all_and_a_second_run_resumes(
     tokenized: Project, unbroken: dict[str, bytes], tmp_path: Path, sharding: str
 ) -> None:
@@ -87,8 +87,26 @@ def test_a_killed_rank_ends_all_and_a_second_run_resumes(
         assert outputs(made) == unbroken
 
 
+def test_a_run_goes_on_from_a_state_saved_right_after_an_evaluation(tokenized: Project, tmp_path: Path) -> None:
+    """FSDP leaves the weights outside the blocks whole on each rank then."""
+    made = tokenized.copy(tmp_path / "project")
+    made.set(runtime={"sharding": "fsdp"}, pretrain={"eval_every": 5})
+    whole = made.copy(tmp_path / "whole")
+    whole.run("stages.pretrain")
+    stage, ranks = started(made)
+    ranks[1].kill()
+    ended(stage, ranks)
+    assert "resuming after step" in made.run("stages.pretrain").stderr
+    assert outputs(made) == outputs(whole)
+
+
 @pytest.mark.parametrize(
-    ("saved", "other"), [("ddp", {"ranks": 1}), ("ddp", {"sharding": "fsdp"}), ("fsdp", {"sharding": "ddp"})]
+    ("saved", "other"),
+    [
+        ("ddp", {"ranks": 1}),
+        pytest.param("ddp", {"sharding": "fsdp"}, marks=pytest.mark.long),
+        pytest.param("fsdp", {"sharding": "ddp"}, marks=pytest.mark.long),
+    ],
 )
 def test_a_signal_saves_and_other_ranks_go_on(
     tokenized: Project, unbroken: dict[str, bytes], tmp_path: Path, saved: str, other: dict[str, Any]

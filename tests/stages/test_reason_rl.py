@@ -19,6 +19,8 @@ from stages.schema import AllParams
 from tests.killing import Forks
 from tests.stages.project import ROOT, Project
 
+pytestmark = pytest.mark.slow
+
 OUTPUTS = ("models/reason_rl", "reports/reason_rl")
 EASY = {"clock": {"hours": 7, "moves": 3}, "train": 280, "rl": 400, "validation": 100, "test": 24}
 SHORT: dict[str, Any] = {  # a few seconds, with answers that live
@@ -155,7 +157,6 @@ def test_reports(taught: Project, forks: Forks, tmp_path: Path) -> None:
 LONG = {**SHORT, "steps": 100, "problems_at_once": 8, "eval_every": 10, "save_every": 10, "updates": 1, "kl": 0.0}
 
 
-@pytest.mark.slow
 def test_rewards_raise_the_accuracy(taught: Project, forks: Forks, tmp_path: Path) -> None:
     project = taught.copy(tmp_path / "project")
     project.set(reason_rl=LONG)
@@ -163,7 +164,6 @@ def test_rewards_raise_the_accuracy(taught: Project, forks: Forks, tmp_path: Pat
     assert project.metrics("reason_rl")["gain"] > 0.15
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "key", "fix"),
     [
@@ -197,7 +197,7 @@ def make_older(project: Project) -> None:
     (project.folder / "models/reason_rl/no longer written").write_text("older")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_at_any_rename(taught: Project, forks: Forks, tmp_path: Path) -> None:
     project = taught.copy(tmp_path / "project")
     run(project, forks, "reason_rl")
@@ -214,7 +214,7 @@ def test_killed_at_any_rename(taught: Project, forks: Forks, tmp_path: Path) -> 
     assert resumed > 8
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_at_any_time(taught: Project, forks: Forks, tmp_path: Path) -> None:
     """While it samples, updates, evaluates or saves; some runs are killed again and again until one gets through."""
     project = taught.copy(tmp_path / "project")
@@ -233,7 +233,6 @@ def test_killed_at_any_time(taught: Project, forks: Forks, tmp_path: Path) -> No
     assert killed >= KILLS / 2
 
 
-@pytest.mark.slow
 def test_a_signal_waits_for_the_last_update_of_a_set(taught: Project, tmp_path: Path) -> None:
     project = taught.copy(tmp_path / "project")
     project.set(reason_rl={"updates": 3, "steps": 10, "save_every": 10, "eval_every": 1})

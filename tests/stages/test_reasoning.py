@@ -26,7 +26,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, list[str]]
     return made, made.repro("reason_evaluate")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_target_builds_appendix_f_alone(built: tuple[Project, list[str]]) -> None:
     assert set(STAGES) <= set(built[1])
     assert {name for name in built[1] if not name.startswith("reason_")} == {"check", "download@reasoning"}

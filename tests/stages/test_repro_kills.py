@@ -20,7 +20,7 @@ from llm.cli.repro import chapters
 from tests.mutations import mutate_bytes
 from tests.stages.project import Project
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 KILLS = 30
 HOW = ("stage", "dvc", "group", "SIGTERM", "SIGINT")  # SIGKILL to one or all of them, or a signal to all

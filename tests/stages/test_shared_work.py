@@ -12,7 +12,7 @@ from tests.stages.project import Project
 from tests.stages.test_dpo import BEFORE
 from tests.stages.test_reason_rl import EASY, SHORT, project_of
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 FEW = {"max_new_tokens": 8, "updates": 6, "gold": 40, "traces": 150}
 
 

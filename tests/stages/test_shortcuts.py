@@ -17,7 +17,7 @@ PACKED = {**PLAIN, "model": {"dropout_random": "packed"}}
 DROPOUT = {"model": {"dropout": 0.1}}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_shortcuts_reach_the_trainings_and_change_little(tmp_path: Path) -> None:
     project = Project.small(tmp_path / "project", finetune_instruct={"init_from": "models/pretrain"}, **DROPOUT)
     with Forks() as forks:

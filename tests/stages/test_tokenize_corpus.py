@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import tokenize
+from llm.common.errors import DATA
 from llm.data.corpus import read_shard
 from llm.data.tokenizer import Tokenizer
+from tests import families
 from tests.stages.project import Project
 
 TEXT = "the quick brown fox and the lazy dog, again and again "
@@ -38,6 +40,7 @@ def project(tmp_path: Path) -> Project:
     return made
 
 
+@pytest.mark.slow
 def test_a_folder_of_every_kind_of_file_becomes_shards(project: Project) -> None:
     project.run("stages.download", "corpus")
     project.run("stages.tokenizer")
@@ -57,6 +60,32 @@ def test_a_folder_of_every_kind_of_file_becomes_shards(project: Project) -> None
     assert [header["text_bytes"] for _, header in shards] == sizes
 
 
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "tokenizer.model", "vocab.bpe"])
+def test_no_tokenizer_is_trained_on_the_files_of_another_one(project: Project, name: str) -> None:
+    source = project.folder / "published"
+    source.mkdir()
+    for other in ("vocab.txt", "README.md", name):
+        (source / other).write_text(TEXT * 20)
+    project.set(tokenizer={"source": "published"})
+    ended = project.run("stages.tokenizer", ok=False)
+    assert ended.returncode == DATA
+    assert f"published/{name}: this kind of tokenizer is not supported" in ended.stderr
+    assert not (project.folder / "data/tokenizer").exists()
+
+
+def test_bytes_without_a_token_are_counted_where_a_vocabulary_is_taken_over(project: Project) -> None:
+    source = families.make("smollm2", project.folder / "published")
+    ours = Tokenizer.load(source)
+    characters = [chr(number) for number in (9, 10, 13, *range(32, 127), *range(128, 0x110000, 64))]
+    characters += [chr(number) for number in range(128, 192)]  # all bytes that follow the first one of a character
+    lost = set("".join(characters).encode("utf-8", "surrogatepass")) & set(ours._missing)
+    assert max(lost) > 128 > min(lost)
+    project.set(tokenizer={"source": "published", "vocab_size": ours.vocab_size})
+    said = project.run("stages.tokenizer").stderr
+    assert said.count(f"{len(lost)} bytes of UTF-8 have no token; characters with them are left out") == 1
+
+
+@pytest.mark.slow
 def test_a_refused_corpus_leaves_the_older_outputs_and_nothing_else(project: Project) -> None:
     project.run("stages.download", "corpus")
     project.run("stages.tokenizer")

@@ -80,6 +80,7 @@ def with_a_parent_that_is_killed(folder: Path, **environment: str) -> str:
     return (folder / "stderr").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
 def test_a_stage_saves_and_ends_with_its_dvc(tmp_path):
     said = with_a_parent_that_is_killed(tmp_path / "stage", DVC_STAGE="pretrain")
@@ -127,6 +128,7 @@ def in_world(folder: Path, task: str, shift: float, host: str, mask: int, **envi
     return json.loads(done.stdout), found
 
 
+@pytest.mark.slow
 def test_nothing_of_the_machine_reaches_the_outputs(tmp_path):
     one = {"TZ": "UTC", "LC_ALL": "C", "PYTHONHASHSEED": "1"}
     two = {"TZ": "Asia/Tokyo", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "2"}

@@ -99,6 +99,7 @@ def test_every_run_is_used():
     assert needed == set(LEDGER.runs)
 
 
+@pytest.mark.slow
 def test_every_row_is_reachable(monkeypatch):
     """If nothing is missing, each row calls its measure with the arguments of that measure."""
     called = []

@@ -27,6 +27,7 @@ def test_settings_are_sections():
     assert [name for name, _, _ in Run("pretrain", ("a",), (), ("b", "c=1")).problems()] == ["params", "set"]
 
 
+@pytest.mark.long
 def test_a_run_is_made_in_a_copy_and_known_again(tmp_path, monkeypatch):
     project = Project.create(tmp_path / "project")
     monkeypatch.setenv("PATH", os.defpath)  # as if no environment were activated
@@ -55,6 +56,7 @@ def test_a_run_is_made_in_a_copy_and_known_again(tmp_path, monkeypatch):
         make("small", Run("tokenize@corpus", (), ("configs/absent.yaml",)), project.folder)
 
 
+@pytest.mark.long
 def test_every_profile_of_a_run_is_there_and_brings_its_parameters_about(tmp_path, monkeypatch):
     """params.yaml with the profiles and settings of a run has the parameters that the run requires in dvc.lock."""
     monkeypatch.chdir(ROOT)

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -194,6 +195,17 @@ def test_classify_says_one_line_a_message(project, vocabulary, model_config, cap
     assert all(line.split("\t")[0] in ("ham", "spam") for line in given.splitlines())
 
 
+def test_classify_says_that_it_reads_the_start_of_a_long_message_only(project, vocabulary, model_config, capsys):
+    spam = Classifier(GPT(model_config(context_length=8)), 2, "last_token")
+    classifier_folder.save_classifier(spam, ["ham", "spam\nor so"], vocabulary, project / "models/spam")
+    parser.main(["classify", "hi", "hello there " * 9])
+    found = capsys.readouterr()
+    assert len(found.out.splitlines()) == 2
+    assert "message 2 has" in found.err
+    assert "tokens; only the first 8 are read" in found.err
+    assert "message 1" not in found.err
+
+
 @pytest.mark.parametrize("labels", [["spam", "ham"], ["good", "bad", "a b"], ["0", "1", "2", "win"]])
 def test_classify_gives_the_probability_of_every_label_of_the_folder(labels, project, vocabulary, model_config, capsys):
     torch.manual_seed(0)
@@ -229,6 +241,25 @@ def test_chat_goes_on_after_a_line_that_is_too_long(model, capsys, monkeypatch):
     assert forgotten == "the conversation is forgotten"
 
 
+def test_chat_ends_at_a_line_without_an_end(model, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("a" * (1 << 21)))
+    line = refused(capsys, "chat", "--max-new-tokens", "4", code=3)
+    assert line.startswith("error: standard input: more than 1,048,576 characters")
+
+
+@pytest.mark.parametrize(
+    ("file", "name"), [("x y.gguf", "x-y"), ("é.gguf", "model"), ("a b/c;d.gguf", "c-d"), ("m.gguf", "m")]
+)
+def test_export_prints_commands_that_a_shell_can_run(file, name, project, capsys, monkeypatch):
+    monkeypatch.setattr("llm.weights.ollama.modelfile", lambda *_: "FROM x")
+    monkeypatch.setattr("llm.weights.gguf_export.export", lambda _, path, __: path.touch())
+    parser.main(["export", "models/instruct", "--gguf", file])
+    _, ollama, llama = (line.partition(": ")[2] for line in capsys.readouterr().out.splitlines())
+    recipe = str(Path(file).with_suffix(".Modelfile"))
+    assert shlex.split(ollama) == ["ollama", "create", name, "-f", recipe, "&&", "ollama", "run", name]
+    assert shlex.split(llama) == ["llama-server", "-m", file]
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -253,6 +284,13 @@ def test_judge_scores_any_file_of_the_form(project, capsys):
     parser.main(["judge", "answers.json", "--backend", "reference", "--out", "scores.json"])
     assert capsys.readouterr().out.startswith("mean score 50.00 (reference), 2 of 2 answers scored, 0 unparsed")
     assert [record["score"] for record in json.loads((project / "scores.json").read_text())] == [100, 0]
+
+
+def test_judge_asks_nobody_if_its_output_cannot_be_written(project, capsys, monkeypatch):
+    (project / "answers.json").write_text(json.dumps([{**ENTRY, "model_response": "It is cold."}]))
+    monkeypatch.setattr("llm.evaluate.judge.judge", lambda *_: 1 / 0)
+    line = refused(capsys, "judge", "answers.json", "--out", ".", code=3)
+    assert line.startswith("error: .: Is a directory | fix: ")
 
 
 def test_judge_compares_two_files(project, capsys):
@@ -336,10 +374,55 @@ def test_a_model_whose_configuration_is_none_is_the_users_to_mend(model, capsys,
     assert line.startswith(f"error: {model}/config.json: ")
 
 
-def test_a_lock_without_stages_has_nothing_to_compare(project, capsys):
+def test_fsck_tells_the_stages_that_a_lock_lacks(project, capsys):
+    (project / "dvc.yaml").write_text("stages: {one: {cmd: a}, two: {cmd: b}}\n")
     (project / "dvc.lock").write_text("schema: '2.0'\n")
+    line = refused(capsys, "fsck", code=3)
+    assert line.startswith("error: dvc.lock: records no output of the 2 stages in dvc.yaml | fix: run `")
+    (project / "a.json").write_text("1")
+    outs = [{"path": "a.json", "md5": files.dvc_md5("a.json")}]
+    (project / "dvc.lock").write_text(json.dumps({"stages": {"one@item": {"outs": outs}}}))
     parser.main(["fsck"])
-    assert capsys.readouterr().out == "0 outputs match dvc.lock\n"
+    assert capsys.readouterr().out == "not in dvc.lock, so not checked: two\n1 outputs match dvc.lock\n"
+
+
+@pytest.mark.parametrize("command", [["report"], ["report", "--html", "a.html"], ["baseline"], ["fsck"], ["plan"]])
+def test_a_broken_lock_is_named(project, capsys, command):
+    (project / "dvc.lock").write_text("stages: [1]\n")
+    (project / "dvc.yaml").write_text("stages: {}\n")
+    (project / ".dvc").mkdir()
+    (project / ".dvc/config").write_text("[core]\nno_scm = true\n")
+    assert refused(capsys, *command, code=2).startswith("error: dvc.lock: stages: [1] is not a section | fix: ")
+
+
+@pytest.mark.parametrize("command", ["plan", "repro"])
+def test_a_broken_params_file_is_named_with_its_line(project, capsys, command):
+    (project / "params.yaml").write_text("seed: 1\nmodel: {\n")
+    (project / "dvc.yaml").write_text("stages: {}\n")
+    (project / ".dvc").mkdir()
+    (project / ".dvc/config").write_text("[core]\nno_scm = true\n")
+    assert refused(capsys, command, code=2).startswith("error: params.yaml:3: not plain YAML: ")
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "said"),
+    [
+        ("pretrain/samples.csv", "step,text\n", "Next:"),
+        ("pretrain/samples.csv", "step\n1\n", "Next:"),
+        ("pretrain/metrics.json", '{"train_loss": 1}', "1.000 / –"),
+        ("evaluate_with_judge/metrics.json", '{"score_mean": 1}', "1.0 of 100"),
+    ],
+)
+def test_report_copes_with_a_report_of_another_version(project, capsys, path, text, said):
+    files.write_text(project / "reports" / path, text)
+    parser.main(["report"])
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["[1]", "{"])
+def test_a_report_that_is_no_object_is_named(project, capsys, text):
+    files.write_text(project / "reports/pretrain/metrics.json", text)
+    assert refused(capsys, "report", code=3).startswith("error: reports/pretrain/metrics.json: ")
 
 
 def test_a_message_of_several_lines_is_one_line(project, vocabulary, model_config, capsys):

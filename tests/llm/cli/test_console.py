@@ -105,6 +105,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words", [["--help"], ["--version"], ["report"], ["use", "--list"], ["use", "smok"], ["completion", "bash"], ["x"]]
 )
@@ -181,6 +182,7 @@ def test_an_unknown_profile_is_refused_with_the_near_one_and_all_names(name, fix
     assert (folder / "params.yaml").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_list_of_profiles_is_what_use_takes(folder, capsys):
     parser.main(["use", "--list"])
     listed = capsys.readouterr().out.splitlines()
@@ -216,9 +218,8 @@ def test_hints_say_what_works_in_the_users_shell(script, where, tmp_path, monkey
 def test_the_launcher_runs_the_code_of_the_current_folder(launcher, tmp_path):
     assert run(str(launcher), "report", "--help").stdout.startswith("usage: llm report")
     copy = tmp_path / "copy"
-    (copy / "llm/cli").mkdir(parents=True)
-    (copy / "llm/__main__.py").touch()
-    (copy / "llm/cli/parser.py").write_text("import sys\ndef main(): print('the copy', sys.argv)\n")
+    (copy / "llm").mkdir(parents=True)
+    (copy / "llm/__main__.py").write_text("import sys\nprint('the copy', sys.argv)\n")
     assert run(str(launcher), "a  b", "*", cwd=copy).stdout == "the copy ['llm', 'a  b', '*']\n"
 
 
@@ -296,3 +297,35 @@ def test_every_command_has_its_help(capsys):
         code, printed = left(capsys, name, "--help")
         assert (code, printed.err) == (0, "")
         assert printed.out.startswith("usage: ")
+
+
+STOP_IN_IMPORTS = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "llm.cli.parser":
+            os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_ctrl_c_during_the_imports_is_one_line(installed, launcher, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(STOP_IN_IMPORTS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = run(*([str(launcher)] if installed else [sys.executable, "-m", "llm"]), "--version")
+    assert (done.returncode, done.stdout) == (130, "")
+    assert re.fullmatch(r"error: interrupted: by SIGINT; [^|]* \| fix: .*\n", done.stderr)
+
+
+@pytest.mark.slow
+def test_a_reader_that_leaves_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = [sys.executable, "-m", "llm", "plan", "--ranks", "1", "8"]
+    done = subprocess.run(words, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")

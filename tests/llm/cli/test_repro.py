@@ -66,6 +66,7 @@ def wait_for(path):
     return path.read_text()
 
 
+@pytest.mark.slow
 def test_repro_runs_what_has_changed_and_shows_the_report(folder):
     code, out, err = repro(folder)
     assert (code, err) == (0, "")
@@ -79,6 +80,7 @@ def test_repro_runs_what_has_changed_and_shows_the_report(folder):
     assert "Running stage 'one'" in out
 
 
+@pytest.mark.slow
 def test_stages_of_appendix_f_run_only_if_they_are_named(folder):
     more = "  reason_two:\n    cmd: exec python one.py\n    deps: [one.py]\n    outs: [two.txt]\n"
     (folder / "dvc.yaml").write_text(DVC_YAML + more)
@@ -87,6 +89,7 @@ def test_stages_of_appendix_f_run_only_if_they_are_named(folder):
     assert "Running stage 'reason_two'" in repro(folder, "reason_two")[1]
 
 
+@pytest.mark.slow
 def test_words_after_two_dashes_are_options_of_dvc(folder):
     code, out, _ = repro(folder, "one", "--", "--dry")
     assert code == 0
@@ -94,6 +97,7 @@ def test_words_after_two_dashes_are_options_of_dvc(folder):
     assert not (folder / "out.txt").exists()
 
 
+@pytest.mark.slow
 def test_the_exit_code_of_dvc_is_passed_on_without_a_report(folder):
     (folder / "one.py").write_text("raise SystemExit(3)")
     code, out, err = repro(folder)
@@ -102,6 +106,7 @@ def test_the_exit_code_of_dvc_is_passed_on_without_a_report(folder):
     assert "Next:" not in out
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_stage_and_dvc_and_leaves_with_one_line(folder):
     (folder / "one.py").write_text(SLEEPS)
     with start(folder) as process:
@@ -118,6 +123,7 @@ def test_ctrl_c_ends_the_stage_and_dvc_and_leaves_with_one_line(folder):
     assert repro(folder)[0] == 0
 
 
+@pytest.mark.slow
 def test_sigterm_is_passed_on_to_the_stage(folder):
     (folder / "one.py").write_text(SLEEPS)
     with start(folder) as process:
@@ -130,6 +136,7 @@ def test_sigterm_is_passed_on_to_the_stage(folder):
     assert not psutil.pid_exists(pid)
 
 
+@pytest.mark.slow
 def test_a_killed_dvc_is_named(folder):
     (folder / "one.py").write_text(SLEEPS)
     with start(folder) as process:

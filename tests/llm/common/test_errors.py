@@ -129,6 +129,16 @@ def test_errors_of_the_system_are_not_bugs(error, code, where, capsys):
     assert LINE.fullmatch(lines[0])
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(("body", "code"), [("print(sys.stdin.read())", 0), ("raise UserError('a', 'b', 'c')", 3)])
+def test_a_stream_that_the_shell_has_closed_is_no_bug(closed, body, code):
+    script = f"import sys\nfrom llm.common.errors import *\nwith error_contract(): {body}"
+    words = ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, script]
+    done = subprocess.run(words, cwd=ROOT, input="", capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert done.stderr == ("" if code == 0 or "2>" in closed else "error: a: b | fix: c\n")
+
+
 def test_sys_exit_passes_through():
     with pytest.raises(SystemExit) as exited, error_contract():
         sys.exit(0)
@@ -199,10 +209,13 @@ def test_only_a_closed_pipe_counts_as_closed(event, code):
 
 
 def test_input_that_is_not_utf8_is_not_a_bug(capsys):
-    with pytest.raises(SystemExit) as exited, errors.error_contract():
+    with pytest.raises(SystemExit) as exited, errors.error_contract(), errors.standard_input():
         b"caf\xe9".decode()
     assert exited.value.code == errors.DATA
     assert capsys.readouterr().err.startswith("error: standard input: byte 0xe9 is not utf-8 | fix: ")
+    with pytest.raises(SystemExit) as exited, errors.error_contract():
+        b"caf\xe9".decode()
+    assert exited.value.code == errors.BUG  # of a file, which says its name
 
 
 @pytest.mark.parametrize(("encoding", "printed"), [("latin-1", b"\\U0001f600 \xe9\n"), ("utf-8", "😀 é\n".encode())])

@@ -135,6 +135,7 @@ def documents(raw: bytes) -> bytes:
     return b"\xff".join(part.encode() for part in found)
 
 
+@pytest.mark.slow
 def test_no_mutation_of_the_corpus_is_misread(vocabulary, tmp_path):
     tokenizer, folder = Tokenizer.load(vocabulary), tmp_path / "corpus"
     folder.mkdir()
@@ -239,6 +240,7 @@ def part_of(raw: dict[str, bytes], name: str, folder: Path) -> tuple[Path, bytes
     return folder / name, raw[name], meaning_with(raw, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "mutate"), zip(PARTS, (mutate_json, mutate_merges), strict=True))
 def test_no_mutation_of_a_tokenizer_is_misread(name, mutate, raw_tokenizer, tmp_path):
     path, raw, meaning = part_of(raw_tokenizer, name, tmp_path)
@@ -350,7 +352,7 @@ def model(tmp_path, model_config) -> Path:
     """A model folder without a tokenizer."""
     torch.manual_seed(0)
     gpt = GPT(model_config(vocab_size=8, context_length=4, n_layer=1, n_embd=4, dropout=0.1))
-    write_json(tmp_path / "config.json", families.published(gpt.config, 7))
+    write_json(tmp_path / "config.json", families.published(gpt.config, {"eos_token_id": 7}))
     write_tensors(tmp_path / "model.safetensors", families.export(gpt))
     return tmp_path
 
@@ -394,6 +396,7 @@ def shape_read(path: Path) -> dict[str, Any]:
     return sizes | depth | flags | parts | {f"{key}_pdrop": rate for key, rate in rates.items()}
 
 
+@pytest.mark.slow
 def test_no_mutation_of_a_model_config_is_misread(model):
     path = model / "config.json"
     check(answers(shape_read, path, path.read_bytes(), shape, mutate_json), accepted=100, refused=300)
@@ -443,6 +446,7 @@ def expected_settings(raw: bytes) -> Any:
     return labels, found["position"], pad_to, causal
 
 
+@pytest.mark.slow
 def test_no_mutation_of_a_classifier_config_is_misread(spam):
     check(answers(reading, spam, spam.read_bytes(), expected_settings, mutate_json), accepted=100, refused=300)
 
@@ -511,6 +515,7 @@ def arrays_read(path: Path) -> dict[str, Any]:
     return {name: tensor.tolist() for name, tensor in state.items() if name != "lm_head.weight"}
 
 
+@pytest.mark.slow
 def test_no_mutation_of_weights_is_misread(model):
     path = model / "model.safetensors"
     check(answers(arrays_read, path, path.read_bytes(), arrays, mutate_weights), accepted=100, refused=300)

@@ -14,7 +14,7 @@ from dvc.repo import Repo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.common import files
+from llm.common import files, publishing
 from llm.common.errors import DATA, RESOURCES, RUNNING, USAGE, UserError
 
 ROOT = Path(__file__).parents[3]
@@ -44,6 +44,60 @@ def test_an_exception_keeps_the_old_file_and_removes_the_temporary_one(tmp_path)
         fail_half_way()
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def in_a_folder(folder):
+    (folder / "a.txt").mkdir()
+    return "Is a directory"
+
+
+def in_a_file(folder):
+    folder.rmdir()
+    folder.touch()
+
+
+def in_a_folder_without_rights(folder):
+    folder.chmod(0o555)
+    if os.access(folder, os.W_OK):
+        pytest.skip("root may write everywhere")
+    return "Permission denied"
+
+
+@pytest.mark.parametrize("spoil", [in_a_folder, in_a_file, in_a_folder_without_rights])
+@pytest.mark.parametrize("write", [files.check_writable, lambda path: files.write_text(path, "a")])
+def test_what_cannot_be_written_is_named_as_the_user_named_it(spoil, write, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    why = spoil(folder)
+    with pytest.raises(OSError, match=why) as raised:
+        write(folder / "a.txt")
+    assert raised.value.filename == str(folder / "a.txt" if why else folder)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_path_that_becomes_a_folder_is_named_too(tmp_path):
+    def write():
+        with files.atomic_path(tmp_path / "a"):
+            (tmp_path / "a").mkdir()
+
+    with pytest.raises(IsADirectoryError) as raised:
+        write()
+    assert raised.value.filename == str(tmp_path / "a")
+
+
+def test_a_check_leaves_nothing(tmp_path):
+    files.check_writable(tmp_path / "a")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_missing_model_is_told_by_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = "models/pretrain: no model here | fix: run `llm repro`, or correct the path"
+    assert refused(DATA, files.read_json, "models/pretrain/vocab.json") == said
+    Path("models/pretrain").mkdir(parents=True)
+    assert refused(DATA, files.read_json, "models/pretrain/vocab.json").startswith(
+        "models/pretrain/vocab.json: no such"
+    )
 
 
 def test_the_file_appears_only_at_the_end(tmp_path):
@@ -273,7 +327,7 @@ def test_publishing_replaces_the_old_file_or_folder(old, new, tmp_path):
     final, built = tmp_path / "models" / "gpt", make(tmp_path / "work" / "gpt", new)
     if old != "absent":
         make(final, old)
-    files.publish(built, final)
+    publishing.publish(built, final)
     assert (os.listdir(final) if final.is_dir() else None) == (None if new is None else ["new"])
     assert os.listdir(tmp_path / "work") == []
 
@@ -281,7 +335,7 @@ def test_publishing_replaces_the_old_file_or_folder(old, new, tmp_path):
 def test_publishing_over_a_link_keeps_its_target(tmp_path):
     elsewhere, built = make(tmp_path / "elsewhere", "precious"), make(tmp_path / "work" / "gpt", "new")
     (tmp_path / "gpt").symlink_to(elsewhere)
-    files.publish(built, tmp_path / "gpt")
+    publishing.publish(built, tmp_path / "gpt")
     assert os.listdir(tmp_path / "gpt") == ["new"]
     assert os.listdir(elsewhere) == ["precious"]
 

@@ -350,6 +350,7 @@ def with_default(schema, prefix=""):
             yield f"{prefix}{field.name}"
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=mutations())
 def test_a_mutated_file_is_refused_or_read_as_by_pyyaml(text, tmp_path):

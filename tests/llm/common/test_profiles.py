@@ -84,6 +84,17 @@ def test_a_profile_with_an_invalid_result_writes_nothing(changes, key, tmp_path)
     assert path.read_text("utf-8") == REAL
 
 
+def test_a_problem_that_params_had_before_is_told_as_its_own(tmp_path):
+    path = write(tmp_path, REAL.replace("\nseed: 123", "\nseed: x").replace("clip_norm: 1.0", "clip_norm: 0", 1))
+    messages = refused(write(tmp_path, "pretrain: {beta2: y}\n", "changes.yaml"), AllParams, path)
+    assert [message.partition(" |")[0].rpartition("/")[2] for message in messages] == [
+        "params.yaml: seed: 'x' is a string, not a whole number",
+        "changes.yaml: pretrain.beta2: 'y' is a string, not a number",
+    ]
+    (message,) = refused(write(tmp_path, "seed: 1\n", "changes.yaml"), AllParams, path)
+    assert message.startswith(f"{path}: pretrain.clip_norm: ")
+
+
 def test_a_params_file_with_a_tag_is_refused(tmp_path):
     text = REAL.replace("\nseed: 123", "\nseed: !!python/object/apply:os.getpid []")
     path = write(tmp_path, text)

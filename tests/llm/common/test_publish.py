@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[3]
 BEFORE = """
 import errno, os, signal, sys
 from pathlib import Path
-from llm.common import files
+from llm.common import publishing
 from llm.common.errors import *
 work, models = Path("work"), Path("models")
 def build(size=1000, name="m"):
@@ -62,9 +62,9 @@ def test_a_rename_across_file_systems_is_impossible(tmp_path):
 def test_a_folder_and_a_file_are_published_across_file_systems(tmp_path):
     body = """
         for _ in range(2):  # the second time, over the old ones
-            files.publish(build(), models / "m")
+            publishing.publish(build(), models / "m")
             (work / "a.json").write_text("1")
-            files.publish(work / "a.json", models / "deep" / "a.json")
+            publishing.publish(work / "a.json", models / "deep" / "a.json")
         print(content(models / "m") == NEW, (models / "deep/a.json").read_text())
         print(sorted(os.listdir(models)), os.listdir(models / "deep"), os.listdir(work))
         """
@@ -73,9 +73,9 @@ def test_a_folder_and_a_file_are_published_across_file_systems(tmp_path):
 
 def test_a_full_disk_keeps_the_old_output_and_names_the_new_one(tmp_path):
     body = """
-        files.publish(build(), models / "m")
+        publishing.publish(build(), models / "m")
         try:
-            files.publish(build(3_000_000), models / "m")
+            publishing.publish(build(3_000_000), models / "m")
         except UserError as error:
             print(error.code == RESOURCES, error)
         print(content(models / "m") == NEW, os.listdir(models))
@@ -92,10 +92,10 @@ def test_what_a_kill_leaves_is_removed_by_the_next_run(tmp_path):
         pid = os.fork()
         if pid == 0:
             os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)  # in the middle of the copy
-            files.publish(build(), models / "m")
+            publishing.publish(build(), models / "m")
         os.waitpid(pid, 0)
         print(os.listdir(models))
-        files.publish(build(), models / "m")
+        publishing.publish(build(), models / "m")
         print(content(models / "m") == NEW, os.listdir(models))
         """
     assert mounted(tmp_path, body) == "['.m.copy']\nTrue ['m']\n"
@@ -104,7 +104,7 @@ def test_what_a_kill_leaves_is_removed_by_the_next_run(tmp_path):
 def test_a_read_only_disk_is_named(tmp_path):
     body = """
         try:
-            files.publish(build(), models / "m")
+            publishing.publish(build(), models / "m")
         except UserError as error:
             print(error.code == DATA, error)
         """
@@ -118,7 +118,7 @@ def test_a_quota_is_a_lack_of_room(tmp_path):
         os.setgroups([])
         os.setuid(65534)  # limits do not hold for root
         try:
-            files.publish(work / "m", models / "m")
+            publishing.publish(work / "m", models / "m")
         except UserError as error:
             print(error.code == RESOURCES, error)
         print(os.listdir(models))

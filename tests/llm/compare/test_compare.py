@@ -33,6 +33,12 @@ def test_nothing_differs(project):
     assert "Nothing differs" in pages.comparison(compared())
 
 
+@pytest.mark.parametrize("path", ["respond/responses.json", "evaluate_with_judge/scores.json"])
+def test_a_report_that_was_cut_by_hand_differs(project, path):
+    files.write_json(f"reports/{path}", files.read_json(f"reports/{path}")[: N // 2])
+    assert "Nothing differs" not in printed(compared())
+
+
 def test_one_parameter_of_the_judge(project):
     write_run(wrong=(0, 1, 2), params=GUARDED, scores=[50] * N)
     found = compared()

@@ -100,6 +100,7 @@ def told(capsys, *words: str) -> str:
     return " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.slow
 def test_after_a_baseline_only_the_change_is_shown(clone, capsys):
     assert told(capsys, "baseline").startswith("4 outputs differ from the last commit: committed")
     assert "Nothing differs" in told(capsys, "compare")
@@ -126,6 +127,7 @@ def test_without_one_it_is_said_that_not_all_is_the_change(clone, capsys):
     assert "`llm baseline`" in shown
 
 
+@pytest.mark.slow
 def test_on_the_machine_of_the_commit_nothing_is_said(clone, capsys, monkeypatch):
     monkeypatch.setenv("MACHINE", "1")
     for name in ("models", ".dvc/cache", ".dvc/tmp"):

@@ -3,7 +3,9 @@
 import pytest
 
 from llm.common import files
+from llm.common.errors import UserError
 from llm.compare import rows
+from llm.compare.headlines import EXACT, LOSS, value
 from llm.compare.snapshot import resolve
 from tests.llm.compare.conftest import MESSAGES, write_run
 
@@ -19,6 +21,29 @@ from tests.llm.compare.conftest import MESSAGES, write_run
 )
 def test_the_probability_of_a_class(row, label, expected):
     assert rows.probability(row, label) == (None if expected is None else pytest.approx(expected))
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "read"),
+    [
+        (rows.PREDICTIONS, "split,row\ntest,1\n", rows.messages),
+        (rows.PREDICTIONS, "split,row,actual,predicted,p_a\ntest,x,a,a,0\n", rows.messages),
+        (rows.RESPONSES, '{"a": 1}', rows.answers),
+        (rows.RESPONSES, '[{"messages": []}]', rows.answers),
+        (rows.SCORES, "[1]", rows.answers),
+        (LOSS.report, "[1]", lambda snapshot: value(LOSS, snapshot)),
+    ],
+)
+def test_a_report_of_another_form_is_named(project, path, text, read):
+    files.write_text(path, text)
+    with pytest.raises(UserError, match=rf"^{path}: h(as|olds) .* \| fix: run its stage again$"):
+        read(resolve("workspace"))
+
+
+@pytest.mark.parametrize("metrics", [{"n_exact": 1}, {"n_exact": 1, "n_items": 0}, {"n_exact": 2, "n_items": 1}])
+def test_a_share_without_its_number_of_items_is_none(project, metrics):
+    files.write_json(EXACT.report, metrics)
+    assert value(EXACT, resolve("workspace")).value is None
 
 
 def test_messages_of_three_classes(project):

@@ -1,11 +1,12 @@
 """A state of the project is read from disk or from git."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
 
-from llm.common.errors import UserError
+from llm.common.errors import USAGE, UserError
 from llm.compare.snapshot import changed_files, resolve
 from tests.llm.compare.conftest import experiment, git, write_run
 
@@ -65,6 +66,13 @@ def test_without_git_only_the_workspace_is_there(tmp_path, monkeypatch):
         resolve("HEAD")
 
 
+def test_without_a_commit_only_the_workspace_is_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    git("init", "-q")
+    with pytest.raises(UserError, match=r"'HEAD' is no git revision: there is no commit yet \| fix: `git add "):
+        resolve("HEAD")
+
+
 def test_of_two_experiments_of_one_name_that_on_head_counts(project):
     first = experiment("same")
     git("commit", "-q", "--allow-empty", "-m", "two")
@@ -76,11 +84,25 @@ def test_of_two_experiments_of_one_name_that_on_head_counts(project):
 
 def test_broken_reports_are_named(project):
     Path("reports/pretrain/metrics.json").write_text("{")
-    Path("params.yaml").write_text("a: [")
-    with pytest.raises(UserError, match=r"workspace: reports/pretrain/metrics.json: is not JSON"):
-        resolve("workspace").json("reports/pretrain/metrics.json")
-    with pytest.raises(UserError, match=r"workspace: params.yaml: is not YAML"):
-        _ = resolve("workspace").params
+    Path("params.yaml").write_text("a: 1\nb: [\n")
+    git("commit", "-q", "-a", "-m", "broken")
+    for name, prefix in (("workspace", ""), ("HEAD", "HEAD: ")):
+        with pytest.raises(UserError, match=rf"^{prefix}reports/pretrain/metrics.json: is not JSON"):
+            resolve(name).json("reports/pretrain/metrics.json")
+        with pytest.raises(UserError, match=rf"^{prefix}params.yaml:3: not plain YAML: ") as raised:
+            _ = resolve(name).params
+        assert raised.value.code == USAGE
+
+
+@pytest.mark.parametrize("name", ["workspace", "HEAD"])
+def test_a_data_set_that_the_cache_lacks_has_no_rows(project, name):
+    Path(".dvc").mkdir()
+    Path(".dvc/config").touch()
+    shutil.rmtree("data/spam")
+    Path("data/spam.dvc").write_text(f"outs:\n- md5: {'a' * 32}.dir\n  hash: md5\n  path: spam\n")
+    git("add", "-A")
+    git("commit", "-q", "-m", "a fresh clone")
+    assert resolve(name).data_rows("data/spam/test.csv") == []
 
 
 def test_files_that_changed(project):

@@ -146,7 +146,8 @@ def test_all_shows_the_tree_up_to_the_sources(trace):
 def test_a_file_an_md5_and_its_start_name_the_same_artifact(trace):
     md5 = files.dvc_md5("models/a")
     inner = files.dvc_md5("models/a/weights")
-    for what in ("models/a", "models/a/weights", str(Path("models/a").absolute()), md5, md5[:8], inner, inner[:8]):
+    absolute, roundabout = str(Path("models/a").absolute()), "data/words/../../models/./a"
+    for what in ("models/a", "models/a/weights", absolute, roundabout, md5, md5[:8], inner, inner[:8]):
         code, out, err = trace(what)
         assert (code, err) == (0, "")
         assert f"models/a  {md5}" in out
@@ -159,6 +160,10 @@ def test_a_file_an_md5_and_its_start_name_the_same_artifact(trace):
         ("nothing", "no output or input of a stage, no md5 in dvc.lock, git or the cache of runs, and no MLflow run"),
         ("data", "'data' holds 1 artifacts: data/words | fix: name one of these"),
         ("f" * 32, "no MLflow run"),
+        ("models/a/weight", "is not in the output models/a | fix: did you mean models/a/weights?"),
+        ("models/a/weights/x", "is not in the output models/a | fix: "),
+        ("models/a/../nothing", "no output or input of a stage"),
+        ("source.txt/x", "is not in the output source.txt | fix: name source.txt"),
     ],
 )
 def test_what_stands_for_nothing_is_a_wrong_command_line(trace, what, said):

@@ -234,7 +234,7 @@ def test_messages_of_another_form_are_refused(messages: list[Any], message: str)
     [
         ("{{ raise_exception('no tools') }}", "cannot render the messages: no tools"),
         ("{% if x", "is not Jinja"),
-        ("{{ strftime_now('%Y') }}", "'strftime_now' is undefined .* give the date as an option"),
+        ("{{ strftime_now('%Y') }}", "'strftime_now' is undefined .* write a date in place of strftime_now"),
         ("{{ messages.__class__.__mro__ }}", "access to attribute '__class__'"),
         ("{{ messages.append(1) }}", "is not safely callable|access to attribute"),
         ("{% set ns = namespace(_x=1) %}", "'_x' in a namespace"),

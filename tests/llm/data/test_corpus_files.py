@@ -203,6 +203,7 @@ def test_the_text_of_jsonl_is_guessed_or_named(tmp_path: Path) -> None:
 def test_every_bad_line_of_jsonl_is_numbered(tmp_path: Path) -> None:
     good = jsonl({"text": "one"})
     bad = b"not json\n[1]\n" + jsonl({"other": "x"}, {"text": None}, {"text": 5}) + b"{}\n" * 20
+    bad += b'{"text": "lost", "text": "kept"}\n'
     (tmp_path / "a.jsonl").write_bytes(good + bad + good)
     (tmp_path / "b.jsonl").write_bytes(b"{}\n")
     messages = [message.partition(" | ")[0] for message in refused(tmp_path)]
@@ -211,8 +212,8 @@ def test_every_bad_line_of_jsonl_is_numbered(tmp_path: Path) -> None:
         f"{tmp_path}/a.jsonl:3: lines that are not JSON objects: 3",
         f"{tmp_path}/a.jsonl:4: lines that have no 'text': 4, 5, 7, 8, 9, 10, 11, 12, 13, 14 and 12 more",
         f"{tmp_path}/a.jsonl:6: lines that have a 'text' that is not text: 6",
-        f"{tmp_path}/b.jsonl: no field with text is one of text, content, document, body, article, story; "
-        "the fields are none",
+        f"{tmp_path}/a.jsonl:27: lines that use a key twice: 27",
+        f"{tmp_path}/b.jsonl: no field is one of text, content, document, body, article, story; the fields are none",
     ]
 
 
@@ -241,11 +242,11 @@ def test_bad_parquet_is_refused(tmp_path: Path) -> None:
     (tmp_path / "d.parquet").write_bytes(raw[:-30] + raw[-8:])
     messages = [message.partition(" | ")[0] for message in refused(tmp_path)]
     assert messages[0] == f"{tmp_path}/a.parquet: rows that have no 'text': 2, 4"
-    assert messages[1].startswith(f"{tmp_path}/b.parquet: no field with text is one of text, ")
+    assert messages[1].startswith(f"{tmp_path}/b.parquet: has no column 'text' of text; ")
     assert messages[2].startswith(f"{tmp_path}/c.parquet: not valid Parquet: ")
     assert messages[3].startswith(f"{tmp_path}/d.parquet: not valid Parquet: ")
     assert (
-        "has no column 'text' of text; its columns are text, other"
+        "has no column 'text' of text; its columns are text (int64), other (string)"
         in refused(tmp_path, files="b*", text_field="text")[0]
     )
 
@@ -285,9 +286,10 @@ def test_progress_ends_at_the_size_of_all_files(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (gzip.compress(b"a story"), "is a gzip file, not text | fix: decompress it, or remove it"),
+        (gzip.compress(b"a story", mtime=0), "is a gzip file, not text | fix: decompress it, or remove it"),
         (b"PK\x03\x04" + bytes(40), "is a zip archive, not text"),
         (b"%PDF-1.7 of a story", "is a PDF file, not text"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "is a Git-LFS pointer, not the text"),
     ],
 )
 def test_a_binary_file_that_is_named_as_a_text_is_refused(content, said, tmp_path):
@@ -296,6 +298,47 @@ def test_a_binary_file_that_is_named_as_a_text_is_refused(content, said, tmp_pat
     assert told.startswith(f"{tmp_path}/a.txt: {said}")
 
 
+def test_a_page_is_read_as_text_and_that_is_said(tmp_path):
+    (tmp_path / "a.txt").write_text("<html>a story</html>")
+    assert documents(tmp_path) == ["<html>a story</html>"]
+    assert _said(tmp_path, "\n\n") == [f"{tmp_path}/a.txt: begins as an HTML page does; its tags are read as text"]
+
+
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text("a story")
     assert refused(tmp_path / "a.txt") == [f"{tmp_path}/a.txt: is a file, not a folder of files | fix: name its folder"]
+
+
+def test_half_of_an_emoji_in_jsonl_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n{"text": "bad \\ud83d end"}\n{"text": null}\n')
+    messages = [message.partition(" | ")[0] for message in refused(tmp_path)]
+    assert f"{tmp_path}/a.jsonl:2: lines that have a 'text' with a lone surrogate: 2" in messages
+    assert f"{tmp_path}/a.jsonl:3: lines that have no 'text': 3" in messages
+
+
+def test_a_field_without_text_in_the_first_line_is_named_as_in_others(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": null}\n{"text": "fine"}\n')
+    assert refused(tmp_path)[0].startswith(f"{tmp_path}/a.jsonl:1: lines that have no 'text': 1")
+
+
+def test_marks_of_documents_that_split_nothing_are_said(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("One.\n<|endoftext|>\nTwo.\n<|endoftext|>\n")
+    (tmp_path / "b.txt").write_bytes(b"one\r\rtwo")
+    for separator, expected in (("\n\n", 2), ("<|endoftext|>", 1)):
+        said: list[str] = []
+        list(read_parts(CorpusFiles(tmp_path, PLAIN, said.append), separator))
+        assert len(said) == expected
+        assert said[-1] == f"{tmp_path}/b.txt: has CR for line ends, which separate no documents: save it with LF"
+    assert "has <|endoftext|> as ordinary text" in "".join(_said(tmp_path, "\n\n"))
+
+
+def test_a_separator_with_crlf_is_that_with_lf(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"one\r\n\r\ntwo\r\n--\r\nthree")
+    assert [part.text for part in read_parts(CorpusFiles(tmp_path, PLAIN), "\r\n\r\n")] == ["one", "two\n--\nthree"]
+    assert [part.text for part in read_parts(CorpusFiles(tmp_path, PLAIN), "\r\n--\r\n")] == ["one\n\ntwo", "three"]
+
+
+def _said(folder: Path, separator: str) -> list[str]:
+    said: list[str] = []
+    list(read_parts(CorpusFiles(folder, PLAIN, said.append), separator))
+    return said

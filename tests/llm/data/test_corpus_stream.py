@@ -27,7 +27,7 @@ from tests.conftest import TEXT
 
 HERE = ParallelConfig(engine="local", workers=2)
 PLAIN = DocumentsConfig(files=None, format=None, text_field=None, encoding="utf-8")
-PIECES = ["the fox", "a", " ", "\n", "\n\n", "\n \t\n", "\n\n\n", "\t", "12,", "é", "\x0c", "---", "--", "-"]
+PIECES = ["the fox", "a", " ", "\n", "\n\n", "\n \t\n", "\n\n\n", "\t", "12,", "é", "\x0c", "\u3000", "---", "--", "-"]
 
 
 def whole(parts: Iterator[Part]) -> list[str]:
@@ -67,7 +67,7 @@ def split_corpus(
 def test_documents_do_not_depend_on_how_the_text_arrives(
     separator: str | None, text: str, chunk: int, size: int
 ) -> None:
-    pattern = {"\n\n": "\n[ \t]*\n", "\n\n\n": "\n[ \t]*\n[ \t]*\n", None: r"(?!)"}.get(separator, separator)
+    pattern = {"\n\n": r"\n[^\S\n]*\n", "\n\n\n": r"\n[^\S\n]*\n[^\S\n]*\n", None: r"(?!)"}.get(separator, separator)
     expected = [document for document in re.split(pattern or "", text) if document.strip()]
     assert whole(split_parts(iter(chunks(text, chunk)), separator, size, "a.txt")) == expected
 
@@ -78,8 +78,9 @@ def test_parts_are_about_as_long_as_asked() -> None:
     assert [part.ends for part in parts].count(True) == 2
 
 
-def test_lines_of_spaces_separate_documents() -> None:
-    text = "one\n \ntwo\n\t \nthree\n\n\nfour\n  five"
+@pytest.mark.parametrize("blank", [" ", "\t ", "\u00a0", "\u3000\u3000", "\x0c"])
+def test_lines_of_white_space_separate_documents(blank: str) -> None:
+    text = f"one\n{blank}\ntwo\n{blank} \nthree\n\n\nfour\n  five"
     assert whole(split_parts(iter([text]), "\n\n", 100, "a.txt")) == ["one", "two", "three", "\nfour\n  five"]
 
 

@@ -891,27 +891,33 @@ def test_a_local_folder_is_taken_with_its_sub_folders(user: User, tmp_path: Path
     assert sorted(path.name for path in user.folder.rglob("*") if path.is_file()) == ["c.txt", "d.md", "z.txt"]
 
 
+def test_an_empty_file_in_a_folder_is_left_to_its_reader(user: User, tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/__init__.py").touch()
+    (tmp_path / "texts/full.txt").write_text("text")
+    records = user.fetch(Source(str(tmp_path / "texts")))
+    assert [record["name"] for record in records] == ["__init__.py", "full.txt"]
+
+
 def test_a_local_source_without_content_is_named(user: User, tmp_path: Path) -> None:
     texts = tmp_path / "texts"
     texts.mkdir()
 
-    def refused(source: Path, named: Path) -> None:
+    def refused(source: Path, what: str) -> None:
         message = user.refused(Source(str(source)), code=DATA)
-        assert f"download.corpus.source: {named} is not a file with content" in message
+        assert f"download.corpus.source: {what} | fix: name a file with content" in message
 
-    refused(tmp_path / "none", tmp_path / "none")
-    refused(texts, texts)
-    (texts / "empty.txt").touch()
-    refused(texts, texts / "empty.txt")
-    (texts / "empty.txt").unlink()
+    refused(tmp_path / "none", f"{tmp_path}/none is not a file")
+    refused(texts, f"{texts} has no files")
     (texts / "sub").mkdir()
-    refused(texts, texts)
+    refused(texts, f"{texts} has no files")
     (texts / "sub/empty.txt").touch()
-    refused(texts, texts / "sub/empty.txt")
-    (texts / "sub/empty.txt").unlink()
-    (texts / "sub").rmdir()
+    refused(texts, f"{texts} is not a file with content")
+    (texts / "gone").symlink_to(tmp_path / "none")
+    refused(texts, f"{texts}/gone is not a file")
+    (texts / "gone").unlink()
     os.mkfifo(texts / "pipe")
-    refused(texts, texts / "pipe")
+    refused(texts, f"{texts}/pipe is not a file")
 
 
 # Pinning

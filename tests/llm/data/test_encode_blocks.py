@@ -126,6 +126,7 @@ def shards(project: Project, engine: str, workers: int | None) -> dict[str, byte
     return project.bytes("data/corpus", "reports")
 
 
+@pytest.mark.slow
 def test_one_worker_and_two_write_the_same_bytes(project: Project) -> None:
     assert shards(project, "local", 1) == shards(project, "local", 2)
 

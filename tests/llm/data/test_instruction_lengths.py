@@ -157,3 +157,19 @@ def test_lengths_are_those_of_the_encoded_entries(tokenizer):
     assert framed_lengths(entries, ALPACA, tokenizer) == whole
     fitted = fit([(1, entries[0]), (2, entries[1])], ALPACA, tokenizer, max(whole) - 1, "truncate", "file")
     assert fitted.lengths == framed_lengths(fitted.entries, ALPACA, tokenizer)
+
+
+@pytest.mark.parametrize("limit", [140, 200, 240, 262])
+def test_a_long_answer_after_a_long_frame_keeps_what_fits(limit, tokenizer):
+    one = entry("do", "word tree cat " * 60, "word tree cat " * 60)
+    frame = length(entry("do", "", ""), tokenizer, ALPACA)
+    assert frame < limit  # a part of the answer fits
+    (cut,) = fit([(1, one)], ALPACA, tokenizer, limit, "truncate", "file").entries
+    assert answer_tokens(encode_entries([cut], ALPACA, tokenizer)[0], limit) > 0
+
+
+def test_a_chat_is_never_cut_to_an_answer_without_a_question(tokenizer):
+    turns = [("assistant", "Hi."), ("user", "z z z z z z"), ("assistant", "a b c d e f")]
+    one = {"messages": [{"role": role, "content": text} for role, text in turns]}
+    (cut,) = fit([(1, one)], NONE, tokenizer, 12, "truncate", "file").entries
+    assert "user" in [message["role"] for message in cut.get("messages", [{"role": "user"}])]

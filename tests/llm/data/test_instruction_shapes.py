@@ -103,10 +103,16 @@ def test_parquet_is_read(tmp_path):
         (json.dumps({str(n): ENTRY for n in range(50)}), "0 lists of entries (0, 1, 2, 3, 4, 5, 6, 7 and 42 more)"),
         ("<!DOCTYPE html>", "is an HTML page, not the data"),
         ("%PDF-1.4", "is a PDF file, not text"),
+        (json.dumps([{"messages": json.dumps(MESSAGES["messages"])}]), "a string, not a list of turns | fix: parse it"),
     ],
 )
 def test_other_files_are_refused(text, said, tmp_path):
     assert said in refused(write(tmp_path, text))[0]
+
+
+def test_a_table_is_refused_with_the_formats_that_are_read(tmp_path):
+    (told,) = refused(write(tmp_path, "instruction,output\na,b\n", "data.csv"))
+    assert "is a table by the end of its name, .csv; instructions are JSON, JSON Lines or Parquet | fix: write" in told
 
 
 def test_all_broken_lines_are_reported_with_their_numbers(tmp_path):
@@ -261,7 +267,7 @@ def test_entries_without_a_question_or_an_answer_are_numbered(tmp_path):
         ("suaua", "suaua", 0),
         ("sua", "sua", 0),
         ("uauau", "uaua", 1),
-        ("ausuu", "a", 4),
+        ("auasuu", "aua", 3),
         ("uuaa", "uuaa", 0),
         ("uasu", "ua", 2),
     ],
@@ -279,7 +285,15 @@ def test_turns_after_the_last_answer_are_left_out_and_counted(roles, kept, unans
 
 
 @pytest.mark.parametrize(
-    "turns", [[], [("user", "a")], [("user", ""), ("assistant", "b")], [("user", "a"), ("assistant", None)]]
+    "turns",
+    [
+        [],
+        [("user", "a")],
+        [("assistant", "a"), ("user", "b")],
+        [("system", "a"), ("assistant", "b")],
+        [("user", ""), ("assistant", "b")],
+        [("user", "a"), ("assistant", None)],
+    ],
 )
 def test_a_chat_without_an_answer_or_with_an_empty_turn_is_empty(turns, tmp_path):
     chat = {"messages": [{"role": role, "content": text} for role, text in turns]}
@@ -344,3 +358,18 @@ def test_no_mutation_of_a_chat_is_misread(tmp_path):
     given = answers(turns, tmp_path / "chats.json", json.dumps([MESSAGES], indent=1).encode(), meaning)
     assert set(given) == {"accepted", "refused"}
     assert 50 < given.count("accepted") < 900
+
+
+def test_parts_of_a_message_are_made_text(tmp_path):
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    chat = [{"role": "user", "content": parts}, {"role": "assistant", "content": "three"}]
+    path = write(tmp_path, [{"messages": chat}])
+    assert entries(read(path, as_text=["content"])) == [{"instruction": "one\ntwo", "input": "", "output": "three"}]
+    with pytest.raises(UserError, match=r"tokenize\.instructions\.as_text: 'contents' is not a key of a text"):
+        read(path, as_text=["contents"])
+
+
+def test_an_array_is_read_whatever_the_name_ends_with(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps([ENTRY], indent=1))
+    assert entries(read(path)) == [ENTRY]

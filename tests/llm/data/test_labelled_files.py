@@ -320,3 +320,114 @@ def test_labels_in_params_are_text_in_quotes():
         parse(SpamConfig, section | {"labels": {1: "spam", "0": "ham"}})
     assert caught.value.code == USAGE
     assert str(caught.value).endswith('the name 1 is not a string | fix: write it in quotes: "1"')
+
+
+# Guesses that would be wrong without a word
+
+
+def chosen(path: Path, header: str, row: Callable[[int], str]) -> tuple[str, str]:
+    read_as = read_messages(write(path, "\n".join([header, *map(row, range(20))])), MESSAGES).read_as
+    return read_as["text_column"], read_as["label_column"]
+
+
+@pytest.mark.parametrize(
+    ("header", "text"),
+    [
+        ("review_id,review_comment,label", "review_comment"),
+        ("message_id,msg,label", "msg"),
+        ("document_id,utterances,label", "utterances"),
+        ("text_length,inhalt,label", "inhalt"),
+        ("review_title,review_text,label", "review_text"),
+    ],
+)
+def test_a_column_about_the_text_is_not_the_text(tmp_path: Path, header: str, text: str) -> None:
+    row = "R{n:04},what a fine day number {n},{label}".format
+    found = chosen(tmp_path / "a.csv", header, lambda n: row(n=n, label="good" if n % 2 else "bad"))
+    assert found == (text, "label")
+
+
+def test_a_label_whose_name_says_little_must_be_declared(tmp_path: Path) -> None:
+    def row(n: int) -> str:
+        return f"what a fine day number {n},{n % 5},{n % 2}"
+
+    with pytest.raises(UserError, match="the label may be in one of 2 columns: user_rating, is_toxic"):
+        chosen(tmp_path / "a.csv", "text,user_rating,is_toxic", row)
+    assert chosen(tmp_path / "b.csv", "text,user_id,is_toxic", lambda n: f"day number {n},{n},{n % 2}")[1] == "is_toxic"
+    assert chosen(tmp_path / "c.csv", "text,topic_id,stance", lambda n: f"day number {n},{n},{n % 2}")[1] == "stance"
+
+
+def test_the_only_column_named_as_a_label_may_have_many_values(tmp_path: Path) -> None:
+    rows = "a fine day,n1,good\nno day,n2,bad\nsome day,n3,mixed\n"
+    found = read_messages(write(tmp_path / "a.csv", "text,number,my_label\n" + rows), MESSAGES)
+    assert (found.read_as["label_column"], len(found.frame)) == ("my_label", 3)
+
+
+def test_a_header_next_to_a_label_of_its_name(tmp_path: Path) -> None:
+    rows = [f"hello there friend number {n},{'spam' if n % 3 else 'ham'}" for n in range(20)]
+    found = read_messages(write(tmp_path / "a.csv", "\n".join(["email_text,spam", *rows])), MESSAGES)
+    assert (found.read_as["header"], len(found.frame)) == (True, 20)
+
+
+def test_a_first_row_with_fewer_fields_than_the_others_is_refused(tmp_path: Path) -> None:
+    rows = [f"ham,hello there friend, and more {n}" for n in range(15)] + [f"spam,win {n}" for n in range(5)]
+    (line,) = refused(write(tmp_path / "a.csv", "\n".join(["label,text", *rows])))
+    assert "FILE:1: 2 fields, but 15 of 21 rows have more: 'label,text' | fix: quote the texts that have ','" in line
+
+
+def test_two_delimiters_that_fit_are_refused(tmp_path: Path) -> None:
+    text = "\n".join(f"{'Hello' if n % 2 else 'Dear all'}, this is text {n};{'abcde'[n % 5]}" for n in range(40))
+    assert "the delimiter may be ',' or ';'" in refused(write(tmp_path / "a.csv", text))[0]
+    found = read_messages(tmp_path / "a.csv", replace(MESSAGES, delimiter=";"))
+    assert found.labels == list("abcde")
+
+
+def test_json_by_column_is_joined_by_its_keys(tmp_path: Path) -> None:
+    labels = {str(n): "spam" if n % 3 else "ham" for n in range(9)}
+    texts = {key: f"text {key} {label}" for key, label in labels.items()}
+    expected = sorted((label, texts[key]) for key, label in labels.items())
+    turned = dict(reversed(labels.items()))
+    rows = {key: {"text": texts[key], "label": label} for key, label in labels.items()}
+    ids = {f"id{key}": row for key, row in rows.items()}
+    for value in ({"text": texts, "label": turned}, rows, ids):
+        found = read_messages(write(tmp_path / "a.json", json.dumps(value)), MESSAGES).frame
+        assert sorted(found.itertuples(index=False, name=None)) == expected
+    shifted = {"text": texts, "label": {str(int(key) + 1): label for key, label in labels.items()}}
+    assert (
+        "the columns 'text', 'label' do not have the same keys"
+        in refused(write(tmp_path / "a.json", json.dumps(shifted)))[0]
+    )
+    split = {"columns": ["text", "label"], "data": [["a b", "ham"], ["a", "spam", "extra"]]}
+    assert "FILE: row 2 of data: 3 cells instead of 2" in refused(write(tmp_path / "a.json", json.dumps(split)))[0]
+
+
+def test_a_line_of_tabs_is_an_empty_row(tmp_path: Path) -> None:
+    found = read_messages(write(tmp_path / "a.tsv", lines(ROWS) + "\t\t\n"), MESSAGES)
+    assert (len(found.frame), found.read_as["empty_rows"]) == (12, 1)
+
+
+# Joined files, and Excel's first line
+
+
+@pytest.mark.parametrize("header", [None, True])
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+@pytest.mark.parametrize("copies", [2, 4])
+def test_a_header_that_is_repeated_is_named(header: bool | None, delimiter: str, copies: int, tmp_path: Path) -> None:
+    one = table(ROWS, "label", "text", delimiter=delimiter)
+    path = write(tmp_path / ("all.csv" if delimiter == "," else "all.tsv"), one * copies)
+    repeated = [f"FILE:{1 + n * (len(ROWS) + 1)}: repeats the header, the first row" for n in range(1, copies)]
+    assert [told.partition(" | ")[0] for told in refused(path, replace(MESSAGES, header=header))] == repeated
+
+
+def test_a_first_row_that_is_repeated_is_no_header_by_that(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", table([("ham", "see you"), *ROWS, ("ham", "see you")]))
+    assert len(read_messages(path, MESSAGES).frame) == len(ROWS) + 2
+
+
+@pytest.mark.parametrize("delimiter", [";", "|"])
+def test_the_line_about_the_delimiter_is_taken(delimiter: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", f"sep={delimiter}\n" + table(ROWS, "label", "text", delimiter=delimiter))
+    found = read_messages(path, MESSAGES)
+    assert found.frame.to_numpy().tolist() == [list(row) for row in ROWS]
+    assert found.read_as["delimiter"] == delimiter
+    path = write(tmp_path / "b.csv", f"sep={delimiter}\n" + table([*ROWS, ("", "no label")], delimiter=delimiter))
+    assert refused(path)[0].startswith(f"FILE:{len(ROWS) + 2}: the label is empty")

@@ -253,6 +253,18 @@ def test_labels_that_differ_in_case_only_are_named(tmp_path):
     assert "{HAM: ham, ...}" in told
 
 
+def test_a_letter_in_two_spellings_is_named(tmp_path):
+    told = refused(read_messages, file_of(tmp_path, "caf\u00e9", "cafe\u0301", "other"), MESSAGES)
+    assert r"the labels 'cafe\u0301' and 'caf\xe9' differ in case, spaces or invisible characters only" in told
+
+
+@pytest.mark.parametrize("twin", ["not\u00a0sure", "not  sure", "not sure\u200b", "\ufeffnot sure", "Not\u3000Sure"])
+def test_labels_that_look_alike_are_named(twin, tmp_path):
+    told = refused(read_messages, file_of(tmp_path, "ham", "not sure", twin), MESSAGES)
+    assert ascii(twin) in told
+    assert "differ in case, spaces or invisible characters only | fix: write them in the same way" in told
+
+
 def test_a_text_with_two_labels_is_found(tmp_path):
     messages = read_messages(write(tmp_path, "ham\ta b\n" * 2 + "spam\ta b\nspam\tc d\n"), MESSAGES)
     assert contradictions(messages.frame) == [{"text": "a b", "labels": {"ham": 2, "spam": 1}}]

@@ -54,3 +54,11 @@ def test_an_empty_row_becomes_one_pad_token():
     assert (batch.inputs.tolist(), batch.lengths.tolist()) == ([[9, 9], [5, 6]], [1, 2])
     alone = pad_right([[]], pad=9, width=None, labels=[0])
     assert (alone.inputs.tolist(), alone.lengths.tolist(), alone.inputs.dtype) == ([[9]], [1], torch.long)
+
+
+def test_messages_that_are_cut_are_counted(tokenizer):
+    data = SpamDataset([0, 1, 0], ["a", "abcdefgh", "abcd"], tokenizer, limit=4)
+    lengths = [len(tokenizer.encode(text)) for text in ("a", "abcdefgh", "abcd")]
+    assert (data.tokens, data.cut) == (lengths, sum(length > 4 for length in lengths))
+    data.width = 1
+    assert data.cut == sum(length > 1 for length in lengths)

@@ -160,7 +160,16 @@ def test_special_token_in_text_is_ordinary_text(vocabulary: Path) -> None:
 
 def test_lone_surrogate_is_encoded_as_the_replacement_character(vocabulary: Path) -> None:
     ours = Tokenizer.load(vocabulary)
-    assert ours.decode(ours.encode("a\ud800b")) == "a\ufffdb"
+    text = "a\ud800b \ud83d\ude00"
+    assert ours.decode(ours.encode(text)) == ours.decode(ours.encode_joined([text])) == "a\ufffdb 😀"
+
+
+def test_a_copy_encodes_as_the_tokenizer_and_shares_no_encoder(vocabulary: Path) -> None:
+    ours = Tokenizer.load(vocabulary)
+    other = ours.copy()
+    assert other.encode("two foxes") == ours.encode("two foxes")
+    assert (other.ends, other.bos, other.special) == (ours.ends, ours.bos, ours.special)
+    assert other._encoding is not ours._encoding
 
 
 # Damaged files
@@ -203,6 +212,12 @@ def test_damaged_vocabulary_is_refused(vocabulary: Path, tmp_path: Path, damage:
     assert caught.value.code == DATA
 
 
+def test_the_id_of_an_end_of_text_that_is_not_the_last_one_is_named(vocabulary: Path, tmp_path: Path) -> None:
+    copy = damaged(vocabulary, tmp_path, DAMAGE["special token first"])
+    with pytest.raises(UserError, match=r"has the id 0, not 299, the last one \| fix: use its tokenizer.json"):
+        Tokenizer.load(copy)
+
+
 def test_undamaged_copy_is_accepted(vocabulary: Path, tmp_path: Path) -> None:
     copy = damaged(vocabulary, tmp_path, lambda vocab, merges: (vocab, merges))
     assert Tokenizer.load(copy).encode("the fox") == Tokenizer.load(vocabulary).encode("the fox")
@@ -220,6 +235,26 @@ def test_missing_file_is_named(vocabulary: Path, tmp_path: Path, name: str) -> N
     (tmp_path / name).unlink()
     with pytest.raises(UserError, match=f"{name}: no such file"):
         Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("tokenizer.model", "use a model with a byte-level BPE"),
+        ("tekken.json", "use a model with a byte-level BPE"),
+        ("encoder.json", "rename encoder.json to vocab.json, and vocab.bpe to merges.txt"),
+    ],
+)
+def test_a_tokenizer_of_another_kind_is_named(tmp_path: Path, name: str, fix: str) -> None:
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match=f"{name}: this kind of tokenizer is not supported .*{fix}"):
+        Tokenizer.load(tmp_path)
+
+
+def test_openais_names_of_a_pair_can_be_changed(mirror: Path, tmp_path: Path) -> None:
+    for name, ours in (("encoder.json", "vocab.json"), ("vocab.bpe", "merges.txt")):
+        (tmp_path / ours).symlink_to(mirror / name)
+    assert Tokenizer.load(tmp_path).eot == 50256
 
 
 def test_fingerprint_differs_between_vocabularies(vocabulary: Path, tmp_path: Path) -> None:

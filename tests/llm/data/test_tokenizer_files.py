@@ -13,9 +13,10 @@ import pytest
 from tokenizers import Tokenizer as HuggingFace
 
 from llm.common.errors import DATA, UserError
+from llm.common.files import sha256
 from llm.data import special_tokens, tokenizer, tokenizer_files
+from llm.data.byte_letters import LETTERS
 from llm.data.tokenizer import END_OF_TEXT, Segment, Tokenizer
-from llm.data.tokenizer_files import LETTERS
 from tests import families
 from tests.hard_texts import SPECIAL, hard_texts
 
@@ -152,28 +153,73 @@ def test_the_end_of_a_turn_stops_an_answer_if_no_file_says_so(folders: dict[str,
     [
         ({}, [END_OF_TEXT]),
         ({"config.json": {"eos_token_id": 9}}, ["<end>"]),
-        ({"config.json": {"eos_token_id": 50256}}, [END_OF_TEXT]),  # not an id of this tokenizer
+        ({"config.json": {"eos_token_id": [3, 9]}}, ["<end>", "\n"]),  # an added token ends a document
+        ({"config.json": {"eos_token_id": 3}}, [END_OF_TEXT, "\n"]),
         ({"config.json": {"eos_token_id": 9}, "generation_config.json": {"eos_token_id": [7, 9]}}, ["<turn>", "<end>"]),
         ({"tokenizer_config.json": {"eos_token": {"content": "<turn>"}}}, ["<turn>"]),
         ({"special_tokens_map.json": {"eos_token": "<turn>"}}, ["<turn>"]),
+        ({"config.json": {"eos_token_id": [50256, 7]}}, ["<turn>"]),
+        ({"config.json": {"eos_token_id": 50256}}, [END_OF_TEXT]),
     ],
 )
 def test_where_the_end_of_a_text_is_named(tmp_path: Path, files: dict[str, Any], expected: list[str]) -> None:
-    special = {"<turn>": 7, END_OF_TEXT: 8, "<end>": 9}
+    special, ids = {"<turn>": 7, END_OF_TEXT: 8, "<end>": 9}, {"\n": 3, "<turn>": 7, END_OF_TEXT: 8, "<end>": 9}
     for name, value in files.items():
         (tmp_path / name).write_text(json.dumps(value))
-    assert special_tokens.ends(tmp_path, special) == [special[text] for text in expected]
+    assert special_tokens.ends(tmp_path, special, ids.values()) == [ids[text] for text in expected]
 
 
 def test_files_without_an_end_of_text_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"tokenizer_config\.json: no token ends a text"):
-        special_tokens.ends(tmp_path, {"<s>": 1})
-    (tmp_path / "config.json").write_text('{"eos_token_id": "2"}')
-    with pytest.raises(UserError, match=r"config\.json: eos_token_id is '2', not a token id"):
-        special_tokens.ends(tmp_path, {"<s>": 1})
-    (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(UserError, match=r"config\.json: holds list, not an object"):
-        special_tokens.ends(tmp_path, {"<s>": 1})
+        special_tokens.ends(tmp_path, {"<s>": 1}, {1})
+    for text, message in (
+        ('{"eos_token_id": "2"}', "eos_token_id is '2', not a token id"),
+        ('{"eos_token_id": [1, null]}', r"eos_token_id is \[1, None\], not a token id"),
+        ("[]", "holds list, not an object"),
+    ):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(UserError, match=rf"config\.json: {message}"):
+            special_tokens.ends(tmp_path, {"<s>": 1}, {1})
+
+
+def template(*pieces: dict[str, Any]) -> dict[str, Any]:
+    """A post-processor that puts these around a text."""
+    return {"type": "TemplateProcessing", "single": list(pieces), "pair": [], "special_tokens": {END_OF_TEXT: END}}
+
+
+END = {"id": END_OF_TEXT, "ids": [299], "tokens": [END_OF_TEXT]}
+SPECIAL_PIECE, TEXT_PIECE = {"SpecialToken": {"id": END_OF_TEXT}}, {"Sequence": {"id": "A"}}
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False}
+
+
+@pytest.mark.parametrize(
+    ("processor", "bos"),
+    [
+        (None, None),
+        (BYTE_LEVEL, None),
+        (template(TEXT_PIECE), None),
+        (template(SPECIAL_PIECE, TEXT_PIECE), 299),
+        ({"type": "Sequence", "processors": [BYTE_LEVEL, template(SPECIAL_PIECE, TEXT_PIECE)]}, 299),
+        (template(TEXT_PIECE, SPECIAL_PIECE), "refused"),
+        (template(SPECIAL_PIECE, SPECIAL_PIECE, TEXT_PIECE), "refused"),
+        ({**template(SPECIAL_PIECE, TEXT_PIECE), "special_tokens": {}}, "refused"),
+        ({**template(SPECIAL_PIECE, TEXT_PIECE), "special_tokens": {END_OF_TEXT: {**END, "ids": [5]}}}, "refused"),
+        ({"type": "Sequence", "processors": [template(SPECIAL_PIECE, TEXT_PIECE)] * 2}, "refused"),
+        ({"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0]}, "refused"),
+        ({"type": "TemplateProcessing", "single": 3}, "refused"),
+        ([], "refused"),
+    ],
+    ids=str,
+)
+def test_what_is_put_around_a_text_is_one_token_before_it(
+    vocabulary: Path, tmp_path: Path, processor: Any, bos: Any
+) -> None:
+    copy = changed(vocabulary, tmp_path, lambda published: published.update(post_processor=processor))
+    if bos != "refused":
+        assert Tokenizer.load(copy).bos == bos
+        return
+    with pytest.raises(UserError, match=r"post_processor is .*, only one special token before the text, or none, is"):
+        Tokenizer.load(copy)
 
 
 @ALL
@@ -230,6 +276,22 @@ def test_tokenizer_json_alone_is_the_same_tokenizer(vocabulary: Path, tmp_path: 
     tokenizer.adopt(alone, tmp_path / "adopted")
     assert tokenizer.fingerprint(tmp_path / "adopted") == tokenizer.fingerprint(alone)
     assert Tokenizer.load(tmp_path / "adopted").encode("fox") == one.encode("fox")
+
+
+def test_the_fingerprint_is_of_all_that_decides_the_ids(vocabulary: Path, tmp_path: Path) -> None:
+    pair = tmp_path / "pair"
+    shutil.copytree(vocabulary, pair)
+    (pair / "tokenizer.json").unlink()
+    published = tokenizer.fingerprint(vocabulary)
+    assert published == tokenizer.fingerprint(pair) == sha256(vocabulary / "vocab.json")  # shards of all versions
+    for number, change in enumerate(
+        (
+            lambda stored: stored.update(normalizer={"type": "NFC"}),
+            lambda stored: stored.update(post_processor=template(SPECIAL_PIECE, TEXT_PIECE)),
+            lambda stored: stored["added_tokens"].append(stored["added_tokens"][0] | {"id": 300, "content": "<x>"}),
+        )
+    ):
+        assert tokenizer.fingerprint(changed(vocabulary, tmp_path / str(number), change)) != published
 
 
 def test_added_tokens_of_a_gpt2_folder_are_read(vocabulary: Path, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from tests.fake_judge import (
     FakeJudge,
     answer,
     drip,
+    dripped,
     echo_header,
     flood,
     hang,
@@ -257,8 +258,21 @@ def test_a_stream_that_is_cut_or_continues_after_its_end_is_failed() -> None:
     assert one("ollama", raw(b'{"message":{"content":"1"},"done":false}\n{"error":"died"}')).reply.endswith("'died'")
 
 
+NO_ANSWER, TOO_SLOW = "no answer: timed out", "too slow: incomplete after 0.3 s"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
 @pytest.mark.parametrize(
-    ("behaviour", "reason"), [(hang, "no answer: timed out"), (drip, "too slow: incomplete after 0.3 s")]
+    ("behaviour", "reason"),
+    [
+        (hang, NO_ANSWER),
+        (dripped(b"H", b"T"), NO_ANSWER),
+        (dripped(b"HTTP/1.1 200 OK\r\nX-A: ", b"a"), NO_ANSWER),
+        (dripped(b"HTTP/1.1 100 Continue\r\n\r\n"), NO_ANSWER),
+        (drip, TOO_SLOW),
+        (dripped(b"HTTP/1.1 200 OK\r\n\r\n ", b" "), TOO_SLOW),
+        (dripped(CHUNKED + b"1\r\n \r\n", b"0"), TOO_SLOW),
+    ],
 )
 def test_a_request_ends_at_its_time_limit(protocol: str, behaviour: Behaviour, reason: str) -> None:
     start = time.monotonic()
@@ -383,6 +397,15 @@ def test_a_wrong_key_ends_the_run_and_is_not_printed(monkeypatch: pytest.MonkeyP
     error = error_of(lambda: one("openai", status(code, f"Incorrect key: {KEY}".encode())))
     assert (error.code, error.where) == (SERVICE, "OPENAI_API_KEY")
     assert KEY not in str(error)
+
+
+@pytest.mark.parametrize("code", [401, 403])
+def test_a_server_without_keys_is_not_asked_for_one(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    error = error_of(lambda: one("ollama", status(code, b"no")))
+    assert (error.code, error.what) == (SERVICE, f"answers {code}: 'no'")
+    assert error.where.startswith("judge.url (http://127.0.0.1:")
+    assert "OLLAMA_ORIGINS" in error.fix
 
 
 def test_a_local_server_needs_no_key_and_ollama_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:

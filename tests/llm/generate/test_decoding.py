@@ -181,7 +181,7 @@ def test_log_probabilities_are_those_of_one_pass_over_the_text(model: GPT, confi
     assert {one.ended for one in found} == {True, False}
 
 
-@pytest.mark.parametrize("temperature", [1e-4, 1e-40])
+@pytest.mark.parametrize("temperature", [1e-4, 1.2e-38, 1e-40, 1e-46, 1e-300])
 def test_temperature_near_zero_is_greedy(model: GPT, temperature: float) -> None:
     answers = generate(model, PROMPTS, sampling(temperature=temperature, top_k=None), ())
     assert answers == generate(model, PROMPTS, GREEDY, ())
@@ -239,6 +239,10 @@ def test_top_p_applies_after_temperature_and_top_k() -> None:
 
 def test_a_small_top_p_keeps_one_of_equal_tokens() -> None:
     assert (draws([1.0] * 5, 300, top_k=None, top_p=0.1, temperature=1.0) > 0).sum() == 1
+
+
+def test_a_top_p_that_float32_cannot_hold_keeps_the_likeliest_token() -> None:
+    assert draws(FOUR, 20, top_k=None, top_p=1e-300, temperature=1.0).tolist() == [0, 20, 0, 0]
 
 
 def test_k_above_the_vocabulary_draws_from_all() -> None:

@@ -21,7 +21,7 @@ from llm.model.gpt import GPT, count_parameters
 from llm.model.kv_cache import KVCache
 from llm.model.lora import LoraConfig
 from llm.model.memory import Training
-from llm.model.packed_weights import can_pack
+from llm.model.packed_weights import can_pack_bf16
 from llm.model.parts import FAMILIES
 from llm.runtime import machine
 from llm.runtime.device import RuntimeConfig
@@ -61,6 +61,7 @@ CASES = {
     "llama with lora": {"model": WIDE | LLAMA, "precision": "fp32", "rows": 4, "length": 128, "lora": vars(LORA)},
     "last_block": {"model": WIDE, "precision": "fp32", "rows": 8, "length": 128, "classes": 2, "trained_blocks": 1},
 }
+QUICK = ("small", "micro", "last_block")  # the others are slow
 TRAINING = Training(MODEL, FP32, 4, 8)
 
 
@@ -78,10 +79,10 @@ def measured(folder: Path, module: str, *words: object) -> dict[str, int]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(one, marks=[pytest.mark.slow] * (one not in QUICK)) for one in CASES])
 def test_the_estimate_is_near_the_measured_peak(case):
     settings = dict(CASES[case])
-    if settings["precision"] == "bf16" and not can_pack():
+    if settings["precision"] == "bf16" and not can_pack_bf16():
         settings["precision"] = "fp32"  # PyTorch's own products in bf16 would take minutes
     seen = measured(ROOT, "peak_of_training", settings)
     ratio = (seen["before"] + seen["work"]) / seen["peak"]
@@ -93,7 +94,7 @@ def test_the_estimate_is_near_the_measured_peak(case):
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_estimates_of_stages_without_training_are_near_the_measured_peaks(precision, tmp_path):
-    if precision == "bf16" and not can_pack():
+    if precision == "bf16" and not can_pack_bf16():
         pytest.skip("oneDNN has no bf16 on this CPU")  # PyTorch's own products take minutes
     settings = {
         "runtime": {"precision": precision, "threads": 2, "kernels": "native"},

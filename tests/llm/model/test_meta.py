@@ -19,6 +19,7 @@ def test_names_and_shapes_are_those_of_a_real_model(model_config):
     assert {p.device.type for p in empty.parameters()} == {"meta"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init", ["gpt2", "torch"])
 @pytest.mark.parametrize(("context", "loads"), [("on_meta_device()", False), ("torch.device('meta')", True)])
 def test_no_compiler_is_loaded(context, loads, init, model_config):

@@ -1,4 +1,4 @@
-"""Packed bf16 weights: the same products, texts and evaluations as with unpacked ones."""
+"""Packed weights: the same products, texts and evaluations as with unpacked ones."""
 
 import copy
 from dataclasses import replace
@@ -12,14 +12,24 @@ from llm.generate.decoding import generate, greedy
 from llm.model import packed_weights
 from llm.model.gpt import GPT, MLP
 from llm.model.lora import LoraConfig, LoraLinear, add_lora
-from llm.model.packed_weights import PackedLinear, PackedMLP, can_pack, pack_for_decoding, packed_copy
+from llm.model.packed_weights import (
+    PackedLinear,
+    PackedMLP,
+    adds_in_one_order,
+    can_pack_bf16,
+    can_pack_fp32,
+    pack_for_decoding,
+    packed_copy,
+)
 from llm.runtime.device import autocast
 from tests.tiny import BF16, FP32
 
 GREEDY = greedy(8)
 PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13]]
 
-needs_onednn = pytest.mark.skipif(not can_pack(), reason="oneDNN has no bf16 on this CPU")
+needs_onednn = pytest.mark.skipif(not can_pack_bf16(), reason="oneDNN has no bf16 on this CPU")
+needs_avx2 = pytest.mark.skipif(not can_pack_fp32(), reason="fp32 is packed for AVX2 only")
+PORTABLE = replace(FP32, kernels="portable")  # packs small matrices too
 
 
 @pytest.fixture
@@ -81,7 +91,7 @@ def test_the_text_equals_that_of_unpacked_bf16_weights(gpt, model_config, monkey
     torch.manual_seed(0)
     other = GPT(model_config(n_embd=32, init="torch")).eval()
     other.load_state_dict(gpt.state_dict())
-    monkeypatch.setattr(packed_weights, "can_pack", lambda: False)
+    monkeypatch.setattr(packed_weights, "can_pack_bf16", lambda: False)
     plain = pack_for_decoding(other, BF16, 3)
     assert PackedLinear not in [type(module) for module in plain.modules()]
     monkeypatch.undo()
@@ -120,12 +130,53 @@ def test_without_packing_the_copy_is_the_model_itself(gpt, monkeypatch):
     assert packed_copy(gpt.transformer, BF16, 1) is gpt.transformer
     assert packed_copy(gpt, replace(BF16, device="cuda"), 1) is gpt
     assert packed_copy(gpt, FP32, 1) is gpt
-    monkeypatch.setattr(packed_weights, "can_pack", lambda: False)
+    monkeypatch.setattr(packed_weights, "can_pack_bf16", lambda: False)
     assert packed_copy(gpt, BF16, 1) is gpt
 
 
-def test_fp32_is_not_packed(gpt):
+@needs_avx2
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_packed_fp32_linear_equals_an_unpacked_one(bias):
+    torch.manual_seed(0)
+    linear, x = nn.Linear(48, 80, bias=bias), torch.randn(5, 3, 48)
+    packed = nn.Sequential(linear)
+    pack_for_decoding(packed, PORTABLE, 1)
+    assert type(packed[0]) is PackedLinear
+    torch.testing.assert_close(packed(x), F.linear(x, linear.weight, linear.bias), rtol=1e-5, atol=1e-6)
+
+
+@needs_avx2
+@pytest.mark.parametrize("size", [(48, 80), (192, 576), (768, 2304)])
+def test_packed_fp32_gives_the_same_bits_for_any_number_of_rows(size):
+    torch.manual_seed(0)
+    packed, x = pack_for_decoding(nn.Sequential(nn.Linear(*size)), PORTABLE, 1), torch.randn(64, size[0])
+    all_rows = packed(x)
+    for rows in (1, 2, 3, 7, 8, 16, 31):
+        assert torch.equal(packed(x[:rows].clone()), all_rows[:rows]), rows
+
+
+@needs_avx2
+def test_large_fp32_matrices_are_packed_and_small_ones_with_portable_kernels(gpt, model_config):
+    large = GPT(model_config(n_embd=512, n_layer=1))
+    kinds = [type(module) for module in pack_for_decoding(large, FP32, 1).modules()]
+    assert kinds.count(PackedLinear) == 4  # all but the head, whose vocabulary is tiny
+    assert kinds.count(nn.Linear) == 1
+    assert not adds_in_one_order(large)
+    expected = gpt(torch.tensor(PROMPTS[:1]))
+    assert nn.Linear not in [type(module) for module in pack_for_decoding(gpt, PORTABLE, 1).modules()]
+    assert adds_in_one_order(gpt)
+    torch.testing.assert_close(gpt(torch.tensor(PROMPTS[:1])), expected, rtol=1e-4, atol=1e-5)
+
+
+@needs_avx2
+def test_the_text_equals_that_of_unpacked_fp32_weights(gpt):
+    expected = generate(gpt, PROMPTS, GREEDY, ())
+    assert generate(pack_for_decoding(gpt, PORTABLE, 3), PROMPTS, GREEDY, ()) == expected
+
+
+def test_small_matrices_stay_as_they_are(gpt):
     before = {name: tensor.clone() for name, tensor in gpt.state_dict().items()}
     after = pack_for_decoding(gpt, FP32, 4).state_dict()
     assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
     assert len(before) == len(after)
+    assert not adds_in_one_order(gpt)

@@ -22,7 +22,7 @@ from llm.model.classifier import Classifier, freeze
 from llm.model.config import ModelParams
 from llm.model.gpt import GPT, SwiGLU
 from llm.model.lora import LoraConfig, LoraLinear, add_lora, merge_lora
-from llm.model.packed_weights import can_pack, pack_for_decoding, packed_copy
+from llm.model.packed_weights import can_pack_bf16, pack_for_decoding, packed_copy
 from llm.model.parts import FAMILIES, Family
 from llm.model.rope import rotation
 from llm.runtime.device import autocast
@@ -158,9 +158,9 @@ def test_packed_decoding_gives_the_text_of_unpacked_weights(family: Family, monk
     with torch.no_grad():
         model.lm_head.weight.mul_(8)  # separates the most likely tokens, so that rounding does not decide
     packed = pack_for_decoding(copy.deepcopy(model), BF16, 2)
-    if can_pack():
+    if can_pack_bf16():
         assert not any(type(module) is nn.Linear for module in packed.modules())
-    monkeypatch.setattr(packed_weights, "can_pack", lambda: False)
+    monkeypatch.setattr(packed_weights, "can_pack_bf16", lambda: False)
     plain = pack_for_decoding(model, BF16, 2)
     assert generate(packed, prompts, greedy(6), ()) == generate(plain, prompts, greedy(6), ())
 
@@ -182,6 +182,7 @@ def test_compiled_passes_equal_plain_ones(family: Family) -> None:
     torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @families
 @pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C++ compiler here")
 def test_the_parts_of_a_compiled_pass_make_the_whole(family: Family) -> None:

@@ -47,6 +47,8 @@ def problems(tmp_path, rows, **changes) -> list[str]:
         {"chosen": [USER, said("Here: {n}")], "rejected": [USER, said("No {n}")]},
         {"instruction": "Say {n}", "input": "", "output": "{n}", "chosen": "Here: {n}", "rejected": "No {n}"},
         {"instruction": "Say {n}", "chosen": "Here: {n}", "rejected": "No {n}"},
+        {"question": "Say {n}", "chosen": "Here: {n}", "rejected": "No {n}"},
+        {"instruction": "Say {n}", "chosen": [said("Here: {n}")], "rejected": [said("No {n}")]},
     ],
 )
 def test_all_forms_of_a_pair_are_read_alike(row, tmp_path):
@@ -62,6 +64,43 @@ def test_a_chat_of_several_turns_stays_one(tmp_path):
     assert [turn["role"] for turn in pair["messages"]] == ["system", "user"]
     assert pair["messages"][1]["content"] == "Hi 1"
     assert (pair["chosen"], pair["rejected"]) == ("Hello.", "What?")
+
+
+SYSTEM = {"role": "system", "content": "Be kind."}
+FIRST, SECOND = {"role": "user", "content": "One?"}, {"role": "user", "content": "Two?"}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "before", "whole"),
+    [
+        ([SYSTEM, FIRST], [FIRST], [SYSTEM, FIRST]),
+        ([FIRST], [SYSTEM, FIRST], [SYSTEM, FIRST]),
+        ([FIRST, said("1"), SECOND], [SECOND], [FIRST, said("1"), SECOND]),
+        ([FIRST], [said("1"), SECOND], [FIRST, said("1"), SECOND]),
+        ([FIRST], [FIRST, said("1"), SECOND], [FIRST, said("1"), SECOND]),
+    ],
+)
+def test_the_turns_of_prompt_and_chats_are_joined_once(prompt, before, whole, tmp_path):
+    row = {"prompt": prompt, "chosen": [*before, said("a {n}")], "rejected": [*before, said("b")]}
+    pair = read(tmp_path, [filled(row, n) for n in range(4)], doubtful="keep").splits["train"][1]
+    assert (pair["messages"], pair["chosen"]) == (whole, "a 1")
+
+
+def test_a_prompt_that_contradicts_the_chats_is_refused(tmp_path):
+    chats = [{"role": "system", "content": "Be rude."}, FIRST]
+    row = {"prompt": [SYSTEM, FIRST], "chosen": [*chats, said("a")], "rejected": [*chats, said("b")]}
+    assert "pair 1: prompt is not what the chats begin with" in problems(tmp_path, [row] * 4)[0]
+
+
+def test_system_and_input_belong_to_the_question_and_other_keys_are_counted(tmp_path):
+    row = {"system": "Be kind.", "instruction": "Say it {n}", "input": "loud", "chosen": "a", "rejected": "b"}
+    found = read(tmp_path, [filled({**row, "source": "x"}, n) for n in range(4)])
+    asked = [SYSTEM, {"role": "user", "content": "Say it 1\n\nloud"}]
+    assert found.splits["train"][1] == {"messages": asked, "chosen": "a", "rejected": "b"}
+    assert found.other_keys == {"source": 4}
+    chats = {"chosen": [SYSTEM, FIRST, said("a")], "rejected": [SYSTEM, FIRST, said("b")]}
+    row = {"instruction": "One?", "input": "loud", **chats}
+    assert "pair 1: input is not in the question of the chats: 'loud'" in problems(tmp_path, [row] * 4)[0]
 
 
 def test_an_input_is_part_of_the_question(tmp_path):

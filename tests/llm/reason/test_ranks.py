@@ -10,12 +10,13 @@ from tests.llm.reason import ranked
 from tests.llm.train.test_ranks import alone, check_close, launched
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
 def test_two_ranks_compute_what_one_computes(tmp_path: Path, sharding: str) -> None:
     check_close(launched(tmp_path / "out.json", 2, sharding, ranked), alone(ranked))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
 def test_four_ranks_and_a_second_launch(tmp_path: Path, sharding: str) -> None:
     first = launched(tmp_path / "one.json", 4, sharding, ranked)

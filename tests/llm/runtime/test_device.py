@@ -72,6 +72,7 @@ def said(code: str, how: str) -> list[int]:
     return [int(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not GLIBC, reason="the allocator is not glibc's")
 def test_kept_pages_do_not_fault_again() -> None:
     (kept,), (given_back,) = said(COUNT_FAULTS, "keep"), said(COUNT_FAULTS, "give back")
@@ -129,6 +130,7 @@ for device, tf32 in (("cpu", False), ("cuda", False), ("cuda", True)):
 """
 
 
+@pytest.mark.slow
 def test_cuda_uses_deterministic_algorithms_and_tf32_if_asked() -> None:
     environment = {key: value for key, value in os.environ.items() if key != "CUBLAS_WORKSPACE_CONFIG"}
     command = [sys.executable, "-c", ASKED_OF_CUDA]

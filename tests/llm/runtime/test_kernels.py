@@ -68,6 +68,7 @@ def run(code: list[str], *emulator: str, pinned: bool = True, **variables: str) 
     return done.stdout
 
 
+@pytest.mark.slow
 def test_portable_products_are_those_of_pytorch_up_to_rounding():
     assert int(run(["-c", PRODUCTS])) > 0  # other bits: the kernels were replaced
 
@@ -111,7 +112,7 @@ def native() -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cpu", CPUS)
+@pytest.mark.parametrize("cpu", [pytest.param(CPUS[0], marks=pytest.mark.long), CPUS[1]])
 def test_a_tiny_pipeline_has_the_same_bytes_on_another_cpu(native, cpu):
     emulator = shutil.which("qemu-x86_64")
     if emulator is None:
@@ -119,7 +120,7 @@ def test_a_tiny_pipeline_has_the_same_bytes_on_another_cpu(native, cpu):
     assert json.loads(run([str(SCRIPT)], emulator, "-cpu", cpu)) == native
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_native_kernels_differ_between_vendors():
     """The control: without portable kernels the emulated Intel CPU gives other bytes than the emulated AMD one."""
     emulator = shutil.which("qemu-x86_64")

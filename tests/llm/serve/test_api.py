@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import random
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -49,6 +50,7 @@ def metric(address: str, name: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
 
+@pytest.mark.slow
 def test_the_official_client_streams_the_whole_answer(client: Any) -> None:
     whole = client.chat.completions.create(model="one", messages=ASKED, temperature=0, max_tokens=20)
     chunks = list(
@@ -148,6 +150,15 @@ BAD: list[tuple[Any, int, str | None, str]] = [
     ({"model": "one", "prompt": "a b" * 500}, 400, "prompt", "context_length_exceeded"),
     ({"model": "one", "prompt": "a" * 900_000}, 400, "prompt", "context_length_exceeded"),
     ({"model": "one", "prompt": [1, 300]}, 400, "prompt", "invalid_token"),
+    ({"model": "one", "prompt": []}, 400, "prompt", "too_short"),
+    ({"model": "one", "prompt": [True]}, 400, "prompt.0", "int_type"),
+    ({"model": "one", "prompt": [1, "a"]}, 400, "prompt.1", "int_type"),
+    ({"model": "one", "prompt": ["a", "b"]}, 400, "prompt", "too_long"),
+    ({"model": "one", "prompt": [[1], [2]]}, 400, "prompt", "too_long"),
+    ({"model": "one", "prompt": 5}, 400, "prompt", "string_type"),
+    ({"model": "one", "prompt": "a", "stop": ["a"] * 5}, 400, "stop", "too_long"),
+    ({"model": "one", "prompt": "a", "stop": "a" * 201}, 400, "stop", "string_too_long"),
+    ({"model": "one", "prompt": "a", "stop": [1]}, 400, "stop.0", "string_type"),
     ({"model": "one", "prompt": "a", "temperature": 3}, 400, "temperature", "less_than_equal"),
     ({"model": "one", "prompt": "a", "temperature": "hot"}, 400, "temperature", "float_type"),
     ({"model": "one", "prompt": "a", "n": 2}, 400, "n", "literal_error"),
@@ -213,6 +224,8 @@ def test_the_next_token_and_its_attention(address: str) -> None:
     assert [value > 0 for value in drawn] == [True] * 3 + [False] * 17
     assert [sum(row) for row in found["attention"]] == pytest.approx([1] * found["n_tokens"], abs=0.01)
     assert all(value == 0 for at, row in enumerate(found["attention"]) for value in row[at + 1 :])
+    coldest = post(address, "/api/next", {"model": "one", "text": "Every effort", "temperature": 1e-300}).json()
+    assert [each["drawn"] for each in coldest["candidates"]] == [1] + [0] * 19
     assert post(address, "/api/next", body | {"layer": 3}).json()["error"]["param"] == "layer"
 
 
@@ -225,9 +238,10 @@ def test_the_classifier_says_which_parts_matter(address: str) -> None:
     assert any(abs(part["change"]) > 1e-4 for part in found["parts"])
 
 
+@pytest.mark.slow
 def test_a_full_queue_and_a_late_answer(tmp_path: Any, vocabulary: Any) -> None:
     world.write(tmp_path, vocabulary)
-    with world.server(tmp_path, "--rows", "1", "--queue", "1", "--seconds", "0.0001") as address:
+    with world.server(tmp_path, "--rows", "1", "--queue", "1", "--seconds", "0.0001", stop=signal.SIGINT) as address:
         late = complete(address, max_tokens=400)
         assert (late.status_code, late.json()["error"]["code"]) == (504, "timeout")
         stream = complete(address, max_tokens=400, stream=True).text
@@ -296,7 +310,7 @@ def hammer(address: str, count: int) -> dict[int, int]:
     return {status: sum(part.get(status, 0) for part in parts) for part in parts for status in part}
 
 
-@pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=pytest.mark.long)])
 def test_random_requests_cause_no_server_error_and_no_growth(count: int, tmp_path: Any, vocabulary: Any) -> None:
     world.write(tmp_path, vocabulary)
     with world.server(tmp_path, "--rows", "8") as address:

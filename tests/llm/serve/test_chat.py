@@ -65,6 +65,7 @@ def test_what_was_taken_of_a_stopped_answer_is_remembered(conversation: Conversa
     assert list(conversation.answer("Hello"))
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_answer_and_not_the_program(folder: Path) -> None:
     words = [sys.executable, "-u", "-m", "llm", "chat", "--model", "two", "--max-new-tokens", "450"]
     environment = {"PYTHONPATH": str(world.ROOT), "PATH": "/usr/bin:/bin", "PYTHONIOENCODING": "utf-8"}

@@ -50,3 +50,20 @@ def test_the_oldest_turns_are_left_out_and_the_system_message_stays(dialog: Dial
     assert dialog.fit(talk, len(whole) - 1) == (last, 2)
     with pytest.raises(UserError, match="shorten it"):
         dialog.fit(talk, len(last) - 1)
+
+
+@pytest.mark.parametrize("room", [20, 60, 200, 1000, 30_000])
+def test_a_long_conversation_is_encoded_a_few_times_only(dialog: Dialog, room: int, monkeypatch) -> None:
+    talk = [Message(role, f"{number} " * (1 + number % 5)) for number in range(150) for role in ("user", "assistant")]
+    talk = [Message("system", "Be brief."), *talk, Message("user", "?")]
+    rest = talk[1:]
+    fitting = (start for start in range(0, len(rest), 2) if len(dialog.encode([talk[0], *rest[start:]])) <= room)
+    expected = next(fitting, None)
+    calls, encode = [], dialog.encode
+    monkeypatch.setattr(dialog, "encode", lambda messages: calls.append(1) or encode(messages))
+    if expected is None:
+        with pytest.raises(UserError, match="shorten it"):
+            dialog.fit(talk, room)
+    else:
+        assert dialog.fit(talk, room) == (encode([talk[0], *rest[expected:]]), expected)
+    assert len(calls) < 12

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from llm.generate.decoding import DecodingConfig, generate, greedy
 from llm.model.gpt import GPT
-from llm.serve.batch import Batch
+from llm.model.packed_weights import pack_for_decoding
+from llm.serve.batch import ROWS, Batch
 from llm.serve.engine import Engine, Piece, Request
 from llm.serve.text import TextStream
+from tests.llm.model.test_packed_weights import PORTABLE, needs_avx2
 from tests.llm.serve import world
 
 PROMPTS = [[(7 * at + at * at * n) % 299 for n in range(1, 2 + 5 * at % 37)] for at in range(40)]
@@ -45,8 +47,12 @@ def run(engine: Engine, requests: Sequence[Request], each: int) -> dict[Request,
     return found
 
 
-def test_logits_are_the_same_bits_alone_and_in_any_batch(model: GPT) -> None:
-    alone = {}
+@pytest.mark.parametrize("packed", [False, pytest.param(True, marks=needs_avx2)])
+def test_logits_are_the_same_bits_alone_and_in_any_batch(packed: bool) -> None:
+    model, alone = world.model(), {}
+    if packed:
+        model = pack_for_decoding(model, PORTABLE, 1)
+    assert Batch(model, 1).unit == (1 if packed else ROWS)
     for at, prompt in enumerate(PROMPTS[:20]):
         batch = Batch(model, 32)
         alone[at] = [batch.add([prompt])[0], *(batch.step([token])[0] for token in range(40))]
@@ -153,3 +159,33 @@ def test_text_is_sent_as_soon_as_it_is_certain() -> None:
     stream = TextStream(decode, ["END"])
     assert [stream.push(byte) for byte in "aE€EN".encode()] == ["a", "", "", "", "E€", "", ""]
     assert (stream.push(ord("D")), stream.stopped, stream.finish()) == ("", True, "")
+
+
+@pytest.mark.parametrize("part", ["add", "step"])
+@pytest.mark.parametrize("broken_text", [False, True])
+def test_a_step_that_fails_ends_every_request_once(
+    model: GPT, part: str, broken_text: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(model, frozenset(), 8)
+    requests = [request([1] * length, greedy(tokens)) for length, tokens in ((5, 2), (5, 9), (40, 2), (9, 2), (70, 2))]
+    engine.waiting.extend(requests[:2])
+    sent = engine.step()
+    engine.waiting.extend(requests[2:])
+    if broken_text:
+        monkeypatch.setattr(requests[3].text, "finish", lambda: 1 / 0)
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Batch, part, fail)
+        with pytest.raises(MemoryError):
+            sent += engine.step()
+    sent += engine.fail()
+    ended = [(which, piece.finish) for which, piece in sent if piece.finish]
+    first = "length" if part == "add" else "error"  # it has its last token before the prompts are computed
+    assert sorted(ended, key=lambda one: requests.index(one[0])) == [
+        (which, "error" if which is not requests[0] else first) for which in requests
+    ]
+    assert not engine.busy
+    assert run(engine, [request([1, 2], greedy(2))], 1)  # it starts over

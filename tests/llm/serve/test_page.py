@@ -39,6 +39,7 @@ STOP_AT_ONCE = """() => new Promise(done => {
 })"""
 
 
+@pytest.mark.slow
 def test_chat_streams_remembers_and_stops(page: Any) -> None:
     send = "#chat form button:not([type]):enabled"
     page.select_option("#chat [name=model]", "two")
@@ -89,6 +90,7 @@ def test_views_change_with_the_keyboard(page: Any) -> None:
     page.wait_for_function("text => document.querySelector('#next textarea').value.length > text.length", arg=text)
 
 
+@pytest.mark.slow
 def test_two_models_answer_side_by_side(page: Any) -> None:
     page.click("#tab-compare")
     page.click("#compare form button")

@@ -42,7 +42,7 @@ def write(folder: Path, vocabulary: Path) -> None:
 
 
 @contextlib.contextmanager
-def server(folder: Path, *options: str) -> Iterator[str]:
+def server(folder: Path, *options: str, stop: signal.Signals = signal.SIGTERM) -> Iterator[str]:
     """The address of a server of these models."""
     words = [sys.executable, "-m", "llm", "serve", "one", "two", "sorter", "--port", "0", *options]
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
@@ -54,6 +54,8 @@ def server(folder: Path, *options: str) -> Iterator[str]:
             assert line, (folder / "log").read_text()
             yield line.split()[0].rstrip("/")
         finally:
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(stop)
             process.wait(30)
             process.stdout.close()
+    said = (folder / "log").read_text()
+    assert (process.returncode, said.splitlines()[-1]) == (0, "stopped"), said

@@ -73,6 +73,7 @@ def project(folder: Path) -> Path:
     (folder / "params.yaml").write_text(
         "seed: 1\nmodel: {lr: 0.5}\nunused: {list: [1, 2], nothing: null}\ntracking: {enabled: true, required: false}\n"
     )
+    (folder / "dvc.yaml").write_text("stages: {last: {cmd: x}, model: {cmd: x}, download: {cmd: x}}\n")
     git = ["git", "-c", "user.name=n", "-c", "user.email=n@example.org"]
     subprocess.run([*git, "init", "-q", "-b", "main"], cwd=folder, check=True)
     subprocess.run([*git, "add", "."], cwd=folder, check=True)
@@ -131,6 +132,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 Recorded = tuple[Path, Mapping[str, Any], str]
 
 
+@pytest.mark.slow
 def test_stages_of_one_dvc_process_share_one_parent(recorded: Recorded) -> None:
     _, found, stderr = recorded
     parents = [run for run in found.values() if "mlflow.parentRunId" not in run.data.tags]
@@ -251,6 +253,7 @@ def test_second_run_of_equal_weights_adds_no_model_version(recorded: Recorded) -
     assert len(parents) == 2
 
 
+@pytest.mark.slow
 def test_stage_by_hand_is_a_plain_run_and_leaves_the_environment_alone(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -370,7 +373,7 @@ def test_ui_opens_on_the_headlines(recorded: Recorded, tmp_path: Path) -> None:
     assert ui._page(folder / "mlflow.db", 5000).startswith(page)
     assert ui._page(tmp_path / "mlflow.db", 5000) == "http://127.0.0.1:5000/"
     columns = json.loads(experiment.tags[spool.VIEW_TAG])["selectedColumns"]
-    assert "metrics.`model.val_loss`" in columns
+    assert columns[:2] == ["metrics.`last.val_loss`", "metrics.`model.val_loss`"]  # in the order of dvc.yaml
     assert len(columns) == len(set(columns)) == 7
 
 

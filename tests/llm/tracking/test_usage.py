@@ -19,8 +19,10 @@ ON = TrackingConfig(enabled=True, required=False)
 
 def test_memory_of_a_process_and_of_none() -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", "print(input())"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", "print(1, flush=True); input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as it:
+        assert it.stdout is not None
+        it.stdout.readline()  # before, it may hold a page only
         (held,) = usage.memory_of(it.pid).values()
         it.communicate(b"a\n")
     assert 1 < held < 1000

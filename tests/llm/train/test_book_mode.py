@@ -368,7 +368,7 @@ def verdict(mirror: Path, tmp_path: Path, digits: AllParams) -> Callable[[str], 
     return lambda split: TokenWindows(tmp_path, split, config.context, config.stride, 50257)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("two_threads")
 def test_first_losses_of_chapter_5_are_the_published_ones(
     verdict: Callable[[str], TokenWindows], digits: AllParams

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = Path(__file__).parents[1] / "remote_run.py"
 EVALUATIONS = 2 * 2  # before the first and after the last update, of two splits
 UPDATES = 12

@@ -450,7 +450,7 @@ def test_in_bf16_evaluations_use_packed_weights_and_training_does_not(
         assert packed_weights.PackedLinear in map(type, evaluated.modules())
         assert nn.Linear not in map(type, evaluated.modules())
     asked.clear()
-    monkeypatch.setattr(packed_weights, "can_pack", lambda: False)
+    monkeypatch.setattr(packed_weights, "can_pack_bf16", lambda: False)
     unpacked, plain, _ = train(loss=of_each, runtime=BF16, dropout=0.2, lr=0.03, keep="best")
     assert set(asked) == {unpacked}
     assert same_bits(model, unpacked)

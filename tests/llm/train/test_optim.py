@@ -225,6 +225,7 @@ print("torch._dynamo" in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_training_does_not_load_the_compiler_and_pytorchs_class_does() -> None:
     done = subprocess.run([sys.executable, "-c", TRAINS], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "False\nTrue\n"

@@ -51,12 +51,12 @@ def check_close(found: dict[str, Any], expected: dict[str, Any]) -> None:
         assert len(one["norms"]) == ranked.STEPS
 
 
-@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+@pytest.mark.parametrize("sharding", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_two_ranks_compute_what_one_computes(tmp_path: Path, sharding: str) -> None:
     check_close(launched(tmp_path / "out.json", 2, sharding), alone())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
 def test_four_ranks_and_a_second_launch(tmp_path: Path, sharding: str) -> None:
     first = launched(tmp_path / "one.json", 4, sharding)

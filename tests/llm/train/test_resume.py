@@ -102,31 +102,33 @@ def survived_kills(forks, fresh, task, calls):
     return kills
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("task", TASKS)
 def test_killed_at_any_rename(task, forks, fresh):
     # two checkpoints of four files and one without moments; writing the report, publishing two outputs
     assert survived_kills(forks, fresh, task, RENAMES) == 2 * 4 + 3 + 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("task", KEPT)
 def test_killed_at_any_rename_with_the_best_weights_kept(task, forks, fresh):
     # a checkpoint of five files and one without moments; writing the report, publishing two outputs
     assert survived_kills(forks, fresh, task, RENAMES) == 5 + 4 + 3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("task", TASKS)
 def test_killed_at_any_change_of_a_folder(task, forks, fresh):
     assert survived_kills(forks, fresh, task, CHANGES) > 40
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("task", KEPT)
 def test_killed_at_any_change_of_a_folder_with_the_best_weights_kept(task, forks, fresh):
     assert survived_kills(forks, fresh, task, CHANGES) > 30  # one checkpoint less
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("task", TASKS)
 def test_killed_over_an_older_output_at_any_change(task, forks, fresh):
     older, expected = fresh(), uninterrupted(forks, fresh(), task)
@@ -143,6 +145,7 @@ def test_killed_over_an_older_output_at_any_change(task, forks, fresh):
     assert kills > 40
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(forks, fresh):
     chance = random.Random(0)
     expected = {task: uninterrupted(forks, fresh(), task) for task in TASKS}
@@ -151,6 +154,7 @@ def test_killed_at_random_moments(forks, fresh):
     assert kills > 0
 
 
+@pytest.mark.long
 def test_killed_at_random_steps(forks, fresh):
     for task in TASKS:
         expected = uninterrupted(forks, fresh(), task)
@@ -163,6 +167,7 @@ def test_killed_at_random_steps(forks, fresh):
             assert outputs(folder) == expected
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(forks, fresh):
     """Each attempt saves at least one checkpoint, so the run ends after some attempts."""
     folder, expected = fresh(), uninterrupted(forks, fresh(), "pretrain")

@@ -175,7 +175,10 @@ def test_a_model_in_shards_is_read(tmp_path: Path) -> None:
             lambda index, shard: index["weight_map"].update({"more": "../other.safetensors"}),
             "not a file of this folder",
         ),
-        (lambda index, shard: index["weight_map"].update({"more": "missing.safetensors"}), "no such file"),
+        (
+            lambda index, shard: index["weight_map"].update({"more": "missing.safetensors"}),
+            "no such file .* download all",
+        ),
         (lambda index, shard: index.update({"weight_map": 3}), "has no weight_map"),
         (lambda index, shard: index.update({"weight_map": {"more": 3}}), "has no weight_map"),
     ],
@@ -219,6 +222,29 @@ def test_rotary_keys_of_older_files_are_read(tmp_path: Path) -> None:
     near(logits(load_model(tmp_path), IDS), expected)
     reconfigure(tmp_path, rope_theta=10000.0)  # control
     assert (logits(load_model(tmp_path), IDS) - expected).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_act": "swish"},
+        {"num_experts": 0, "num_local_experts": 0},
+        {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 1.0}},
+        {"rope_parameters": {"rope_type": "linear", "factor": 1.0, "rope_theta": 10000.0}},
+    ],
+    ids=str,
+)
+def test_other_spellings_of_the_same_arithmetic_are_read(llama: Path, changes: dict[str, Any]) -> None:
+    expected, config = logits(load_model(llama), IDS), json.loads((llama / "config.json").read_text())
+    (llama / "config.json").write_text(json.dumps(config | changes))
+    near(logits(load_model(llama), IDS), expected)
+    near(logits(AutoModelForCausalLM.from_pretrained(llama).eval(), IDS), expected)
+
+
+def test_biases_that_are_null_are_none(llama: Path) -> None:
+    expected, config = logits(load_model(llama), IDS), json.loads((llama / "config.json").read_text())
+    (llama / "config.json").write_text(json.dumps(config | {"attention_bias": None, "mlp_bias": None}))
+    near(logits(load_model(llama), IDS), expected)
 
 
 # Padded vocabularies
@@ -268,20 +294,23 @@ def raise_rows_above(tokens: int) -> Callable[[dict[str, Tensor]], None]:
         ),
         ({"rope_parameters": 3}, "rope_parameters is 3, not an object"),
         ({"rope_parameters": None, "rope_theta": 0}, "rope_theta is 0, not a number above 0"),
-        ({"hidden_act": "gelu"}, "hidden_act is 'gelu', only 'silu' is supported"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu', only 'silu' and 'swish' are supported"),
         ({"mlp_bias": True}, "mlp_bias is True"),
         ({"attention_bias": True}, "attention_bias is True"),
         ({"use_sliding_window": True}, "use_sliding_window is True"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types has layers other than"),
         ({"quantization_config": {"quant_method": "awq"}}, "quantization_config is {'quant_method': 'awq'}"),
-        ({"num_experts": 8}, "num_experts is 8, only None is supported"),
-        ({"num_key_value_heads": 4}, r"n_kv_head: 4 does not divide n_head \(6\)"),
+        ({"num_experts": 8}, "num_experts is 8, only None and 0 are supported"),
+        ({"num_key_value_heads": 4}, r"num_key_value_heads: 4 does not divide num_attention_heads \(6\)"),
         ({"head_dim": 7}, "head_dim: 7 is odd"),
         ({"head_dim": "8"}, "head_dim is '8', not a whole number above 0"),
-        ({"hidden_size": 10**9}, r"n_embd: 1000000000 is above"),
-        ({"num_hidden_layers": 10**6}, "is too small for n_layer 1000000"),
-        ({"intermediate_size": 10**12}, "is too small for n_inner 1000000000000"),
+        ({"hidden_size": 10**9}, r"hidden_size: 1000000000 is above"),
+        ({"num_hidden_layers": 10**6}, "is too small for num_hidden_layers 1000000"),
+        ({"intermediate_size": 10**12}, "is too small for intermediate_size 1000000000000"),
         ({"intermediate_size": 99}, r"up_proj.weight has the shape \(100, 48\), not \(99, 48\)"),
+        ({"max_position_embeddings": 10**10}, "max_position_embeddings: 10000000000 is above"),
+        ({"attention_dropout": 2}, "attention_dropout: 2 is not between 0 and 1"),
+        ({"num_key_value_heads": 3}, r"v_proj\.weight has .*, which follows from num_key_value_heads and head_dim in"),
         ({"rms_norm_eps": None, "hidden_size": None}, "hidden_size is None, not a whole number above 0"),
     ],
     ids=str,
@@ -295,6 +324,7 @@ def test_what_does_not_fit_is_refused_and_named(llama: Path, changes: dict[str, 
     assert all("\n" not in str(problem) for problem in problems)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama3", "smollm3"])
 def test_no_value_of_a_key_is_a_traceback(name: str, tmp_path: Path) -> None:
     theirs(name, tmp_path)
@@ -322,6 +352,21 @@ def test_layers_without_positions_must_follow_the_interval(tmp_path: Path) -> No
     reconfigure(tmp_path, no_rope_layers=[0, 1, 1, 0])
     with pytest.raises(UserError, match="no_rope_layers is not 0 at every layer with a number divisible by 2"):
         load_model(tmp_path)
+
+
+def test_one_wrong_key_gives_few_lines(tmp_path: Path) -> None:
+    theirs("llama", tmp_path, num_hidden_layers=8)
+    reconfigure(tmp_path, head_dim=4)
+    with pytest.raises(UserErrors) as caught:
+        load_model(tmp_path)
+    assert [problem.what for problem in caught.value.problems][10:] == ["22 more problems"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
+def test_weights_that_need_scales_are_refused(llama: Path, dtype: torch.dtype) -> None:
+    rewrite(llama, lambda t: t.update({"model.norm.weight": t["model.norm.weight"].to(dtype)}))
+    with pytest.raises(UserError, match=r"model\.norm\.weight holds torch\..*8.*, not floating point of 16 bits"):
+        load_model(llama)
 
 
 def test_weights_as_a_pickle_are_refused_with_the_command_that_converts_them(llama: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -33,8 +34,10 @@ from transformers import (
 
 from benchmarks.llama_cpp import LlamaCpp
 from llm.common.errors import UserError
+from llm.data.tokenizer import Tokenizer
 from llm.weights import gguf_export, gguf_import
 from llm.weights.gguf_tables import LLAMA3, PRE_TOKENIZERS, rotary_factors
+from llm.weights.model_folder import load_model, save_model
 
 SIZES = {"hidden_size": 32, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
 SHAPE = SIZES | {"num_key_value_heads": 2, "max_position_embeddings": 128}
@@ -181,6 +184,140 @@ def test_a_published_folder_is_exported_as_ours_is(tmp_path: Path) -> None:
     assert (tmp_path / "ours.gguf").read_bytes() == (tmp_path / "published.gguf").read_bytes()
 
 
+BEGIN = {
+    "type": "TemplateProcessing",
+    "single": [{"SpecialToken": {"id": "<|start|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {"<|start|>": {"id": "<|start|>", "ids": [299], "tokens": ["<|start|>"]}},
+}
+
+
+def edit(path: Path, **changes: Any) -> None:
+    """Change keys of a JSON object in a file."""
+    stored = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(stored | changes))
+
+
+def fields(path: Path) -> dict[str, Any]:
+    """The metadata of a GGUF file."""
+    return {key: field.contents() for key, field in gguf.GGUFReader(path).fields.items()}
+
+
+def test_the_begin_of_a_text_is_the_tokenizers_after_an_import_too(tmp_path: Path) -> None:
+    folder, ours = make_folder(tmp_path / "model", "smollm2"), tmp_path / "ours"
+    edit(folder / "tokenizer.json", post_processor=BEGIN)
+    (folder / "generation_config.json").unlink()
+    save_model(load_model(folder), folder, ours)
+    assert json.loads((ours / "config.json").read_text())["bos_token_id"] == 299
+    edit(ours / "config.json", bos_token_id=298)  # as an older version wrote it
+    gguf_export.export(ours, file := tmp_path / "a.gguf", "f32")
+    assert (fields(file)["tokenizer.ggml.bos_token_id"], fields(file)["tokenizer.ggml.add_bos_token"]) == (299, True)
+    gguf_import.unpack(file, tmp_path / "back")
+    expected = Tokenizer.load(folder).encode_prompt("sun")
+    assert expected[0] == 299
+    assert Tokenizer.load(tmp_path / "back").encode_prompt("sun") == expected
+    assert tokenized(file, "sun", add_special=True) == expected
+
+
+@pytest.mark.parametrize(("family", "added"), [("llama3", True), ("smollm2", False)])
+def test_the_begin_of_a_text_is_llama_cpps_where_the_file_does_not_say(
+    tmp_path: Path, family: str, added: bool
+) -> None:
+    write_variant(make_folder(tmp_path / "model", family), file := tmp_path / "a.gguf", settings={ADD_BOS: None})
+    gguf_import.unpack(file, tmp_path / "back")
+    found = Tokenizer.load(tmp_path / "back")
+    assert found.bos == (299 if added else None)
+    assert tokenized(file, "sun", add_special=True) == found.encode_prompt("sun")
+
+
+ADD_BOS = "tokenizer.ggml.add_bos_token"
+
+
+@pytest.mark.parametrize(
+    ("ends", "left_out"), [([298, 299, 198], []), ([298, 299, 198, 199], 199), (None, []), (298, [])]
+)
+def test_the_tokens_that_end_a_text_survive_gguf(tmp_path: Path, ends: Any, left_out: Any) -> None:
+    folder = make_folder(tmp_path / "model", "smollm2")
+    edit(folder / "generation_config.json", eos_token_id=ends)
+    ours = Tokenizer.load(folder)
+    gone = gguf_export.export(folder, tmp_path / "a.gguf", "f32")
+    assert gone == ([ours.decode([left_out])] if left_out else [])
+    gguf_import.unpack(tmp_path / "a.gguf", tmp_path / "back")
+    assert Tokenizer.load(tmp_path / "back").stops == ours.stops - ({left_out} if left_out else set())
+    assert len(ours.stops) == (len(ends) if isinstance(ends, list) else 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"no_rope_layer_interval": 2, "no_rope_layers": [1, 0, 1, 0]}, "no_rope_layer_interval is 2, but readers"),
+        ({"no_rope_layers": [1, 1, 1, 1]}, r"no_rope_layers is not \[1, 1, 1, 0\]"),
+        ({"no_rope_layer_interval": 3, "no_rope_layers": None}, r"no_rope_layers is not \[1, 1, 1, 0\]"),
+        ({"model_type": ["llama"]}, r"model_type is \['llama'\], only"),
+        ({"eos_token_id": "x"}, "eos_token_id is 'x', not a token id"),
+        ({"hidden_size": "x"}, "hidden_size is 'x', not a whole number"),
+    ],
+    ids=str,
+)
+def test_layers_that_no_reader_of_gguf_has_are_not_exported(
+    tmp_path: Path, changes: dict[str, Any], expected: str
+) -> None:
+    folder = make_folder(tmp_path / "model", "smollm3")
+    edit(folder / "config.json", **changes)
+    with pytest.raises(UserError) as caught:
+        gguf_export.export(folder, tmp_path / "a.gguf", "f32")
+    assert re.search(expected, "\n".join(map(str, getattr(caught.value, "problems", [caught.value]))))
+    assert not (tmp_path / "a.gguf").exists()
+
+
+@pytest.mark.parametrize("bos", [[1, "x"], "x"])
+def test_a_begin_of_a_text_that_is_no_token_is_not_exported(tmp_path: Path, bos: Any) -> None:
+    folder = make_folder(tmp_path / "model", "smollm2")
+    edit(folder / "config.json", bos_token_id=bos)
+    (folder / "generation_config.json").unlink()
+    edit(folder / "tokenizer_config.json", bos_token=None)
+    with pytest.raises(UserError, match=r"config\.json: bos_token_id is "):
+        gguf_export.export(folder, tmp_path / "a.gguf", "f32")
+
+
+@pytest.mark.parametrize(("kind", "value"), [("f16", 1e5), ("q8_0", -1e7)])
+def test_a_weight_that_the_type_cannot_hold_is_refused(tmp_path: Path, kind: gguf_export.Kind, value: float) -> None:
+    folder = make_folder(tmp_path / "model", "smollm2")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 2] = value
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=rf"blk\.1\.ffn_up\.weight holds .*, too large for {kind} \| fix: .*f32"):
+        gguf_export.export(folder, tmp_path / "a.gguf", kind)
+    assert not (tmp_path / "a.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "expected"),
+    [
+        ("qwen2", lambda stored: stored.update(normalizer=None), "normalizer is null, but"),
+        ("smollm2", lambda stored: stored.update(normalizer={"type": "NFC"}), "normalizer is NFC, but"),
+        ("llama3", lambda stored: stored["model"].update(ignore_merges=False), "ignore_merges is false, but"),
+        ("gpt2", lambda stored: stored["model"].update(ignore_merges=True), "ignore_merges is true, but"),
+        ("gpt2", lambda stored: stored.update(pre_tokenizer=dict(BYTES)), None),
+    ],
+)
+def test_a_tokenizer_that_llama_cpp_takes_for_another_is_refused(
+    tmp_path: Path, family: str, change: Callable[[dict[str, Any]], Any], expected: str | None
+) -> None:
+    folder = make_folder(tmp_path / "model", family)
+    stored = json.loads((folder / "tokenizer.json").read_text())
+    change(stored)
+    (folder / "tokenizer.json").write_text(json.dumps(stored))
+    if expected is None:
+        gguf_export.export(folder, tmp_path / "a.gguf", "f32")
+        return
+    with pytest.raises(UserError, match=expected):
+        gguf_export.export(folder, tmp_path / "a.gguf", "f32")
+
+
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}  # as on the Hub, without use_regex
+
+
 def test_llama_scaling_is_found_from_its_factors(tmp_path: Path) -> None:
     back = round_trip(make_folder(tmp_path / "model", "llama3"))
     scaling = json.loads((back / "config.json").read_text())["rope_scaling"]
@@ -213,6 +350,14 @@ def test_stored_types_are_read(tmp_path: Path, kind: str) -> None:
     bits = {"F32": 24, "F16": 10, "BF16": 7, "Q8_0": 7, "Q5_0": 4, "Q5_1": 4, "Q4_0": 3, "Q4_1": 3}[kind]
     for name, tensor in before.items():
         assert (after[name] - tensor).abs().max() <= tensor.abs().max() * 2.0**-bits, name
+
+
+def test_a_missing_base_of_the_rotary_positions_is_10000(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "model", "smollm2")
+    write_variant(folder, tmp_path / "old.gguf", settings={"llama.rope.freq_base": None})
+    gguf_import.unpack(tmp_path / "old.gguf", tmp_path / "back")
+    assert load_model(tmp_path / "back").config.parts == load_model(folder).config.parts
+    assert json.loads((tmp_path / "back/config.json").read_text())["rope_theta"] == 10000
 
 
 def write_variant(
@@ -260,6 +405,8 @@ def write_variant(
         ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type is 'yarn'"),
         ({"llama.attention.sliding_window": 4096}, "llama.attention.sliding_window is 4096"),
         ({"llama.block_count": None}, "llama.block_count is missing"),
+        ({"llama.feed_forward_length": None}, "llama.feed_forward_length is missing"),
+        ({"tokenizer.ggml.eos_token_id": None}, "tokenizer.ggml.eos_token_id is missing"),
         ({"llama.rope.dimension_count": 4}, "llama.rope.dimension_count is 4, not the 8"),
         ({"tokenizer.ggml.model": "llama"}, "tokenizer.ggml.model is 'llama', not the byte-level BPE"),
         ({"tokenizer.ggml.pre": "deepseek-llm"}, "tokenizer.ggml.pre is 'deepseek-llm'"),
@@ -267,6 +414,17 @@ def write_variant(
         ({"tokenizer.ggml.merges": None}, "tokenizer.ggml.tokens, token_type or merges is missing"),
         ({"tokenizer.ggml.token_type": [1, 1]}, "has 300 tokens, but token_type 2"),
         ({"tokenizer.ggml.eos_token_id": 300}, "eos_token_id is 300, but there are 300 tokens"),
+        ({"tokenizer.ggml.eos_token_id": [1, 2]}, "eos_token_id is [1, 2], but there are 300 tokens"),
+        ({"tokenizer.ggml.bos_token_id": "x"}, "bos_token_id is 'x', but there are 300 tokens"),
+        ({"tokenizer.ggml.add_eos_token": True}, "tokenizer.ggml.add_eos_token is true, which is not supported"),
+        ({"tokenizer.ggml.pre": [1]}, "tokenizer.ggml.pre is '[1]', not one of"),
+        ({"tokenizer.ggml.merges": [1, 2]}, "tokenizer.ggml.tokens, token_type or merges is missing, or of another"),
+        ({"llama.attention.head_count": [4, 4]}, "llama.attention.head_count is [4, 4], not a whole number above 0"),
+        ({"llama.attention.head_count_kv": "2"}, "llama.attention.head_count_kv is '2', not a whole number above 0"),
+        ({"llama.attention.head_count": 0}, "llama.attention.head_count is 0, not a whole number above 0"),
+        ({"llama.embedding_length": "32"}, "llama.embedding_length is '32', not a whole number above 0"),
+        ({"llama.rope.freq_base": 0}, "llama.rope.freq_base is 0, not a number above 0"),
+        ({"split.count": 2}, "split.count is 2: it is one of several files"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_its_key(tmp_path: Path, settings: dict[str, Any], expected: str) -> None:
@@ -276,6 +434,56 @@ def test_what_does_not_fit_is_refused_by_its_key(tmp_path: Path, settings: dict[
         gguf_import.unpack(tmp_path / "odd.gguf", tmp_path / "back")
     assert expected in str(caught.value)
     assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "tensors", "expected"),
+    [
+        (
+            {"llama.attention.head_count": 5},
+            {},
+            r"llama\.attention\.head_count_kv: 2 does not divide llama\..*head_count",
+        ),
+        ({"llama.embedding_length": 40}, {}, r"token_embd\.weight has the shape \(300, 32\), not \(300, 40\)"),
+        ({"llama.feed_forward_length": 48}, {}, r"blk\.0\.ffn_.*has the shape .*, not .*48"),
+        ({}, {"blk.0.attn_q.bias": np.ones(32)}, r"blk\.0\.attn_q\.bias is not a tensor of this Llama"),
+        ({}, {"noise": np.ones(3)}, "noise is not a tensor of this Llama"),
+        ({"tokenizer.ggml.merges": ["a b"]}, {}, r"tokenizer\.ggml\.merges\[0\] joins 'a' and 'b'"),
+    ],
+    ids=str,
+)
+def test_what_the_folder_does_not_allow_is_told_in_the_files_names(
+    tmp_path: Path, settings: dict[str, Any], tensors: dict[str, Any], expected: str
+) -> None:
+    file, back = tmp_path / "odd.gguf", tmp_path / "work/gguf"
+    write_variant(make_folder(tmp_path / "model", "smollm2"), file, settings=settings, tensors=tensors)
+    gguf_import.unpack(file, back)
+    with pytest.raises(UserError) as caught, gguf_import.as_stored(file, back):
+        print(load_model(back), Tokenizer.load(back))
+    lines = [str(problem) for problem in getattr(caught.value, "problems", [caught.value])]
+    assert re.search(expected, lines[0])
+    assert all(line.startswith(f"{file}: ") and "self_attn" not in line for line in lines)
+
+
+def test_rotary_factors_of_another_length_are_refused(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "model", "smollm2")
+    write_variant(folder, tmp_path / "odd.gguf", tensors={"rope_freqs.weight": np.ones(3)})
+    with pytest.raises(UserError, match=r"rope_freqs\.weight is not the rotary scaling"):
+        gguf_import.unpack(tmp_path / "odd.gguf", tmp_path / "back")
+
+
+def test_overlapping_tensors_and_damaged_texts_are_refused(tmp_path: Path) -> None:
+    gguf_export.export(make_folder(tmp_path / "model", "smollm2"), file := tmp_path / "a.gguf", "f32")
+    raw, reader = file.read_bytes(), gguf.GGUFReader(file)
+    first, second = (
+        next(t for t in reader.tensors if t.name == f"blk.0.{name}.weight") for name in ("attn_k", "attn_v")
+    )
+    at = [int(t.field.offset) + sum(int(part.nbytes) for part in t.field.parts) - 8 for t in (first, second)]
+    key = raw.index(b"tokenizer.chat_template") + 60
+    for place, data in ((at[1], raw[at[0] : at[0] + 8]), (key, b"\xff")):
+        file.write_bytes(raw[:place] + data + raw[place + len(data) :])
+        with pytest.raises(UserError, match="not a readable GGUF file"):
+            gguf_import.unpack(file, tmp_path / "back")
 
 
 @pytest.mark.parametrize("keep", [3, 30, 2000, -100])
@@ -297,6 +505,13 @@ def test_classifiers_are_not_exported(tmp_path: Path) -> None:
 
 
 # llama.cpp itself
+
+
+def tokenized(path: Path, text: str, **options: Any) -> list[int]:
+    """llama.cpp's ids of a text."""
+    pytest.importorskip("xllamacpp", reason="the extra `llamacpp` is not installed")
+    ids: list[int] = LlamaCpp(path, context=64).post("/tokenize", {"content": text, **options})["tokens"]
+    return ids
 
 
 @pytest.fixture

@@ -166,12 +166,30 @@ def test_parity_notices_a_wrong_tensor_of_the_right_shape(published: Path, damag
 
 @pytest.mark.parametrize(
     "changes",
-    [{"activation_function": "gelu_pytorch_tanh"}, {"n_inner": 32}, {"n_inner": 20}, {"layer_norm_epsilon": 1e-3}],
+    [
+        {"activation_function": "gelu_pytorch_tanh"},
+        {"activation_function": "gelu_python_tanh"},
+        {"activation_function": "gelu_fast"},
+        {"activation_function": "gelu_accurate"},
+        {"n_inner": 32},
+        {"n_inner": 20},
+        {"layer_norm_epsilon": 1e-3},
+    ],
     ids=str,
 )
 def test_other_spellings_and_widths_give_transformers_logits(tmp_path: Path, changes: dict[str, Any]) -> None:
     model = theirs(tmp_path, **changes)
     torch.testing.assert_close(logits(load_model(tmp_path).eval()), logits(model), atol=1e-5, rtol=0)
+
+
+def test_keys_named_as_transformers_attributes_are_read(tmp_path: Path) -> None:
+    model = theirs(tmp_path)
+    other = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 16}
+    reconfigure(tmp_path, n_embd=None, n_layer=None, n_head=None, n_positions=None, **other)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).config.n_head == 2
+    torch.testing.assert_close(logits(load_model(tmp_path).eval()), logits(model), atol=1e-5, rtol=0)
+    reconfigure(tmp_path, max_position_embeddings=None, n_ctx=16)
+    assert load_model(tmp_path).config.context_length == 16
 
 
 # Round trips
@@ -192,6 +210,21 @@ def test_weights_are_bitwise_the_same_after_a_round_trip(
     assert all(parameter.requires_grad for parameter in again.parameters())
 
 
+def test_a_model_with_large_logits_has_the_same_ones_in_transformers(
+    tmp_path: Path, vocabulary: Path, model_config: Make
+) -> None:
+    shape = {"vocab_size": 2048, "context_length": 256, "n_layer": 4, "n_head": 6, "n_embd": 192, "attention": "sdpa"}
+    model = spread(GPT(model_config(**shape)))
+    save_model(model, vocabulary, tmp_path)
+    ids = torch.randint(2048, (2, 256), generator=torch.Generator().manual_seed(1))
+    expected = logits(model, ids)
+    assert expected.abs().max() > 10  # control: the activation computed in other steps differs by more than 1e-5
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path, activation_function="gelu_new").eval()
+    assert (logits(opened, ids) - expected).abs().max() > 1e-5
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(logits(opened, ids), expected, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("rates", "written"),
     [
@@ -204,13 +237,13 @@ def test_three_dropout_rates_survive_a_round_trip(
     model_config: Make, rates: dict[str, float], written: tuple[float, float, float]
 ) -> None:
     config = model_config(**rates)
-    published = families.published(config, 0)
+    published = families.published(config, {})
     assert tuple(published[f"{name}_pdrop"] for name in ("embd", "attn", "resid")) == written
     assert families.parse_config(published, "here") == config
 
 
 def test_a_single_dropout_rate_applies_everywhere(model_config: Make) -> None:
-    published = families.published(model_config(dropout=0.25), 0)
+    published = families.published(model_config(dropout=0.25), {})
     del published["embd_pdrop"], published["attn_pdrop"]
     assert families.parse_config(published, "here") == model_config(dropout=0.25)
 
@@ -365,8 +398,8 @@ def test_rewriting_without_changes_keeps_a_checkpoint_valid(published: Path) -> 
         ({"resid_pdrop": "0.1"}, "resid_pdrop is '0.1', not a number"),
         ({"embd_pdrop": "0.2"}, "embd_pdrop is '0.2', not a number"),
         ({"attn_pdrop": True}, "attn_pdrop is True, not a number"),
-        ({"attn_pdrop": 1.5}, "dropout_attention: 1.5 is not between 0 and 1"),
-        ({"resid_pdrop": 1.5}, "dropout: 1.5 is not between 0 and 1"),
+        ({"attn_pdrop": 1.5}, "attn_pdrop: 1.5 is not between 0 and 1"),
+        ({"resid_pdrop": 1.5}, "resid_pdrop: 1.5 is not between 0 and 1"),
         ({"tie_word_embeddings": "false"}, "tie_word_embeddings is 'false', not true or false"),
         ({"qkv_bias": 0}, "qkv_bias is 0, not true or false"),
         ({"n_positions": 32}, r"wpe.weight has the shape \(16, 8\), not \(32, 8\)"),

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,9 +24,11 @@ from llm.data.prompts import RESPONSE, format_prompt
 from llm.generate.decoding import generate, greedy
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
-from llm.weights import model_folder
+from llm.weights import gpt2, model_folder
 from llm.weights.layout import misfits
 from llm.weights.model_folder import load_model, load_tokenizer, save_model, starting_point
+from tests import families as tiny_tokenizers
+from tests.llm.families import theirs
 
 Make = Callable[..., ModelConfig]
 
@@ -103,6 +106,33 @@ def test_a_loaded_model_outlives_its_file(folder: Path) -> None:
     assert torch.equal(model.transformer.wte.weight, expected)
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_all_tokens_that_end_a_text_are_saved(tmp_path: Path, apart: bool) -> None:
+    """A list in config.json alone, beside the tokenizer or in the folder of the weights."""
+    source, weights = tiny_tokenizers.make("llama3", tmp_path / "source"), tmp_path / "weights"
+    (source / "generation_config.json").unlink()
+    settings = json.loads((source / "tokenizer_config.json").read_text())
+    del settings["chat_template"]
+    (source / "tokenizer_config.json").write_text(json.dumps(settings))
+    known = load_tokenizer(source)
+    ends = [known.special["<|eot_id|>"], known.special["<|end_of_text|>"]]
+    model = theirs("llama", vocab_size=known.vocab_size, eos_token_id=ends)
+    model.save_pretrained(weights if apart else source)
+    for path in tmp_path.glob("*/generation_config.json"):
+        path.unlink()
+    save_model(load_model(weights if apart else source), source, tmp_path / "ours", source=weights if apart else None)
+    written = json.loads((tmp_path / "ours/config.json").read_text())
+    assert (written["bos_token_id"], written["eos_token_id"]) == (known.special["<|begin_of_text|>"], ends)
+    assert load_tokenizer(tmp_path / "ours").stops == set(ends)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "ours").generation_config.eos_token_id == ends
+
+
+def test_settings_are_not_rounded(tmp_path: Path, vocabulary: Path) -> None:
+    theirs("llama", tmp_path / "source", rope_parameters={"rope_type": "default", "rope_theta": 283461213.0})
+    save_model(load_model(tmp_path / "source"), vocabulary, tmp_path / "ours")
+    assert load_model(tmp_path / "ours").config == load_model(tmp_path / "source").config
+
+
 # Starting points
 
 
@@ -175,6 +205,28 @@ def test_pickle_next_to_missing_weights_is_named_and_not_run(folder: Path, tmp_p
     assert not (tmp_path / "sang").exists()
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ["consolidated"],
+            "only consolidated.safetensors | fix: rename it to model.safetensors, if it holds all weights",
+        ),
+        (
+            [f"model-{n}-of-4" for n in range(1, 5)],
+            "only model-1-of-4.safetensors, model-2-of-4.safetensors, model-3-of-4.safetensors and 1 more"
+            " | fix: download model.safetensors.index.json too, or rename the one with all weights",
+        ),
+    ],
+)
+def test_weights_under_other_names_are_named(folder: Path, names: list[str], message: str) -> None:
+    (folder / "model.safetensors").unlink()
+    for name in names:
+        (folder / f"{name}.safetensors").touch()
+    with pytest.raises(UserError, match=re.escape(f"model.safetensors: no such file, {message}")):
+        load_model(folder)
+
+
 DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "empty": (lambda data: b"", r"not safetensors \(0 bytes\)"),
     "truncated": (lambda data: data[:-100], "not safetensors"),
@@ -209,7 +261,7 @@ def test_missing_file_is_named(folder: Path, name: str) -> None:
 PEAK = """
 import sys
 from pathlib import Path
-from llm.weights import model_folder
+from llm.weights import gpt2, model_folder
 
 def resident(key):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -223,6 +275,7 @@ print((resident("VmHWM") - before) / (folder / "large/model.safetensors").stat()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
 def test_loading_needs_little_more_memory_than_the_model(tmp_path: Path, model_config: Make, vocabulary: Path) -> None:
     for name, width in (("small", 8), ("large", 640)):  # 0.1 and 100 MB
@@ -236,6 +289,6 @@ def test_loading_needs_little_more_memory_than_the_model(tmp_path: Path, model_c
 def test_one_number_that_is_not_finite_is_found(value: float, kind: torch.dtype) -> None:
     tensor = torch.randn(7, 33).to(kind)
     shapes = {"w": tensor.shape}
-    assert misfits({"w": tensor}, shapes, "GPT-2", "file") == []
+    assert misfits({"w": tensor}, shapes, gpt2.FORMAT, "file") == []
     tensor[3, 5] = value
-    assert [error.what for error in misfits({"w": tensor}, shapes, "GPT-2", "file")] == ["w holds NaN or infinity"]
+    assert [error.what for error in misfits({"w": tensor}, shapes, gpt2.FORMAT, "file")] == ["w holds NaN or infinity"]

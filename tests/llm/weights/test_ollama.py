@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -50,6 +51,23 @@ def test_turns_compose_the_prompt_of_the_template(source: str, messages: list[Me
 def test_a_template_that_ollama_cannot_be_told_is_refused(source: str, expected: str) -> None:
     with pytest.raises(UserError, match=expected):
         ollama.turns_of(ChatTemplate(source, SPECIAL), "here")
+
+
+@pytest.mark.parametrize("token", ["<\uff5cend\u2581of\u2581text\uff5c>", "<\\end>", '<"end">', "<end\n>"])
+def test_a_stop_is_written_as_it_is_or_refused(tmp_path: Path, token: str) -> None:
+    families.make("llama3", tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        written = json.dumps(token)[1:-1]
+        text = (tmp_path / name).read_text().replace("<|eot_id|>", written)
+        (tmp_path / name).write_text(text)
+    edit = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    edit.pop("chat_template")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(edit))
+    if set(token) & set('"\n'):
+        with pytest.raises(UserError, match="ends an answer, which a Modelfile cannot say"):
+            ollama.modelfile(tmp_path, "model.gguf")
+    else:
+        assert f'PARAMETER stop "{token}"' in ollama.modelfile(tmp_path, "model.gguf").splitlines()
 
 
 @pytest.mark.parametrize("family", ["smollm2", "llama3"])

@@ -229,6 +229,7 @@ def read_bytes_as_index(data: bytes, folder: Path) -> dict[str, Entry]:
     return read_index(folder / INDEX)
 
 
+@pytest.mark.slow
 def test_every_changed_byte_of_the_index_is_refused(tmp_path: Path) -> None:
     masks = random.Random(0)
     for place in range(len(INDEX_BYTES)):
