@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llm.cli.program import program
-from llm.common import dvc_lock, files, publishing, yaml_file
+from llm.common import dvc_lock, dvc_yaml, files, publishing
 from llm.common.errors import DATA, USAGE, UserError
 
 if TYPE_CHECKING:
@@ -61,11 +61,10 @@ def outputs(root: Path) -> list[Output]:
     ]
 
 
-def not_recorded(pipeline: Path = Path("dvc.yaml")) -> list[str]:
+def not_recorded(pipeline: Path = dvc_yaml.PIPELINE) -> list[str]:
     """The stages of dvc.yaml that dvc.lock has no record of; one record is enough for a stage of several items."""
-    stages = yaml_file.read(pipeline, yaml_file.plain()).get("stages") if pipeline.is_file() else None
     known = {name.partition("@")[0] for name in dvc_lock.read()}
-    return [str(name) for name in stages or {} if name not in known]
+    return [name for name in (dvc_yaml.stage_names(pipeline) if pipeline.is_file() else []) if name not in known]
 
 
 def repair(root: Path, bad: Sequence[Output], rerun: Callable[[list[str]], object]) -> Iterator[str]:

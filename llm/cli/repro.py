@@ -11,16 +11,16 @@ from pathlib import Path
 import psutil
 
 from llm.book.runs import with_python
-from llm.common import yaml_file
+from llm.common import dvc_yaml
 from llm.common.errors import Terminated, UserError
 from llm.tracking import attach
 
 BEYOND = ("reason_", "preference", "finetune_dpo")  # how the stages of appendix F and of the bonus begin
 
 
-def chapters(pipeline: Path | str = "dvc.yaml") -> list[str]:
+def chapters(pipeline: Path = dvc_yaml.PIPELINE) -> list[str]:
     """The stages that `llm repro` runs if none is named: the chapters. Appendix F and DPO take minutes more."""
-    return [name for name in yaml_file.read(pipeline, yaml_file.plain())["stages"] if not name.startswith(BEYOND)]
+    return [name for name in dvc_yaml.stage_names(pipeline) if not name.startswith(BEYOND)]
 
 
 def run_dvc(words: Sequence[str]) -> str:

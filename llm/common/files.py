@@ -188,6 +188,20 @@ def read_json(path: Path | str, most: int | None = None) -> Json:
     return parse_json(read_text(path), path)
 
 
+class DuplicateKeyError(ValueError):
+    """A key is used twice in one object, so that one of its values would be lost."""
+
+
+def unique_keys(items: list[tuple[str, Json]]) -> dict[str, Json]:
+    """The object of these keys and values, for `json.loads`. Raises DuplicateKeyError."""
+    value: dict[str, Json] = {}
+    for key, item in items:
+        if key in value:
+            raise DuplicateKeyError(repr(key))
+        value[key] = item
+    return value
+
+
 def parse_json(text: str, path: Path | str, line: int | None = None) -> Json:
     """Parse strict JSON: the text of the file `path`, or what begins at its line `line`.
 
@@ -195,24 +209,18 @@ def parse_json(text: str, path: Path | str, line: int | None = None) -> Json:
     """
     where = f"{path}:{line}" if line else str(path)
 
-    def pairs(items: list[tuple[str, Json]]) -> dict[str, Json]:
-        value: dict[str, Json] = {}
-        for key, item in items:
-            if key in value:
-                raise UserError(where, f"key {key!r} is used twice in one object", "keep one of them", DATA)
-            value[key] = item
-        return value
-
     def number(text: str) -> float:
         if not math.isfinite(float(text)):  # Python also parses NaN and Infinity
             raise UserError(where, f"{text} is not a finite number", "write a number or null", DATA)
         return float(text)
 
     try:
-        return json.loads(text, object_pairs_hook=pairs, parse_constant=number, parse_float=number)
+        return json.loads(text, object_pairs_hook=unique_keys, parse_constant=number, parse_float=number)
     except json.JSONDecodeError as error:
         what = f"not JSON: {error.msg} (column {error.colno})"
         raise UserError(f"{path}:{(line or 1) + error.lineno - 1}", what, "correct the file", DATA) from None
+    except DuplicateKeyError as error:
+        raise UserError(where, f"key {error} is used twice in one object", "keep one of them", DATA) from None
     except ValueError as error:  # an integer with thousands of digits
         raise UserError(where, f"not readable JSON: {error}", "correct the file", DATA) from None
     except RecursionError:

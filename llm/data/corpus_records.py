@@ -7,29 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from llm.common.errors import DATA, MAX_LISTED, UserError
+from llm.common.files import DuplicateKeyError, unique_keys
 from llm.data.decoding import has_lone_surrogate
-
-
-class _Twice(ValueError):
-    """A key is used twice in one object, so that one of its values would be lost."""
 
 
 def parse_record(line: str) -> tuple[dict[str, Any], str]:
     """Return the object of a line, and what is wrong with the line."""
     try:
-        record = json.loads(line, object_pairs_hook=_object)
-    except _Twice:
+        record = json.loads(line, object_pairs_hook=unique_keys)
+    except DuplicateKeyError:
         return {}, "use a key twice"
     except (ValueError, RecursionError):
         return {}, "are not JSON"
     return (record, "") if isinstance(record, dict) else ({}, "are not JSON objects")
-
-
-def _object(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(items)
-    if len(value) < len(items):
-        raise _Twice
-    return value
 
 
 def text_of(value: object, name: str) -> tuple[str, str]:

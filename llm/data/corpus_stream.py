@@ -19,8 +19,8 @@ from llm.data.corpus import Ids, blocks
 from llm.data.corpus_files import CorpusFiles
 from llm.data.encode_blocks import Encode, ParallelConfig, encode_blocks
 from llm.data.pieces import last_cut, pieces
+from llm.data.special_tokens import END_OF_TEXT
 from llm.data.tokenizer import Tokenizer
-from llm.data.tokenizer_files import END_OF_TEXT
 
 PART = 1 << 20  # characters that are encoded at once
 LONGEST_WORD = 1 << 23  # characters in a row that cannot be cut

@@ -19,8 +19,8 @@ from llm.common.errors import DATA, UserError, raise_all
 from llm.common.files import read_json
 from llm.common.params import Problem
 from llm.data.chat_template import ChatTemplate, Segment
+from llm.data.special_tokens import END_OF_TEXT
 from llm.data.tokenizer import Tokenizer
-from llm.data.tokenizer_files import END_OF_TEXT
 
 PromptName = Literal["alpaca", "phi3", "none", "chat"]
 PREAMBLE = "Below is an instruction that describes a task. Write a response that appropriately completes the request."

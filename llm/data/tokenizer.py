@@ -25,11 +25,12 @@ from tiktoken_ext.openai_public import r50k_pat_str
 from llm.common.errors import DATA, UserError
 from llm.common.files import sha256, write_json, write_text
 from llm.common.params import Problem
-from llm.data import chat_template, special_tokens, tokenizer_files
+from llm.data import chat_template, other_tokenizers, special_tokens, tokenizer_files
 from llm.data.byte_letters import BYTES
 from llm.data.chat_template import ChatTemplate, Segment
 from llm.data.pieces import RUN, without_long_spaces
-from llm.data.tokenizer_files import END_OF_TEXT, Vocabulary
+from llm.data.special_tokens import END_OF_TEXT
+from llm.data.tokenizer_files import Vocabulary
 
 PAIR = ("vocab.json", "merges.txt")
 FILES = (*PAIR, "tokenizer.json", "tokenizer_config.json")
@@ -82,7 +83,7 @@ class Tokenizer:
             )
         except ValueError as error:
             what = f"the pattern of pre_tokenizer cannot be used: {' '.join(str(error).split())}"
-            raise UserError(where, what, tokenizer_files.FIX, DATA) from None
+            raise UserError(where, what, other_tokenizers.FIX, DATA) from None
         longest_first = sorted(self.special, key=len, reverse=True)
         self._special = re.compile(f"({'|'.join(map(re.escape, longest_first))})" if longest_first else "((?!))")
 

@@ -19,11 +19,11 @@ from tiktoken_ext.openai_public import r50k_pat_str
 
 from llm.common.errors import DATA, UserError, raise_all
 from llm.common.files import parse_json, read_json, read_text
-from llm.data import other_tokenizers, post_processor, slow_tokenizer, special_tokens
+from llm.data import other_tokenizers, post_processor, slow_tokenizer
 from llm.data.byte_letters import BYTES, LETTERS, to_bytes
+from llm.data.other_tokenizers import FIX
+from llm.data.special_tokens import END_OF_TEXT
 
-END_OF_TEXT = special_tokens.END_OF_TEXT
-FIX = other_tokenizers.FIX
 # GPT-2's pattern for text whose digits are cut out first. White space before a digit then ends its part of the text.
 DIGITS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|DIGITS| ?[^\s\p{L}\p{N}]+|\s+(?=\p{N})|\s+(?!\S)|\s+"
 VISIBLE = re.compile(r'[^\s"\\\x00-\x1f\x7f]')

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm.common import files, yaml_file
+from llm.common import dvc_yaml, files
 from llm.common.errors import UserError
 from llm.tracking import exhibits, models, spool, traces, usage
 from llm.tracking.entities import Data, as_params, log_data, log_params, log_points, metric_name, points
@@ -71,8 +71,8 @@ def record(root: Path, folder: Path) -> None:
 def _pipeline(root: Path) -> list[str]:
     """The stages in the order of dvc.yaml; none if it cannot be read."""
     try:
-        return list(yaml_file.read(root / "dvc.yaml", yaml_file.plain())["stages"])
-    except (UserError, KeyError, TypeError):
+        return dvc_yaml.stage_names(root / dvc_yaml.PIPELINE)
+    except UserError:
         return []
 
 

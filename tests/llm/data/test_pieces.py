@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as HuggingFace
 
 from llm.data import pieces, tokenizer
-from llm.data.tokenizer import END_OF_TEXT, Tokenizer
+from llm.data.special_tokens import END_OF_TEXT
+from llm.data.tokenizer import Tokenizer
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cn"]), max_size=80)
 WORDS = [

@@ -13,7 +13,8 @@ from transformers import AutoTokenizer
 from llm.common.errors import DATA, UserError
 from llm.common.files import sha256
 from llm.data import tokenizer
-from llm.data.tokenizer import END_OF_TEXT, Segment, Tokenizer
+from llm.data.special_tokens import END_OF_TEXT
+from llm.data.tokenizer import Segment, Tokenizer
 from tests.hard_texts import hard_texts
 
 START, END = "<|im_start|>", "<|im_end|>"

@@ -16,7 +16,8 @@ from tokenizers import Tokenizer as HuggingFace
 from llm.common.errors import DATA, UserError
 from llm.common.files import read_json, write_json, write_text
 from llm.data import tokenizer
-from llm.data.tokenizer import END_OF_TEXT, FILES, Tokenizer, TokenizerConfig, adopt
+from llm.data.special_tokens import END_OF_TEXT
+from llm.data.tokenizer import FILES, Tokenizer, TokenizerConfig, adopt
 
 # Without unassigned characters, since the implementations may use different versions of Unicode.
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs", "Cn"]), max_size=60)

@@ -16,7 +16,8 @@ from llm.common.errors import DATA, UserError
 from llm.common.files import sha256
 from llm.data import special_tokens, tokenizer, tokenizer_files
 from llm.data.byte_letters import LETTERS
-from llm.data.tokenizer import END_OF_TEXT, Segment, Tokenizer
+from llm.data.special_tokens import END_OF_TEXT
+from llm.data.tokenizer import Segment, Tokenizer
 from tests import families
 from tests.hard_texts import SPECIAL, hard_texts
 

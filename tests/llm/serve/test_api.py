@@ -16,7 +16,7 @@ import psutil
 import pytest
 import requests
 
-from llm.data.tokenizer import END_OF_TEXT
+from llm.data.special_tokens import END_OF_TEXT
 from tests.llm.serve import world
 
 openai = pytest.importorskip("openai")

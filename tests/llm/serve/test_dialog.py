@@ -8,8 +8,8 @@ import pytest
 
 from llm.common.errors import UserError
 from llm.data.prompts import PREAMBLE, format_prompt
+from llm.data.special_tokens import END_OF_TEXT
 from llm.data.tokenizer import Tokenizer
-from llm.data.tokenizer_files import END_OF_TEXT
 from llm.serve.dialog import Dialog, Message
 from tests.llm.serve import world
 
