@@ -15,13 +15,14 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
 
+from tests.ports import reserved_port
 from tests.stages.project import ROOT, Project
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
@@ -77,6 +78,7 @@ class Terminal:
     more: dict[str, str] = field(default_factory=dict)  # variables
     servers: list[subprocess.Popen[str]] = field(default_factory=list)
     ports: dict[int, int] = field(default_factory=dict)
+    reserved: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Self:
         self.folder = self.project.folder
@@ -93,13 +95,14 @@ class Terminal:
             with suppress(ProcessLookupError):
                 os.killpg(server.pid, signal.SIGTERM)
             server.wait(60)
+        self.reserved.close()
 
     def run(self, command: Command, ok: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, or a server until it listens."""
         line = command.line
         for served, port in SERVERS.items():
             if line.startswith(served):
-                self.ports[port] = _free_port()
+                self.ports[port] = self.reserved.enter_context(reserved_port())
                 line += f" --port {self.ports[port]}"
         for printed, real in self.ports.items():
             line = line.replace(f"127.0.0.1:{printed}", f"127.0.0.1:{real}")
@@ -154,11 +157,6 @@ def committed(project: Project) -> Project:
     for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "all"]):
         subprocess.run(["git", *words], cwd=project.folder, check=True, capture_output=True)
     return project
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 def _listens(port: int) -> bool:

@@ -10,10 +10,10 @@ import os
 import re
 import resource
 import signal
-import socket
 import subprocess
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import yaml
 
 from llm.common import files, profiles
 from stages.schema import AllParams
+from tests.ports import reserved_port
 from tests.stages.project import ROOT, Project
 
 pytestmark = pytest.mark.slow
@@ -35,6 +36,7 @@ WAVES = [
     ["finetune_instruct", "evaluate_with_judge"],
 ]
 OLDER = b"from an earlier run\n"
+PORTS = ExitStack()  # the reserved ones, until the process ends
 
 Done = subprocess.CompletedProcess[str]
 
@@ -78,9 +80,8 @@ def bad_parameter(project: Project) -> None:
 
 def no_server(project: Project) -> None:
     """A port of this machine where nobody listens."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        project.set(judge={"backend": "ollama", "url": f"http://127.0.0.1:{unused.getsockname()[1]}"})
+    port = PORTS.enter_context(reserved_port())
+    project.set(judge={"backend": "ollama", "url": f"http://127.0.0.1:{port}"})
 
 
 def without_output(data: bytes) -> bytes:

@@ -4,7 +4,6 @@ import io
 import json
 import os
 import shlex
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ from llm.runtime import device
 from llm.weights import classifier_folder, model_folder
 from stages.schema import AllParams
 from tests.llm.conversions import Conversions
+from tests.ports import reserved_port
 
 ROOT = Path(__file__).parents[3]
 ENTRY = {"instruction": "What is the opposite of hot?", "input": "", "output": "It is cold."}
@@ -307,11 +307,10 @@ def test_judge_compares_two_files(project, capsys):
 
 
 def test_judge_says_in_one_line_that_the_server_is_down(project, capsys):
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
     (project / "answers.json").write_text(json.dumps([{**ENTRY, "model_response": "Cold."}]))
-    line = refused(capsys, "judge", "answers.json", "--backend", "ollama", "--url", url, code=4)
+    with reserved_port() as port:
+        url = f"http://127.0.0.1:{port}"
+        line = refused(capsys, "judge", "answers.json", "--backend", "ollama", "--url", url, code=4)
     assert url in line
     assert "ollama serve" in line
 

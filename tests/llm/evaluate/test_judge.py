@@ -44,6 +44,7 @@ from tests.fake_judge import (
     stream,
 )
 from tests.llm.evaluate.judging import CONFIG, ENTRY, alpaca, entries
+from tests.ports import reserved_port
 
 
 @pytest.fixture(autouse=True)
@@ -323,16 +324,11 @@ def test_a_long_reply_is_cut_and_lone_surrogates_are_replaced() -> None:
 # Down, missing, forbidden --------------------------------------------------------------------------------------------
 
 
-def closed_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 def test_a_server_that_is_down_is_an_error_within_5_seconds() -> None:
-    url = f"http://127.0.0.1:{closed_port()}"
-    start = time.monotonic()
-    error = error_of(lambda: judge(entries(110), replace(CONFIG, url=url, retries=3), alpaca))
+    with reserved_port() as port:
+        url = f"http://127.0.0.1:{port}"
+        start = time.monotonic()
+        error = error_of(lambda: judge(entries(110), replace(CONFIG, url=url, retries=3), alpaca))
     assert time.monotonic() - start < 5
     assert error.code == SERVICE
     assert url in str(error)
@@ -370,8 +366,9 @@ def test_more_failures_than_allowed_end_the_run() -> None:
 
 
 def test_no_proxy_is_used_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{closed_port()}")
-    assert one("ollama", answer("85")).score == 85
+    with reserved_port() as port:
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
+        assert one("ollama", answer("85")).score == 85
 
 
 # The key -------------------------------------------------------------------------------------------------------------

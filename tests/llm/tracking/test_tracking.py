@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from llm.tracking.tracker import (
     TrackingConfig,
     start_tracking,
 )
+from tests.ports import reserved_port
 
 ON = TrackingConfig(enabled=True, required=False)
 REQUIRED = TrackingConfig(enabled=True, required=True)
@@ -118,6 +119,12 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             monkeypatch.delenv(key)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def free_port() -> Iterator[int]:
+    with reserved_port() as port:
+        yield port
 
 
 @pytest.fixture(scope="module")
@@ -281,10 +288,10 @@ def test_stage_by_hand_is_a_plain_run_and_leaves_the_environment_alone(
     assert run.data.params["shape"] == "(1, 2)"
 
 
-def test_unreachable_server_costs_one_warning_and_little_time(tmp_path: Path) -> None:
+def test_unreachable_server_costs_one_warning_and_little_time(tmp_path: Path, free_port: int) -> None:
     folder = project(tmp_path / "project")
     begun = time.monotonic()
-    stderr = repro(folder, "a", "b", "c", MLFLOW_TRACKING_URI=f"http://user:{SECRET}@127.0.0.1:{free_port()}")
+    stderr = repro(folder, "a", "b", "c", MLFLOW_TRACKING_URI=f"http://user:{SECRET}@127.0.0.1:{free_port}")
     assert time.monotonic() - begun < 8
     assert stderr.startswith("warning: tracking: ")
     assert stderr.count("\n") == 1
@@ -293,9 +300,9 @@ def test_unreachable_server_costs_one_warning_and_little_time(tmp_path: Path) ->
 
 
 def test_required_server_that_is_down_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], free_port: int
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port}")
     with pytest.raises(UserError) as caught:
         start_tracking("pretrain", {}, tmp_path, REQUIRED)
     assert caught.value.code == SERVICE
@@ -303,7 +310,7 @@ def test_required_server_that_is_down_is_an_error(
     assert spools(tmp_path) == []
 
 
-def test_corrupt_database_is_one_warning(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_corrupt_database_is_one_warning(tmp_path: Path, capfd: pytest.CaptureFixture[str], free_port: int) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"no database" * 1000)
     tracker = start_tracking("pretrain", {}, tmp_path, ON)
     tracker.metrics({"loss": 1.0}, 1)
@@ -312,7 +319,7 @@ def test_corrupt_database_is_one_warning(tmp_path: Path, capfd: pytest.CaptureFi
     assert stderr.count("\n") == 1
     assert "file is not a database" in stderr
     with pytest.raises(UserError, match="file is not a database") as caught:
-        ui.serve(tmp_path, free_port())
+        ui.serve(tmp_path, free_port)
     assert caught.value.code == DATA
 
 
@@ -393,14 +400,10 @@ def test_ui_of_another_server_is_refused_without_its_password(tmp_path: Path, mo
     assert SECRET not in str(caught.value)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
-
-
-def test_spool_is_readable_json_from_the_first_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+def test_spool_is_readable_json_from_the_first_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port}")
     tracker = start_tracking("pretrain", {"seed": 1}, tmp_path, ON)
     tracker.metrics({"loss": 1.0}, 1)
     (spool,) = (tmp_path / ".work/tracking").rglob("*.jsonl")
@@ -454,11 +457,10 @@ def test_killed_recorder_is_replaced_and_nothing_is_doubled(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_server_that_dies_half_way_costs_one_warning_and_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], free_port: int
 ) -> None:
-    port = free_port()
-    server = serve(tmp_path, port)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    server = serve(tmp_path, free_port)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port}")
     tracker = start_tracking("pretrain", {"seed": 1}, tmp_path, REQUIRED)
     tracker.metrics({"loss": 1.0}, 1)
     stop(server)
@@ -469,8 +471,8 @@ def test_server_that_dies_half_way_costs_one_warning_and_loses_nothing(
     assert capfd.readouterr().err.count("warning: tracking: ") == 1
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    server = serve(tmp_path, port)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    server = serve(tmp_path, free_port)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port}")
     try:
         start_tracking("later", {}, tmp_path, REQUIRED).close(None)
         from mlflow.tracking import MlflowClient
@@ -484,15 +486,14 @@ def test_server_that_dies_half_way_costs_one_warning_and_loses_nothing(
 
 
 @pytest.mark.slow
-def test_ui_answers_its_own_name_and_refuses_others(tmp_path: Path) -> None:
+def test_ui_answers_its_own_name_and_refuses_others(tmp_path: Path, free_port: int) -> None:
     import requests
 
-    port = free_port()
-    server = serve(tmp_path, port)
+    server = serve(tmp_path, free_port)
     try:
-        url = f"http://127.0.0.1:{port}/"
+        url = f"http://127.0.0.1:{free_port}/"
         assert requests.get(url, timeout=10).status_code == 200
-        assert requests.get(f"http://localhost:{port}/", timeout=10).status_code == 200
+        assert requests.get(f"http://localhost:{free_port}/", timeout=10).status_code == 200
         assert requests.get(url, headers={"Host": "10.evil.com"}, timeout=10).status_code == 403
     finally:
         stop(server)

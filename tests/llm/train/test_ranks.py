@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,23 +14,22 @@ import pytest
 
 from llm.common.ranks import TIMEOUT
 from tests.llm.train import ranked
+from tests.ports import reserved_port
 
 ROOT = Path(__file__).parents[3]
 
 
 def launched(out: Path, ranks: int, sharding: str, module: Any = ranked) -> dict[str, Any]:
     """The results of `ranked`, or of another module like it, on so many ranks."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo", TIMEOUT: "120"}
     words = [sys.executable, "-m", module.__name__, str(out), str(ranks), sharding]
     processes = []
-    for rank in range(ranks):
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
-        environment = os.environ | shared | own
-        processes.append(subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True))
-    said = [process.communicate(timeout=500)[1] for process in processes]
+    with reserved_port() as port:
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo", TIMEOUT: "120"}
+        for rank in range(ranks):
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+            environment = os.environ | shared | own
+            processes.append(subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True))
+        said = [process.communicate(timeout=500)[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * ranks, said
     found: dict[str, Any] = json.loads(out.read_text())
     return found
