@@ -240,12 +240,13 @@ def test_a_signal_waits_for_the_last_update_of_a_set(taught: Project, tmp_path: 
     good = project.bytes()
     make_older(project)
     with project.start("stages.reason_rl") as process:
-        while "step 3: " not in process.stderr.readline():
-            pass
+        begun = ""
+        while "step 3: " not in begun and (line := process.stderr.readline()):
+            begun += line
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate()
     saved = re.search(r"error: terminated: by SIGTERM; step (\d+) is saved", err)
-    assert saved, err
+    assert saved, begun + err
     assert int(saved[1]) % 3 == 0
     assert f"resuming after step {saved[1]}" in project.run("stages.reason_rl").stderr
     assert project.bytes() == good

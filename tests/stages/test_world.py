@@ -51,8 +51,11 @@ from tests.llm import tiny_run
 
 kill = os.kill
 def kill_parent(_pid, number):
-    kill(os.getppid(), number)
-    time.sleep(1)
+    parent = os.getppid()
+    kill(parent, number)
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    time.sleep(1)  # the kernel tells of it right after
 
 _end_with_dvc()
 os.kill = kill_parent

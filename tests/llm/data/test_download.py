@@ -596,23 +596,25 @@ def child(code: str, *arguments: object) -> subprocess.Popen[str]:
 
 
 def test_a_killed_download_leaves_no_file_and_resumes(web: Web, user: User) -> None:
+    body, killed = BODY * 100, threading.Event()  # more than any buffer holds
+
     def slow(exchange: Exchange) -> None:
-        exchange.reply(BODY[:5000], length=len(BODY), ETag='"one"')
-        time.sleep(5)
+        exchange.reply(body[: len(body) // 2], length=len(body), ETag='"one"')
+        killed.wait(60)
 
     user.folder.mkdir()
-    url = web.serve("/a", slow, ranged())
-    process = child(FETCH, url, digest(BODY), len(BODY), user.folder, user.blobs)
-    while process.poll() is None and not (user.parts() and web.seen):
+    url = web.serve("/a", slow, ranged(body))
+    process = child(FETCH, url, digest(body), len(body), user.folder, user.blobs)
+    while process.poll() is None and not any(part.stat().st_size for part in user.parts()):
         time.sleep(0.01)
-    time.sleep(0.1)  # the server pauses after 5,000 bytes
     process.kill()
     process.communicate()
+    killed.set()
     assert list(user.folder.iterdir()) == []
-    assert not (user.blobs / digest(BODY)).exists()
-    user.fetch(text(url))
+    assert not (user.blobs / digest(body)).exists()
+    user.fetch(text(url, body))
     assert web.header("If-Range") == [None, '"one"']
-    assert (user.folder / "verdict.txt").read_bytes() == BODY
+    assert (user.folder / "verdict.txt").read_bytes() == body
 
 
 FULL = f"""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,11 +67,15 @@ def test_what_was_taken_of_a_stopped_answer_is_remembered(conversation: Conversa
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_the_answer_and_not_the_program(folder: Path) -> None:
-    words = [sys.executable, "-u", "-m", "llm", "chat", "--model", "two", "--max-new-tokens", "450"]
+def test_ctrl_c_stops_the_answer_and_not_the_program(
+    tmp_path: Path, vocabulary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world, "CONFIG", replace(world.CONFIG, context_length=8192))  # an answer of many seconds
+    world.write(tmp_path, vocabulary)
+    words = [sys.executable, "-u", "-m", "llm", "chat", "--model", "two", "--max-new-tokens", "8000"]
     environment = {"PYTHONPATH": str(world.ROOT), "PATH": "/usr/bin:/bin", "PYTHONIOENCODING": "utf-8"}
     with subprocess.Popen(
-        words, cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        words, cwd=tmp_path, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as chat:
         assert chat.stdin
         assert chat.stdout
@@ -78,9 +83,9 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(folder: Path) -> None:
         chat.stdin.flush()
         chat.stdout.read(1)
         chat.send_signal(signal.SIGINT)
-        while not chat.stdout.readline().endswith(b" [stopped]\n"):
-            pass
-        out, err = chat.communicate(b"/reset\n/dance\n", timeout=60)
+        while not (line := chat.stdout.readline()).endswith(b" [stopped]\n"):
+            assert line
+        out, err = chat.communicate(b"/reset\n/dance\n", timeout=120)
     assert (chat.returncode, out) == (0, b"")
     assert err.decode().splitlines()[0] == "the conversation is forgotten"
     assert err.decode().splitlines()[1].startswith("error: /dance: is not a command")

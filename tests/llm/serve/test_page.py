@@ -28,15 +28,18 @@ def page(page: Any, address: str) -> Iterator[Any]:
     assert page.title() == "llm serve"
 
 
-# A click in the page itself: a short answer may be complete before a click from here arrives.
-STOP_AT_ONCE = """() => new Promise(done => {
-    const timer = setInterval(() => {
-        if (!document.querySelector('.writing:not(:empty)')) return;
-        clearInterval(timer);
-        document.querySelector('#chat [name=stop]').click();
-        done();
-    }, 1);
-})"""
+# A click in the page itself, with the next answer: a short one may be complete before a click from here arrives.
+CLICK_AT_ONCE = """name => {
+    window.clicked = new Promise(done => {
+        new MutationObserver((_, observer) => {
+            if (!document.querySelector('.writing:not(:empty)')) return;
+            observer.disconnect();
+            document.querySelector(`#chat [name=${name}]`).click();
+            done();
+        }).observe(document.body, {childList: true, subtree: true, characterData: true});
+    });
+}"""
+CLICKED = "() => window.clicked"
 
 
 @pytest.mark.slow
@@ -44,16 +47,17 @@ def test_chat_streams_remembers_and_stops(page: Any) -> None:
     send = "#chat form button:not([type]):enabled"
     page.select_option("#chat [name=model]", "two")
     page.fill("#chat textarea", ATTACK[:40])
+    page.evaluate(CLICK_AT_ONCE, "stop")
     page.keyboard.press("Enter")
-    page.evaluate(STOP_AT_ONCE)
+    page.evaluate(CLICKED)
     page.wait_for_selector(send)
     assert page.inner_text("#chat .note") == "stopped"
     page.fill("#chat textarea", "Hi")
+    page.evaluate(CLICK_AT_ONCE, "reset")
     with page.expect_request("**/v1/chat/completions") as sent:
         page.keyboard.press("Enter")
     assert [message["role"] for message in sent.value.post_data_json["messages"]] == ["user", "assistant", "user"]
-    page.wait_for_selector(".writing:not(:empty)")
-    page.click("#chat [name=reset]")
+    page.evaluate(CLICKED)
     page.wait_for_selector(send)
     assert page.locator(".said").count() == 0
 

@@ -35,15 +35,40 @@ def test_samples_have_the_names_that_mlflow_shows(monkeypatch: pytest.MonkeyPatc
     machine = usage.Usage()
     assert machine.sample() is None
     time.sleep(0.2)
+    monkeypatch.setattr(usage, "EVERY_SECONDS", 60.0)
     found = machine.sample()
     assert found is not None
     assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= found.keys()
     assert machine.sample() is None, "it is not yet time"
 
 
-@pytest.mark.parametrize(("after", "wanted"), [(0.5, True), (60.0, False)])
+class Clock:
+    """A tenth of a second passes with each look of the recorder, however busy the machine is."""
+
+    def __init__(self) -> None:
+        self.begun, self.passed = spool.now_ms(), 0
+
+    def monotonic(self) -> float:
+        self.passed += 100
+        return self.passed / 1000
+
+    def now_ms(self) -> int:
+        return self.begun + self.passed
+
+
+@pytest.mark.parametrize(("after", "wanted"), [(0.5, True), (1e6, False)])
 def test_only_a_long_stage_has_them(after: float, wanted: bool, client, monkeypatch, tmp_path: Path) -> None:
+    clock, taken, sample = Clock(), [], usage.Usage.sample
+
+    def counted(machine: usage.Usage) -> dict[str, float] | None:
+        if found := sample(machine):
+            taken.append(found)
+        return found
+
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(usage, "time", clock)
+    monkeypatch.setattr(spool, "now_ms", clock.now_ms)
+    monkeypatch.setattr(usage.Usage, "sample", counted)
     monkeypatch.setattr(usage, "AFTER_SECONDS", after)
     monkeypatch.setattr(usage, "EVERY_SECONDS", 0.2)
     monkeypatch.setattr(recorder, "IDLE_SECONDS", 0.2)
@@ -52,7 +77,11 @@ def test_only_a_long_stage_has_them(after: float, wanted: bool, client, monkeypa
     tracker = start_tracking("pretrain", {"seed": 1}, tmp_path, ON)
     thread = threading.Thread(target=recorder.record, args=(tmp_path, spool.folder_of(tmp_path)))
     thread.start()
-    time.sleep(3)
+    end = time.monotonic() + 120
+    while len(taken) < 6:
+        assert thread.is_alive()
+        assert time.monotonic() < end
+        time.sleep(0.05)
     tracker.close(None)
     thread.join()
     experiment = client.get_experiment_by_name(spool.EXPERIMENT)
