@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -329,16 +330,18 @@ def hammer(address: str, count: int) -> dict[int, int]:
     return {status: sum(part.get(status, 0) for part in parts) for part in parts for status in part}
 
 
+def has_port(process: psutil.Process, port: int | None) -> bool:
+    with suppress(psutil.Error):  # it has just ended
+        return any(connection.laddr.port == port for connection in process.net_connections())
+    return False
+
+
 @pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=pytest.mark.long)])
 def test_random_requests_cause_no_server_error_and_no_growth(count: int, tmp_path: Any, vocabulary: Any) -> None:
     world.write(tmp_path, vocabulary)
     with world.server(tmp_path, "--rows", "8") as address:
         port = urlsplit(address).port
-        (process,) = [
-            p
-            for p in psutil.Process().children(recursive=True)
-            if any(c.laddr.port == port for c in p.net_connections())
-        ]
+        (process,) = [p for p in psutil.Process().children(recursive=True) if has_port(p, port)]
         hammer(address, 200)
         before = process.memory_info().rss
         statuses = hammer(address, count)
