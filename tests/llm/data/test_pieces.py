@@ -120,9 +120,9 @@ def test_a_million_spaces_are_encoded_as_by_hugging_face(vocabulary: Path) -> No
 
 def test_ordinary_text_is_looked_at_a_few_times_only() -> None:
     text = "the quick brown fox " * 500_000  # 10 MB
-    began = time.perf_counter()
+    began = time.thread_time()
     assert pieces.without_long_spaces(text) == [text]
-    assert time.perf_counter() - began < 0.05  # encoding takes seconds
+    assert time.thread_time() - began < 0.05  # encoding takes seconds
 
 
 @settings(deadline=None, max_examples=300)

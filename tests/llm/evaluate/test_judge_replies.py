@@ -73,9 +73,9 @@ def test_a_score_is_always_from_0_to_100_and_in_the_reply(reply, rule):
 
 @pytest.mark.parametrize("reply", [" " * 1_000_000, "*" * 1_000_000 + "x", "<think>" * 150_000, "is " * 300_000])
 def test_a_huge_reply_is_read_in_no_time(reply):
-    start = time.monotonic()
+    start = time.thread_time()
     assert parse_score(reply, "lenient") is parse_choice(reply, "lenient") is None
-    assert time.monotonic() - start < 1
+    assert time.thread_time() - start < 1
 
 
 @pytest.mark.parametrize(
