@@ -83,7 +83,7 @@ def test_a_signal_while_the_stage_still_imports_is_one_line(number, code, tmp_pa
     stage = Project(Path(__file__).parents[2]).start("stages.respond", env={"PYTHONPATH": str(tmp_path)})
     assert stage.stdout.readline() == "importing\n"
     stage.send_signal(number)
-    _, err = stage.communicate(timeout=20)
+    _, err = stage.communicate(timeout=120)
     assert stage.returncode == code
     assert re.fullmatch(r"error: \w+: by SIG\w+; nothing was published \| fix: run the same command again\n", err)
 

@@ -77,7 +77,7 @@ def with_a_parent_that_is_killed(folder: Path, **environment: str) -> str:
             stdout=subprocess.PIPE,  # which the child holds open until it ends
             stderr=err,
             check=False,
-            timeout=120,
+            timeout=300,
         )
     assert done.returncode == -9
     return (folder / "stderr").read_text()

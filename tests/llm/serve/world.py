@@ -55,7 +55,7 @@ def server(folder: Path, *options: str, stop: signal.Signals = signal.SIGTERM) -
             yield line.split()[0].rstrip("/")
         finally:
             process.send_signal(stop)
-            process.wait(30)
+            process.wait(120)
             process.stdout.close()
     said = (folder / "log").read_text()
     assert (process.returncode, said.splitlines()[-1]) == (0, "stopped"), said
