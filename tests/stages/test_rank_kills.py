@@ -40,7 +40,7 @@ def killed(project: Project, draw: random.Random) -> bool:
     if everyone:
         draw.choice(everyone).kill()
     _, said = stage.communicate(timeout=SECONDS)
-    _, alive = psutil.wait_procs(everyone[1:], timeout=60)
+    _, alive = psutil.wait_procs(everyone[1:], timeout=10)
     assert not alive
     if everyone and stage.returncode:
         return True
