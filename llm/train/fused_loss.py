@@ -73,14 +73,15 @@ class _HeadLoss(torch.autograd.Function):
         x, w, logits_gradient = ctx.saved_tensors
         hidden_dtype, weight_dtype, vocab_size = ctx.kinds
         needs_hidden, needs_weight, *_ = ctx.needs_input_grad
-        # w.T @ logits_gradient.T is faster than logits_gradient @ w
-        return (
-            (w.T @ logits_gradient.T).T.to(hidden_dtype) * gradient if needs_hidden else None,
-            (logits_gradient.T @ x)[:vocab_size].to(weight_dtype).mul_(gradient) if needs_weight else None,
-            None,
-            None,
-            None,
-        )
+        of_hidden = of_weight = None
+        if needs_hidden:  # w.T @ logits_gradient.T is faster than logits_gradient @ w
+            of_hidden = (w.T @ logits_gradient.T).T.to(hidden_dtype) * gradient
+        if needs_weight:
+            of_weight = logits_gradient.T @ x
+            if len(of_weight) > vocab_size:  # autograd cannot add a tied embedding's gradient in place to a slice
+                of_weight = of_weight[:vocab_size]
+            of_weight = of_weight.to(weight_dtype).mul_(gradient)
+        return of_hidden, of_weight, None, None, None
 
 
 def _sum_chunks(logits: Tensor, targets: Tensor, chunk_loss: ChunkLoss) -> Tensor:

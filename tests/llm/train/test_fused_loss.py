@@ -246,3 +246,16 @@ def test_the_fused_loss_calls_no_cross_entropy_that_keeps_logits(monkeypatch, mo
     monkeypatch.setattr(F, "cross_entropy", None)
     ids = torch.randint(300, (2, 8))
     losses.next_token_of(fused=True)(GPT(model_config()), Batch(ids, ids))["loss"].backward()
+
+
+@pytest.mark.parametrize("precision", [FP32, BF16])
+def test_the_gradient_of_a_tied_embedding_is_added_in_place(precision):
+    _, head, targets = example()
+    ids = torch.randint(WORDS, targets.shape)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profiled:
+        with autocast(precision):
+            loss = next_token_loss(F.embedding(ids, head.weight), head, targets)
+        loss.backward()
+    both = [event.name for event in profiled.events() if event.input_shapes[:2] == [[WORDS, WIDTH], [WORDS, WIDTH]]]
+    sums = [name for name in both if name.startswith("aten::add")]
+    assert sums == ["aten::add_"], "another sum takes memory for a third gradient"
