@@ -19,7 +19,7 @@ import yaml
 from llm.data.tokenizer import Tokenizer
 from llm.model.gpt import GPT, count_parameters
 from llm.weights import model_folder
-from tests import families
+from tests import tiny_tokenizers
 from tests.docs.page import TINY, Command, Terminal, committed, page, read
 from tests.fake_judge import FakeJudge, answer
 from tests.stages.project import ROOT, Project
@@ -177,7 +177,7 @@ def test_readme(project: Project) -> None:
 def test_real_weights(project: Project, tmp_path: Path, model_config: Any) -> None:
     """The first commands of the page, with a tiny model in a wheel of that name."""
     shutil.copytree(ROOT / "data/web", project.folder / "data/web")
-    base = families.make("smollm2", tmp_path / "tokenizer")
+    base = tiny_tokenizers.make("smollm2", tmp_path / "tokenizer")
     shape = model_config(vocab_size=Tokenizer.load(base).vocab_size, context_length=1024)
     model_folder.save_model(GPT(shape), base, tmp_path / "tiny", prompt="chat")
     project.run("llm", "export", str(tmp_path / "tiny"), "--gguf", str(tmp_path / "tiny.gguf"))

@@ -16,7 +16,7 @@ from llm.data.tokenizer import Tokenizer
 from llm.weights import gguf_export, model_folder
 from stages import import_gpt2
 from stages.schema import AllParams
-from tests.llm.families import theirs
+from tests.llm.tiny_models import theirs
 
 ROOT = Path(__file__).parents[2]
 IDS = torch.randint(300, (2, 30), generator=torch.Generator().manual_seed(1))

@@ -18,7 +18,7 @@ from llm.weights import model_folder
 from stages import evaluate_with_judge, finetune_instruct, respond, tokenize_instructions
 from stages.run import from_section
 from stages.schema import AllParams
-from tests import families
+from tests import tiny_tokenizers
 
 ROOT = Path(__file__).parents[2]
 PAIRS = [{"instruction": f"Say {n}.", "input": f"loud {n}" * (n % 2), "output": f"It is {n}."} for n in range(40)]
@@ -301,7 +301,7 @@ def seen(monkeypatch) -> list:
 def test_special_tokens_in_texts_stay_text_from_the_file_to_the_answer(
     project, prompt, seen, tmp_path_factory, model_config, monkeypatch, capsys
 ):
-    base = families.make("smollm2", tmp_path_factory.mktemp("base"))
+    base = tiny_tokenizers.make("smollm2", tmp_path_factory.mktemp("base"))
     shutil.copytree(base, "data/tokenizer", dirs_exist_ok=True)
     tokenizer = Tokenizer.load(base)
     torch.manual_seed(0)

@@ -14,7 +14,7 @@ from benchmarks import tokenize
 from llm.common.errors import DATA
 from llm.data.corpus import read_shard
 from llm.data.tokenizer import Tokenizer
-from tests import families
+from tests import tiny_tokenizers
 from tests.stages.project import Project
 
 TEXT = "the quick brown fox and the lazy dog, again and again "
@@ -74,7 +74,7 @@ def test_no_tokenizer_is_trained_on_the_files_of_another_one(project: Project, n
 
 
 def test_bytes_without_a_token_are_counted_where_a_vocabulary_is_taken_over(project: Project) -> None:
-    source = families.make("smollm2", project.folder / "published")
+    source = tiny_tokenizers.make("smollm2", project.folder / "published")
     ours = Tokenizer.load(source)
     characters = [chr(number) for number in (9, 10, 13, *range(32, 127), *range(128, 0x110000, 64))]
     characters += [chr(number) for number in range(128, 192)]  # all bytes that follow the first one of a character

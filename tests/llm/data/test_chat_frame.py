@@ -17,7 +17,7 @@ from llm.data.instruction_lengths import encode_entries
 from llm.data.prompts import RESPONSE, Frame, frame_of, make_frame
 from llm.data.spam_dataset import SpamDataset
 from llm.data.tokenizer import Tokenizer
-from tests import families
+from tests import tiny_tokenizers
 
 PAIR = {"instruction": "Name a fruit.", "input": "red", "output": "An apple."}
 CHAT = {
@@ -29,14 +29,14 @@ CHAT = {
         {"role": "assistant", "content": "An apple."},
     ]
 }
-ALL = pytest.mark.parametrize("family", families.FAMILIES)
+ALL = pytest.mark.parametrize("family", tiny_tokenizers.FAMILIES)
 ENDS = {"smollm2": "<|im_end|>", "llama3": "<|eot_id|>", "qwen3": "<|im_end|>"}
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("families")
-    return {family: families.make(family, root / family) for family in families.FAMILIES}
+    return {family: tiny_tokenizers.make(family, root / family) for family in tiny_tokenizers.FAMILIES}
 
 
 @pytest.fixture

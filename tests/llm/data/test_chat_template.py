@@ -14,18 +14,18 @@ from llm.common.errors import DATA, USAGE, UserError
 from llm.data import chat_template
 from llm.data.chat_template import ChatTemplate, Segment
 from llm.data.tokenizer import Tokenizer
-from tests import families
+from tests import tiny_tokenizers
 from tests.hard_texts import SPECIAL, hard_texts
 
 TEXTS = [text for text in hard_texts(2000, seed=7) if not any(token in text for token in SPECIAL)]
 HI = [{"role": "user", "content": "hi"}]
-ALL = pytest.mark.parametrize("family", families.FAMILIES)
+ALL = pytest.mark.parametrize("family", tiny_tokenizers.FAMILIES)
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("families")
-    return {family: families.make(family, root / family) for family in families.FAMILIES}
+    return {family: tiny_tokenizers.make(family, root / family) for family in tiny_tokenizers.FAMILIES}
 
 
 def joined(segments: list[Segment]) -> str:

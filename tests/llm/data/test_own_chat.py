@@ -12,7 +12,7 @@ from llm.data import own_chat, tokenizer
 from llm.data.instruction_lengths import encode_entries
 from llm.data.prompts import PREAMBLE, PromptName, Template, make_frame, to_json
 from llm.data.tokenizer import Tokenizer
-from tests import families
+from tests import tiny_tokenizers
 
 ENTRY = {"instruction": "Name {a} 'fruit' \"now\" \\n.", "input": "", "output": "An apple."}
 CHAT = {
@@ -48,7 +48,7 @@ def test_transformers_writes_the_prompt_of_the_training(
     if family == "gpt2":
         tokenizer.copy(vocabulary, tmp_path)
     else:
-        families.make(family, tmp_path)
+        tiny_tokenizers.make(family, tmp_path)
     own_chat.write(tmp_path, to_json(prompt))
     ours, theirs = Tokenizer.load(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
     assert ours.chat

@@ -18,7 +18,7 @@ from llm.data import special_tokens, tokenizer, tokenizer_files
 from llm.data.byte_letters import LETTERS
 from llm.data.special_tokens import END_OF_TEXT
 from llm.data.tokenizer import Segment, Tokenizer
-from tests import families
+from tests import tiny_tokenizers
 from tests.hard_texts import SPECIAL, hard_texts
 
 TEXTS = hard_texts(10_000)
@@ -28,11 +28,11 @@ TEXTS = hard_texts(10_000)
 def folders(vocabulary: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The folder of a small tokenizer of each family."""
     root = tmp_path_factory.mktemp("families")
-    made = {family: families.make(family, root / family) for family in families.FAMILIES}
+    made = {family: tiny_tokenizers.make(family, root / family) for family in tiny_tokenizers.FAMILIES}
     return made | {"gpt2": vocabulary}
 
 
-ALL = pytest.mark.parametrize("family", [*families.FAMILIES, "gpt2"])
+ALL = pytest.mark.parametrize("family", [*tiny_tokenizers.FAMILIES, "gpt2"])
 
 
 def changed(folder: Path, copy: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
@@ -49,7 +49,7 @@ def changed(folder: Path, copy: Path, change: Callable[[dict[str, Any]], Any]) -
 
 @ALL
 def test_hard_texts_have_the_ids_of_hugging_face(folders: dict[str, Path], family: str) -> None:
-    ours, theirs = Tokenizer.load(folders[family]), families.ordinary(folders[family])
+    ours, theirs = Tokenizer.load(folders[family]), tiny_tokenizers.ordinary(folders[family])
     for text in TEXTS:
         assert ours.encode(text) == theirs.encode(text, add_special_tokens=False).ids, ascii(text)
 
@@ -80,19 +80,19 @@ def test_special_tokens_of_every_family_stay_text(folders: dict[str, Path], fami
     ],
 )
 def test_the_hard_texts_notice_a_step_left_out(folders: dict[str, Path], family: str, change: Any) -> None:
-    ours, theirs = Tokenizer.load(folders[family]), families.ordinary(folders[family])
+    ours, theirs = Tokenizer.load(folders[family]), tiny_tokenizers.ordinary(folders[family])
     change(ours)
     assert sum(ours.encode(t) != theirs.encode(t, add_special_tokens=False).ids for t in TEXTS[:2000]) > 5
 
 
 def test_the_hard_texts_notice_the_pattern_before_digits(folders: dict[str, Path], monkeypatch: Any) -> None:
     monkeypatch.setattr(tokenizer_files, "DIGITS", tokenizer_files.DIGITS.replace(r"|\s+(?=\p{N})", ""))
-    ours, theirs = Tokenizer.load(folders["smollm2"]), families.ordinary(folders["smollm2"])
+    ours, theirs = Tokenizer.load(folders["smollm2"]), tiny_tokenizers.ordinary(folders["smollm2"])
     assert any(ours.encode(text) != theirs.encode(text, add_special_tokens=False).ids for text in TEXTS)
 
 
 def test_bytes_without_a_token_are_left_out_before_merging(folders: dict[str, Path]) -> None:
-    ours, theirs = Tokenizer.load(folders["smollm2"]), families.ordinary(folders["smollm2"])
+    ours, theirs = Tokenizer.load(folders["smollm2"]), tiny_tokenizers.ordinary(folders["smollm2"])
     assert b"\x01" in ours._missing
     pair = next(token.decode() for token in ours._vocabulary.ranks if len(token) == 2 and token.isascii())
     for text in (f"{pair[0]}\x01{pair[1]}", "\x01", "a\x01\x02b \U000f0000", "\x01\x02"):
@@ -103,7 +103,7 @@ def test_bytes_without_a_token_are_left_out_before_merging(folders: dict[str, Pa
 
 
 def test_a_token_without_merges_is_found_as_a_whole_piece_only(folders: dict[str, Path]) -> None:
-    ours, theirs = Tokenizer.load(folders["llama3"]), families.ordinary(folders["llama3"])
+    ours, theirs = Tokenizer.load(folders["llama3"]), tiny_tokenizers.ordinary(folders["llama3"])
     whole = ours._vocabulary.ranks[b" xyzzy"]
     assert ours.encode("a xyzzy") == [*ours.encode("a"), whole]
     assert whole not in ours.encode("a xyzzyx")

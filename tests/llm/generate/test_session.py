@@ -14,13 +14,13 @@ from llm.generate.decoding import generate, greedy
 from llm.generate.session import Session
 from llm.model.gpt import GPT
 from llm.weights import model_folder
-from tests import families
+from tests import tiny_tokenizers
 from tests.tiny import FP32, MODEL
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return families.make("llama3", tmp_path / "tokenizer")
+    return tiny_tokenizers.make("llama3", tmp_path / "tokenizer")
 
 
 def session(folder: Path, always: int | None = None) -> Session:

@@ -23,7 +23,7 @@ from llm.model.parts import FAMILIES
 from llm.weights import families
 from llm.weights.model_folder import load_model, save_model, starting_point
 from stages.import_gpt2 import read
-from tests.llm.families import MODELS, theirs
+from tests.llm.tiny_models import MODELS, theirs
 from tests.llm.weights.test_gpt2 import logits, reconfigure, rewrite
 from tests.tiny import FP32
 

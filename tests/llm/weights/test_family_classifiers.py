@@ -8,7 +8,7 @@ import torch
 from llm.model.classifier import Classifier
 from llm.weights.classifier_folder import load_classifier, save_classifier
 from llm.weights.model_folder import load_model
-from tests.llm.families import MODELS, theirs
+from tests.llm.tiny_models import MODELS, theirs
 
 IDS = torch.randint(300, (3, 20), generator=torch.Generator().manual_seed(1))
 

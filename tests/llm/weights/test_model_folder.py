@@ -27,8 +27,8 @@ from llm.model.gpt import GPT
 from llm.weights import gpt2, model_folder
 from llm.weights.layout import misfits
 from llm.weights.model_folder import load_model, load_tokenizer, save_model, starting_point
-from tests import families as tiny_tokenizers
-from tests.llm.families import theirs
+from tests import tiny_tokenizers
+from tests.llm.tiny_models import theirs
 
 Make = Callable[..., ModelConfig]
 

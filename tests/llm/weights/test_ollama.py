@@ -12,7 +12,7 @@ from llm.common.errors import UserError
 from llm.data.chat_template import ChatTemplate, Message
 from llm.data.tokenizer import Tokenizer
 from llm.weights import ollama
-from tests import families
+from tests import tiny_tokenizers
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
@@ -55,7 +55,7 @@ def test_a_template_that_ollama_cannot_be_told_is_refused(source: str, expected:
 
 @pytest.mark.parametrize("token", ["<\uff5cend\u2581of\u2581text\uff5c>", "<\\end>", '<"end">', "<end\n>"])
 def test_a_stop_is_written_as_it_is_or_refused(tmp_path: Path, token: str) -> None:
-    families.make("llama3", tmp_path)
+    tiny_tokenizers.make("llama3", tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         written = json.dumps(token)[1:-1]
         text = (tmp_path / name).read_text().replace("<|eot_id|>", written)
@@ -72,7 +72,7 @@ def test_a_stop_is_written_as_it_is_or_refused(tmp_path: Path, token: str) -> No
 
 @pytest.mark.parametrize("family", ["smollm2", "llama3"])
 def test_modelfile_of_a_folder(tmp_path: Path, family: str) -> None:
-    families.make(family, tmp_path)
+    tiny_tokenizers.make(family, tmp_path)
     text = ollama.modelfile(tmp_path, "model.gguf")
     tokenizer = Tokenizer.load(tmp_path)
     assert text.startswith("FROM ./model.gguf\n")
