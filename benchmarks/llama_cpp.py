@@ -40,6 +40,7 @@ class LlamaCpp:
         options.cpuparams.n_threads = options.cpuparams_batch.n_threads = THREADS
         options.warmup, options.verbosity = False, 0
         self.server = xllamacpp.Server(options)
+        self.complete([0], 1)  # a server that is destroyed before its loop has begun waits for that loop forever
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """The server's JSON answer to a JSON body."""
