@@ -8,7 +8,8 @@ MARKS ?= slow
 # Tools run as `python -m TOOL`: the scripts that pip puts into .venv/bin hold an absolute path and break if the project
 # is moved or copied. .venv/bin/llm is our own and holds none.
 RUN := .venv/bin/python -m
-PYTEST := pytest -n auto --maxprocesses 4 --dist loadfile
+# A test that hangs or crashes ends the run: another worker would begin the whole file again.
+PYTEST := pytest -n auto --maxprocesses 4 --dist loadfile --max-worker-restart 0
 export PYTHONPATH :=
 export PYTHONSAFEPATH :=
 INSTALLED := .venv/.installed
