@@ -893,6 +893,16 @@ def test_a_local_folder_is_taken_with_its_sub_folders(user: User, tmp_path: Path
     assert sorted(path.name for path in user.folder.rglob("*") if path.is_file()) == ["c.txt", "d.md", "z.txt"]
 
 
+def test_links_to_files_are_followed_and_those_to_folders_left_out(user: User, tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/a.txt").write_text("text")
+    (tmp_path / "texts/link.txt").symlink_to(tmp_path / "elsewhere/a.txt")
+    (tmp_path / "texts/folder").symlink_to(tmp_path / "elsewhere")
+    assert [record["name"] for record in user.fetch(Source(str(tmp_path / "texts")))] == ["link.txt"]
+    assert (user.folder / "link.txt").read_text() == "text"
+
+
 def test_an_empty_file_in_a_folder_is_left_to_its_reader(user: User, tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts/__init__.py").touch()
