@@ -1,6 +1,7 @@
 """Files: atomic writes with the same bytes every time, strict reads, hashes, publishing and locks."""
 
 import csv
+import errno
 import hashlib
 import json
 import os
@@ -329,6 +330,28 @@ def test_publishing_replaces_the_old_file_or_folder(old, new, tmp_path):
         make(final, old)
     publishing.publish(built, final)
     assert (os.listdir(final) if final.is_dir() else None) == (None if new is None else ["new"])
+    assert os.listdir(tmp_path / "work") == []
+
+
+def test_a_move_that_fails_puts_the_old_folder_back(tmp_path, monkeypatch):
+    final, built, replace = make(tmp_path / "gpt", "old"), make(tmp_path / "work" / "gpt", "new"), Path.replace
+
+    def fail(path, target):
+        if path == built:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", fail)
+    refused(DATA, publishing.publish, built, final)
+    assert os.listdir(final) == ["old"]
+    assert os.listdir(tmp_path / "work") == ["gpt"]
+
+
+def test_what_a_kill_has_moved_away_is_removed_by_the_next_run(tmp_path):
+    final, built = make(tmp_path / "gpt", "old"), make(tmp_path / "work" / "gpt", "new")
+    make(tmp_path / "work" / "gpt.replaced", "older")
+    publishing.publish(built, final)
+    assert os.listdir(final) == ["new"]
     assert os.listdir(tmp_path / "work") == []
 
 
