@@ -60,6 +60,19 @@ def test_threads_give_the_ids_of_one_after_the_other(encode: Encode, workers: in
     assert ids_of(encode, BLOCKS, "local", workers) == [encode(block).tolist() for block in BLOCKS]
 
 
+def test_no_two_threads_share_a_tokenizer(encode: Encode, monkeypatch: pytest.MonkeyPatch) -> None:
+    together, used = threading.Barrier(2, timeout=60), []
+
+    def call(self: Encode, block: list[str]) -> Any:
+        together.wait()  # one block in each thread
+        used.append(self.tokenizer)
+        return np.zeros(1, np.uint16)
+
+    monkeypatch.setattr(Encode, "__call__", call)
+    ids_of(encode, BLOCKS[:2], "local", 2)
+    assert len({id(one) for one in (*used, encode.tokenizer)}) == 3
+
+
 def test_an_error_of_the_reader_ends_it(encode: Encode) -> None:
     def blocks() -> Iterator[list[str]]:
         yield from BLOCKS
