@@ -230,7 +230,8 @@ def test_parquet_is_read(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": pa.array(texts).dictionary_encode()}), tmp_path / "b.parquet")
     pq.write_table(pa.table({"body": pa.array(["large"], pa.large_string())}), tmp_path / "c.parquet")
     read = ["one", "zwei é", "three\n\nthree"]
-    assert documents(tmp_path) == [*read, *read, "large"]
+    pq.write_table(pa.table({"text": pa.array(["view"], pa.string_view())}), tmp_path / "d.parquet")
+    assert documents(tmp_path) == [*read, *read, "large", "view"]
 
 
 def test_bad_parquet_is_refused(tmp_path: Path) -> None:
@@ -330,6 +331,13 @@ def test_marks_of_documents_that_split_nothing_are_said(tmp_path: Path) -> None:
         assert len(said) == expected
         assert said[-1] == f"{tmp_path}/b.txt: has CR for line ends, which separate no documents: save it with LF"
     assert "has <|endoftext|> as ordinary text" in "".join(_said(tmp_path, "\n\n"))
+
+
+@pytest.mark.parametrize("chunk", [14, 16, 20])
+def test_a_mark_across_two_chunks_is_said_too(chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus_files, "CHUNK", chunk)
+    (tmp_path / "a.txt").write_text("One, two.<|endoftext|>")
+    assert len(_said(tmp_path, "\n\n")) == 1
 
 
 def test_a_separator_with_crlf_is_that_with_lf(tmp_path: Path) -> None:

@@ -129,8 +129,15 @@ def test_what_cannot_be_read_is_refused(vocabulary: Path, tmp_path: Path, files:
         assert caught.value.code == DATA
 
 
-def test_a_folder_of_qwen_without_settings_is_refused(vocabulary: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["GPT2TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend"])
+def test_every_class_that_may_hold_gpt2s_tokenizer_is_read(vocabulary: Path, tmp_path: Path, kind: str) -> None:
+    folder = pair(vocabulary, tmp_path / "pair", CHAT, {"tokenizer_class": kind, "eos_token": END})
+    assert Tokenizer.load(folder).special == ALL
+
+
+@pytest.mark.parametrize("model_type", ["qwen2", "qwen3"])
+def test_a_folder_of_qwen_without_settings_is_refused(vocabulary: Path, tmp_path: Path, model_type: str) -> None:
     folder = pair(vocabulary, tmp_path / "pair")
-    (folder / "config.json").write_text('{"model_type": "qwen2"}')
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
     with pytest.raises(UserError, match=r"config\.json: the tokenizer is 'Qwen2Tokenizer'"):
         Tokenizer.load(folder)

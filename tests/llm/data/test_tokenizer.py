@@ -242,8 +242,11 @@ def test_missing_file_is_named(vocabulary: Path, tmp_path: Path, name: str) -> N
     ("name", "fix"),
     [
         ("tokenizer.model", "use a model with a byte-level BPE"),
+        ("spiece.model", "use a model with a byte-level BPE"),
+        ("sentencepiece.bpe.model", "use a model with a byte-level BPE"),
         ("tekken.json", "use a model with a byte-level BPE"),
         ("encoder.json", "rename encoder.json to vocab.json, and vocab.bpe to merges.txt"),
+        ("vocab.bpe", "rename encoder.json to vocab.json, and vocab.bpe to merges.txt"),
     ],
 )
 def test_a_tokenizer_of_another_kind_is_named(tmp_path: Path, name: str, fix: str) -> None:
