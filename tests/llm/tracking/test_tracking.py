@@ -326,6 +326,21 @@ def test_required_server_that_is_down_is_an_error(
     assert spools(tmp_path) == []
 
 
+def test_a_server_that_says_nothing_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tracker, "WAIT_SECONDS", 2.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:{SECRET}@{address}")
+        start_tracking("pretrain", {}, tmp_path, ON).close(None)
+    stderr = capfd.readouterr().err
+    assert stderr.count("warning: tracking: ") == 1
+    assert "did not answer within 2 s" in stderr
+    assert SECRET not in stderr
+    assert recorder_ended(tmp_path)
+
+
 def test_corrupt_database_is_one_warning(tmp_path: Path, capfd: pytest.CaptureFixture[str], free_port: int) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"no database" * 1000)
     tracker = start_tracking("pretrain", {}, tmp_path, ON)
