@@ -47,10 +47,10 @@ docs: install ## build docs/ as a site for offline use, site/index.html; a broke
 	@NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict
 	@echo "written: site/index.html"
 
-test: install ## run the tests of seconds
+test: install ## run the quick tests
 	@$(RUN) $(PYTEST) $(ARGS)
 
-test-slow: install ## run the slow tests (MARKS="slow and not long": without those of minutes)
+test-slow: install ## run the slow tests (MARKS="slow and not long" leaves out the longest)
 	@$(RUN) $(PYTEST) -m "$(MARKS)" $(ARGS)
 
 check: install ## run the linters and the type checker, and check the pipeline's graph
