@@ -282,6 +282,13 @@ def test_a_request_ends_at_its_time_limit(protocol: str, behaviour: Behaviour, r
     assert time.monotonic() - start < 8  # the server would take 10 or more
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_the_time_limit_holds_for_both_schemes(scheme: str) -> None:
+    url = f"{scheme}://judge.example/"
+    pool = http._Session().get_adapter(url).poolmanager.connection_from_url(url)
+    assert pool.ConnectionCls in (http._Connection, http._SafeConnection)
+
+
 def test_a_redirect_is_not_followed() -> None:
     with FakeJudge("ollama", [answer("100")]) as other, FakeJudge("ollama", [redirect(other.url)]) as fake:
         (verdict,) = judge([ENTRY], replace(CONFIG, url=fake.url), alpaca)

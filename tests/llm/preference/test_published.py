@@ -103,6 +103,17 @@ def test_system_and_input_belong_to_the_question_and_other_keys_are_counted(tmp_
     assert "pair 1: input is not in the question of the chats: 'loud'" in problems(tmp_path, [row] * 4)[0]
 
 
+def test_a_system_turn_is_not_doubled(tmp_path):
+    row = {
+        "system": "Be kind.",
+        "prompt": [SYSTEM, {"role": "user", "content": "Say {n}"}],
+        "chosen": "a",
+        "rejected": "b",
+    }
+    pair = read(tmp_path, [filled(row, n) for n in range(4)]).splits["train"][1]
+    assert pair["messages"] == [SYSTEM, {"role": "user", "content": "Say 1"}]
+
+
 def test_an_input_is_part_of_the_question(tmp_path):
     rows = [{**filled(PAIR, 1), "input": f"number {n}"} for n in range(4)]
     assert [pair["input"] for pair in read(tmp_path, rows).splits["train"]] == ["number 0", "number 1"]
