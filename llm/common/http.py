@@ -39,25 +39,27 @@ class _Watch:
     """In a `with` block, shuts a socket down at `deadline`, so that a read which waits there ends.
 
     The time limit of a socket counts anew for each read: a server that sends a byte now and then never reaches it.
+    Without a socket, the deadline is only kept for the caller.
     """
 
-    def __init__(self, sock: socket.socket, seconds: float) -> None:
+    def __init__(self, sock: socket.socket | None, seconds: float) -> None:
         self.deadline, self.late = monotonic() + seconds, False
         self._sock, self._ended = sock, threading.Event()
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._run, name="deadline", daemon=True).start()
+        if self._sock is not None:
+            threading.Thread(target=self._run, args=(self._sock,), name="deadline", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
 
-    def _run(self) -> None:
+    def _run(self, sock: socket.socket) -> None:
         while not self._ended.wait(max(0.0, self.deadline - monotonic())):
             if monotonic() >= self.deadline:
                 self.late = True
                 with suppress(OSError):
-                    socket.socket.shutdown(self._sock, socket.SHUT_RDWR)  # the one of TLS would wait for an answer
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)  # the one of TLS would wait for an answer
                 return
 
 
@@ -159,7 +161,7 @@ def read_body(response: requests.Response, seconds: float, bytes_per_second: flo
     if encoding != "identity":
         raise Failure(f"sent as {encoding}, although identity was asked for")
     start, done, broken = monotonic(), 0, ""
-    with _Watch(response.raw.watched, seconds) as watch:  # type: ignore[union-attr]
+    with _Watch(getattr(response.raw, "watched", None), seconds) as watch:  # none through a SOCKS proxy
         try:
             while chunk := response.raw.read1(CHUNK_BYTES, decode_content=False):  # read() would wait for a full chunk
                 done += len(chunk)

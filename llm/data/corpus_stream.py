@@ -88,7 +88,7 @@ def _noting_end_of_text(texts: Iterable[str], files: CorpusFiles, path: Path) ->
     for text in texts:
         if END_OF_TEXT in text or END_OF_TEXT in before + text[: len(END_OF_TEXT)]:
             files.note(f"has {END_OF_TEXT} as ordinary text; to split there, set tokenize.corpus.separator to it", path)
-        before = text[-len(END_OF_TEXT) :]
+        before = (before + text)[-len(END_OF_TEXT) :]
         yield text
 
 
