@@ -472,22 +472,22 @@ def test_a_refused_connection_is_a_service_error(user: User) -> None:
 
 def test_a_dripping_body_is_too_slow(web: Web, user: User, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "ATTEMPTS", 1)
-    monkeypatch.setattr(client, "GRACE_SECONDS", 1.0)
+    monkeypatch.setattr(client, "GRACE_SECONDS", 0.2)
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 22800\r\n\r\n"
     start = time.monotonic()
     assert "too slow" in user.refused(text(web.serve("/a", drip(head, BODY))), code=SERVICE)
-    assert time.monotonic() - start < 10  # the server would take minutes
-    short = drip(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n", BODY[:100])
-    monkeypatch.setattr(client, "MINIMAL_RATE", 1)  # control: it drips 50 bytes a second
-    user.fetch(text(web.serve("/b", short), BODY[:100]))
+    assert time.monotonic() - start < 2  # the server would take minutes
+    short = drip(b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n", BODY[:20])
+    monkeypatch.setattr(client, "MINIMAL_RATE", 10)  # control: it drips 50 bytes a second
+    user.fetch(text(web.serve("/b", short), BODY[:20]))
 
 
 def test_a_stalled_body_times_out(web: Web, user: User, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "ATTEMPTS", 1)
     monkeypatch.setattr(client, "READ_SECONDS", 0.2)
-    short = text(web.serve("/b", drip(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", b"xx", pause=1.5)), b"xx")
+    short = text(web.serve("/b", drip(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", b"xx", pause=0.4)), b"xx")
     assert "timed out" in user.refused(short, code=SERVICE)
-    monkeypatch.setattr(client, "READ_SECONDS", 60)  # control
+    monkeypatch.setattr(client, "READ_SECONDS", 5)  # control
     user.fetch(short)
 
 

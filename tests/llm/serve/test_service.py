@@ -38,4 +38,4 @@ def test_a_client_does_not_wait_for_a_worker_that_says_nothing(
             made.worker.close()
         return found
 
-    assert asyncio.run(asyncio.wait_for(pieces(), 60)) == [Piece("a", [], None), Piece("", [], finish)]
+    assert asyncio.run(asyncio.wait_for(pieces(), 5)) == [Piece("a", [], None), Piece("", [], finish)]
