@@ -9,7 +9,7 @@ MARKS ?= slow
 # is moved or copied. .venv/bin/llm is our own and holds none.
 RUN := .venv/bin/python -m
 # A test that hangs or crashes ends the run: another worker would begin the whole file again.
-PYTEST := pytest -n auto --maxprocesses 4 --dist loadfile --max-worker-restart 0
+PYTEST := pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 export PYTHONPATH :=
 export PYTHONSAFEPATH :=
 INSTALLED := .venv/.installed
@@ -23,7 +23,8 @@ help: ## show this list
 install: $(INSTALLED) ## create .venv with the packages pinned in constraints.txt
 
 # Only the requirements are installed, not the project: a copy of it, such as a queued experiment, must import its own
-# code. .venv/bin/llm runs the code of the current folder.
+# code. .venv/bin/llm runs the code of the current folder. pip would compile every module, which takes longer than the
+# rest; without it, Python compiles those that are used when they are first imported.
 $(INSTALLED): pyproject.toml constraints.txt llm/cli/launcher
 	@.venv/bin/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || { \
 		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || \
@@ -31,7 +32,7 @@ $(INSTALLED): pyproject.toml constraints.txt llm/cli/launcher
 		$(PYTHON) -m venv --clear .venv; }
 	@echo "installing into .venv ..."
 	@.venv/bin/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *p["optional-dependencies"]["dev"], sep="\n")' > .venv/requirements.txt
-	@$(RUN) pip install -q --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -r .venv/requirements.txt
+	@$(RUN) pip install -q --no-compile --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -r .venv/requirements.txt
 	@install -m 755 llm/cli/launcher .venv/bin/llm
 	@touch $(INSTALLED)
 

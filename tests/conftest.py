@@ -33,10 +33,12 @@ TEXT = (
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A long test is a slow one too."""
+    """A long test is a slow one too. Files with slow tests come first: the last would keep one process busy alone."""
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker("slow")
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -161,7 +161,8 @@ class CorpusFiles:
                 if not columns.get(name):
                     kinds = ", ".join(f"{column.name} ({column.type})" for column in file.schema_arrow)
                     what = f"has no column {name!r} of text; its columns are {kinds}"
-                    raise UserError(str(path), what, "correct tokenize.documents.text_field", DATA)
+                    fix = f"{'correct' if self.config.text_field else 'set'} tokenize.documents.text_field"
+                    raise UserError(str(path), what, fix, DATA)
                 number, size = 0, path.stat().st_size / max(1, file.metadata.num_rows)
                 for batch in file.iter_batches(ROWS, columns=[name], use_threads=False):
                     for value in batch.column(0).to_pylist():

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llm.common.errors import DATA, UserError, raise_first
+from llm.common.errors import DATA, UserError, problems_of, raise_first
 from llm.data.corpus import Ids, blocks
 from llm.data.corpus_files import CorpusFiles
 from llm.data.encode_blocks import Encode, ParallelConfig, encode_blocks
@@ -67,7 +67,7 @@ def read_parts(files: CorpusFiles, separator: str | None, size: int = PART) -> I
                 if not problems:
                     yield part
         except UserError as error:
-            problems += getattr(error, "problems", [error])
+            problems += problems_of(error)
     raise_first(problems, str(files.folder))
 
 

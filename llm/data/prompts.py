@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
 from llm.common import params
-from llm.common.errors import DATA, UserError, raise_all
+from llm.common.errors import DATA, UserError, problems_of, raise_all
 from llm.common.files import read_json
 from llm.common.params import Problem
 from llm.data.chat_template import ChatTemplate, Segment
@@ -233,8 +233,7 @@ def from_json(prompt: Any, where: str) -> PromptName | Template:
         try:
             return params.parse(Template, prompt, where)
         except UserError as error:
-            found = getattr(error, "problems", [error])
-            raise_all([UserError(problem.where, problem.what, problem.fix, DATA) for problem in found])
+            raise_all([UserError(problem.where, problem.what, problem.fix, DATA) for problem in problems_of(error)])
     for name in get_args(PromptName):
         if prompt == name:
             return name  # type: ignore[no-any-return]

@@ -19,6 +19,7 @@ FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 # The last two are general: their rules are in a tokenizer.json.
 CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
 QWEN = ("qwen2", "qwen3")  # model types whose texts are not cut as GPT-2's
+LONGEST = 12  # digits of an id; Python refuses to read thousands
 FIX = "write a tokenizer.json with `AutoTokenizer.from_pretrained(...).save_pretrained(...)` of transformers"
 
 
@@ -33,7 +34,7 @@ def added_tokens(folder: Path) -> dict[str, dict[str, Any]]:
     decoder = read_object(folder / TOKENIZER_CONFIG).get("added_tokens_decoder") or {}
     for key, entry in decoder.items() if isinstance(decoder, Mapping) else [("", decoder)]:
         text = entry.get("content") if isinstance(entry, Mapping) else None
-        number = int(key) if key.isdecimal() else None
+        number = int(key) if key.isdecimal() and len(key) < LONGEST else None
         if not isinstance(text, str) or number is None or found.get(text, {}).get("id", number) != number:
             what = f"added_tokens_decoder[{key!r:.40}] is {entry!r:.60}, not a token with its id in {ADDED}"
             raise UserError(where, what, "use the files of one tokenizer", DATA)

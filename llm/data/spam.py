@@ -8,9 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Literal
 
 from llm.common.errors import DATA, UserError, raise_first
 from llm.common.params import Problem, fraction
@@ -18,6 +16,9 @@ from llm.data.class_splits import COLUMNS, SPLITS
 from llm.data.columns import choose_columns, other_columns
 from llm.data.decoding import has_lone_surrogate
 from llm.data.table import Format, Reading, read_table
+
+if TYPE_CHECKING:
+    import pandas as pd  # takes half a second; `check` and `llm plan` only need the section
 
 Order = Literal["shuffled", "stratified", "file"]
 DIGITS = 18  # of a label that is sorted as a number; longer ones are names
@@ -89,6 +90,8 @@ def read_messages(path: Path, config: SpamConfig) -> Messages:
         else:
             pairs.append((declared.get(label, label), text))
     raise_first(problems, str(path))
+    import pandas as pd
+
     frame = pd.DataFrame(pairs, columns=COLUMNS)
     read_as = table.read_as | ({} if table.names is not None else {"header": columns.header})
     read_as |= {"label_column": columns.names[columns.label], "text_column": columns.names[columns.text]}
@@ -216,6 +219,8 @@ def _few(label: str, part: pd.DataFrame, headless: bool) -> tuple[str, str]:
 
 def _joined(classes: Sequence[pd.DataFrame], undersample: bool, seed: int) -> pd.DataFrame:
     """All classes, shuffled; with `undersample`, as many messages of each as of the smallest."""
+    import pandas as pd
+
     size = min(map(len, classes))
     kept = [part.sample(size, random_state=seed) if undersample and len(part) > size else part for part in classes]
     return pd.concat(kept).sample(frac=1, random_state=seed)

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
-
 from llm.common.errors import DATA, UserError, collect_errors, raise_first
 from llm.common.files import parse_json, read_bytes
 from llm.data.decoding import has_lone_surrogate, read_decoded
@@ -138,6 +136,8 @@ def _tsv(text: str, path: Path, reading: Reading, guessed: bool) -> Table:
 
 def _as_pandas_quotes(lines: Sequence[tuple[int, str]], path: Path, width: int) -> Iterator[Row]:
     """Rows by the default quoting of `pandas.read_csv`, but all fields as strings, also NA and 12."""
+    import pandas as pd
+
     text = io.StringIO("\n".join(line for _, line in lines))
     try:
         frame = pd.read_csv(text, sep="\t", header=None, names=range(width), dtype=str, na_filter=False)
@@ -300,6 +300,8 @@ def _entries(entries: Sequence[Any], wheres: Sequence[str], path: Path, form: Fo
 
 
 def _parquet(path: Path) -> Table:
+    import pandas as pd
+
     try:
         frame = pd.read_parquet(path)
     except (OSError, ValueError, TypeError) as error:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llm.common.errors import DATA, UserError, raise_all
+from llm.common.errors import DATA, UserError, problems_of, raise_all
 from llm.common.files import UNROUNDED, read_json, write_json
 from llm.weights import gguf_vocabulary
 from llm.weights.gguf_tables import (
@@ -77,7 +77,7 @@ def as_stored(path: Path, folder: Path) -> Iterator[None]:
         yield
     except UserError as error:
         name = read_json(folder / "config.json")["model_type"] if (folder / "config.json").is_file() else ""
-        raise_all([_stored(one, path, folder, name) for one in getattr(error, "problems", [error])])
+        raise_all([_stored(one, path, folder, name) for one in problems_of(error)])
 
 
 def _stored(error: UserError, path: Path, folder: Path, name: str) -> UserError:

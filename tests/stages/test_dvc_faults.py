@@ -32,8 +32,7 @@ class Server:
 
     def __init__(self) -> None:
         self.asked, self.may = threading.Event(), threading.Event()
-        self.may.set()
-        self.body = BODY
+        self.reset()
         owner = self
 
         class Exchange(BaseHTTPRequestHandler):
@@ -54,26 +53,57 @@ class Server:
         self.http.block_on_close = False
         threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
 
+    def reset(self) -> None:
+        self.asked.clear()
+        self.may.set()
+        self.body = BODY
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.http.server_port}/spam.tsv"
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def one_server() -> Iterator[Server]:
     one = Server()
     yield one
-    one.may.set()
     one.http.shutdown()
     one.http.server_close()
 
 
 @pytest.fixture
-def project(server: Server, tmp_path: Path) -> Project:
-    made = Project.create(tmp_path / "project")
+def server(one_server: Server) -> Iterator[Server]:
+    yield one_server
+    one_server.may.set()  # whoever still waits for an answer
+    one_server.reset()
+
+
+@pytest.fixture(scope="module")
+def checked_once(one_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    made = Project.create(tmp_path_factory.mktemp("checked") / "project")
     shutil.copytree(ROOT / "data/web", made.folder / "data/web")
-    made.set(tracking={"enabled": False}, download={"spam": source(server, BODY)})
+    made.set(tracking={"enabled": False}, download={"spam": source(one_server, BODY)})
+    assert made.repro("check") == ["check"]
     return made
+
+
+@pytest.fixture(scope="module")
+def downloaded_once(checked_once: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    made = checked_once.copy(tmp_path_factory.mktemp("downloaded") / "project")
+    assert made.repro(STAGE) == [STAGE]
+    return made
+
+
+@pytest.fixture
+def checked(checked_once: Project, server: Server, tmp_path: Path) -> Project:
+    """A project whose parameters are checked, and nothing is downloaded."""
+    return checked_once.copy(tmp_path / "project")
+
+
+@pytest.fixture
+def project(downloaded_once: Project, server: Server, tmp_path: Path) -> Project:
+    """A project with the download."""
+    return downloaded_once.copy(tmp_path / "project")
 
 
 def source(server: Server, body: bytes) -> dict[str, object]:
@@ -102,7 +132,6 @@ def stage_ended(project: Project) -> bool:
 
 
 def test_a_failed_stage_that_is_committed_by_force_leaves_nothing_wrong(project, server):
-    project.repro(STAGE)
     lock, objects = (project.folder / "dvc.lock").read_bytes(), cached(project)
     project.set(download={"spam": source(server, BODY + b"ham\tone more\n")})  # not what the server sends
     assert project.run("dvc", "repro", STAGE, ok=False).returncode != 0
@@ -122,7 +151,6 @@ def test_a_failed_stage_that_is_committed_by_force_leaves_nothing_wrong(project,
 
 
 def test_after_a_failed_stage_the_old_output_is_one_checkout_away(project, server):
-    project.repro(STAGE)
     lock = (project.folder / "dvc.lock").read_bytes()
     server.body = BODY.swapcase()
     project.set(download={"spam": source(server, BODY + b"ham\tone more\n")})
@@ -148,44 +176,43 @@ def test_after_a_failed_stage_the_values_from_before_bring_its_reports_back_too(
     assert project.bytes(*results) == good != {}
 
 
-def test_a_second_repro_beside_a_running_one_changes_nothing(project, server):
+def test_a_second_repro_beside_a_running_one_changes_nothing(checked, server):
     server.may.clear()
-    with project.start("dvc", "repro", STAGE) as first:
+    with checked.start("dvc", "repro", STAGE) as first:
         assert server.asked.wait(300)
-        before = project.bytes("data", "reports")
-        second = project.run("dvc", "repro", STAGE, ok=False)
-        assert project.bytes("data", "reports") == before
+        before = checked.bytes("data", "reports")
+        second = checked.run("dvc", "repro", STAGE, ok=False)
+        assert checked.bytes("data", "reports") == before
         server.may.set()
         _, err = first.communicate()
     assert second.returncode != 0, second.stdout
     assert first.returncode == 0, err
-    assert out(project) == BODY
-    assert project.repro(STAGE) == []  # the control: alone it may
+    assert out(checked) == BODY
+    assert checked.repro(STAGE) == []  # the control: alone it may
 
 
 @pytest.mark.parametrize("shell", ["", "/bin/sh", "/bin/bash"])  # dvc runs its commands in this one
-def test_a_stage_ends_with_the_dvc_that_started_it(shell, project, server):
+def test_a_stage_ends_with_the_dvc_that_started_it(shell, checked, server):
     server.may.clear()
-    with project.start("dvc", "repro", STAGE, env={"SHELL": shell}) as process:
+    with checked.start("dvc", "repro", STAGE, env={"SHELL": shell}) as process:
         assert server.asked.wait(300)
         process.send_signal(signal.SIGKILL)
-        ended = stage_ended(project)  # its output pipes stay open until then
+        ended = stage_ended(checked)  # its output pipes stay open until then
         process.communicate()
     assert ended
-    assert not (project.folder / OUT / "spam.tsv").exists()
+    assert not (checked.folder / OUT / "spam.tsv").exists()
     server.may.set()
-    assert STAGE in project.repro(STAGE)
-    assert out(project) == BODY
+    assert STAGE in checked.repro(STAGE)
+    assert out(checked) == BODY
 
 
-def test_a_stage_on_its_own_goes_on_when_its_parent_is_killed(project, server):
+def test_a_stage_on_its_own_goes_on_when_its_parent_is_killed(checked, server):
     """Control of the one above: without DVC nothing ends it."""
     server.may.clear()
-    project.run("stages.check")
-    with project.start("stages.download", "spam") as process:
+    with checked.start("stages.download", "spam") as process:
         assert server.asked.wait(300)
         assert process.poll() is None
-        with pytest.raises(UserError), files.lock(project.folder / ".work" / STAGE / "lock"):
+        with pytest.raises(UserError), files.lock(checked.folder / ".work" / STAGE / "lock"):
             pass
         server.may.set()
         process.communicate()
@@ -195,25 +222,25 @@ def test_a_stage_on_its_own_goes_on_when_its_parent_is_killed(project, server):
 @pytest.mark.parametrize(
     "kind", ["copy", pytest.param("hardlink", marks=pytest.mark.long), pytest.param("symlink", marks=pytest.mark.long)]
 )
-def test_every_type_of_link_to_the_cache_gives_the_same(kind, project, server):
-    (project.folder / ".dvc/config.local").write_text(f"[core]\n    no_scm = true\n[cache]\n    type = {kind}\n")
-    project.repro(STAGE)
-    first = cached(project)
-    path = project.folder / OUT / "spam.tsv"
+def test_every_type_of_link_to_the_cache_gives_the_same(kind, checked, server):
+    (checked.folder / ".dvc/config.local").write_text(f"[core]\n    no_scm = true\n[cache]\n    type = {kind}\n")
+    checked.repro(STAGE)
+    first = cached(checked)
+    path = checked.folder / OUT / "spam.tsv"
     linked = {"copy": False, "hardlink": path.stat().st_nlink > 1, "symlink": path.is_symlink()}
     assert linked[kind] == (kind != "copy")
     server.body = BODY + b"ham\tone more\n"
-    project.set(download={"spam": source(server, server.body)})
-    project.repro(STAGE)
-    assert out(project) == server.body
-    assert {name: cached(project)[name] for name in first} == first  # not written through the link
-    project.set(download={"spam": source(server, BODY)})
-    project.repro(STAGE)
-    assert out(project) == BODY
-    objects = cached(project)
+    checked.set(download={"spam": source(server, server.body)})
+    checked.repro(STAGE)
+    assert out(checked) == server.body
+    assert {name: cached(checked)[name] for name in first} == first  # not written through the link
+    checked.set(download={"spam": source(server, BODY)})
+    checked.repro(STAGE)
+    assert out(checked) == BODY
+    objects = cached(checked)
     path.chmod(0o644)
     path.write_bytes(b"by hand")
-    assert (cached(project) == objects) == (kind == "copy")  # the control: a link can be written through
+    assert (cached(checked) == objects) == (kind == "copy")  # the control: a link can be written through
 
 
 def damaged_object(project: Project) -> Path:
@@ -243,7 +270,6 @@ def repaired(project: Project) -> str:
 
 def test_a_damaged_object_comes_from_the_output_on_the_disk(project, server):
     project.run("dvc", "config", "--local", "cache.type", "copy")
-    project.repro(STAGE)
     path = damaged_object(project)
     line = found_damage(project)
     assert line.startswith(f"error: {OUT}: is as recorded; in the DVC cache ")
@@ -254,7 +280,6 @@ def test_a_damaged_object_comes_from_the_output_on_the_disk(project, server):
 
 
 def test_a_damaged_output_comes_from_the_cache(project, server):
-    project.repro(STAGE)
     (project.folder / OUT / "spam.tsv").unlink()
     (project.folder / OUT / "spam.tsv").write_bytes(BODY.swapcase())
     assert found_damage(project).endswith("fsck --repair` takes it from the cache")
@@ -262,7 +287,6 @@ def test_a_damaged_output_comes_from_the_cache(project, server):
 
 
 def test_a_damaged_object_without_an_output_comes_from_the_remote(project, server):
-    project.repro(STAGE)
     project.run("dvc", "remote", "add", "--local", "-d", "store", str(project.folder / "store"))
     project.run("dvc", "push", STAGE)
     damaged_object(project)
@@ -272,7 +296,6 @@ def test_a_damaged_object_without_an_output_comes_from_the_remote(project, serve
 
 
 def test_a_damaged_object_without_an_output_or_a_remote_is_made_again(project, server):
-    project.repro(STAGE)
     damaged_object(project)
     shutil.rmtree(project.folder / OUT)
     project.run("dvc", "checkout", STAGE, ok=False)
@@ -319,7 +342,6 @@ def mentions(folder: Path, stage: str) -> bool:
     ids=["lock", "lock between", "empty lock", "rwlock", "run"],
 )
 def test_what_a_killed_dvc_leaves_is_repaired(leave, project, server):
-    project.repro(STAGE)
     assert project.run("llm", "repair").stdout == ""
     lock = (project.folder / "dvc.lock").read_bytes()
     leave(project)
@@ -335,7 +357,6 @@ def test_what_a_killed_dvc_leaves_is_repaired(leave, project, server):
 
 
 def test_nothing_is_repaired_beside_a_dvc_at_work(project, server):
-    project.repro(STAGE)
     cut_rwlock(project)
     with files.lock(project.folder / ".dvc/tmp/lock"):
         done = project.run("llm", "repair", ok=False)

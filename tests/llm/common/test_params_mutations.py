@@ -57,7 +57,9 @@ def wrong(read: Callable[[Path], Any], path: Path, text: str) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("number", [100, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "number", [20, pytest.param(100, marks=pytest.mark.slow), pytest.param(1000, marks=pytest.mark.long)]
+)
 def test_no_mutation_is_misread(number, tmp_path):
     good = load(ROOT / "params.yaml")
     refused = []

@@ -246,10 +246,9 @@ def test_bad_parquet_is_refused(tmp_path: Path) -> None:
     assert messages[1].startswith(f"{tmp_path}/b.parquet: has no column 'text' of text; ")
     assert messages[2].startswith(f"{tmp_path}/c.parquet: not valid Parquet: ")
     assert messages[3].startswith(f"{tmp_path}/d.parquet: not valid Parquet: ")
-    assert (
-        "has no column 'text' of text; its columns are text (int64), other (string)"
-        in refused(tmp_path, files="b*", text_field="text")[0]
-    )
+    what = "has no column 'text' of text; its columns are text (int64), other (string) | fix: "
+    assert what + "set tokenize.documents.text_field" in refused(tmp_path)[1]
+    assert what + "correct tokenize.documents.text_field" in refused(tmp_path, files="b*", text_field="text")[0]
 
 
 def test_many_bad_files_are_listed_up_to_a_number(tmp_path: Path) -> None:

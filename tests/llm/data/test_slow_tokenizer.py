@@ -112,6 +112,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         r"added_tokens_decoder\['301'\] is .*, not a token with its id in added_tokens.json",
     ),
     "no object": ({"config": GPT2 | {"added_tokens_decoder": [END]}}, "added_tokens_decoder"),
+    "a number of 5000 digits": (
+        {"config": GPT2 | {"added_tokens_decoder": {"1" * 5000: {"content": END}}}},
+        r"added_tokens_decoder\['111",
+    ),
     "no number": ({"config": GPT2 | {"added_tokens_decoder": {"x": {"content": END}}}}, r"added_tokens_decoder\['x'\]"),
     "a token that strips": (
         {"config": GPT2 | {"added_tokens_decoder": decoder({END: 300}, lstrip=True)}},

@@ -336,7 +336,9 @@ def has_port(process: psutil.Process, port: int | None) -> bool:
     return False
 
 
-@pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "count", [pytest.param(400, marks=pytest.mark.slow), pytest.param(10_000, marks=pytest.mark.long)]
+)
 def test_random_requests_cause_no_server_error_and_no_growth(count: int, tmp_path: Any, vocabulary: Any) -> None:
     world.write(tmp_path, vocabulary)
     with world.server(tmp_path, "--rows", "8") as address:

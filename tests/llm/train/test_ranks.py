@@ -49,7 +49,8 @@ def check_close(found: dict[str, Any], expected: dict[str, Any]) -> None:
         assert len(one["norms"]) == ranked.STEPS
 
 
-@pytest.mark.parametrize("sharding", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
 def test_two_ranks_compute_what_one_computes(tmp_path: Path, sharding: str) -> None:
     check_close(launched(tmp_path / "out.json", 2, sharding), alone())
 
