@@ -166,3 +166,11 @@ def test_only_stages_that_compute_tensors_load_torch(stage):
     asked = f"import sys, stages.{stage}; print('torch' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, check=True)
     assert told.stdout == f"{stage == 'pretrain'}\n"
+
+
+@pytest.mark.slow
+def test_the_sections_load_no_pandas():
+    """It takes half a second, and `check` and `llm plan` read no data."""
+    asked = "import sys, stages.schema; print('pandas' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert told.stdout == "False\n"

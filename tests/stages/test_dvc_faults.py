@@ -131,6 +131,7 @@ def stage_ended(project: Project) -> bool:
     return False
 
 
+@pytest.mark.long
 def test_a_failed_stage_that_is_committed_by_force_leaves_nothing_wrong(project, server):
     lock, objects = (project.folder / "dvc.lock").read_bytes(), cached(project)
     project.set(download={"spam": source(server, BODY + b"ham\tone more\n")})  # not what the server sends
@@ -162,6 +163,7 @@ def test_after_a_failed_stage_the_old_output_is_one_checkout_away(project, serve
     assert (project.folder / "dvc.lock").read_bytes().endswith(entry)
 
 
+@pytest.mark.long
 def test_after_a_failed_stage_the_values_from_before_bring_its_reports_back_too(tmp_path):
     project, stage, results = Project.create(tmp_path / "project"), "tokenize@spam", ("data/spam", "reports/tokenize")
     project.set(tracking={"enabled": False})
@@ -191,7 +193,9 @@ def test_a_second_repro_beside_a_running_one_changes_nothing(checked, server):
     assert checked.repro(STAGE) == []  # the control: alone it may
 
 
-@pytest.mark.parametrize("shell", ["", "/bin/sh", "/bin/bash"])  # dvc runs its commands in this one
+@pytest.mark.parametrize(
+    "shell", ["", pytest.param("/bin/sh", marks=pytest.mark.long), pytest.param("/bin/bash", marks=pytest.mark.long)]
+)  # dvc runs its commands in this one
 def test_a_stage_ends_with_the_dvc_that_started_it(shell, checked, server):
     server.may.clear()
     with checked.start("dvc", "repro", STAGE, env={"SHELL": shell}) as process:
@@ -219,9 +223,8 @@ def test_a_stage_on_its_own_goes_on_when_its_parent_is_killed(checked, server):
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize(
-    "kind", ["copy", pytest.param("hardlink", marks=pytest.mark.long), pytest.param("symlink", marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["copy", "hardlink", "symlink"])
 def test_every_type_of_link_to_the_cache_gives_the_same(kind, checked, server):
     (checked.folder / ".dvc/config.local").write_text(f"[core]\n    no_scm = true\n[cache]\n    type = {kind}\n")
     checked.repro(STAGE)
@@ -286,6 +289,7 @@ def test_a_damaged_output_comes_from_the_cache(project, server):
     assert f"{OUT}: taken from the cache" in repaired(project)
 
 
+@pytest.mark.long
 def test_a_damaged_object_without_an_output_comes_from_the_remote(project, server):
     project.run("dvc", "remote", "add", "--local", "-d", "store", str(project.folder / "store"))
     project.run("dvc", "push", STAGE)
@@ -295,6 +299,7 @@ def test_a_damaged_object_without_an_output_comes_from_the_remote(project, serve
     assert f"{OUT}: pulled from the remote" in repaired(project)
 
 
+@pytest.mark.long
 def test_a_damaged_object_without_an_output_or_a_remote_is_made_again(project, server):
     damaged_object(project)
     shutil.rmtree(project.folder / OUT)
@@ -338,8 +343,13 @@ def mentions(folder: Path, stage: str) -> bool:
 
 @pytest.mark.parametrize(
     "leave",
-    [cut_lock, cut_lock_between, empty_lock, cut_rwlock, empty_run],
-    ids=["lock", "lock between", "empty lock", "rwlock", "run"],
+    [
+        pytest.param(cut_lock, id="lock"),
+        pytest.param(cut_lock_between, id="lock between", marks=pytest.mark.long),
+        pytest.param(empty_lock, id="empty lock", marks=pytest.mark.long),
+        pytest.param(cut_rwlock, id="rwlock"),
+        pytest.param(empty_run, id="run"),
+    ],
 )
 def test_what_a_killed_dvc_leaves_is_repaired(leave, project, server):
     assert project.run("llm", "repair").stdout == ""

@@ -84,6 +84,8 @@ def test_the_estimate_is_near_the_measured_peak(case):
     settings = dict(CASES[case])
     if settings["precision"] == "bf16" and not can_pack_bf16():
         settings["precision"] = "fp32"  # PyTorch's own products in bf16 would take minutes
+        if settings in CASES.values():
+            pytest.skip("oneDNN has no bf16 on this CPU, and the case is measured in fp32")
     seen = measured(ROOT, "peak_of_training", settings)
     ratio = (seen["before"] + seen["work"]) / seen["peak"]
     print(case, f"{ratio:.2f}")

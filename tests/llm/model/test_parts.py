@@ -170,7 +170,7 @@ def test_packed_decoding_gives_the_text_of_unpacked_weights(family: Family, monk
 
 @pytest.mark.slow
 @pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C++ compiler here")
-@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@pytest.mark.parametrize("family", [pytest.param("llama", marks=pytest.mark.long), "qwen3"])
 def test_compiled_passes_equal_plain_ones(family: Family) -> None:
     model, batch = make(family).train(), Batch(IDS[:, :-1], IDS[:, 1:])
     results = []

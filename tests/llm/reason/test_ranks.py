@@ -11,7 +11,7 @@ from tests.llm.train.test_ranks import alone, check_close, launched
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+@pytest.mark.parametrize("sharding", ["ddp", pytest.param("fsdp", marks=pytest.mark.long)])
 def test_two_ranks_compute_what_one_computes(tmp_path: Path, sharding: str) -> None:
     check_close(launched(tmp_path / "out.json", 2, sharding, ranked), alone(ranked))
 
