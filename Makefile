@@ -23,8 +23,8 @@ help: ## show this list
 install: $(INSTALLED) ## create .venv with the packages pinned in constraints.txt
 
 # Only the requirements are installed, not the project: a copy of it, such as a queued experiment, must import its own
-# code. .venv/bin/llm runs the code of the current folder. pip would compile every module, which takes longer than the
-# rest; without it, Python compiles those that are used when they are first imported.
+# code. .venv/bin/llm runs the code of the current folder. pip would compile every module, which takes about as long as
+# the rest; without it, Python compiles those that are used when they are first imported.
 $(INSTALLED): pyproject.toml constraints.txt llm/cli/launcher
 	@.venv/bin/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || { \
 		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || \

@@ -19,7 +19,7 @@ FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 # The last two are general: their rules are in a tokenizer.json.
 CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
 QWEN = ("qwen2", "qwen3")  # model types whose texts are not cut as GPT-2's
-LONGEST = 12  # digits of an id; Python refuses to read thousands
+LONGEST = 12  # ids have fewer digits; Python refuses to read thousands
 FIX = "write a tokenizer.json with `AutoTokenizer.from_pretrained(...).save_pretrained(...)` of transformers"
 
 

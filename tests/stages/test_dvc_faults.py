@@ -74,8 +74,7 @@ def one_server() -> Iterator[Server]:
 @pytest.fixture
 def server(one_server: Server) -> Iterator[Server]:
     yield one_server
-    one_server.may.set()  # whoever still waits for an answer
-    one_server.reset()
+    one_server.reset()  # also lets go who still waits for an answer
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +130,6 @@ def stage_ended(project: Project) -> bool:
     return False
 
 
-@pytest.mark.long
 def test_a_failed_stage_that_is_committed_by_force_leaves_nothing_wrong(project, server):
     lock, objects = (project.folder / "dvc.lock").read_bytes(), cached(project)
     project.set(download={"spam": source(server, BODY + b"ham\tone more\n")})  # not what the server sends
@@ -163,7 +161,6 @@ def test_after_a_failed_stage_the_old_output_is_one_checkout_away(project, serve
     assert (project.folder / "dvc.lock").read_bytes().endswith(entry)
 
 
-@pytest.mark.long
 def test_after_a_failed_stage_the_values_from_before_bring_its_reports_back_too(tmp_path):
     project, stage, results = Project.create(tmp_path / "project"), "tokenize@spam", ("data/spam", "reports/tokenize")
     project.set(tracking={"enabled": False})
@@ -223,8 +220,9 @@ def test_a_stage_on_its_own_goes_on_when_its_parent_is_killed(checked, server):
     assert process.returncode == 0
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("kind", ["copy", "hardlink", "symlink"])
+@pytest.mark.parametrize(
+    "kind", ["copy", pytest.param("hardlink", marks=pytest.mark.long), pytest.param("symlink", marks=pytest.mark.long)]
+)
 def test_every_type_of_link_to_the_cache_gives_the_same(kind, checked, server):
     (checked.folder / ".dvc/config.local").write_text(f"[core]\n    no_scm = true\n[cache]\n    type = {kind}\n")
     checked.repro(STAGE)
@@ -289,7 +287,6 @@ def test_a_damaged_output_comes_from_the_cache(project, server):
     assert f"{OUT}: taken from the cache" in repaired(project)
 
 
-@pytest.mark.long
 def test_a_damaged_object_without_an_output_comes_from_the_remote(project, server):
     project.run("dvc", "remote", "add", "--local", "-d", "store", str(project.folder / "store"))
     project.run("dvc", "push", STAGE)
@@ -299,7 +296,6 @@ def test_a_damaged_object_without_an_output_comes_from_the_remote(project, serve
     assert f"{OUT}: pulled from the remote" in repaired(project)
 
 
-@pytest.mark.long
 def test_a_damaged_object_without_an_output_or_a_remote_is_made_again(project, server):
     damaged_object(project)
     shutil.rmtree(project.folder / OUT)

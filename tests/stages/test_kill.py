@@ -150,7 +150,6 @@ def test_other_parameters_start_anew(built, tmp_path):
     assert project.bytes("models", "reports") == built.bytes("models", "reports")
 
 
-@pytest.mark.long
 def test_another_model_to_start_from_starts_anew(built, tmp_path):
     project = built.copy(tmp_path / "project")
     project.set(finetune_instruct={"epochs": 20})

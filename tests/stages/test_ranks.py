@@ -87,7 +87,6 @@ def test_a_killed_rank_ends_all_and_a_second_run_resumes(
         assert outputs(made) == unbroken
 
 
-@pytest.mark.long
 def test_a_run_goes_on_from_a_state_saved_right_after_an_evaluation(tokenized: Project, tmp_path: Path) -> None:
     """FSDP leaves the weights outside the blocks whole on each rank then."""
     made = tokenized.copy(tmp_path / "project")
