@@ -31,7 +31,7 @@ from llm.runtime.device import RuntimeConfig, set_up_device
 from llm.train import frozen_blocks, losses
 from llm.train.loop import evaluation_batches, fit
 from llm.train.task import Task
-from stages.finetune_spam import FinetuneSpamConfig
+from stages.sections.finetune_spam import FinetuneSpamConfig
 
 EPOCHS, BATCH, WIDTH = 5, 8, 120
 ROOT = Path(__file__).parents[1]

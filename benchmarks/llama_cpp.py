@@ -23,7 +23,8 @@ from benchmarks.results import Result
 from llm.common import files
 from llm.data.prompts import frame_of
 from llm.data.tokenizer import Tokenizer
-from llm.generate.decoding import DecodingConfig, generate
+from llm.generate.config import DecodingConfig
+from llm.generate.decoding import generate
 from llm.weights import gguf_export, model_folder
 
 PROMPTS, NEW, THREADS = 30, 48, 2

@@ -35,7 +35,8 @@ from llm.data.corpus_dataset import TokenWindows
 from llm.data.prompts import RESPONSE, extract_answer, format_prompt
 from llm.data.tokenizer import Tokenizer
 from llm.evaluate.reference_score import reference_score
-from llm.generate.decoding import generate, greedy
+from llm.generate.config import greedy
+from llm.generate.decoding import generate
 from llm.model.gpt import GPT
 from llm.runtime.device import set_up_device
 from llm.train import losses

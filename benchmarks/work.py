@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from benchmarks import chapter5, chapter6, pipeline
 from llm.data.batches import Batch, ShuffledBatches
 from llm.data.tokenizer import Tokenizer
-from llm.generate.decoding import generate, greedy
+from llm.generate.config import greedy
+from llm.generate.decoding import generate
 from llm.model import packed_weights
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
@@ -35,8 +36,8 @@ from llm.runtime.device import RuntimeConfig, cpu_has_bf16, set_up_device
 from llm.train import losses
 from llm.train.callbacks import Progress
 from llm.train.compiled import CompiledNextToken
+from llm.train.config import TrainConfig
 from llm.train.loop import fit
-from llm.train.optim import TrainConfig
 from llm.train.task import Task
 
 VOCABULARY = 50_257

@@ -1,4 +1,6 @@
-"""The stages of the pipeline, a module each; `run.py` is their engine, `schema.py` holds all sections of params.yaml.
+"""The stages of the pipeline, a module each; `run.py` is their engine.
+
+`sections/` holds the parameters of each, `schema.py` all of params.yaml.
 
 Importing this package sets what has to be set before torch is loaded.
 """

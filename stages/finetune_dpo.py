@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from llm.common import files
-from llm.common.params import Problem, at_least_zero, fraction, positive
 from llm.data.batches import SequentialBatches, ShuffledBatches, steps_per_epoch
 from llm.data.prompts import frame_of, prompt_of
 from llm.evaluate import stats
@@ -21,11 +20,11 @@ from llm.runtime.device import RuntimeConfig, set_up_device
 from llm.train import resume
 from llm.train.callbacks import Progress
 from llm.train.loop import evaluate, evaluation_batches, fit
-from llm.train.optim import TrainConfig
 from llm.train.ranks import ranks_of
 from llm.train.task import Task
 from llm.weights import model_folder
 from stages.run import run_stage, stage
+from stages.sections.finetune_dpo import FinetuneDpoConfig
 
 COLUMNS = (
     "step",
@@ -33,29 +32,6 @@ COLUMNS = (
     *(f"{split}_{measure}" for measure in MEASURES for split in ("train", "val")),
     "lr",
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneDpoConfig(TrainConfig):
-    """What is optimised, and how its answers are measured."""
-
-    init_from: str  # a model folder; also the reference
-    beta: float  # how far the model may leave the reference: less with a larger value
-    average: Literal["mean", "sum"]  # of the log-probabilities of an answer's tokens
-    label_smoothing: float  # share of the pairs that may be labelled the wrong way round
-    anchor: float  # weight of the next-token loss of the chosen answer, which keeps its probability up
-    max_pairs: int | None  # of the training split, the first ones; null: all
-    answers: int  # test questions that are answered before and after the training
-    max_new_tokens: int  # of such an answer
-
-    def problems(self) -> Iterator[Problem]:
-        """Contradictions between these values."""
-        yield from super().problems()
-        yield from positive(self, "beta", "answers", "max_new_tokens", "max_pairs")
-        yield from at_least_zero(self, "anchor")
-        yield from fraction(self, "label_smoothing")
-        if self.label_smoothing >= 0.5:
-            yield "label_smoothing", f"{self.label_smoothing} is not below 0.5", "0.5 would prefer neither answer"
 
 
 @dataclass(frozen=True)

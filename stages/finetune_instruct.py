@@ -2,56 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from llm.common import files
 from llm.common.errors import UserError, collect_errors, raise_all
-from llm.common.params import Problem, fraction, positive
 from llm.common.seeds import derive
 from llm.data.ahead import prepared
 from llm.data.batches import Buckets, ShuffledBatches, steps_per_epoch
 from llm.data.download import Source
 from llm.data.instruction_dataset import InstructionDataset
 from llm.data.instructions import read_entries
-from llm.data.prompts import PromptName, Template, make_frame, to_json
+from llm.data.prompts import make_frame, to_json
 from llm.model import lora, memory
 from llm.model.gpt import count_parameters
-from llm.model.lora import LoraConfig, check_together
 from llm.runtime.device import RuntimeConfig, set_up_device
 from llm.train import losses, resume
 from llm.train.callbacks import Progress
 from llm.train.history import COLUMNS
 from llm.train.loop import evaluation_batches, fit
-from llm.train.optim import TrainConfig
 from llm.train.task import Task
 from llm.weights import families, model_card, model_folder
 from llm.weights.model_card import Card
 from stages.run import Run, from_section, full_keys, run_stage, stage
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneInstructConfig(TrainConfig):
-    """What is fine-tuned, and on which targets."""
-
-    init_from: str  # a model folder: shape, tokenizer, and the weights to start from
-    weights: Literal["pretrained", "random"]  # random: only the shape and the tokenizer are used
-    trainable: Literal["all", "lora"]
-    lora: LoraConfig | None  # only with trainable: lora
-    prompt: PromptName | Template
-    mask_prompt: bool  # train on the answers only (exercise 7.2)
-    bucket_batches: int | None  # sort the examples of this many batches by length; null: do not sort
-    dropout: float
-
-    def problems(self) -> Iterator[Problem]:
-        """Contradictions between these values."""
-        yield from super().problems()
-        yield from positive(self, "bucket_batches")
-        yield from fraction(self, "dropout")
-        yield from check_together(self.trainable, self.lora)
-
+from stages.sections.finetune_instruct import FinetuneInstructConfig
 
 INSTRUCTIONS = Path("data/instructions")
 ALSO = {"instructions": "download.instructions"}

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from llm.common import files
-from llm.common.params import Problem, fraction
 from llm.common.seeds import derive
 from llm.data.ahead import prepared
 from llm.data.batches import ShuffledBatches, steps_per_epoch
@@ -20,53 +19,21 @@ from llm.data.download import Source
 from llm.data.spam_dataset import SpamDataset
 from llm.evaluate import accuracy, class_metrics
 from llm.model import classifier, lora, memory
-from llm.model.classifier import UPPER_BLOCKS, Classifier, Position, Trainable
+from llm.model.classifier import Classifier
 from llm.model.config import ModelConfig
 from llm.model.gpt import count_parameters
-from llm.model.lora import LoraConfig, check_together
+from llm.model.trainable import UPPER_BLOCKS
 from llm.runtime.device import RuntimeConfig, set_up_device
 from llm.train import frozen_blocks, losses, resume
 from llm.train.callbacks import Progress
 from llm.train.frozen_blocks import FrozenStates
 from llm.train.history import COLUMNS
 from llm.train.loop import evaluation_batches, fit
-from llm.train.optim import TrainConfig
 from llm.train.task import Task
 from llm.weights import classifier_folder, model_card, model_folder
 from llm.weights.model_card import Card
 from stages.run import Run, from_section, full_keys, run_stage, stage
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneSpamConfig(TrainConfig):
-    """What is fine-tuned, and how messages are read."""
-
-    init_from: str  # a model folder: shape, tokenizer, and the weights to start from
-    weights: Literal["pretrained", "random"]  # random: only the shape and the tokenizer are used
-    trainable: Trainable
-    lora: LoraConfig | None  # only with trainable: lora
-    position: Position
-    padding: Literal["longest", "context", "batch"]  # to the longest training message, the context, the batch
-    causal: bool  # false: every position attends to all positions, padding too
-    dropout: float
-    frozen_prefix: bool  # compute blocks that do not train once, not in every epoch; needs dropout 0
-
-    def problems(self) -> Iterator[Problem]:
-        """Contradictions between these values."""
-        yield from super().problems()
-        yield from fraction(self, "dropout")
-        yield from check_together(self.trainable, self.lora)
-        if self.padding == "batch" and (self.position in ("last", "mean_all") or not self.causal):
-            reads = f"position {self.position!r}" if self.causal else "causal false"
-            what = f"{self.padding!r} with {reads} makes a score depend on the rest of its batch"
-            yield "padding", what, "take padding longest" + (", or position last_token" if self.causal else "")
-
-    def frozen_blocks(self, n_layer: int) -> int:
-        """The number of lower blocks with the same states in every epoch; 0 if the whole model must run."""
-        if not self.frozen_prefix or self.dropout > 0 or not self.causal:
-            return 0
-        return max(0, n_layer - UPPER_BLOCKS.get(self.trainable, n_layer))
-
+from stages.sections.finetune_spam import FinetuneSpamConfig
 
 SPAM = Path("data/spam")
 ALSO = {"spam": "download.spam"}

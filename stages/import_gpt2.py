@@ -22,19 +22,9 @@ from llm.weights.families import Checkpoint
 from llm.weights.model_card import Card
 from llm.weights.tensors import INDEX, WEIGHTS
 from stages.run import item_of, run_stage, stage
+from stages.sections.import_gpt2 import ImportSource
 
 FP32 = 4  # bytes
-
-
-@dataclass(frozen=True)
-class ImportSource:
-    """A checkpoint to import."""
-
-    source: (
-        str  # a folder in Hugging Face's layout (config.json, model.safetensors) or in OpenAI's, or with a GGUF file
-    )
-    tokenizer: str  # a folder with the vocabulary that the checkpoint was trained on; `source` if it holds one
-    untie_head: bool  # give the head a matrix of its own, as the book does before fine-tuning
 
 
 @dataclass(frozen=True)

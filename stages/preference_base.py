@@ -8,13 +8,12 @@ preferred answer is not changed by it, although its loss and accuracy become per
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llm.common import files
-from llm.common.params import Problem, fraction
 from llm.common.seeds import derive
 from llm.data.batches import ShuffledBatches, steps_per_epoch
 from llm.data.instruction_dataset import InstructionDataset
@@ -27,25 +26,10 @@ from llm.train import losses, resume
 from llm.train.callbacks import Progress
 from llm.train.history import COLUMNS
 from llm.train.loop import evaluation_batches, fit
-from llm.train.optim import TrainConfig
 from llm.train.task import Task
 from llm.weights import model_folder
 from stages.run import from_section, run_stage, stage
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreferenceBaseConfig(TrainConfig):
-    """What is taught both answers."""
-
-    chosen_share: float  # of the rows; the others have the rejected answers. At most 0.5
-
-    def problems(self) -> Iterator[Problem]:
-        """Contradictions between these values."""
-        yield from super().problems()
-        yield from fraction(self, "chosen_share", zero=False)
-        if self.chosen_share > 0.5:
-            yield "chosen_share", f"{self.chosen_share} is above 0.5", "give 0.5 or less"
-
+from stages.sections.preference_base import PreferenceBaseConfig
 
 ALSO = {"init_from": "finetune_instruct.init_from", "prompt": "finetune_instruct.prompt"}
 

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from llm.common import files
 from llm.common.errors import DATA, USAGE, UserError
-from llm.common.params import Problem, positive
 from llm.common.seeds import derive
 from llm.data.ahead import prepared
 from llm.data.batches import BatchSource, ConcatBatches, SequentialBatches, ShuffledBatches, steps_per_epoch
 from llm.data.corpus_dataset import TokenWindows
 from llm.data.download import Source
 from llm.data.tokenizer import Tokenizer, fingerprint
-from llm.generate.decoding import generate, greedy
+from llm.generate.config import greedy
+from llm.generate.decoding import generate
 from llm.model import memory, packed_weights
 from llm.model.config import ModelConfig, ModelParams
 from llm.model.gpt import GPT, count_parameters
@@ -30,64 +30,11 @@ from llm.train.callbacks import Progress, Samples, SaveOptimizer
 from llm.train.compiled import CompiledNextToken
 from llm.train.history import COLUMNS, History
 from llm.train.loop import evaluate, evaluation_batches, fit
-from llm.train.optim import TrainConfig
 from llm.train.task import Callback, Task
 from llm.weights import model_card, model_folder
 from llm.weights.model_card import Card
 from stages.run import Run, from_section, full_keys, run_stage, stage
-
-
-@dataclass(frozen=True)
-class ShortWindows:
-    """Updates on short windows at the start: many small steps learn words and facts first."""
-
-    steps: int
-    context: int
-    batch_size: int
-
-    def problems(self) -> Iterator[Problem]:
-        """Contradictions between these values."""
-        yield from positive(self, "steps", "context", "batch_size")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainConfig(TrainConfig):
-    """Windows over the corpus, samples along the way, and how the training computes."""
-
-    context: int  # tokens in a window
-    stride: int  # tokens from the start of one window to the next
-    short_windows: ShortWindows | None
-    sample_prompt: str  # continued greedily along the way
-    sample_tokens: int
-    sample_after: Literal["evaluation", "epoch"]  # after each, and at the end
-    save_optimizer: bool  # also save AdamW's moments, so that training can continue (exercise 5.4)
-    compile: bool  # run training passes through torch.compile (compiled.py)
-    mode: Literal["exact", "book"]  # book: one stream of random numbers, as in chapter 5 (book_mode.py)
-
-    def problems(self) -> Iterator[Problem]:
-        """Contradictions between these values."""
-        yield from super().problems()
-        yield from positive(self, "context", "stride", "sample_tokens")
-        if not self.sample_prompt:
-            yield "sample_prompt", "is empty", "write a few words"
-        if self.save_optimizer and self.keep == "best":
-            yield (
-                "save_optimizer",
-                "is true, but the moments belong to the last weights, and keep is best",
-                "keep the last",
-            )
-        if self.mode == "book" and self.short_windows is not None:
-            yield "short_windows", "are given, but mode book has one size of window", "set it to null"
-        if self.mode == "book" and self.save_every is not None:
-            what = f"{self.save_every}, but in mode book a stopped run cannot resume from a state"
-            yield "save_every", what, "set it to null"
-        if self.mode == "book" and self.compile:
-            yield "compile", "is true, but the book's digits are those of uncompiled steps", "set it to false"
-        if self.mode == "book" and (self.keep, self.patience) != ("last", None):
-            name = "patience" if self.keep == "last" else "keep"
-            what = f"{getattr(self, name)!r}, but mode book first evaluates on other batches: its losses do not compare"
-            yield name, what, "set keep to last and patience to null"
-
+from stages.sections.pretrain import PretrainConfig
 
 CORPUS, TOKENIZER = Path("data/corpus"), Path("data/tokenizer")
 OPTIMIZER = "optimizer.safetensors"

@@ -5,27 +5,16 @@ Without it, nobody could say whether rewards or more training made a model bette
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm.common.params import Problem, positive
 from llm.runtime.device import RuntimeConfig, set_up_device
-from stages.reason_sft import Course, ReasonSftConfig, mixture, teach
+from stages.reason_sft import Course, mixture, teach
 from stages.run import run_stage, stage
+from stages.sections.reason_control import ReasonControlConfig
+from stages.sections.reason_sft import ReasonSftConfig
 
 BASE = Path("models/reason_base")
-
-
-@dataclass(frozen=True)
-class ReasonControlConfig:
-    """How the teaching goes on; all else is as in reason_sft."""
-
-    updates: int
-
-    def problems(self) -> Iterator[Problem]:
-        """Contradictions between these values."""
-        yield from positive(self, "updates")
 
 
 @dataclass(frozen=True)

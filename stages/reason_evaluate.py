@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llm.common import files
-from llm.common.params import Problem as ParamProblem
-from llm.common.params import positive
 from llm.common.seeds import derive
 from llm.data.prompts import frame_of
 from llm.evaluate.stats import share
-from llm.generate.decoding import DecodingConfig, greedy
+from llm.generate.config import greedy
 from llm.model import memory, packed_weights
 from llm.reason import problems, scaling
 from llm.reason.problems import Problem
@@ -25,29 +23,9 @@ from llm.train.ranks import ranks_of
 from llm.weights import model_folder
 from stages.reason_problems import FOLDER
 from stages.run import item_of, run_stage, stage
+from stages.sections.reason_evaluate import ReasonEvaluateConfig
 
 SHOWN = 10  # responses in the report
-
-
-@dataclass(frozen=True)
-class ReasonEvaluateConfig:
-    """How the test problems are asked."""
-
-    ask: str  # the text around a question, for models that need to be told
-    sampling: DecodingConfig  # of several responses to one problem
-    samples: int  # responses to a problem; a power of two
-    problems_at_once: int
-    refine: str | None  # asks the model for a better answer; null: it is not asked
-
-    def problems(self) -> Iterator[ParamProblem]:
-        """Contradictions between these values."""
-        yield from positive(self, "problems_at_once")
-        if "{question}" not in self.ask:
-            yield "ask", f"{self.ask!r:.60} has no {{question}}", "write {question} at the place of the question"
-        if self.samples < 1 or self.samples & (self.samples - 1):
-            yield "samples", f"{self.samples} is not a power of two", "give 1, 2, 4, 8, 16, ..."
-        if self.sampling.is_greedy:
-            yield "sampling.temperature", f"{self.sampling.temperature:g}, but all samples would be equal", "give 1.0"
 
 
 @dataclass(frozen=True)

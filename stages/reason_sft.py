@@ -5,7 +5,7 @@ Some solutions have written steps and the others do not, as in texts of the web.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,10 @@ import torch
 
 from llm.common import files
 from llm.common.errors import UserError, collect_errors, raise_all
-from llm.common.params import Problem
 from llm.common.seeds import derive
 from llm.data.batches import ShuffledBatches, steps_per_epoch
 from llm.data.instruction_dataset import InstructionDataset
-from llm.data.prompts import PromptName, Template, make_frame, to_json
+from llm.data.prompts import make_frame, to_json
 from llm.data.tokenizer import Tokenizer
 from llm.model import memory
 from llm.model.config import ModelConfig, ModelParams
@@ -30,28 +29,13 @@ from llm.train import losses, resume
 from llm.train.callbacks import Progress
 from llm.train.history import COLUMNS
 from llm.train.loop import evaluation_batches, fit
-from llm.train.optim import TrainConfig
 from llm.train.task import Loss, Task
 from llm.weights import model_folder
 from stages.reason_problems import FOLDER
 from stages.run import Run, run_stage, stage
+from stages.sections.reason_sft import ReasonSftConfig
 
 WHERE = "reason_sft"  # the section that all models of these problems are taught by
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReasonSftConfig(TrainConfig):
-    """What is taught, and to which model."""
-
-    init_from: str  # a model folder; or a tokenizer's folder, for a new model of the section reason_model
-    prompt: PromptName | Template
-    share_with_steps: float  # of the solutions; the others are the answer alone
-
-    def problems(self) -> Iterator[Problem]:
-        """Contradictions between these values."""
-        yield from super().problems()
-        if not 0 <= self.share_with_steps <= 1:
-            yield "share_with_steps", f"{self.share_with_steps} is not from 0 to 1", "give a fraction, such as 0.5"
 
 
 @dataclass(frozen=True)

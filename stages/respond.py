@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from llm.common import files
-from llm.common.params import Problem, positive
 from llm.common.seeds import derive
 from llm.data.instructions import read_entries
 from llm.data.prompts import frame_of, question, single
 from llm.evaluate import chrf
-from llm.generate.decoding import DecodingConfig, generate
+from llm.generate.decoding import generate
 from llm.model import memory, packed_weights
 from llm.runtime import machine
 from llm.runtime.device import RuntimeConfig, set_up_device
@@ -23,20 +20,7 @@ from llm.tracking.traces import Answer
 from llm.train.ranks import ranks_of
 from llm.weights import model_folder
 from stages.run import run_stage, stage
-
-
-@dataclass(frozen=True)
-class RespondConfig:
-    """How the test instructions are answered."""
-
-    decoding: DecodingConfig
-    batch_size: int  # prompts answered at once
-    response_header: Literal["given", "generated"]  # given: the prompt ends with `### Response:`, unlike the book's
-
-    def problems(self) -> Iterator[Problem]:
-        """Contradictions between these values."""
-        yield from positive(self, "batch_size")
-
+from stages.sections.respond import RespondConfig
 
 MODEL, TEST = Path("models/instruct"), Path("data/instructions/test.json")
 

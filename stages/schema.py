@@ -18,20 +18,20 @@ from llm.model.config import ModelParams
 from llm.preference.pairs import PreferencesConfig
 from llm.runtime.device import RuntimeConfig
 from llm.tracking.tracker import TrackingConfig
-from stages.finetune_dpo import FinetuneDpoConfig
-from stages.finetune_instruct import FinetuneInstructConfig
-from stages.finetune_spam import FinetuneSpamConfig
-from stages.import_gpt2 import ImportSource
 from stages.launch import LaunchConfig
-from stages.preference_base import PreferenceBaseConfig
-from stages.pretrain import PretrainConfig
-from stages.reason_control import ReasonControlConfig
-from stages.reason_distill import DistillConfig, StudentConfig
-from stages.reason_evaluate import ReasonEvaluateConfig
-from stages.reason_problems import ReasonProblemsConfig
-from stages.reason_rl import ReasonRlConfig
-from stages.reason_sft import ReasonSftConfig
-from stages.respond import RespondConfig
+from stages.sections.finetune_dpo import FinetuneDpoConfig
+from stages.sections.finetune_instruct import FinetuneInstructConfig
+from stages.sections.finetune_spam import FinetuneSpamConfig
+from stages.sections.import_gpt2 import ImportSource
+from stages.sections.preference_base import PreferenceBaseConfig
+from stages.sections.pretrain import PretrainConfig
+from stages.sections.reason_control import ReasonControlConfig
+from stages.sections.reason_distill import DistillConfig, StudentConfig
+from stages.sections.reason_evaluate import ReasonEvaluateConfig
+from stages.sections.reason_problems import ReasonProblemsConfig
+from stages.sections.reason_rl import ReasonRlConfig
+from stages.sections.reason_sft import ReasonSftConfig
+from stages.sections.respond import RespondConfig
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from llm.data.spam import SpamConfig
 from llm.model.config import ModelConfig
 from llm.model.parts import FAMILIES, Family
 from llm.runtime.device import RuntimeConfig
-from llm.train.optim import TrainConfig
+from llm.train.config import TrainConfig
 
 FP32 = RuntimeConfig(precision="fp32", device="cpu", threads=1, keep_pages=False, fused_loss=True)
 BF16 = replace(FP32, precision="bf16")

@@ -117,7 +117,7 @@ def compare_judges(arguments: argparse.Namespace) -> None:
 def _session(arguments: argparse.Namespace) -> Session:
     """Load the model of `--model` with the decoding options."""
     kernels.pin()
-    from llm.generate.decoding import DecodingConfig
+    from llm.generate.config import DecodingConfig
     from llm.generate.session import Session
     from llm.runtime.device import set_up_from_params
 

@@ -42,7 +42,7 @@ def serve_models(arguments: argparse.Namespace) -> None:
 def chat_with_model(arguments: argparse.Namespace) -> None:
     """Answer one message per line until the input ends; print an error and go on if one cannot be answered."""
     kernels.pin()
-    from llm.generate.decoding import DecodingConfig
+    from llm.generate.config import DecodingConfig
     from llm.runtime.device import set_up_from_params
     from llm.serve.conversation import Conversation
 

@@ -75,6 +75,8 @@ def read_messages(path: Path, config: SpamConfig) -> Messages:
     The classes are in the order of `config.labels`, else sorted: numbers by value, then names. Raises UserError that
     lists every row without a text or a label and every label that is not declared, and if there are not two classes.
     """
+    import pandas as pd
+
     table = read_table(path, config.format, config.reading, config.delimiter, config.encoding)
     declared = {} if config.labels is None else config.labels | {name: name for name in config.labels.values()}
     columns = choose_columns(table, path, config.text_column, config.label_column, config.header, declared)
@@ -90,8 +92,6 @@ def read_messages(path: Path, config: SpamConfig) -> Messages:
         else:
             pairs.append((declared.get(label, label), text))
     raise_first(problems, str(path))
-    import pandas as pd
-
     frame = pd.DataFrame(pairs, columns=COLUMNS)
     read_as = table.read_as | ({} if table.names is not None else {"header": columns.header})
     read_as |= {"label_column": columns.names[columns.label], "text_column": columns.names[columns.text]}

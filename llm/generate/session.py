@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llm.generate.decoding import DecodingConfig, generate
+from llm.generate.config import DecodingConfig
+from llm.generate.decoding import generate
 from llm.model import packed_weights
 from llm.runtime.device import RuntimeConfig
 from llm.weights import model_folder

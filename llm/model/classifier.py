@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from llm.model.gpt import GPT, Block
 from llm.model.meta import on_meta_device
-
-Position = Literal["first", "last", "last_token", "mean", "mean_all", "last_token_and_mean"]
-Trainable = Literal["head", "last_block", "last_two_blocks", "all", "lora"]
-UPPER_BLOCKS: dict[Trainable, int] = {"head": 0, "last_block": 1, "last_two_blocks": 2}  # trained; otherwise all
+from llm.model.trainable import UPPER_BLOCKS, Position, Trainable
 
 
 class Classifier(nn.Module):

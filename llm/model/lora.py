@@ -7,34 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llm.common.params import Problem, positive
+from llm.common.params import Problem
 from llm.model.meta import on_meta_device
+from llm.model.trainable import LoraConfig
 
 FUSED = ("c_attn",)  # combines three layers: queries, keys and values each get an A and a B, as in the book
-
-
-@dataclass(frozen=True)
-class LoraConfig:
-    """The rank and scale of the update."""
-
-    rank: int
-    alpha: float
-    scaling: Literal["alpha/rank", "alpha"]  # appendix E | ablations of chapter 6, exercise 7.4
-
-    @property
-    def scale(self) -> float:
-        """The factor of B A."""
-        return self.alpha / self.rank if self.scaling == "alpha/rank" else self.alpha
-
-    def problems(self) -> Iterator[Problem]:
-        yield from positive(self, "rank", "alpha")
 
 
 class LoraLinear(nn.Linear):

@@ -15,8 +15,9 @@ from torch import nn
 
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT, Block, count_parameters
-from llm.model.lora import LoraConfig, fused_sizes
+from llm.model.lora import fused_sizes
 from llm.model.meta import on_meta_device
+from llm.model.trainable import LoraConfig
 from llm.runtime.device import RuntimeConfig
 from llm.runtime.machine import check_disk, check_memory
 

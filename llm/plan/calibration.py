@@ -14,7 +14,8 @@ from llm.model.memory import Training
 from llm.plan import work
 from llm.runtime.device import autocast, set_up_device
 from llm.train import losses
-from llm.train.optim import AdamW, TrainConfig, trainable_parameters
+from llm.train.config import TrainConfig
+from llm.train.optim import AdamW, trainable_parameters
 
 SECONDS = 1.0  # of timed steps
 LAYERS = 2  # more have the same speed

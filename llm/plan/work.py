@@ -15,10 +15,10 @@ from llm.common import files
 from llm.common.errors import UserError
 from llm.data.batches import steps_per_epoch
 from llm.model import memory
-from llm.model.classifier import UPPER_BLOCKS
 from llm.model.config import ModelConfig
 from llm.model.memory import Training
-from llm.train.optim import TrainConfig
+from llm.model.trainable import UPPER_BLOCKS
+from llm.train.config import TrainConfig
 from llm.weights import model_folder
 from stages.schema import AllParams
 

@@ -9,7 +9,8 @@ from typing import Any, Literal
 from llm.data.prompts import Frame, single
 from llm.data.tokenizer import Tokenizer
 from llm.evaluate import chrf, stats
-from llm.generate.decoding import generate, greedy
+from llm.generate.config import greedy
+from llm.generate.decoding import generate
 from llm.model.gpt import GPT
 from llm.preference.pairs import asks, entries_of
 from llm.preference.wordings import read

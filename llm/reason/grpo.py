@@ -6,39 +6,19 @@ Shao et al. 2024, "DeepSeekMath" (GRPO). Yu et al. 2025, "DAPO", average over to
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from llm.common.params import Problem, at_least_zero
 from llm.data.batches import IGNORED, Batch
+from llm.reason.config import GrpoConfig
 from llm.train.ranks import ALONE, Alone
 from llm.train.task import Sums
 
 EPS = 1e-4  # added to the deviation of a group, as in TRL
 SUMS = ("tokens", "clipped", "kl")
-
-
-@dataclass(frozen=True, kw_only=True)
-class GrpoConfig:
-    """The loss of a set of answers, and how often it is used."""
-
-    advantage: Literal["std", "mean"]  # reward minus the mean of the group; std: divided by its deviation
-    average: Literal["tokens", "answers", "constant"]  # over all tokens | of each answer | by max_new_tokens
-    updates: int  # from one set of answers
-    clip: tuple[float, float] | None  # how far a probability may fall and rise, as a fraction; null: any
-    kl: float  # weight of the KL divergence from the first model, for each token
-
-    def problems(self) -> Iterator[Problem]:
-        """Contradictions between these values."""
-        yield from at_least_zero(self, "kl")
-        if self.updates < 1:
-            yield "updates", f"{self.updates} is below 1", "give 1 or more"
-        if self.clip and not (0 < self.clip[0] < 1 and self.clip[1] > 0):
-            yield "clip", f"{list(self.clip)} are no fractions", "give two, such as [0.2, 0.2], or null"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,8 @@ from typing import Any
 
 from llm.common.errors import DATA, DIVERGED, UserError
 from llm.evaluate.stats import wilson
-from llm.reason.rollouts import RolloutConfig, Rollouts
+from llm.reason.config import RolloutConfig
+from llm.reason.rollouts import Rollouts
 from llm.train.task import Callback, Training
 
 PROBED = 4  # sets of answers before the first update

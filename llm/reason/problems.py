@@ -58,10 +58,6 @@ class Style:
             return f"{self.answer_start}{problem.answer}"
         return f"{self.steps_start}{problem.steps}{self.answer_start or ' '}{problem.answer}"
 
-    def has_steps(self, response: str) -> bool:
-        """Whether a response begins with written steps."""
-        return response.lstrip().startswith(self.steps_start.strip())
-
     def answer(self, response: str) -> str | None:
         """What follows the last `answer_start`; None if that is missing, or nothing follows."""
         if not self.answer_start.strip():

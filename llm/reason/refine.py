@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llm.generate.decoding import DecodingConfig
+from llm.generate.config import DecodingConfig
 from llm.reason.problems import Problem
 from llm.reason.responses import Asker, Response
 

@@ -11,7 +11,8 @@ from llm.common.seeds import derive
 from llm.data.chat_template import Segment
 from llm.data.prompts import Frame
 from llm.data.tokenizer import Tokenizer
-from llm.generate.decoding import Continuation, DecodingConfig, continuations
+from llm.generate.config import DecodingConfig
+from llm.generate.decoding import Continuation, continuations
 from llm.model.gpt import GPT
 from llm.reason.problems import Problem, Style, Task
 from llm.train.ranks import ALONE, Alone

@@ -2,46 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from llm.common.params import Problem, at_least_zero, positive
 from llm.common.seeds import derive
 from llm.data.batches import IGNORED, Batch, order, some_steps_per_epoch
-from llm.generate.decoding import Continuation, DecodingConfig, continuations
+from llm.generate.decoding import Continuation, continuations
 from llm.model.gpt import GPT
 from llm.reason import grpo, problems
-from llm.reason.grpo import Answers, GrpoConfig
+from llm.reason.config import RolloutConfig
+from llm.reason.grpo import Answers
 from llm.reason.responses import Asker, Response
 from llm.runtime.device import RuntimeConfig, autocast
-
-
-@dataclass(frozen=True, kw_only=True)
-class RolloutConfig(GrpoConfig):
-    """How answers are sampled and rewarded."""
-
-    group: int  # answers to one problem
-    problems_at_once: int  # in a set of answers
-    temperature: float
-    max_new_tokens: int
-    format_reward: float  # for an answer in the right form, right or not; a right one has 1 more
-
-    def problems(self) -> Iterator[Problem]:
-        """Contradictions between these values."""
-        yield from super().problems()
-        yield from positive(self, "problems_at_once", "temperature", "max_new_tokens")
-        yield from at_least_zero(self, "format_reward")
-        if self.group < 2:
-            yield "group", f"{self.group}, but an answer is compared with others", "give 2 or more, better 8 or 16"
-
-    @property
-    def decoding(self) -> DecodingConfig:
-        """How answers are sampled: from the whole distribution, since the loss is about it."""
-        return DecodingConfig(self.max_new_tokens, self.temperature, top_k=None, top_p=None)
 
 
 @dataclass(frozen=True)

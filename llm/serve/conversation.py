@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from llm.generate.decoding import DecodingConfig
+from llm.generate.config import DecodingConfig
 from llm.runtime.device import RuntimeConfig
 from llm.serve.dialog import Message
 from llm.serve.engine import Request

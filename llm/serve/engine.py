@@ -11,7 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from llm.generate.decoding import DecodingConfig, choose_each, generator_on
+from llm.generate.config import DecodingConfig
+from llm.generate.decoding import choose_each, generator_on
 from llm.model.gpt import GPT
 from llm.serve.batch import Batch
 from llm.serve.text import TextStream

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from llm.data.spam_dataset import pad_right
-from llm.generate.decoding import DecodingConfig, weights
+from llm.generate.config import DecodingConfig
+from llm.generate.decoding import weights
 from llm.model.classifier import Classifier
 from llm.model.gpt import GPT
 from llm.model.kv_cache import KVCache

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llm.common.errors import UserError
-from llm.generate.decoding import DecodingConfig
+from llm.generate.config import DecodingConfig
 from llm.serve.dialog import LONGEST_TOKEN, Message
 from llm.serve.engine import Piece, Request
 from llm.serve.look import Work

@@ -18,9 +18,10 @@ from torch.utils.data import DataLoader
 from llm.data.batches import Batch, ConcatBatches, Dataset, some_steps_per_epoch
 from llm.model import packed_weights
 from llm.runtime.device import RuntimeConfig
+from llm.train.config import TrainConfig
 from llm.train.history import History
 from llm.train.loop import add_row, evaluate_batches, read_updates, update
-from llm.train.optim import AdamW, TrainConfig, lr_at
+from llm.train.optim import AdamW, lr_at
 from llm.train.ranks import ALONE
 from llm.train.task import Callback, Loss, Task, Training
 

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from llm.data.batches import Batch
 from llm.data.spam_dataset import SpamDataset
-from llm.model.classifier import Classifier, Position, pool, token_index
+from llm.model.classifier import Classifier, pool, token_index
 from llm.model.gpt import Block
 from llm.model.rope import Rotation, rotation
+from llm.model.trainable import Position
 from llm.runtime.device import RuntimeConfig, autocast
 
 ROWS = 16  # messages per forward pass

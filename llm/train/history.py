@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from llm.train.optim import TrainConfig
+from llm.train.config import TrainConfig
 
 COLUMNS = ("step", "tokens_seen", "train_loss", "val_loss", "lr")
 

@@ -18,9 +18,10 @@ from llm.data.batches import Batch, BatchSource, Dataset, SequentialBatches
 from llm.model import packed_weights
 from llm.model.gpt import Transformer
 from llm.runtime.device import RuntimeConfig, autocast, without_autocast
+from llm.train.config import TrainConfig
 from llm.train.divided import is_divided, whole
 from llm.train.history import History
-from llm.train.optim import AdamW, TrainConfig, lr_at, trainable_parameters
+from llm.train.optim import AdamW, lr_at, trainable_parameters
 from llm.train.ranks import ALONE, Alone, ranks_of
 from llm.train.task import Callback, Loss, Task, Training
 

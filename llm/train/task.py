@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from llm.data.batches import Batch, BatchSource
 from llm.runtime.device import RuntimeConfig
+from llm.train.config import TrainConfig
 from llm.train.history import History
-from llm.train.optim import AdamW, TrainConfig
+from llm.train.optim import AdamW
 from llm.train.readings import Readings
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from llm.common.errors import DATA, UserError
 from llm.common.files import CONFIG_BYTES, UNROUNDED, read_json, write_json
 from llm.data.class_splits import is_labels
 from llm.data.tokenizer import Tokenizer
-from llm.model.classifier import Classifier, Position
+from llm.model.classifier import Classifier
+from llm.model.trainable import Position
 from llm.weights import families
 from llm.weights.model_folder import CONFIG, OLD_CLASSIFIER, copy_tokenizer
 from llm.weights.tensors import WEIGHTS, read_tensors, write_tensors

@@ -17,7 +17,7 @@ from llm.data import own_chat, tokenizer
 from llm.data.tokenizer import Tokenizer
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
-from llm.model.lora import LoraConfig
+from llm.model.trainable import LoraConfig
 from llm.weights import families
 from llm.weights.families import Checkpoint
 from llm.weights.tensors import WEIGHTS, read_weights, write_tensors

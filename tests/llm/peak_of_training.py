@@ -14,9 +14,9 @@ from llm.data.batches import IGNORED, Batch, ShuffledBatches
 from llm.model import lora
 from llm.model.classifier import Classifier, freeze
 from llm.model.gpt import GPT
-from llm.model.lora import LoraConfig
 from llm.model.memory import Training
 from llm.model.parts import FAMILIES
+from llm.model.trainable import LoraConfig
 from llm.runtime.device import RuntimeConfig, set_up_device
 from llm.train import losses
 from llm.train.loop import fit

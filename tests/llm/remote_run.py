@@ -19,16 +19,18 @@ from torch import Tensor, nn
 from llm.common.errors import UserError
 from llm.data.batches import Batch, ShuffledBatches
 from llm.generate import decoding
-from llm.generate.decoding import DecodingConfig, generate
+from llm.generate.config import DecodingConfig
+from llm.generate.decoding import generate
 from llm.model.classifier import Classifier
 from llm.model.gpt import GPT
-from llm.reason.grpo import Answers, GrpoConfig, GrpoLoss
+from llm.reason.config import GrpoConfig
+from llm.reason.grpo import Answers, GrpoLoss
 from llm.serve import batch, engine
 from llm.serve.engine import Engine, Request
 from llm.serve.text import TextStream
 from llm.train import losses, resume
+from llm.train.config import TrainConfig
 from llm.train.loop import evaluation_batches, fit
-from llm.train.optim import TrainConfig
 from llm.train.task import Callback, Sums, Task, Training
 from tests import tiny
 from tests.llm.train.test_loop import Sentences

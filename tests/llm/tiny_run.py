@@ -23,7 +23,8 @@ from llm.common import files, publishing
 from llm.common.errors import error_contract
 from llm.data.batches import IGNORED, Batch, BatchSource, Buckets, ConcatBatches, SequentialBatches, ShuffledBatches
 from llm.evaluate.accuracy import predict
-from llm.generate.decoding import generate, greedy
+from llm.generate.config import greedy
+from llm.generate.decoding import generate
 from llm.model.classifier import Classifier, freeze
 from llm.model.gpt import GPT
 from llm.train import losses, resume

@@ -9,8 +9,8 @@ import pytest
 from llm.common import params, profiles
 from llm.tracking.config import Gate
 from stages.check import missing_sources, wrong_gates
-from stages.pretrain import ShortWindows
 from stages.schema import AllParams
+from stages.sections.pretrain import ShortWindows
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,7 +12,8 @@ from llm.data.tokenizer import Tokenizer
 from llm.model import memory
 from llm.model.classifier import Classifier
 from llm.model.gpt import GPT
-from stages.finetune_spam import FinetuneSpamConfig, Params, above_frozen_blocks, check_room
+from stages.finetune_spam import Params, above_frozen_blocks, check_room
+from stages.sections.finetune_spam import FinetuneSpamConfig
 from tests.tiny import FP32
 
 

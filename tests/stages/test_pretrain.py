@@ -13,16 +13,8 @@ from llm.data.corpus import Pins, write_shards
 from llm.data.tokenizer import Tokenizer, fingerprint
 from llm.generate import decoding
 from llm.model.gpt import GPT
-from stages.pretrain import (
-    CORPUS,
-    TOKENIZER,
-    ShortWindows,
-    batches,
-    continue_text,
-    sample_prompt,
-    samples_due,
-    windows,
-)
+from stages.pretrain import CORPUS, TOKENIZER, batches, continue_text, sample_prompt, samples_due, windows
+from stages.sections.pretrain import ShortWindows
 from tests.tiny import FP32
 
 PROMPT = "Every effort"

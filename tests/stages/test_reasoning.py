@@ -9,8 +9,8 @@ import pytest
 from llm.common import files, params, profiles
 from llm.common.errors import UserError
 from llm.reason.problems import SPLITS
-from stages.reason_problems import ReasonProblemsConfig
 from stages.schema import AllParams
+from stages.sections.reason_problems import ReasonProblemsConfig
 from tests.stages.project import ROOT, Project
 
 MODELS = ("base", "control", "student", "alone")

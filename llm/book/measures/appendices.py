@@ -11,8 +11,9 @@ from llm.book.measures.common import Measured, measure
 from llm.book.measures.sources import Sources
 from llm.model.classifier import Classifier
 from llm.model.gpt import count_parameters
-from llm.model.lora import LoraConfig, add_lora
+from llm.model.lora import add_lora
 from llm.model.meta import on_meta_device
+from llm.model.trainable import LoraConfig
 
 LORA = LoraConfig(rank=16, alpha=16, scaling="alpha/rank")
 

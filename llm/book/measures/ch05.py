@@ -22,8 +22,8 @@ from llm.data.corpus_dataset import TokenWindows
 from llm.runtime.device import RuntimeConfig
 from llm.train.book_mode import fit_as_the_book
 from llm.train.callbacks import WarmStart
+from llm.train.config import TrainConfig
 from llm.train.losses import next_token
-from llm.train.optim import TrainConfig
 from llm.weights import model_folder
 
 DIGITS = "configs/book-digits.yaml"  # the settings of section 5.2

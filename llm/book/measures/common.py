@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from llm.data.tokenizer import Tokenizer
-from llm.generate.decoding import DecodingConfig, generate
+from llm.generate.config import DecodingConfig
+from llm.generate.decoding import generate
 from llm.model.gpt import GPT
 
 Measured = list[float] | str

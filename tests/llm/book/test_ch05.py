@@ -10,7 +10,8 @@ from llm.book import ch05
 from llm.book.ch02 import SimpleTokenizerV1, create_dataloader_v1
 from llm.data.batches import IGNORED, Batch
 from llm.data.tokenizer import Tokenizer
-from llm.generate.decoding import DecodingConfig, choose
+from llm.generate.config import DecodingConfig
+from llm.generate.decoding import choose
 from llm.model.gpt import GPT
 from llm.train import losses
 from llm.train.book_mode import fit_as_the_book

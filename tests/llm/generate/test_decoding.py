@@ -11,10 +11,11 @@ import torch
 
 from llm.common.errors import USAGE, UserError
 from llm.generate import decoding
-from llm.generate.decoding import DecodingConfig, choose, choose_each, continuations, generate, greedy, weights
+from llm.generate.config import DecodingConfig, greedy
+from llm.generate.decoding import choose, choose_each, continuations, generate, weights
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
-from stages.respond import RespondConfig
+from stages.sections.respond import RespondConfig
 from tests.llm.conversions import Conversions
 
 Make = Callable[..., ModelConfig]

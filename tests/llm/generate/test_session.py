@@ -10,7 +10,8 @@ import torch
 
 from llm.common.errors import UserError
 from llm.data.tokenizer import Tokenizer
-from llm.generate.decoding import generate, greedy
+from llm.generate.config import greedy
+from llm.generate.decoding import generate
 from llm.generate.session import Session
 from llm.model.gpt import GPT
 from llm.weights import model_folder

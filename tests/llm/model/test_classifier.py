@@ -13,9 +13,10 @@ from llm.data.batches import SequentialBatches
 from llm.data.spam_dataset import SpamDataset, pad_right
 from llm.data.tokenizer import Tokenizer
 from llm.evaluate.accuracy import predict
-from llm.model.classifier import Classifier, Position, freeze
+from llm.model.classifier import Classifier, freeze
 from llm.model.gpt import GPT, count_parameters
-from stages.finetune_spam import FinetuneSpamConfig
+from llm.model.trainable import Position
+from stages.sections.finetune_spam import FinetuneSpamConfig
 from tests import tiny
 from tests.llm.conversions import Conversions
 from tests.tiny import BF16, FP32

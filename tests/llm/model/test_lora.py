@@ -21,7 +21,8 @@ from llm.model import lora
 from llm.model.classifier import Classifier, freeze
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT, count_parameters
-from llm.model.lora import LoraConfig, LoraLinear, add_lora, merge_lora
+from llm.model.lora import LoraLinear, add_lora, merge_lora
+from llm.model.trainable import LoraConfig
 from llm.runtime.device import autocast
 from llm.train import losses
 from llm.train.loop import evaluate, fit
@@ -29,8 +30,8 @@ from llm.train.task import Task
 from llm.weights.classifier_folder import load_classifier, save_classifier
 from llm.weights.families import untie_head
 from llm.weights.model_folder import load_model, save_adapter, save_model
-from stages.finetune_instruct import FinetuneInstructConfig
-from stages.finetune_spam import FinetuneSpamConfig
+from stages.sections.finetune_instruct import FinetuneInstructConfig
+from stages.sections.finetune_spam import FinetuneSpamConfig
 from tests import tiny
 from tests.tiny import BF16, FP32
 

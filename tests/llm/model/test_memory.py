@@ -19,10 +19,10 @@ from llm.model import lora, memory
 from llm.model.classifier import Classifier, freeze
 from llm.model.gpt import GPT, count_parameters
 from llm.model.kv_cache import KVCache
-from llm.model.lora import LoraConfig
 from llm.model.memory import Training
 from llm.model.packed_weights import can_pack_bf16
 from llm.model.parts import FAMILIES
+from llm.model.trainable import LoraConfig
 from llm.runtime import machine
 from llm.runtime.device import RuntimeConfig
 from llm.weights.families import untie_head

@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from llm.generate.decoding import generate, greedy
+from llm.generate.config import greedy
+from llm.generate.decoding import generate
 from llm.model import packed_weights
 from llm.model.gpt import GPT, MLP
-from llm.model.lora import LoraConfig, LoraLinear, add_lora
+from llm.model.lora import LoraLinear, add_lora
 from llm.model.packed_weights import (
     PackedLinear,
     PackedMLP,
@@ -21,6 +22,7 @@ from llm.model.packed_weights import (
     pack_for_decoding,
     packed_copy,
 )
+from llm.model.trainable import LoraConfig
 from llm.runtime.device import autocast
 from tests.tiny import BF16, FP32
 

@@ -16,15 +16,17 @@ from llm.data.batches import Batch, SequentialBatches
 from llm.data.spam_dataset import SpamDataset
 from llm.data.tokenizer import Tokenizer
 from llm.evaluate.accuracy import predict
-from llm.generate.decoding import generate, greedy
+from llm.generate.config import greedy
+from llm.generate.decoding import generate
 from llm.model import packed_weights
 from llm.model.classifier import Classifier, freeze
 from llm.model.config import ModelParams
 from llm.model.gpt import GPT, SwiGLU
-from llm.model.lora import LoraConfig, LoraLinear, add_lora, merge_lora
+from llm.model.lora import LoraLinear, add_lora, merge_lora
 from llm.model.packed_weights import can_pack_bf16, pack_for_decoding, packed_copy
 from llm.model.parts import FAMILIES, Family
 from llm.model.rope import rotation
+from llm.model.trainable import LoraConfig
 from llm.runtime.device import autocast
 from llm.train import fused_loss, losses
 from llm.train.compiled import COMPILERS, CompiledNextToken

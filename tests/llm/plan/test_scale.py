@@ -1,9 +1,6 @@
 """The plan for several GPUs against the tensors and messages of a small model, and against published figures."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,20 +17,14 @@ from llm.runtime.device import autocast
 from llm.train import losses
 from tests import tiny
 from tests.llm.plan.shapes import LENGTH, ROWS, SHAPE
+from tests.ranks import run_ranks
 
-ROOT = Path(__file__).parents[3]
 GIVEN = scale.Assumptions(1024, 512, 0.4, 0.7, 50e9, 2.0, None)
 
 
 def measured(how: str, ranks: int, folder: Path) -> list[dict[str, int]]:
-    """Start the ranks and return what each of them measured."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tests.llm.plan.two_ranks", how]
-    processes = [
-        subprocess.Popen([*command, str(rank), str(ranks), str(folder)], cwd=ROOT, env=environment)
-        for rank in range(ranks)
-    ]
-    assert [process.wait(timeout=300) for process in processes] == [0] * ranks
+    """What each rank measured."""
+    run_ranks(["tests.llm.plan.two_ranks", how, str(folder)], ranks, 300)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(ranks)]
 
 

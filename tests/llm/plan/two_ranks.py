@@ -1,8 +1,13 @@
-"""One of several ranks with gloo: python two_ranks.py <ddp|fsdp> <rank> <ranks> <folder>; prints what it measured."""
+"""One of several ranks with gloo: `python -m tests.llm.plan.two_ranks <ddp|fsdp> <folder>`.
+
+Writes what it measured to <folder>/<rank>.json.
+"""
 
 import json
+import os
 import sys
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -11,6 +16,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from llm.common.ranks import TIMEOUT
 from llm.model.gpt import GPT
 from llm.train.optim import AdamW
 from tests import tiny
@@ -42,9 +48,9 @@ def size(tensors):
 
 
 def main() -> None:
-    how, rank, ranks, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+    how, folder = sys.argv[1], Path(sys.argv[2])
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=ranks)
+    dist.init_process_group("gloo", timeout=timedelta(seconds=float(os.environ[TIMEOUT])))
     model = GPT(SHAPE)
     if how == "fsdp":
         for block in model.transformer.h:
@@ -63,7 +69,7 @@ def main() -> None:
             optimizer.zero_grad()
     moments = size(t for name, t in optimizer.state().items() if not name.endswith(".step"))
     found = {"weights": size(model.parameters()), "gradients": gradients, "moments": moments}
-    (folder / f"{rank}.json").write_text(json.dumps(found | {"messages": messages.bytes}))
+    (folder / f"{dist.get_rank()}.json").write_text(json.dumps(found | {"messages": messages.bytes}))
     dist.destroy_process_group()
 
 

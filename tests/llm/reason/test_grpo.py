@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from llm.data.batches import IGNORED, Batch
 from llm.model.gpt import GPT
 from llm.reason import grpo
-from llm.reason.grpo import Answers, GrpoConfig, GrpoLoss
+from llm.reason.config import GrpoConfig
+from llm.reason.grpo import Answers, GrpoLoss
 from tests import tiny
 
 CONFIG = GrpoConfig(advantage="std", average="tokens", updates=1, clip=(0.2, 0.3), kl=0.0)

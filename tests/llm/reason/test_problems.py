@@ -81,7 +81,6 @@ def test_draws_depend_on_the_seed_alone() -> None:
 def test_a_response_is_read_back() -> None:
     problem = Problem("4+3", "0", "0")
     assert (STYLE.response(problem, True), STYLE.response(problem, False)) == ("S0A0", "A0")
-    assert [STYLE.has_steps(text) for text in ("S0A0", " S", "A0", "")] == [True, True, False, False]
     assert [STYLE.answer(text) for text in ("S0A0", "A0", "A1A2", "S00", "A", "")] == ["0", "0", "2", None, None, None]
     assert Style("Let us see.", "").answer("Let us see. It is 7.\n") == "Let us see. It is 7."
     words = Style("Steps: ", "\nAnswer: ")

@@ -12,7 +12,8 @@ from llm.common.errors import UserError
 from llm.data import tokenizer
 from llm.data.prompts import Template, make_frame
 from llm.data.tokenizer import Tokenizer
-from llm.generate.decoding import Continuation, DecodingConfig, greedy
+from llm.generate.config import DecodingConfig, greedy
+from llm.generate.decoding import Continuation
 from llm.model.gpt import GPT
 from llm.reason.lessons import entry, lessons, solutions
 from llm.reason.problems import Problem, Style, Task

@@ -18,10 +18,11 @@ from llm.data.tokenizer import Tokenizer
 from llm.generate.decoding import Continuation
 from llm.model.gpt import GPT
 from llm.reason import families, rollouts
+from llm.reason.config import RolloutConfig
 from llm.reason.grpo import GrpoLoss
 from llm.reason.problems import Problem, Style, Task
 from llm.reason.responses import Asker, Response
-from llm.reason.rollouts import RolloutConfig, Rollouts
+from llm.reason.rollouts import Rollouts
 from llm.runtime.device import autocast
 from tests import tiny
 from tests.tiny import BF16, FP32

@@ -23,7 +23,8 @@ from llm.data.spam_dataset import SpamDataset
 from llm.data.tokenizer import Tokenizer, train
 from llm.evaluate.accuracy import predict
 from llm.evaluate.reference_score import reference_score
-from llm.generate.decoding import DecodingConfig, generate, greedy
+from llm.generate.config import DecodingConfig, greedy
+from llm.generate.decoding import generate
 from llm.model import lora
 from llm.model.classifier import Classifier, freeze
 from llm.model.gpt import GPT

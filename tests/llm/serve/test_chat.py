@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llm.common.errors import UserError
-from llm.generate.decoding import greedy
+from llm.generate.config import greedy
 from llm.serve.conversation import Conversation
 from llm.serve.dialog import Message
 from tests import tiny

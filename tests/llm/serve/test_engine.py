@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.generate.decoding import DecodingConfig, generate, greedy
+from llm.generate.config import DecodingConfig, greedy
+from llm.generate.decoding import generate
 from llm.model.gpt import GPT
 from llm.model.packed_weights import pack_for_decoding
 from llm.serve.batch import ROWS, Batch

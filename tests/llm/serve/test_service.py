@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llm.generate.decoding import greedy
+from llm.generate.config import greedy
 from llm.serve import service
 from llm.serve.engine import Piece
 from llm.serve.metrics import Metrics

@@ -21,10 +21,11 @@ from llm.common.ranks import is_first
 from llm.data.batches import IGNORED, Batch, SequentialBatches, ShuffledBatches
 from llm.model.classifier import Classifier
 from llm.model.gpt import GPT
-from llm.model.lora import LoraConfig, add_lora
+from llm.model.lora import add_lora
+from llm.model.trainable import LoraConfig
 from llm.train import losses
+from llm.train.config import TrainConfig
 from llm.train.loop import fit
-from llm.train.optim import TrainConfig
 from llm.train.ranks import Ranks, ranks_of
 from llm.train.task import Callback, Loss, Task, Training
 from tests import tiny

@@ -26,12 +26,12 @@ from llm.model.gpt import GPT
 from llm.train import losses
 from llm.train.book_mode import data_loader, fit_as_the_book
 from llm.train.callbacks import Progress, Samples
+from llm.train.config import TrainConfig
 from llm.train.history import History
 from llm.train.loop import evaluation_batches, fit
-from llm.train.optim import TrainConfig
 from llm.train.task import Task
-from stages.pretrain import ShortWindows
 from stages.schema import AllParams
+from stages.sections.pretrain import ShortWindows
 from tests import tiny
 from tests.tiny import FP32
 

@@ -15,13 +15,14 @@ from llm.data.batches import SequentialBatches, ShuffledBatches
 from llm.data.spam_dataset import SpamDataset
 from llm.data.tokenizer import Tokenizer
 from llm.evaluate.accuracy import predict
-from llm.model.classifier import Classifier, Position, freeze
+from llm.model.classifier import Classifier, freeze
 from llm.model.gpt import GPT
+from llm.model.trainable import Position
 from llm.train import frozen_blocks, losses
 from llm.train.frozen_blocks import STATE_BYTES, UpperBlocks, compute, kept_lengths, last_block_at
 from llm.train.loop import evaluation_batches, fit
 from llm.train.task import Task
-from stages.finetune_spam import FinetuneSpamConfig
+from stages.sections.finetune_spam import FinetuneSpamConfig
 from tests.tiny import FP32
 
 TEXTS = ["win", "the quick brown fox", "Every effort moves you", "jump over", "naïve café", "lazy dogs, 12", "", "fox"]

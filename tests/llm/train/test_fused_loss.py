@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from llm.data.batches import IGNORED, Batch
 from llm.model.gpt import GPT
-from llm.model.lora import LoraConfig, add_lora
+from llm.model.lora import add_lora
 from llm.model.packed_weights import PackedLinear
+from llm.model.trainable import LoraConfig
 from llm.runtime.device import autocast
 from llm.train import fused_loss, losses
 from tests.llm.model.test_packed_weights import BF16, FP32, needs_onednn

@@ -14,16 +14,18 @@ from torch import Tensor, nn
 
 from llm.common.errors import DIVERGED, RESOURCES, UserError
 from llm.data.batches import IGNORED, Batch, SequentialBatches, ShuffledBatches
-from llm.generate.decoding import DecodingConfig, generate
+from llm.generate.config import DecodingConfig
+from llm.generate.decoding import generate
 from llm.model import packed_weights
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
 from llm.runtime.device import RuntimeConfig, autocast, without_autocast
 from llm.train import losses
 from llm.train.callbacks import Progress, Samples
+from llm.train.config import TrainConfig
 from llm.train.history import COLUMNS, History
 from llm.train.loop import evaluate, fit, update
-from llm.train.optim import AdamW, TrainConfig
+from llm.train.optim import AdamW
 from llm.train.ranks import ALONE
 from llm.train.task import Loss, Task, Training
 from tests import tiny

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from llm.common.errors import UserError
 from llm.model.gpt import GPT
-from llm.train.optim import AdamW, TrainConfig, lr_at
+from llm.train.config import TrainConfig
+from llm.train.optim import AdamW, lr_at
 from tests import tiny
 
 ROOT = Path(__file__).parents[3]

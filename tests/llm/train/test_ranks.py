@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llm.common.ranks import TIMEOUT
 from tests.llm.train import ranked
-from tests.ports import reserved_port
-
-ROOT = Path(__file__).parents[3]
+from tests.ranks import run_ranks
 
 
 def launched(out: Path, ranks: int, sharding: str, module: Any = ranked) -> dict[str, Any]:
     """The results of `ranked`, or of another module like it, on so many ranks."""
-    words = [sys.executable, "-m", module.__name__, str(out), str(ranks), sharding]
-    processes = []
-    with reserved_port() as port:
-        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo", TIMEOUT: "120"}
-        for rank in range(ranks):
-            own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
-            environment = os.environ | shared | own
-            processes.append(subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True))
-        said = [process.communicate(timeout=500)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * ranks, said
+    run_ranks([module.__name__, str(out), str(ranks), sharding], ranks)
     found: dict[str, Any] = json.loads(out.read_text())
     return found
 

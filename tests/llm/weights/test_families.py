@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from llm.common.errors import DATA, UserError, UserErrors
-from llm.generate.decoding import generate, greedy
+from llm.generate.config import greedy
+from llm.generate.decoding import generate
 from llm.generate.session import Session
 from llm.model.gpt import GPT
 from llm.model.kv_cache import KVCache

@@ -21,7 +21,8 @@ from llm.common.errors import DATA, UserError
 from llm.common.files import sha256
 from llm.data import tokenizer
 from llm.data.prompts import RESPONSE, format_prompt
-from llm.generate.decoding import generate, greedy
+from llm.generate.config import greedy
+from llm.generate.decoding import generate
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
 from llm.weights import gpt2, model_folder
