@@ -142,7 +142,9 @@ def main(everything: AllParams) -> None:
     with stage("check", everything) as run:
         raise_all([*missing_sources(everything), *wrong_gates(everything)])
         folder = run.out(".check")
-        lists = {name: code.closure(f"stages.{name}") for name in STAGES}
+        code.recall()
+        lists = dict(zip(STAGES, code.closures(f"stages.{name}" for name in STAGES).values(), strict=True))
+        code.remember()
         for name, hashes in lists.items():
             files.write_text(folder / name, code.listing(hashes))
         for line in changes(files.read_json(SEEN) if SEEN.is_file() else lists, lists):

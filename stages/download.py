@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from llm.data.download import Source, fetch
+from llm.data.download import fetch
+from llm.data.source import Source
 from stages.run import WORK, item_of, run_stage, stage
 
 

@@ -13,7 +13,8 @@ from llm.data import leakage
 from llm.data.instructions import read_entries
 from llm.data.leakage import Leak
 from llm.data.prompts import format_prompt, question
-from llm.evaluate.judge import JudgeConfig, judge, read_responses, require_coverage, summarize
+from llm.evaluate.judge import judge, read_responses, require_coverage, summarize
+from llm.evaluate.judge_config import JudgeConfig
 from stages.run import WORK, run_stage, stage
 
 RESPONSES = Path("reports/respond/responses.json")

@@ -12,10 +12,10 @@ from llm.common.errors import UserError, collect_errors, raise_all
 from llm.common.seeds import derive
 from llm.data.ahead import prepared
 from llm.data.batches import Buckets, ShuffledBatches, steps_per_epoch
-from llm.data.download import Source
 from llm.data.instruction_dataset import InstructionDataset
 from llm.data.instructions import read_entries
 from llm.data.prompts import make_frame, to_json
+from llm.data.source import Source
 from llm.model import lora, memory
 from llm.model.gpt import count_parameters
 from llm.runtime.device import RuntimeConfig, set_up_device

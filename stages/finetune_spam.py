@@ -15,7 +15,7 @@ from llm.common.seeds import derive
 from llm.data.ahead import prepared
 from llm.data.batches import ShuffledBatches, steps_per_epoch
 from llm.data.class_splits import SPLITS, read_labels, read_split
-from llm.data.download import Source
+from llm.data.source import Source
 from llm.data.spam_dataset import SpamDataset
 from llm.evaluate import accuracy, class_metrics
 from llm.model import classifier, lora, memory

@@ -16,7 +16,7 @@ from llm.common.seeds import derive
 from llm.data.ahead import prepared
 from llm.data.batches import BatchSource, ConcatBatches, SequentialBatches, ShuffledBatches, steps_per_epoch
 from llm.data.corpus_dataset import TokenWindows
-from llm.data.download import Source
+from llm.data.source import Source
 from llm.data.tokenizer import Tokenizer, fingerprint
 from llm.generate.config import greedy
 from llm.generate.decoding import generate

@@ -26,7 +26,7 @@ from llm.common.errors import DATA, USAGE, UserError, error_contract, problems_o
 from llm.common.progress import Bars
 from llm.common.ranks import is_first
 from llm.tracking import record, spool
-from llm.tracking.state import numbers
+from llm.tracking.state import CHECK, numbers
 from llm.tracking.tracker import Tracker, TrackingConfig, start_tracking
 from stages import launch
 from stages.launch import LaunchConfig, Ranked
@@ -311,6 +311,6 @@ def stage(name: str, config: Any) -> Iterator[Run]:
             tracker.close(str(error) or type(error).__name__)
             raise
         else:
-            tracker.close(None)
+            tracker.close(None, wait=name != CHECK)  # it runs at every edit; the import of MLflow takes longer
         finally:
             run.close()

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from llm.common.params import Problem
 from llm.data.corpus import CorpusConfig
 from llm.data.corpus_files import DocumentsConfig
-from llm.data.download import Source
 from llm.data.encode_blocks import ParallelConfig
 from llm.data.instructions import InstructionsConfig
+from llm.data.source import Source
 from llm.data.spam import SpamConfig
 from llm.data.tokenizer import TokenizerConfig
-from llm.evaluate.judge import JudgeConfig
+from llm.evaluate.judge_config import JudgeConfig
 from llm.model.config import ModelParams
 from llm.preference.pairs import PreferencesConfig
 from llm.runtime.device import RuntimeConfig

@@ -72,7 +72,8 @@ def judge_file(arguments: argparse.Namespace) -> None:
     """
     from llm.data.prompts import format_prompt
     from llm.evaluate import pairwise
-    from llm.evaluate.judge import JudgeConfig, judge, read_responses, require_coverage, summarize
+    from llm.evaluate.judge import judge, read_responses, require_coverage, summarize
+    from llm.evaluate.judge_config import JudgeConfig
 
     files.project_root()
     section = params.load().get("judge")

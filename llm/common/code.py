@@ -8,10 +8,15 @@ from __future__ import annotations
 import ast
 import hashlib
 import io
+import json
 import sys
 import tokenize
-from functools import cache
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
+
+from llm.common import files
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("llm", "stages")
@@ -19,21 +24,64 @@ PACKAGES = ("llm", "stages")
 EXEMPT = ("llm/common/errors.py", "llm/common/progress.py", "llm/tracking/")
 LAYOUT = {tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")  # the fields of a statement that hold statements
+KNOWN = Path(".work/code.json")
 
 
-def closure(module: str, root: Path = ROOT) -> dict[str, str]:
-    """Return path and hash of every file in PACKAGES that `module` (such as `stages.pretrain`) imports, in order.
+class Facts(NamedTuple):
+    """What the lists need to know of a file."""
+
+    text: str  # a hash of the whole text
+    code: str  # a hash of 16 hex digits of the code; empty if there is none
+    imports: list[str]  # modules, and names in them that may be modules
+
+
+_known: dict[str, Facts] = {}  # by path; if the text is another one now, they are found anew
+
+
+def recall(path: Path = KNOWN) -> None:
+    """Take what an earlier run found out, so that only files that have changed since are read in full.
+
+    A missing or damaged file is left alone.
+    """
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["version"] == _version():
+            _known.update({name: Facts(*facts) for name, facts in stored["files"].items() if name not in _known})
+
+
+def remember(path: Path = KNOWN) -> None:
+    """Write what this run has found out, for `recall`."""
+    files.write_json(path, {"version": _version(), "files": _known})
+
+
+def closures(modules: Iterable[str], root: Path = ROOT) -> dict[str, dict[str, str]]:
+    """Return, for each module (such as `stages.pretrain`), path and hash of every file in PACKAGES that it imports.
 
     Indirect imports and imports inside functions count. Files without code and files in EXEMPT are left out.
     """
-    found: set[Path] = set()
-    todo = _files(module, root)
-    while todo:
-        path = todo.pop()
-        if path not in found and not _is_exempt(path):
+    codes: dict[Path, str] = {}
+    following: dict[Path, set[Path]] = {}
+
+    def reached(module: str) -> dict[str, str]:
+        found: set[Path] = set()
+        todo = _files(module, root)
+        while todo:
+            path = todo.pop()
+            if path in found or _is_exempt(path):
+                continue
             found.add(path)
-            todo |= imports(path, root)
-    return _hashes(found, root)
+            if path not in codes:
+                codes[path], following[path] = _facts(path, root).code, imports(path, root)
+            todo |= following[path]
+        return {path.as_posix(): codes[path] for path in sorted(found) if codes[path]}
+
+    return {module: reached(module) for module in modules}
+
+
+def closure(module: str, root: Path = ROOT) -> dict[str, str]:
+    """`closures` of one module."""
+    return closures([module], root)[module]
 
 
 def listing(hashes: dict[str, str]) -> str:
@@ -44,29 +92,22 @@ def listing(hashes: dict[str, str]) -> str:
 def loaded() -> dict[str, str]:
     """Return path and hash of every file in PACKAGES that this process has loaded, as `closure` does."""
     modules = [module for name, module in sys.modules.items() if name.partition(".")[0] in (*PACKAGES, "__main__")]
-    files = {Path(file).resolve() for module in modules if (file := getattr(module, "__file__", None))}
-    paths = {path.relative_to(ROOT) for path in files if ROOT in path.parents}
-    return _hashes({path for path in paths if path.parts[0] in PACKAGES and not _is_exempt(path)}, ROOT)
+    used = {Path(file).resolve() for module in modules if (file := getattr(module, "__file__", None))}
+    paths = sorted(path.relative_to(ROOT) for path in used if ROOT in path.parents)
+    ours = [path for path in paths if path.parts[0] in PACKAGES and not _is_exempt(path)]
+    return {path.as_posix(): code for path in ours if (code := _facts(path, ROOT).code)}
 
 
-@cache
 def imports(path: Path, root: Path = ROOT) -> set[Path]:
     """Return the files in PACKAGES that the file `path` imports, with the `__init__.py` of their packages."""
-    modules: set[str] = set()
-    for node in ast.walk(ast.parse((root / path).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            modules |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return {file for module in modules for file in _files(module, root)}
+    return {file for module in _facts(path, root).imports for file in _files(module, root)}
 
 
-@cache
-def code_of(source: str) -> str:
+def code_of(source: str, tree: ast.Module | None = None) -> str:
     """Return `source` without comments, docstrings and blank lines; blank lines inside strings stay."""
     lines = source.split("\n")  # as tokenize counts them: splitlines() also ends one at U+2028
-    nodes = (node for node in ast.walk(ast.parse(source)) if isinstance(node, DOCUMENTED) and ast.get_docstring(node))
-    docstrings = {(node.body[0].lineno, node.body[0].col_offset) for node in nodes}
+    nodes = [node for node in _statements(tree or ast.parse(source)) if isinstance(node, DOCUMENTED)]
+    docstrings = {(node.body[0].lineno, node.body[0].col_offset) for node in nodes if ast.get_docstring(node)}
     code: set[int] = set()  # numbers of the lines to keep
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
@@ -75,6 +116,31 @@ def code_of(source: str) -> str:
         elif token.type not in LAYOUT and token.start not in docstrings:
             code |= set(range(token.start[0], token.end[0] + 1))
     return "\n".join(lines[number - 1] for number in sorted(code))
+
+
+def _facts(path: Path, root: Path) -> Facts:
+    source = (root / path).read_text(encoding="utf-8")
+    name, text = path.as_posix(), _hash(source)
+    if name not in _known or _known[name].text != text:
+        tree = ast.parse(source)
+        modules: set[str] = set()
+        for node in _statements(tree):
+            if isinstance(node, ast.Import):
+                modules |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        code = code_of(source, tree)
+        ours = sorted(module for module in modules if module.partition(".")[0] in PACKAGES)
+        _known[name] = Facts(text, code and _hash(code), ours)
+    return _known[name]
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """The node and all statements in it, also those in functions. Expressions hold none."""
+    yield node
+    for field in BLOCKS:
+        for inner in getattr(node, field, ()):
+            yield from _statements(inner)
 
 
 def _files(module: str, root: Path) -> set[Path]:
@@ -90,7 +156,10 @@ def _is_exempt(path: Path) -> bool:
     return path.as_posix().startswith(EXEMPT)
 
 
-def _hashes(paths: set[Path], root: Path) -> dict[str, str]:
-    """Return a hash of 16 hex digits for each file that has code, sorted by path."""
-    codes = {path.as_posix(): code_of((root / path).read_text(encoding="utf-8")) for path in sorted(paths)}
-    return {path: hashlib.sha256(code.encode()).hexdigest()[:16] for path, code in codes.items() if code}
+def _version() -> str:
+    """A hash of this module: another one may find other facts."""
+    return _hash(Path(__file__).read_text(encoding="utf-8"))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

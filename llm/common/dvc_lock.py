@@ -23,7 +23,7 @@ def read(path: Path = LOCK) -> Stages:
 def parse(text: str, where: str, fix: str = REPAIR) -> Stages:
     """The stages in the text of a dvc.lock. Raises UserError with the line or the stage that is wrong, and `fix`."""
     try:
-        found = yaml_file.parse(text, where, yaml_file.plain()).get("stages") or {}
+        found = yaml_file.parse_plain(text, where).get("stages") or {}
     except UserError as error:
         raise UserError(error.where, error.what, fix, USAGE) from None
     if not isinstance(found, Mapping):

@@ -13,7 +13,7 @@ PIPELINE = Path("dvc.yaml")
 
 def stage_names(path: Path = PIPELINE) -> list[str]:
     """The stages of a dvc.yaml in their order. Raises UserError if it is missing or has no section `stages`."""
-    stages = yaml_file.read(path, yaml_file.plain()).get("stages")
+    stages = yaml_file.read_plain(path).get("stages")
     if not isinstance(stages, Mapping):
         raise UserError(
             f"{path}: stages", f"{yaml_file.show(stages)} is not a section", "see `git diff dvc.yaml`", USAGE

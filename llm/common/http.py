@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
-import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +16,8 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, InvalidHeader
+
+from llm.common.urls import is_loopback
 
 T = TypeVar("T")
 
@@ -196,23 +196,6 @@ def status_failure(response: requests.Response, detail: str = "") -> Failure:
     with suppress(InvalidHeader):
         wait = urllib3.Retry().get_retry_after(response.raw) or 0.0
     return Failure(f"status {status}{detail}", status in (408, 429) or status >= 500, wait)
-
-
-def is_plain_url(url: str) -> bool:
-    """Return whether this is an http(s) URL with a host, and without user, password, blanks or backslashes."""
-    with suppress(ValueError):  # a bad port or bracket
-        parts = urlsplit(url)
-        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        return known and "@" not in parts.netloc and not re.search(r"[\s\\]", url)
-    return False
-
-
-def is_loopback(url: str) -> bool:
-    """Return whether the URL names this machine: `localhost` or a loopback address."""
-    host = urlsplit(url).hostname or ""
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
 
 
 def _reason(error: BaseException) -> str:

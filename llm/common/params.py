@@ -44,7 +44,7 @@ def read_all(schema: type[T], path: Path | str = PARAMS) -> T:
 
 def load(path: Path | str = PARAMS) -> dict[str, Any]:
     """Read a YAML file as plain data. Raises UserError if it is not a mapping of plain values."""
-    return dict(yaml_file.read(path, yaml_file.plain()))
+    return yaml_file.read_plain(path)
 
 
 def parse(schema: type[T], value: Any, path: str = str(PARAMS)) -> T:

@@ -5,7 +5,11 @@ A file must be a mapping of plain values, without duplicate keys, tags or aliase
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,9 @@ from ruamel.yaml.events import AliasEvent
 
 from llm.common.errors import USAGE, UserError
 from llm.common.files import read_text
+
+# The reader in C takes some of these unlike YAML 1.2, or they may begin an alias, a tag or a second document.
+ODD = re.compile("[\t!&*%?>|\x85\u2028\u2029\ufeff]|^(?:---|[.]{3})", re.MULTILINE)
 
 
 def plain() -> YAML:
@@ -38,11 +45,34 @@ def keeping_comments() -> YAML:
 
 def read(path: Path | str, loader: YAML) -> Any:
     """Read the file with `loader`. Raises UserError as `parse` does."""
+    return parse(_text(path), str(path), loader)
+
+
+def read_plain(path: Path | str) -> dict[str, Any]:
+    """Read the file as plain data. Raises UserError as `parse` does."""
+    return parse_plain(_text(path), str(path))
+
+
+def parse_plain(text: str, where: str) -> dict[str, Any]:
+    """Parse the text of the file `where` as plain data, a copy for each call. Raises UserError as `parse` does."""
+    return copy.deepcopy(_plain(text, where))
+
+
+@lru_cache(maxsize=8)  # a stage reads params.yaml several times
+def _plain(text: str, where: str) -> dict[str, Any]:
+    if not ODD.search(text):
+        with suppress(Exception):  # the reader below says what is wrong
+            value = YAML(typ="safe").load(text)  # six times as fast, where ruamel.yaml.clib is installed
+            if isinstance(value, Mapping):
+                return dict(value)
+    return dict(parse(text, where, plain()))
+
+
+def _text(path: Path | str) -> str:
     try:
-        text = read_text(path)
+        return read_text(path)
     except UserError as error:
         raise UserError(error.where, error.what, error.fix, USAGE) from None
-    return parse(text, str(path), loader)
 
 
 def parse(text: str, where: str, loader: YAML) -> Any:

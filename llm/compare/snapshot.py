@@ -80,7 +80,7 @@ class Snapshot:
     def params(self) -> dict[str, Any]:
         """params.yaml as plain data; empty if it is not there."""
         text = self.text("params.yaml")
-        return {} if text is None else dict(yaml_file.parse(text, self.where("params.yaml"), yaml_file.plain()))
+        return {} if text is None else yaml_file.parse_plain(text, self.where("params.yaml"))
 
     @cached_property
     def stages(self) -> dvc_lock.Stages:

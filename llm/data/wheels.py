@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import tempfile
@@ -10,8 +9,6 @@ from pathlib import Path
 
 from llm.common.http import Failure
 
-# A package with an exact version. Nothing in it can be read as an option of pip.
-REQUIREMENT = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?==[A-Za-z0-9][A-Za-z0-9._+!-]*")
 SECONDS = 1800.0
 
 

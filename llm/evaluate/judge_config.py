@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from llm.common.http import is_plain_url
 from llm.common.params import Problem, at_least_zero, positive
+from llm.common.urls import is_plain_url
 from llm.evaluate.judge_replies import Rule
 
 

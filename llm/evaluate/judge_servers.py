@@ -15,7 +15,8 @@ from typing import Any, Literal
 import requests
 
 from llm.common.errors import SERVICE, USAGE, UserError
-from llm.common.http import Failure, is_loopback, read_body, retry, send, status_failure
+from llm.common.http import Failure, read_body, retry, send, status_failure
+from llm.common.urls import is_loopback
 from llm.evaluate.judge_config import JudgeConfig
 
 KEY_VARIABLE = "OPENAI_API_KEY"

@@ -29,7 +29,7 @@ class State:
     def read(cls, folder: Path) -> State:
         """Read the folder. Raises OSError or UserError where params.yaml or dvc.lock cannot be read."""
         lock = folder / "dvc.lock"
-        found = yaml_file.read(lock, yaml_file.plain()) or {}
+        found = yaml_file.read_plain(lock)
         parameters = params.load(folder / params.PARAMS)
         return cls(folder, parameters, dict(found.get("stages") or {}), files.dvc_md5(lock))
 

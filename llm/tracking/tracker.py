@@ -148,8 +148,8 @@ class Tracker:
         """Record the model that the stage made: DVC keeps its weights, MLflow the md5 that finds them."""
         self._write({"model": name, "path": Path(path).as_posix(), "md5": md5})
 
-    def close(self, error: str | None) -> None:
-        """End the run, FINISHED or with the error line FAILED, and wait until MLflow has all of it."""
+    def close(self, error: str | None, wait: bool = True) -> None:
+        """End the run, FINISHED or with the error line FAILED, and `wait` until MLflow has all of it."""
         self._write({"close": error, "time": spool.now_ms()})
         _CURRENT.set(None)
         if self._file is None:
@@ -157,6 +157,8 @@ class Tracker:
         with suppress(OSError):
             self._file.close()
         self._file = None
+        if not wait:
+            return
         self._recorder.wait(lambda: not self._path.exists())
         if self._path.with_suffix(".bad").exists():
             self._recorder.give_up(self._recorder.last_words())

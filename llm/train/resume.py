@@ -90,6 +90,7 @@ def checkpoints(
 def fingerprint(config: Any, inputs: Sequence[Path]) -> dict[str, str]:
     """The parameters of a run, except those in FREE, and hashes of its input files, the loaded code and torch."""
     values = {key: value for key, value in params.flat(config).items() if key.rpartition(".")[2] not in FREE}
+    code.recall()
     return (
         {key: repr(value) for key, value in values.items()}
         | {path.as_posix(): dvc_md5(path) for path in inputs}

@@ -15,7 +15,7 @@ import yaml
 
 from llm.common import files
 from llm.common.params import flat
-from llm.data.download import Source
+from llm.data.source import Source
 from llm.weights import known
 
 README = "README.md"

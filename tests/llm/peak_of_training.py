@@ -68,7 +68,7 @@ def main(case: dict) -> dict:
     task = Task(
         model,
         losses.classification if classes else losses.next_token_of(settings.fused_loss),
-        ShuffledBatches(data, batch, 3, 1),
+        ShuffledBatches(data, batch, 2, 1),  # the second has the moments of the first
         {"train": ShuffledBatches(data, batch, 1, 1), "val": ShuffledBatches(data, batch, 1, 2)},
     )
     fit(task, train, settings, 1)

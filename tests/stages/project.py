@@ -12,7 +12,8 @@ from typing import Any
 
 from llm.book.runs import with_python
 from llm.cli.repro import chapters
-from llm.common import files, profiles
+from llm.common import code, files, profiles
+from stages.check import STAGES
 from stages.schema import AllParams
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +33,8 @@ class Project:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             copy(ROOT / name, folder / name)
         (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
+        code.closures([f"stages.{name}" for name in STAGES], folder)
+        code.remember(folder / code.KNOWN)  # as a project has it that was checked before
         return cls(folder)
 
     @classmethod

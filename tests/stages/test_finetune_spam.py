@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from llm.common.params import load, parse
-from llm.data.download import Source
+from llm.data.source import Source
 from llm.data.spam_dataset import SpamDataset
 from llm.data.tokenizer import Tokenizer
 from llm.model import memory

@@ -8,7 +8,7 @@ import yaml
 
 from llm.book import ledger
 from llm.book.runs import MADE, Run, lookup, make
-from llm.common import code, files, params, profiles
+from llm.common import files, params, profiles
 from llm.common.errors import UserError
 from stages.schema import AllParams
 from tests.stages.project import ROOT, Project
@@ -50,7 +50,6 @@ def test_a_run_is_made_in_a_copy_and_known_again(tmp_path, monkeypatch):
     text = module.read_text("utf-8")
     for more, said in [("# a comment\n", None), ("MORE = 1\n", "the last tokenize@corpus ran with other code")]:
         files.write_text(module, text + more)
-        code.imports.cache_clear()
         assert SMOKE.missing(copy, project.folder) == said
     with pytest.raises(UserError, match=r"`llm use configs/absent\.yaml` ended with 2"):
         make("small", Run("tokenize@corpus", (), ("configs/absent.yaml",)), project.folder)

@@ -1,5 +1,6 @@
 """Code lists: which edits change them, and in which stages."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ MODULES = {
     "llm/data/spam.py": {"tokenize_spam"},
     "llm/data/class_splits.py": {"tokenize_spam", "finetune_spam"},
     "llm/runtime/device.py": {*TRAINING, "respond", "reason_evaluate"},
-    "llm/model/lora.py": {*TRAINING, "import_gpt2", "respond", "reason_evaluate"},
+    "llm/model/lora.py": {*TRAINING, "respond", "reason_evaluate"},
     "llm/evaluate/accuracy.py": {"finetune_spam"},
     "llm/weights/openai_checkpoint.py": {"import_gpt2"},
     "llm/generate/decoding.py": {"pretrain", "respond", "finetune_dpo", "reason_evaluate", *REWARDED},
@@ -113,7 +114,6 @@ def copy(tmp_path_factory):
 
 
 def lists(folder: Path) -> dict[str, dict[str, str]]:
-    code.imports.cache_clear()
     return {stage: code.closure(f"stages.{stage}", folder) for stage in STAGES}
 
 
@@ -149,3 +149,49 @@ def test_the_loaded_files_of_a_stage_are_those_in_its_list(stage):
     assert set(listed.splitlines()) <= set(printed.splitlines())
     extra = {line.split()[1] for line in set(printed.splitlines()) - set(listed.splitlines())}
     assert extra <= {"llm/common/code.py"}
+
+
+@pytest.fixture
+def known(monkeypatch):
+    """What this process knows of files, empty at first."""
+    monkeypatch.setattr(code, "_known", {})
+    return code._known
+
+
+def test_what_was_found_out_is_remembered(known, copy, tmp_path):
+    path, before = tmp_path / "code.json", code.closures(["stages.pretrain"], copy)
+    facts = dict(known)
+    code.remember(path)
+    known.clear()
+    code.recall(path)
+    assert known == facts
+    assert code.closures(["stages.pretrain"], copy) == before
+
+
+def test_of_an_edited_file_nothing_old_is_taken(known, copy, tmp_path):
+    code.closures(["stages.pretrain"], copy)
+    code.remember(path := tmp_path / "code.json")
+    known.clear()
+    code.recall(path)
+    text = (copy / "llm/train/optim.py").read_text()
+    try:
+        (copy / "llm/train/optim.py").write_text(text + "\nfrom llm.data import spam\n")
+        assert "llm/data/spam.py" in code.closure("stages.pretrain", copy)
+    finally:
+        (copy / "llm/train/optim.py").write_text(text)
+    assert "llm/data/spam.py" not in code.closure("stages.pretrain", copy)
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{}", '{"version": "0", "files": {}}', '{"version": 1}', "\0"])
+def test_a_damaged_memory_or_that_of_another_version_is_left_alone(damage, known, tmp_path):
+    (tmp_path / "code.json").write_text(damage)
+    code.recall(tmp_path / "code.json")
+    code.recall(tmp_path / "missing.json")
+    assert known == {}
+
+
+def test_damaged_facts_are_not_taken(known, tmp_path):
+    stored = {"version": code._version(), "files": {"llm/a.py": ["0", "0", []], "llm/b.py": ["0"]}}
+    (tmp_path / "code.json").write_text(json.dumps(stored))
+    code.recall(tmp_path / "code.json")
+    assert known == {}

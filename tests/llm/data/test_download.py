@@ -27,7 +27,8 @@ from llm.common import files, http, params, profiles
 from llm.common.errors import DATA, RESOURCES, RUNNING, SERVICE, USAGE, UserError
 from llm.data import download
 from llm.data import web as client
-from llm.data.download import WEB, Source, WebFile, fetch, pin
+from llm.data.download import fetch, pin
+from llm.data.source import WEB, Source, WebFile
 from tests.wheels import make_wheel
 
 ROOT = Path(__file__).parents[3]

@@ -9,7 +9,7 @@ import yaml
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM
 
-from llm.data.download import Source, WebFile
+from llm.data.source import Source, WebFile
 from llm.model.gpt import GPT
 from llm.weights import gguf_export, known, model_card, model_folder
 from llm.weights.model_card import Card
