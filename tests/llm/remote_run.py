@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from llm.common.errors import UserError
 from llm.data.batches import Batch, ShuffledBatches
 from llm.generate import decoding
-from llm.generate.config import DecodingConfig
+from llm.generate.config import DecodingConfig, greedy
 from llm.generate.decoding import generate
 from llm.model.classifier import Classifier
 from llm.model.gpt import GPT
@@ -177,10 +177,10 @@ def main() -> None:
         on_device = train(DEVICE, 5)[1]
     found["loss"] = [on_device, train("cpu", 5)[1]]
     found["diverged"] = {f"{log} {save}": divergence(log, save) for log, save in ((100, 100), (100, 8), (3, 100))}
-    greedy = decoding.greedy(10)
-    kinds = [greedy, SAMPLED, replace(SAMPLED, top_p=None), greedy, replace(SAMPLED, top_k=None)]
+    likeliest = greedy(10)
+    kinds = [likeliest, SAMPLED, replace(SAMPLED, top_p=None), likeliest, replace(SAMPLED, top_k=None)]
     for name, work in (
-        ("greedy", lambda model: answers(model, greedy)),
+        ("greedy", lambda model: answers(model, likeliest)),
         ("sampled", lambda model: answers(model, SAMPLED)),
         ("served", lambda model: served(model, kinds)),
     ):

@@ -27,7 +27,7 @@ def tokenized(tmp_path_factory: pytest.TempPathFactory) -> Project:
     made = Project.small(
         tmp_path_factory.mktemp("ranks") / "project",
         runtime={"ranks": 2},
-        pretrain={"epochs": 12, "save_every": 5, "eval_every": 50},
+        pretrain={"epochs": 6, "save_every": 5, "eval_every": 50},
     )
     made.repro("tokenize@corpus")
     return made

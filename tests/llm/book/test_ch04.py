@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 from llm.book import ch04
 from llm.generate import decoding
+from llm.generate.config import greedy
 from llm.model.gpt import GPT
 
 
@@ -48,7 +49,7 @@ def test_generate_text_simple_is_greedy_decoding(model_config):
     model = GPT(model_config(init="torch", tie_head=False)).eval()
     prompt = [7, 250, 31]
     ids = ch04.generate_text_simple(model, torch.tensor([prompt]), max_new_tokens=13, context_size=16)
-    new = decoding.generate(model, [prompt], decoding.greedy(13), stops=())[0]
+    new = decoding.generate(model, [prompt], greedy(13), stops=())[0]
     assert ids.tolist() == [prompt + new]
     assert len(set(new)) > 2  # a constant would pass otherwise
 

@@ -28,6 +28,7 @@ from llm.generate.decoding import generate
 from llm.model import lora
 from llm.model.classifier import Classifier, freeze
 from llm.model.gpt import GPT
+from llm.model.trainable import LoraConfig
 from llm.runtime.device import RuntimeConfig, set_up_device
 from llm.train import frozen_blocks, losses
 from llm.train.loop import evaluation_batches, fit
@@ -100,7 +101,7 @@ def main(kernels: str = "portable") -> None:
         logits = predict(upper, SequentialBatches(states, 5), runtime)
         found |= {"spam curve": text(history.rows), "predictions": bits(logits, logits.softmax(dim=-1))}
         adapted = models["eager"]
-        lora.add_lora(adapted, lora.LoraConfig(2, 4.0, "alpha/rank"), 1)
+        lora.add_lora(adapted, LoraConfig(2, 4.0, "alpha/rank"), 1)
         task = Task(adapted, losses.next_token, ShuffledBatches(short, 5, 4, 1), {})
         fit(task, replace(SETTINGS, micro_batch_size=2, batch_size=4, eval_every=100, keep="last"), runtime, 3)
         found |= {"adapter": bits(*(t for n, t in adapted.named_parameters() if "lora" in n))}
