@@ -44,7 +44,7 @@ def recall(path: Path = KNOWN) -> None:
 
     A missing or damaged file is left alone.
     """
-    with suppress(OSError, ValueError, TypeError, KeyError):
+    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         stored = json.loads(path.read_text(encoding="utf-8"))
         if stored["version"] == _version():
             _known.update({name: Facts(*facts) for name, facts in stored["files"].items() if name not in _known})

@@ -22,8 +22,9 @@ from ruamel.yaml.events import AliasEvent
 from llm.common.errors import USAGE, UserError
 from llm.common.files import read_text
 
-# The reader in C takes some of these unlike YAML 1.2, or they may begin an alias, a tag or a second document.
-ODD = re.compile("[\t!&*%?>|\x85\u2028\u2029\ufeff]|^(?:---|[.]{3})", re.MULTILINE)
+# What the reader in C takes unlike YAML 1.2, what may begin an alias, a tag or a second document, and lists in lists.
+ODD = re.compile("[\t!&*%?>|\x85\u2028\u2029\ufeff]|^(?:---|[.]{3})|(?:- +){9}", re.MULTILINE)
+MOST_BRACKETS = 1000  # deep nesting would overflow the stack of the reader in C
 
 
 def plain() -> YAML:
@@ -55,12 +56,15 @@ def read_plain(path: Path | str) -> dict[str, Any]:
 
 def parse_plain(text: str, where: str) -> dict[str, Any]:
     """Parse the text of the file `where` as plain data, a copy for each call. Raises UserError as `parse` does."""
-    return copy.deepcopy(_plain(text, where))
+    try:
+        return copy.deepcopy(_plain(text, where))
+    except RecursionError:
+        raise UserError(where, "not plain YAML: nested too deeply", "correct the file", USAGE) from None
 
 
 @lru_cache(maxsize=8)  # a stage reads params.yaml several times
 def _plain(text: str, where: str) -> dict[str, Any]:
-    if not ODD.search(text):
+    if not ODD.search(text) and text.count("[") + text.count("{") < MOST_BRACKETS:
         with suppress(Exception):  # the reader below says what is wrong
             value = YAML(typ="safe").load(text)  # six times as fast, where ruamel.yaml.clib is installed
             if isinstance(value, Mapping):

@@ -190,8 +190,9 @@ def test_a_damaged_memory_or_that_of_another_version_is_left_alone(damage, known
     assert known == {}
 
 
-def test_damaged_facts_are_not_taken(known, tmp_path):
-    stored = {"version": code._version(), "files": {"llm/a.py": ["0", "0", []], "llm/b.py": ["0"]}}
+@pytest.mark.parametrize("stored_files", [{"llm/a.py": ["0", "0", []], "llm/b.py": ["0"]}, {"llm/a.py": 1}, [], None])
+def test_damaged_facts_are_not_taken(stored_files, known, tmp_path):
+    stored = {"version": code._version(), "files": stored_files}
     (tmp_path / "code.json").write_text(json.dumps(stored))
     code.recall(tmp_path / "code.json")
     assert known == {}

@@ -78,6 +78,20 @@ def test_so_are_those_of_damaged_files():
         assert same("".join(text)), "".join(text)
 
 
+@pytest.mark.parametrize("depth", [900, 100_000])
+@pytest.mark.parametrize("text", ["a: {0}1{1}\n", "a: {0}\n", "{2}1\n", "a:\n {2}1\n"])
+def test_a_deeply_nested_file_is_one_error(text, depth):
+    """The reader in C would overflow its stack, which no handler survives."""
+    with pytest.raises(UserError, match="not plain YAML"):
+        yaml_file.parse_plain(text.format("[" * depth, "]" * depth, "- " * depth), "a.yaml")
+
+
+def test_deep_blocks_are_one_error():
+    nested = "".join(f"{' ' * level}a:\n" for level in range(2000))
+    with pytest.raises(UserError, match="not plain YAML"):
+        yaml_file.parse_plain(nested, "a.yaml")
+
+
 def test_every_call_gives_a_copy():
     first = yaml_file.parse_plain("a: {b: [1]}\n", "a.yaml")
     first["a"]["b"].append(2)
