@@ -319,6 +319,15 @@ def test_unreachable_server_costs_one_warning_and_little_time(tmp_path: Path, fr
     assert len([name for name in spools(folder) if name.endswith(".jsonl")]) == 3, "kept for a server that is back"
 
 
+@pytest.mark.slow
+def test_a_stage_that_does_not_wait_is_recorded_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = start_tracking("check", {"seed": 1}, tmp_path, ON)
+    monkeypatch.setattr(tracker.Recorder, "wait", lambda *_: pytest.fail("it waits"))
+    run.close(None, wait=False)
+    assert wait_for(lambda: not spools(tmp_path), 300), "the recorder is not done"
+    assert runs(tmp_path)["check"].info.status == "FINISHED"
+
+
 def test_required_server_that_is_down_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], free_port: int
 ) -> None:
