@@ -35,7 +35,7 @@ def main(stages: list[str]) -> int:
         if not names:
             print("audit: nothing was built", file=sys.stderr)
             return 1
-        ran = yaml_file.read(folders[0] / "dvc.lock", yaml_file.plain())["stages"]
+        ran = yaml_file.read_plain(folders[0] / "dvc.lock")["stages"]
     for name in different:
         print(f"audit: differs: {name}", file=sys.stderr)
     print(f"audit: {len(ran)} stages, {len(names)} files compared, {len(different)} differ")

@@ -1,4 +1,4 @@
-"""The parameters of a training run, AdamW, and the learning rate as a function of the step (appendix D)."""
+"""AdamW, and the learning rate as a function of the step (appendix D)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The section `reason_distill` of params.yaml."""
+"""The sections `reason_student` and `reason_distill` of params.yaml."""
 
 from __future__ import annotations
 
