@@ -309,10 +309,11 @@ def test_unreachable_server_costs_one_warning_and_little_time(tmp_path: Path, fr
     folder = project(tmp_path / "project")
     begun = time.monotonic()
     repro(folder, "a", "b", "c", TRACKED="no")
-    stages = time.monotonic() - begun  # on a busy machine, the processes alone take seconds
+    subprocess.run([sys.executable, "-c", "from mlflow.tracking import MlflowClient; MlflowClient()"], check=True)
+    needed = time.monotonic() - begun  # the processes and MLflow's import alone: many seconds on a busy machine
     begun = time.monotonic()
     stderr = repro(folder, "a", "b", "c", MLFLOW_TRACKING_URI=f"http://user:{SECRET}@127.0.0.1:{free_port}")
-    assert time.monotonic() - begun < 8 + stages  # with MLflow's own patience, each of the three would take minutes
+    assert time.monotonic() - begun < 8 + needed  # with MLflow's own patience, each of the three would take minutes
     assert stderr.startswith("warning: tracking: ")
     assert stderr.count("\n") == 1
     assert SECRET not in stderr
