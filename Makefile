@@ -24,7 +24,8 @@ install: $(INSTALLED) ## create .venv with the packages pinned in constraints.tx
 
 # Only the requirements are installed, not the project: a copy of it, such as a queued experiment, must import its own
 # code. .venv/bin/llm runs the code of the current folder. pip would compile every module, which takes about as long as
-# the rest; without it, Python compiles those that are used when they are first imported.
+# the rest. Without it, Python compiles those that are used when they are first imported; but where
+# PYTHONDONTWRITEBYTECODE is set, it would do so in every process.
 $(INSTALLED): pyproject.toml constraints.txt llm/cli/launcher
 	@.venv/bin/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || { \
 		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || \
@@ -32,7 +33,7 @@ $(INSTALLED): pyproject.toml constraints.txt llm/cli/launcher
 		$(PYTHON) -m venv --clear .venv; }
 	@echo "installing into .venv ..."
 	@.venv/bin/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *p["optional-dependencies"]["dev"], sep="\n")' > .venv/requirements.txt
-	@$(RUN) pip install -q --no-compile --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -r .venv/requirements.txt
+	@$(RUN) pip install -q $(if $(PYTHONDONTWRITEBYTECODE),,--no-compile) --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -r .venv/requirements.txt
 	@install -m 755 llm/cli/launcher .venv/bin/llm
 	@touch $(INSTALLED)
 

@@ -18,7 +18,7 @@ from llm.model.config import ModelConfig
 from llm.runtime import kernels
 from tests import tiny
 from tests.browser import browser, page  # noqa: F401 - fixtures
-from tests.killing import Forks
+from tests.forks import Forks
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as where a script starts the tests in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # or all that they start would ignore it too
@@ -66,9 +66,9 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def forks() -> Iterator[Forks]:
-    """A process with torch loaded, whose forks run modules and may be killed."""
+    """A process with torch and most of our code loaded, whose forks run modules and may be killed."""
     with Forks() as running:
         yield running
 

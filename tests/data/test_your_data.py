@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.docs.page import TINY, Command, Terminal, page, read
-from tests.stages.project import Project
+from tests.stages.project import Project, warm
 
 PAGE = page("your-data.md")
 
@@ -24,7 +24,7 @@ def section(number: int) -> tuple[dict[str, Any], list[Command]]:
 
 def execute(project: Project, command: Command) -> str:
     """Run a command of the page there; return its output, of the programs other than `llm` with its messages."""
-    with Terminal(project) as terminal:
+    with Terminal(project, python=warm()) as terminal:
         done = terminal.run(command)
     return done.stdout if command.words[0] == "llm" else done.stdout + done.stderr
 

@@ -76,6 +76,7 @@ class Terminal:
 
     project: Project
     more: dict[str, str] = field(default_factory=dict)  # variables
+    python: str | Path = sys.executable
     servers: list[subprocess.Popen[str]] = field(default_factory=list)
     ports: dict[int, int] = field(default_factory=dict)
     reserved: ExitStack = field(default_factory=ExitStack)
@@ -86,7 +87,7 @@ class Terminal:
         self.programs.mkdir(exist_ok=True)
         for name, options in MODULES.items():
             path = self.programs / name
-            path.write_text(f'#!/bin/sh\nexec "{sys.executable}" {options} "$@"\n')
+            path.write_text(f'#!/bin/sh\nexec "{self.python}" {options} "$@"\n')
             path.chmod(0o755)
         return self
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.killing import Ended, Forks
+from tests.forks import Ended, Forks
 from tests.stages.project import Project
 
 
 def run(project: Project, forks: Forks, stage: str, **kill: Any) -> Ended:
     """Run a stage such as `pretrain` or `download corpus`, and kill it where `Forks.run` is told to."""
     module, *item = stage.split()
-    ended = forks.run(project.folder, f"stages.{module}", *item, **kill)
-    (project.folder / "stdout").unlink()
-    (project.folder / "stderr").unlink()
-    return ended
+    return forks.run(project.folder, f"stages.{module}", *item, **kill)
 
 
 def build(project: Project, forks: Forks, *stages: str) -> str:

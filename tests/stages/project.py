@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from llm.book.runs import with_python
 from llm.cli.repro import chapters
-from llm.common import code, files, profiles
+from llm.common import code, files, params, profiles
+from llm.common.errors import UserError
 from stages.check import STAGES
 from stages.schema import AllParams
+from tests.forks import PACKAGES, Forks
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("llm", "stages", "configs", "data/sample", ".dvc/config", "dvc.yaml", "params.yaml", ".dvcignore")
 NOT_OURS = (".work", "__pycache__")  # what may appear beside the declared outputs
+
+
+@cache
+def warm() -> Path:
+    """A `python` that runs modules in forks of one process, with the packages loaded but none of our own code."""
+    forks = Forks(PACKAGES)
+    forks.__enter__()
+    atexit.register(forks.__exit__)
+    return forks.python()
 
 
 @dataclass(frozen=True)
@@ -67,12 +81,28 @@ class Project:
             [sys.executable, "-m", module, *words], cwd=self.folder, env=environment, **{**piped, **options}
         )
 
-    def run(self, module: str, *words: str, ok: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
-        """Run `python -m MODULE` there to its end."""
+    def run(
+        self, module: str, *words: str, ok: bool = True, cold: bool | None = None, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `python -m MODULE` there to its end: `cold`, in an interpreter of its own, or else in a fork.
+
+        By default, in a fork where that makes no difference: a fork is no child of DVC, which a recorder looks for, and
+        torch is loaded before it could choose its kernels.
+        """
+        if "preexec_fn" not in options and (self._may_fork() if cold is None else not cold):
+            path = f"{warm().parent}{os.pathsep}{os.environ['PATH']}"
+            options |= {"executable": warm(), "env": {"PATH": path, **options.get("env", {})}}
         with self.start(module, *words, **options) as process:
             out, err = process.communicate()
         assert not ok or process.returncode == 0, out + err
         return subprocess.CompletedProcess([module, *words], process.returncode, out, err)
+
+    def _may_fork(self) -> bool:
+        try:
+            values = params.load(self.folder / "params.yaml")
+            return not values["tracking"]["enabled"] and values["runtime"]["kernels"] == "native"
+        except (UserError, KeyError):
+            return False
 
     def repro(self, *words: str) -> list[str]:
         """Run `dvc repro`, without words for the stages that `llm repro` runs; return those that ran."""

@@ -17,7 +17,7 @@ import pytest
 from llm.common import files
 from llm.preference.wordings import read
 from llm.weights import model_folder
-from tests.killing import Forks
+from tests.forks import Forks
 from tests.stages.forked import build, run
 from tests.stages.project import ROOT, Project
 

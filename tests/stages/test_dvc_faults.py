@@ -81,7 +81,7 @@ def server(one_server: Server) -> Iterator[Server]:
 def checked_once(one_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Project:
     made = Project.create(tmp_path_factory.mktemp("checked") / "project")
     shutil.copytree(ROOT / "data/web", made.folder / "data/web")
-    made.set(tracking={"enabled": False}, download={"spam": source(one_server, BODY)})
+    made.set(tracking={"enabled": False}, runtime={"kernels": "native"}, download={"spam": source(one_server, BODY)})
     assert made.repro("check") == ["check"]
     return made
 

@@ -202,7 +202,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The smoke project on a part of the sample, without MLflow, every stage of WAVES run once without a fault."""
     made = Project.create(tmp_path_factory.mktemp("faults") / "project")
     profiles.use(ROOT / "configs" / "smoke.yaml", AllParams, made.folder / "params.yaml")
-    made.set(tracking={"enabled": False}, runtime={"threads": 1}, finetune_instruct={"init_from": "models/pretrain"})
+    made.set(
+        tracking={"enabled": False},
+        runtime={"threads": 1, "kernels": "native"},
+        finetune_instruct={"init_from": "models/pretrain"},
+    )
     corpus, instructions = (made.folder / "data/sample" / name for name in ("corpus.txt", "instructions.json"))
     corpus.write_bytes(corpus.read_bytes()[:150_000])
     entries = files.read_json(instructions)[:200]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.killing import Forks
+from tests.forks import Forks
 from tests.stages.forked import build, run
 from tests.stages.project import Project
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llm.train.compiled import COMPILERS
-from tests.killing import Forks
+from tests.forks import Forks
 from tests.stages.forked import build
 from tests.stages.project import Project
 
@@ -93,7 +93,7 @@ def test_a_signal_while_the_stage_still_imports_is_one_line(number, code, tmp_pa
 )
 def test_a_signal_saves_and_the_next_run_resumes(number, code, built, tmp_path):
     project = built.copy(tmp_path / "project")
-    project.set(finetune_instruct={"epochs": 20})
+    project.set(finetune_instruct={"epochs": 8})
     project.run("stages.finetune_instruct")
     good = project.bytes()
     shutil.rmtree(project.folder / "models/instruct")
@@ -139,7 +139,7 @@ def test_compiled_passes_are_as_good_and_resume(built, tmp_path):
 
 def test_other_parameters_start_anew(built, tmp_path):
     project = built.copy(tmp_path / "project")
-    project.set(finetune_instruct={"epochs": 20})
+    project.set(finetune_instruct={"epochs": 8})
     stopped(project, signal.SIGTERM, 143)
     (old,) = states(project)
     project.set(finetune_instruct={"epochs": 1})
@@ -152,7 +152,7 @@ def test_other_parameters_start_anew(built, tmp_path):
 
 def test_another_model_to_start_from_starts_anew(built, tmp_path):
     project = built.copy(tmp_path / "project")
-    project.set(finetune_instruct={"epochs": 20})
+    project.set(finetune_instruct={"epochs": 8})
     stopped(project, signal.SIGTERM, 143)
     project.set(pretrain={"lr": 0.001})
     project.run("stages.pretrain")

@@ -29,7 +29,10 @@ def test_the_expectation_stands_beside_what_it_took(project, monkeypatch):
 
 
 def test_nothing_is_planned_when_nothing_changed(project):
-    assert project.run("llm", "plan", "pretrain").stdout == "Nothing to run: all 5 stages are as in dvc.lock.\n"
+    assert (
+        project.run("llm", "plan", "pretrain", cold=False).stdout
+        == "Nothing to run: all 5 stages are as in dvc.lock.\n"
+    )
 
 
 def test_a_longer_training_is_expected_to_take_longer(project):
@@ -37,7 +40,7 @@ def test_a_longer_training_is_expected_to_take_longer(project):
     epochs = 1
     other.set(pretrain={"epochs": 5})
     try:
-        out = other.run("llm", "plan", "pretrain").stdout
+        out = other.run("llm", "plan", "pretrain", cold=False).stdout
     finally:
         other.set(pretrain={"epochs": epochs})
     assert "pretrain.epochs 1 → 5" in out
@@ -49,15 +52,15 @@ def test_a_longer_training_is_expected_to_take_longer(project):
 def test_a_first_run_is_expected_by_the_speed_of_this_machine(project, tmp_path):
     other = project.copy(tmp_path / "other")  # without the record
     other.set(pretrain={"epochs": 3})
-    assert "GFLOP/s" in other.run("llm", "plan", "pretrain").stdout
+    assert "GFLOP/s" in other.run("llm", "plan", "pretrain", cold=False).stdout
 
 
 def test_a_trace_names_the_run_and_a_run_the_trace(project, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (run,) = lookup.finished(project.folder, "pretrain")
-    out = project.run("llm", "trace", "models/pretrain").stdout
+    out = project.run("llm", "trace", "models/pretrain", cold=False).stdout
     assert run.run_id in out
-    again = project.run("llm", "trace", run.run_id).stdout
+    again = project.run("llm", "trace", run.run_id, cold=False).stdout
     assert again.splitlines()[0] == out.splitlines()[0]
-    said = project.run("llm", "trace", "f" * 32, ok=False)
+    said = project.run("llm", "trace", "f" * 32, ok=False, cold=False)
     assert said.returncode == 2

@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import pytest
 from llm.common import files, profiles
 from llm.common.errors import DATA, DIVERGED, USAGE
 from stages.schema import AllParams
-from tests.killing import Forks
+from tests.forks import Forks
 from tests.stages.project import ROOT, Project
 
 pytestmark = pytest.mark.slow
@@ -37,12 +36,6 @@ SHORT: dict[str, Any] = {  # a few seconds, with answers that live
 }
 
 
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with Forks() as running:
-        yield running
-
-
 def project_of(folder: Path, **changes: Any) -> Project:
     made = Project.create(folder)
     profiles.use(ROOT / "configs/smoke.yaml", AllParams, made.folder / "params.yaml")
@@ -54,8 +47,6 @@ def project_of(folder: Path, **changes: Any) -> Project:
 def run(project: Project, forks: Forks, stage: str) -> str:
     ended = forks.run(project.folder, f"stages.{stage}")
     assert ended.code == 0, ended.err
-    (project.folder / "stdout").unlink()
-    (project.folder / "stderr").unlink()
     return ended.err
 
 
@@ -227,8 +218,6 @@ def test_killed_at_any_time(taught: Project, forks: Forks, tmp_path: Path) -> No
         make_older(project)
         while forks.run(project.folder, "stages.reason_rl", kill_after=draw.uniform(0.1, 1) * whole).killed:
             killed += 1
-        for name in ("stdout", "stderr"):
-            (project.folder / name).unlink()
         assert project.bytes() == good
     assert killed >= KILLS / 2
 

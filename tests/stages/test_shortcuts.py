@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.killing import Forks
+from tests.forks import Forks
 from tests.stages.project import Project
 
 BEFORE = ["check", *(f"download {item}" for item in ("corpus", "instructions"))]

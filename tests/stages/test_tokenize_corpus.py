@@ -26,6 +26,7 @@ def project(tmp_path: Path) -> Project:
     made = Project.create(tmp_path / "project")
     made.set(
         tracking={"enabled": False},
+        runtime={"kernels": "native"},
         download={"corpus": {"source": "mine"}},
         tokenizer={"vocab_size": 300},
     )

@@ -8,9 +8,7 @@ import os
 import random
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +37,7 @@ from llm.train.resume import (
 )
 from llm.train.task import Callback, Task, Training
 from llm.weights.tensors import write_tensors
-from tests.killing import CHANGES, RENAMES, Forks
+from tests.forks import CHANGES, PACKAGES, RENAMES, Ended, Forks
 from tests.llm.tiny_run import MODEL, STEPS, TRAIN, Rows, bytes_of, states, train
 from tests.tiny import FP32
 
@@ -589,38 +587,43 @@ LOADED = [  # a module of each package that the tiny run imports
 ]
 
 
+RunCopy = Callable[..., Ended]
+
+
 @pytest.fixture(scope="module")
-def copied(tmp_path_factory):
-    """A copy of the code, and the folder of a run interrupted after step 3; its path is part of the fingerprint."""
+def copied(tmp_path_factory) -> Iterator[tuple[Path, Path, RunCopy]]:
+    """A copy of the code, the folder of a run interrupted after step 3, and how to run it in a folder.
+
+    The path of the folder is part of the fingerprint.
+    """
     root, stopped = tmp_path_factory.mktemp("copied"), tmp_path_factory.mktemp("stopped")
     for name in ("llm", "stages", "tests"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     (stopped / "data").write_text("rows")
-    assert run_copy(root, stopped, "SIGTERM@3").returncode == 143
-    return root, stopped
+    with Forks(PACKAGES) as forks:
 
+        def run(folder: Path, *words: str) -> Ended:
+            return forks.run(folder, RUN, "pretrain", *words, environment=os.environ | {"PYTHONPATH": str(root)})
 
-def run_copy(root: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", RUN, "pretrain", *words]
-    environment = os.environ | {"PYTHONPATH": str(root)}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        assert run(stopped, "SIGTERM@3").code == 143
+        yield root, stopped, run
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", LOADED)
 def test_after_editing_a_comment_the_run_resumes_and_after_editing_code_it_starts_over(path, copied, tmp_path):
-    root, stopped = copied
+    root, stopped, run = copied
     text = (root / path).read_text()
     said = {}
     try:
         for kind, edit in [("comment", "# a comment\n"), ("code", "ADDED = 1\n")]:
             shutil.copytree(stopped, tmp_path / kind)
             (root / path).write_text(text + edit)
-            done = run_copy(root, stopped)
+            done = run(stopped)
             shutil.rmtree(stopped)
             shutil.move(tmp_path / kind, stopped)  # restore it
-            assert done.returncode == 0, done.stderr
-            said[kind] = done.stderr.splitlines()
+            assert done.code == 0, done.err
+            said[kind] = done.err.splitlines()
     finally:
         (root / path).write_text(text)
     assert said["comment"] == ["resuming after step 3"]
