@@ -36,7 +36,7 @@ PYTHON = """#!{python} -IS
 import json, os, socket, sys
 if sys.argv[1:2] != ["-m"]:
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
-job = {{"argv": sys.argv[2:], "folder": os.getcwd(), "environment": dict(os.environ), "python": sys.argv[0]}}
+job = {{"argv": sys.argv[2:], "folder": os.getcwd(), "environment": dict(os.environ)}}
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
     server.sendmsg([json.dumps(job).encode() + b"\\n"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, {descriptors})])
@@ -169,7 +169,6 @@ def _child(job: dict[str, Any], descriptors: Sequence[int], site: Sequence[str])
         os.environ.update(job["environment"])
         sys.path[:] = [*_own_paths(job["folder"], os.environ), *site]
         sys.argv = list(job["argv"])
-        sys.executable = job.get("python", sys.executable)  # the ranks of a stage are forks too
         _kill_at(job.get("kill_at"), job.get("calls", ()))
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
         code = 0

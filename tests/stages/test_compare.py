@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import time
 
 import pytest
 
@@ -57,48 +56,3 @@ def test_one_parameter_one_stage_and_the_figures_that_moved(tmp_path):
     listed = made.run("llm", "experiments").stdout
     assert "judge.prompt=guarded" in listed
     assert f"{after:.1f}" in listed
-
-
-def test_repro_logs_its_report_in_mlflow(tmp_path):
-    from mlflow.tracking import MlflowClient
-
-    made = Project.small(tmp_path / "project", tracking={"enabled": True})
-    made.run("llm", "repro", "tokenizer")
-    client = MlflowClient(f"sqlite:///{made.folder}/mlflow.db")
-    (experiment,) = [one for one in client.search_experiments() if one.name != "Default"]
-    runs = client.search_runs([experiment.experiment_id])
-    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    assert [artifact.path for artifact in client.list_artifacts(parent.info.run_id)] == ["report.html"]
-    page = (made.folder / "mlartifacts" / parent.info.run_id / "artifacts/report.html").read_text()
-    assert "python -m stages.tokenizer" in page
-    made.run("llm", "repro", "tokenizer")  # no stage runs, so there is no run to add a report to
-    assert len(client.search_runs([experiment.experiment_id])) == len(runs)
-
-
-def test_a_run_has_the_figures_of_the_stages_that_did_not_run(tmp_path):
-    from mlflow.tracking import MlflowClient
-
-    made = Project.small(tmp_path / "project", tracking={"enabled": True})
-    stages = ("tokenize@corpus", "tokenize@spam")
-    made.repro(*stages)
-    made.set(tokenize={"spam": {"train_fraction": 0.6}})
-    made.repro(*stages)
-    client = MlflowClient(f"sqlite:///{made.folder}/mlflow.db")
-    (experiment,) = [one for one in client.search_experiments() if one.name != "Default"]
-    deadline = time.monotonic() + 300
-    while True:  # the recorder completes the runs after dvc has ended
-        runs = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
-        first, second = (run.data for run in runs if "mlflow.parentRunId" not in run.data.tags)
-        if "tokenize.corpus.tokens" in second.metrics and "made_by.tokenize.corpus" in second.tags:
-            break
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    differ = {key for key in first.params | second.params if first.params.get(key) != second.params.get(key)}
-    assert differ == {"tokenize.spam.train_fraction"}
-    assert first.metrics.keys() == second.metrics.keys()
-    assert first.metrics["tokenize.corpus.train_tokens"] == second.metrics["tokenize.corpus.train_tokens"] > 0
-    assert first.metrics != second.metrics
-    assert "tokenize@corpus" in second.tags["cached"].split(", ")
-    assert "tokenize@spam" not in second.tags["cached"].split(", ")
-    (maker,) = [run for run in runs if run.info.run_name == "tokenize@corpus"]
-    assert second.tags["made_by.tokenize.corpus"] == maker.info.run_id

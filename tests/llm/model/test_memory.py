@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -26,6 +25,7 @@ from llm.model.trainable import LoraConfig
 from llm.runtime import machine
 from llm.runtime.device import RuntimeConfig
 from llm.weights.families import untie_head
+from tests.forks import Forks
 from tests.llm.tiny_run import MODEL
 from tests.tiny import FP32, of_family
 
@@ -34,7 +34,7 @@ LORA = LoraConfig(4, 8.0, "alpha/rank")
 SMALL = {"vocab_size": 2048, "context_length": 512, "n_layer": 4, "n_head": 6, "n_embd": 192, "attention": "sdpa"}
 WIDE = SMALL | {"n_embd": 768, "n_head": 12}
 LLAMA = {"family": "llama", "n_kv_head": 3, "qkv_bias": False}
-READ = SMALL | {"n_layer": 6, "n_head": 16, "n_embd": 1024}
+READ = SMALL | {"n_layer": 3, "n_head": 16, "n_embd": 1024}
 CASES = {
     "small": {"model": SMALL, "precision": "fp32", "rows": 8, "length": 256},
     "words": {"model": SMALL | {"vocab_size": 50257}, "precision": "bf16", "rows": 4, "length": 256},
@@ -65,28 +65,24 @@ QUICK = ("small",)  # the others are slow
 TRAINING = Training(MODEL, FP32, 4, 8)
 
 
-def measured(folder: Path, module: str, *words: object) -> dict[str, int]:
-    """The output of a module of tests.llm, run in `folder`."""
-    command = [
-        sys.executable,
-        "-m",
-        f"tests.llm.{module}",
-        *(w if isinstance(w, str) else json.dumps(w) for w in words),
-    ]
-    inherited = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=folder, env=inherited, check=True, capture_output=True, text=True)
-    return json.loads(done.stdout)
+def measured(forks: Forks, folder: Path, module: str, *words: object) -> dict[str, int]:
+    """The output of a module of tests.llm, run in `folder`. The memory of a fork begins with that of the first."""
+    texts = [word if isinstance(word, str) else json.dumps(word) for word in words]
+    paths = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = forks.run(folder, f"tests.llm.{module}", *texts, environment=paths)
+    assert done.code == 0, done.err
+    return json.loads(done.out)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
 @pytest.mark.parametrize("case", [pytest.param(one, marks=[pytest.mark.slow] * (one not in QUICK)) for one in CASES])
-def test_the_estimate_is_near_the_measured_peak(case):
+def test_the_estimate_is_near_the_measured_peak(case, forks):
     settings = dict(CASES[case])
     if settings["precision"] == "bf16" and not can_pack_bf16():
         settings["precision"] = "fp32"  # PyTorch's own products in bf16 would take minutes
         if settings in CASES.values():
             pytest.skip("oneDNN has no bf16 on this CPU, and the case is measured in fp32")
-    seen = measured(ROOT, "peak_of_training", settings)
+    seen = measured(forks, ROOT, "peak_of_training", settings)
     ratio = (seen["before"] + seen["work"]) / seen["peak"]
     print(case, f"{ratio:.2f}")
     assert 0.6 <= ratio <= 1.15
@@ -95,7 +91,7 @@ def test_the_estimate_is_near_the_measured_peak(case):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_estimates_of_stages_without_training_are_near_the_measured_peaks(precision, tmp_path):
+def test_the_estimates_of_stages_without_training_are_near_the_measured_peaks(precision, forks, tmp_path):
     if precision == "bf16" and not can_pack_bf16():
         pytest.skip("oneDNN has no bf16 on this CPU")  # PyTorch's own products take minutes
     settings = {
@@ -103,9 +99,9 @@ def test_the_estimates_of_stages_without_training_are_near_the_measured_peaks(pr
         "respond": {"batch_size": 32, "decoding": {"max_new_tokens": 8}},
         "import_gpt2": {"gpt2-sample": {"source": "models/instruct", "untie_head": True}},
     }
-    measured(tmp_path, "peak_of_reading", "make", READ, settings, 32)
+    measured(forks, tmp_path, "peak_of_reading", "make", READ, settings, 32)
     for stage in ("respond", "import_gpt2"):
-        seen = measured(tmp_path, "peak_of_reading", stage)
+        seen = measured(forks, tmp_path, "peak_of_reading", stage)
         ratio = (seen["before"] + seen["work"]) / seen["peak"]
         print(stage, precision, f"{ratio:.2f}")
         assert 0.6 <= ratio <= 1.15
