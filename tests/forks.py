@@ -6,6 +6,7 @@ test can kill a run at every single rename.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import json
@@ -21,6 +22,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,7 +30,10 @@ ROOT = Path(__file__).parents[1]
 RENAMES = ("replace",)
 CHANGES = ("replace", "unlink", "rmdir")  # of what is in a folder
 # Of other people: a fork then loads our own code from where it runs, as a copy of the project must.
-PACKAGES = ("torch", "safetensors.torch", "tiktoken", "pandas", "ruamel.yaml", "requests", "rapidfuzz", "dvc.repo")
+PACKAGES = (
+    *("torch", "torch.distributed.fsdp", "safetensors.torch", "tiktoken", "pandas"),
+    *("ruamel.yaml", "requests", "rapidfuzz", "dvc.repo"),
+)
 OURS = (*PACKAGES, "llm.train.resume", "llm.generate.decoding", "llm.model.classifier", "torch._dynamo")
 
 # A program that stands for `python`: what it is told to run as a module, a fork runs with its files and variables.
@@ -113,6 +118,15 @@ class Forks:
             out.seek(0)
             err.seek(0)
             return Ended(code, out.read(), err.read())
+
+
+@cache
+def warm() -> Path:
+    """`python` of forks of one process, which lasts as long as this one, with PACKAGES loaded but no code of ours."""
+    forks = Forks(PACKAGES)
+    forks.__enter__()
+    atexit.register(forks.__exit__)
+    return forks.python()
 
 
 def serve(listening: socket.socket, modules: Sequence[str]) -> None:

@@ -1,16 +1,16 @@
-"""The ranks of one training as processes of this machine."""
+"""The ranks of one training as processes of this machine: forks that have PyTorch loaded."""
 
 from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from llm.common.ranks import TIMEOUT
+from tests.forks import warm
 from tests.ports import reserved_port
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +28,7 @@ def run_ranks(words: Sequence[str], ranks: int, seconds: float = 500) -> None:
             for rank in range(ranks):
                 own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
                 environment = os.environ | shared | own
-                command = [sys.executable, "-m", *words]
+                command = [warm(), "-m", *words]
                 processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stderr=said))
             end = time.monotonic() + seconds
             while any(process.poll() is None for process in processes) and time.monotonic() < end:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.docs.page import TINY, Command, Terminal, page, read
-from tests.stages.project import Project, warm
+from tests.forks import warm
+from tests.stages.project import Project
 
 PAGE = page("your-data.md")
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +17,11 @@ from llm.common import code, files, params, profiles
 from llm.common.errors import UserError
 from stages.check import STAGES
 from stages.schema import AllParams
-from tests.forks import PACKAGES, Forks
+from tests.forks import warm
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("llm", "stages", "configs", "data/sample", ".dvc/config", "dvc.yaml", "params.yaml", ".dvcignore")
 NOT_OURS = (".work", "__pycache__")  # what may appear beside the declared outputs
-
-
-@cache
-def warm() -> Path:
-    """A `python` that runs modules in forks of one process, with the packages loaded but none of our own code."""
-    forks = Forks(PACKAGES)
-    forks.__enter__()
-    atexit.register(forks.__exit__)
-    return forks.python()
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """`llm trace` on a pipeline of two stages, with the real DVC; each printed command is run as printed."""
 
+import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ import yaml
 from llm.book.runs import with_python
 from llm.cli.parser import main
 from llm.common import files, params
+from tests.forks import warm
 from tests.llm.compare.conftest import git
 
 ROOT = Path(__file__).parents[3]
@@ -50,7 +51,7 @@ pathlib.Path("reports/a.json").write_text(str(size))
 
 
 def dvc(*words: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "dvc", *words], check=False, env=with_python(), **PIPED)
+    done = subprocess.run([warm(), "-m", "dvc", *words], check=False, env=with_python(), **PIPED)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -119,7 +120,8 @@ def command(out: str) -> str:
 
 def run_as_printed(out: str) -> None:
     """Run the printed command in a shell, as in an environment that is activated."""
-    done = subprocess.run(command(out), check=False, shell=True, env=with_python(), **PIPED)
+    environment = os.environ | {"PATH": f"{warm().parent}{os.pathsep}{with_python()['PATH']}"}
+    done = subprocess.run(command(out), check=False, shell=True, env=environment, **PIPED)
     assert done.returncode == 0, f"{command(out)}\n{done.stdout}{done.stderr}"
 
 
