@@ -123,7 +123,9 @@ def test_each_package_has_a_module_in_the_list():
     assert {str(Path(path).parent) for path in MODULES} == packages | {"stages"}
 
 
-@pytest.mark.parametrize("path", MODULES)
+@pytest.mark.parametrize(
+    "path", [pytest.param(one, marks=[pytest.mark.slow] * (n % 4 > 0)) for n, one in enumerate(MODULES)]
+)
 def test_an_edit_changes_the_lists_of_the_stages_that_import_the_module(path, copy):
     before, text = lists(copy), (copy / path).read_text()
     try:
