@@ -158,9 +158,10 @@ def test_packages_are_docstrings_only():
             assert [type(node) for node in ast.parse(path.read_text(encoding="utf-8")).body] == [ast.Expr], path
 
 
-@pytest.mark.parametrize(
-    "stage", ["download", "tokenizer", *TOKENIZE, "evaluate_with_judge", "reason_problems", "pretrain"]
-)
+LIGHT = ["download", "tokenizer", *TOKENIZE, "evaluate_with_judge", "reason_problems"]
+
+
+@pytest.mark.parametrize("stage", [*LIGHT, pytest.param("pretrain", marks=pytest.mark.slow)])
 def test_only_stages_that_compute_tensors_load_torch(stage):
     """It takes a second, which a stage that cuts files has no use for."""
     asked = f"import sys, stages.{stage}; print('torch' in sys.modules)"

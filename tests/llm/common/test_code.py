@@ -141,7 +141,7 @@ def test_an_edit_changes_the_lists_of_the_stages_that_import_the_module(path, co
     assert list(changes(before, after)) == expected
 
 
-@pytest.mark.parametrize("stage", ["tokenize_spam", "finetune_spam"])
+@pytest.mark.parametrize("stage", ["tokenize_spam", pytest.param("finetune_spam", marks=pytest.mark.slow)])
 def test_the_loaded_files_of_a_stage_are_those_in_its_list(stage):
     """DVC compares the list; a saved training state compares the loaded files."""
     script = f"import stages.{stage}; from llm.common import code; print(code.listing(code.loaded()), end='')"

@@ -78,7 +78,7 @@ def test_so_are_those_of_damaged_files():
         assert same("".join(text)), "".join(text)
 
 
-@pytest.mark.parametrize("depth", [900, 100_000])
+@pytest.mark.parametrize("depth", [900, pytest.param(100_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("text", ["a: {0}1{1}\n", "a: {0}\n", "{2}1\n", "a:\n {2}1\n"])
 def test_a_deeply_nested_file_is_one_error(text, depth):
     """The reader in C would overflow its stack, which no handler survives."""

@@ -266,6 +266,7 @@ def test_recorder_ends_with_its_dvc(recorded: Recorded) -> None:
     assert recorder_ended(recorded[0])
 
 
+@pytest.mark.slow
 def test_second_run_of_equal_weights_adds_no_model_version(recorded: Recorded) -> None:
     from mlflow.tracking import MlflowClient
 
@@ -305,6 +306,7 @@ def test_stage_by_hand_is_a_plain_run_and_leaves_the_environment_alone(
     assert run.data.params["shape"] == "(1, 2)"
 
 
+@pytest.mark.slow
 def test_unreachable_server_costs_one_warning_and_little_time(tmp_path: Path, free_port: int) -> None:
     folder = project(tmp_path / "project")
     begun = time.monotonic()
@@ -355,6 +357,7 @@ def test_a_server_that_says_nothing_is_given_up(
     assert recorder_ended(tmp_path)
 
 
+@pytest.mark.slow
 def test_corrupt_database_is_one_warning(tmp_path: Path, capfd: pytest.CaptureFixture[str], free_port: int) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"no database" * 1000)
     tracker = start_tracking("pretrain", {}, tmp_path, ON)
