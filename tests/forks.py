@@ -44,7 +44,7 @@ if sys.argv[1:2] != ["-m"]:
 job = {{"argv": sys.argv[2:], "folder": os.getcwd(), "environment": dict(os.environ)}}
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
-    server.sendmsg([json.dumps(job).encode() + b"\\n"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, {descriptors})])
+    socket.send_fds(server, [json.dumps(job).encode() + b"\\n"], [0, 1, 2])
     code = int(server.makefile().readline() or 1)
 if code < 0:
     os.kill(os.getpid(), -code)
@@ -91,8 +91,7 @@ class Forks:
         path = Path(self._folder.name) / "bin/python"
         if not path.exists():
             path.parent.mkdir()
-            descriptors = 'b"".join(number.to_bytes(4, sys.byteorder) for number in (0, 1, 2))'
-            path.write_text(PYTHON.format(python=sys.executable, address=self._address, descriptors=descriptors))
+            path.write_text(PYTHON.format(python=sys.executable, address=self._address))
             path.chmod(0o755)
         return path
 
@@ -134,7 +133,7 @@ def serve(listening: socket.socket, modules: Sequence[str]) -> None:
     site = [path for path in sys.path if path not in _own_paths(str(ROOT), os.environ)]
     for module in modules:
         importlib.import_module(module)
-    if not any(module.startswith("llm") for module in modules):
+    if not any(module.startswith("llm") for module in modules):  # or a copy would run with these
         for name in [name for name in sys.modules if name.split(".")[0] in ("llm", "stages", "tests")]:
             del sys.modules[name]
     gc.freeze()  # a collection in a fork would copy every page
@@ -157,7 +156,10 @@ def _serve_one(connection: socket.socket, site: Sequence[str]) -> NoReturn:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     data, descriptors, _, _ = socket.recv_fds(connection, 2**16, 3)
     while not data.endswith(b"\n"):
-        data += connection.recv(2**16)
+        more = connection.recv(2**16)
+        if not more:  # who asked was killed meanwhile
+            os._exit(0)
+        data += more
     job = json.loads(data)
     pid = os.fork()
     if pid == 0:

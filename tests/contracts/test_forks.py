@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -79,6 +80,18 @@ def test_a_fork_does_not_outlive_who_asked_for_it(forks: Forks, folder: Path) ->
         asked = psutil.Process(int((folder / "pid").read_text()))
         asking.kill()
     assert psutil.wait_procs([asked], timeout=60)[1] == []
+
+
+def test_a_half_told_job_ends(forks: Forks) -> None:
+    server = psutil.Process(forks._server.pid)
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.connect(forks._address)
+        end = time.monotonic() + 60
+        while not (serving := server.children()):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        asking.sendall(b"{")
+    assert psutil.wait_procs(serving, timeout=60)[1] == []
 
 
 def test_a_fork_may_be_killed_at_a_call_and_after_some_time(forks: Forks, folder: Path) -> None:

@@ -74,7 +74,8 @@ def test_killed_at_any_rename(stage, built, forks, tmp_path):
     assert 10 < resumed < kills
 
 
-# The rest in processes of their own: a fork has more of our code loaded, which makes it another run
+# The rest in an interpreter of their own or by `Project.run`: `forks` has more of our code loaded, and a run that is
+# resumed must have the same
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

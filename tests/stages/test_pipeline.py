@@ -39,7 +39,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, list[str]]
     """The project after its first `dvc repro`, and the stages that ran."""
     made = Project.create(tmp_path_factory.mktemp("a path with spaces") / "projekt ü")
     profiles.use(ROOT / "configs" / "smoke.yaml", AllParams, made.folder / "params.yaml")
-    made.set(runtime={"kernels": "native"})
     return made, made.repro()
 
 
@@ -92,25 +91,17 @@ def test_mlflow_has_each_parameter_under_its_full_key(project, recorded):
     assert recorded["tokenize@spam"].data.params["tokenize.spam.reading"] == "strict"
 
 
-@pytest.fixture(scope="module")
-def untracked(project, recorded) -> Project:
-    """The project without MLflow from here on, so that its stages may run in forks."""
-    project.set(tracking={"enabled": False})
-    return project
+def test_an_edit_of_the_judge_reruns_only_the_judge(project):
+    project.set(judge={"prompt": "guarded"})
+    assert project.repro() == ["check", "evaluate_with_judge"]
 
 
-def test_an_edit_of_the_judge_reruns_only_the_judge(untracked):
-    untracked.set(judge={"prompt": "guarded"})
-    assert untracked.repro() == ["check", "evaluate_with_judge"]
+def test_an_edit_of_the_spam_model_reruns_only_it(project):
+    project.set(finetune_spam={"lr": 0.0002})
+    assert project.repro() == ["check", "finetune_spam"]
 
 
-def test_an_edit_of_the_spam_model_reruns_only_it(untracked):
-    untracked.set(finetune_spam={"lr": 0.0002})
-    assert untracked.repro() == ["check", "finetune_spam"]
-
-
-def test_lora_publishes_merged_models_with_their_adapters_beside(untracked):
-    project = untracked
+def test_lora_publishes_merged_models_with_their_adapters_beside(project):
     lora = {"rank": 4, "alpha": 8.0, "scaling": "alpha/rank"}
     for section in ("finetune_spam", "finetune_instruct"):
         project.set(**{section: {"trainable": "lora", "lora": lora}})

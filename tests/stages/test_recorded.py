@@ -45,10 +45,8 @@ def test_the_expectation_stands_beside_what_it_took(project, monkeypatch):
 
 
 def test_nothing_is_planned_when_nothing_changed(project):
-    assert (
-        project.run("llm", "plan", "pretrain", cold=False).stdout
-        == "Nothing to run: all 5 stages are as in dvc.lock.\n"
-    )
+    out = project.run("llm", "plan", "pretrain", cold=False).stdout
+    assert out == "Nothing to run: all 5 stages are as in dvc.lock.\n"
 
 
 def test_a_longer_training_is_expected_to_take_longer(project):
