@@ -16,7 +16,7 @@ from llm.book.measures.common import MEASURES
 from llm.book.measures.sources import Sources
 from llm.cli import parser
 from llm.common import files
-from llm.common.errors import UserError
+from llm.common.errors import DATA, UserError
 from llm.model.gpt import GPT
 
 ROOT = Path(__file__).parents[3]
@@ -253,6 +253,17 @@ def test_verify_prints_and_writes(capsys, monkeypatch, tmp_path):
     assert "| logistic | A.3, A.4 | exact | 0.0852 -0.0898 -0.0817 | 0.0852 -0.0898 -0.0817 | equal |" in (
         tmp_path / "page.md"
     ).read_text("utf-8")
+
+
+def test_verify_that_cannot_write_its_page_computes_nothing(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setitem(MEASURES, "logistic", lambda _sources: pytest.fail("computed"))
+    with pytest.raises(SystemExit) as left:
+        parser.main(["verify", "--only", "logistic", "--write", "README.md/page.md"])
+    out, err = capsys.readouterr()
+    assert left.value.code == DATA
+    assert "README.md: File exists" in err
+    assert not out
 
 
 @pytest.mark.parametrize(("words", "code"), [(["--only", "logistic"], 3), (["--only", "no-such-row"], 2)])

@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 import torch
@@ -183,6 +184,15 @@ def test_the_estimate_of_decoding_grows_as_the_cache_does(precision, dtype, mode
         return memory.decoding(model, RuntimeConfig(precision, "cpu", 1, True, True), 3, 4, new)
 
     assert estimate(3) - estimate(2) == cache(7) - cache(6) > 0
+
+
+def test_a_tied_head_in_fp32_is_packed_and_takes_the_memory_of_its_own():
+    def estimate(tie_head: bool, precision: Literal["fp32", "bf16"]) -> int:
+        runtime = RuntimeConfig(precision, "cpu", 1, True, True)
+        return memory.decoding(replace(MODEL, tie_head=tie_head), runtime, 3, 4, 2)
+
+    assert estimate(True, "fp32") == estimate(False, "fp32")
+    assert estimate(False, "bf16") - estimate(True, "bf16") == 4 * MODEL.n_embd * MODEL.vocab_size  # bytes
 
 
 def test_with_checkpointed_activations_a_block_adds_its_input_only():

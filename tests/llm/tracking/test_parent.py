@@ -20,6 +20,12 @@ def parent(client: Any, folder: Path, tmp_path: Path) -> Parent:
     return Parent(client, client.create_experiment("e", (tmp_path / "artifacts").as_uri()), header)
 
 
+def test_columns_are_in_the_order_of_the_stages_also_of_those_with_items() -> None:
+    order = ["check", "tokenize", "pretrain"]
+    names = ["check.seconds", "tokenize@spam.rows", "pretrain.val_loss", "another.loss"]
+    assert [recorder._place(f"metrics.`{name}`", order) for name in names] == [0, 1, 2, 3]
+
+
 def test_it_has_the_figures_of_the_stages_that_did_not_run(client: Any, parent: Parent) -> None:
     parent.ran = {"judge": client.create_run(parent._experiment).info.run_id}
     parent.finish()

@@ -144,6 +144,7 @@ def test_a_folder_of_an_older_version_names_the_command_that_renews_it(folder: P
         ({"id2label": {"0": "ham", "1": "ham"}}, "id2label is"),
         ({"id2label": {"0": "ham", "2": "spam"}}, "id2label is"),
         ({"id2label": {"0": "ham", "1": 5}}, "id2label is"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, r"describes \['LlamaForSequenceClassification'\]"),
         ({"position": "middle"}, "not a classifier with its labels and position"),
         ({"position": None}, "not a classifier with its labels and position"),
         ({"pad_to": 0}, "pad_to is 0"),
