@@ -38,6 +38,7 @@ def read_decoded(path: Path, encoding: str | None, key: str) -> tuple[str, str]:
     text = text.replace("\r\n", "\n")
     if "\n" not in text:
         text = text.replace("\r", "\n")  # line ends of old Macs
+    text = text.replace("\n\ufeff", "\n")  # byte-order marks of joined files
     if not text.strip():
         raise UserError(str(path), f"the file is empty ({len(data)} bytes)", "add text to it", DATA)
     return text, found

@@ -80,6 +80,8 @@ def _local_files(item: str, source: Path) -> dict[str, Path]:
         inside = ((path.relative_to(source), path) for path in sorted(source.rglob("*")))
         shown = [(name, path) for name, path in inside if not any(part.startswith(".") for part in name.parts)]
         files = {name.as_posix(): path for name, path in shown if not path.is_dir()}
+    elif source.name.startswith("."):  # readers would pass over its copy
+        raise UserError(f"download.{item}.source", f"{source} is a hidden file", "rename it without the dot", DATA)
     where, fix = f"download.{item}.source", "name a file with content, or a folder of such files"
     if broken := [path for path in files.values() if not path.is_file()]:
         raise UserError(where, f"{broken[0]} is not a file", fix, DATA)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Literal, NamedTuple
 
 from llm.common.errors import DATA, UserError, collect_errors, raise_first
@@ -25,6 +26,11 @@ class Encoded(NamedTuple):
     def start(self) -> int:
         """Number of tokens before the first answer."""
         return self.trained.index(True) if True in self.trained else len(self.ids)
+
+    @property
+    def last_start(self) -> int:
+        """Number of tokens before the last answer."""
+        return len(self.ids) - sum(1 for _ in takewhile(bool, reversed(self.trained)))
 
     @property
     def length(self) -> int:
@@ -118,12 +124,12 @@ def _truncated(entry: Entry, frame: Frame, tokenizer: Tokenizer, limit: int, whe
         if encoded.length <= limit or shorter is None:
             break
         entry = shorter
-    if answer_tokens(encoded, limit):
+    if encoded.last_start <= limit:
         return entry
-    kept = max(1, min(sum(encoded.trained), limit // 2))  # tokens of the answer with its end
-    while over := max(0, encoded.start - (limit + 1 - kept)):
+    kept = max(1, min(len(encoded.ids) - encoded.last_start, limit // 2))  # tokens of the answer with its end
+    while over := max(0, encoded.last_start - (limit + 1 - kept)):
         shorter = _with_shorter_question(entry, tokenizer, over)
-        if shorter is None and answer_tokens(encoded, limit):
+        if shorter is None and encoded.last_start <= limit:
             return entry  # there is no text left to cut, but the answer has begun
         if shorter is None:
             what = f"its prompt frame alone leaves no room for an answer in {limit} tokens"

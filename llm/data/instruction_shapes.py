@@ -194,7 +194,7 @@ def _parquet(path: Path) -> list[Any]:
 
     try:
         return list(parquet.read_table(path).to_pylist())
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, ValueError, OverflowError) as error:
         what = f"not readable Parquet: {' '.join(str(error).split())}"
         raise UserError(str(path), what, "correct the file", DATA) from None
 

@@ -39,23 +39,33 @@ def leaks(held_out: Sequence[str], train: Sequence[str]) -> list[Leak]:
 
 
 class _Index:
-    """Finds sets of n-grams by Jaccard index, with the prefix filter of Bayardo, Ma and Srikant (2007).
+    """Finds sets of n-grams by Jaccard index, with two filters.
 
-    Two sets with an index of at least ALIKE share one of the rarest n-grams of each: of n, one of the first
-    n - ceil(ALIKE n) + 1. Only these are looked up, so n-grams that occur in many texts cost little.
+    Prefix (Bayardo, Ma and Srikant, 2007): two sets with an index of at least ALIKE share one of the rarest n-grams of
+    each: of n, one of the first n - ceil(ALIKE n) + 1. Only these are looked up. Positions (Xiao et al., 2008): where
+    sorted sets meet first, the rest of the shorter one limits what they share. So texts that share a long fixed part
+    are not compared one by one.
     """
 
     def __init__(self, sets: Sequence[set[Ngram]]) -> None:
         self.sets = sets
         self.frequency = Counter(ngram for one in sets for ngram in one)
-        self.holders = defaultdict(list)  # n-gram -> numbers of the sets with it among their rarest
+        # n-gram -> its position among the rarest of a set and the size of the set -> numbers of such sets
+        self.holders: dict[Ngram, dict[tuple[int, int], list[int]]] = defaultdict(dict)
         for number, one in enumerate(sets):
-            for ngram in self._rarest(one):
-                self.holders[ngram].append(number)
+            for position, ngram in enumerate(self._rarest(one)):
+                self.holders[ngram].setdefault((position, len(one)), []).append(number)
 
     def has_like(self, own: set[Ngram]) -> bool:
         """Whether one of the sets has a Jaccard index of at least ALIKE with `own`."""
-        candidates = {number for ngram in self._rarest(own) for number in self.holders.get(ngram, ())}
+        part = ALIKE / (1 + ALIKE)  # of the sum of two sizes that alike sets have in common
+        candidates = {
+            number
+            for position, ngram in enumerate(self._rarest(own))
+            for (other, size), numbers in self.holders.get(ngram, {}).items()
+            if 1 + min(len(own) - position - 1, size - other - 1) >= part * (len(own) + size) - 1e-9
+            for number in numbers
+        }
         return any(jaccard(own, self.sets[number]) >= ALIKE for number in candidates)
 
     def _rarest(self, one: set[Ngram]) -> list[Ngram]:

@@ -15,9 +15,10 @@ from collections.abc import Iterator
 # White space of Unicode, as in the pattern; Python's own \s also has the separators U+001C to U+001F.
 SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 LETTER = r"A-Za-zÀ-ÖØ-öø-ɏぁ-ゖァ-ヺ一-龥가-힣"  # letters of every version of Unicode
-# Between two characters that no word of the pattern holds side by side. Each is also right for the patterns of GPT-4.
+# Between two characters that no word of the pattern holds side by side. Each is also right for the patterns of GPT-4
+# and GPT-4o. In that of GPT-4o, an apostrophe and what follows, as in "don't", belong to the word.
 BETWEEN_WORDS = re.compile(
-    rf"(?<=\S)(?= )|(?<=[{LETTER}0-9])(?=[\n\t])|(?<=[A-Za-z])(?=[0-9])|(?<=[{LETTER}0-9])(?=[!-/:-@。，、！？])"
+    rf"(?<=\S)(?= )|(?<=[{LETTER}0-9])(?=[\n\t])|(?<=[A-Za-z])(?=[0-9])|(?<=[{LETTER}0-9])(?=[!-&(-/:-@。，、！？])"
 )
 SPACES_BEFORE_WORD = re.compile(rf"[{SPACE}]{{2,}}(?=\S)")
 SPACES = re.compile(rf"[{SPACE}]*")

@@ -78,6 +78,7 @@ class TemplateFrame:
     preamble: str = ""  # the system message of an entry that has none
     begin: str = ""  # the token before every text
     end: str = END_OF_TEXT  # the token after every answer
+    as_book: bool = False  # remove the header wherever an answer has it; else only where the answer begins
 
     @property
     def header(self) -> str:
@@ -90,7 +91,8 @@ class TemplateFrame:
         return self._render(asked(entry)) + [Segment(self.header, special=True)] * header
 
     def extract_answer(self, generated: str) -> str:
-        return generated.replace(self.header.strip(), "").strip()
+        header = self.header.strip()
+        return generated.replace(header, "").strip() if self.as_book else _after(generated, header)
 
     def turn(self, role: str, text: str, given: str = "") -> list[Segment]:
         """Return a turn with the text around it; `given` is the input of a question."""
@@ -164,7 +166,7 @@ class ChatFrame:
         return whole[: next(n for n, segment in enumerate(whole) if segment.trained)]
 
     def extract_answer(self, generated: str) -> str:
-        return generated.replace(self.header.strip(), "").strip().removeprefix(self._lead.strip()).strip()
+        return _after(_after(generated, self.header.strip()), self._lead.strip())
 
     @cached_property
     def _lead(self) -> str:
@@ -182,16 +184,23 @@ class ChatFrame:
         return asked, asked_on, whole
 
 
+def _after(text: str, start: str) -> str:
+    return text.strip().removeprefix(start).strip()
+
+
 def _messages(chat: Sequence[Turn]) -> list[dict[str, str]]:
     return [{"role": role, "content": f"{text}\n\n{given}" if given else text} for role, text, given in chat]
 
 
 _FRAMES: dict[str, TemplateFrame] = {
     "alpaca": TemplateFrame(
-        Template("### Instruction:\n{instruction}{input}", RESPONSE, "\n\n### Input:\n{input}"), PREAMBLE
+        Template("### Instruction:\n{instruction}{input}", RESPONSE, "\n\n### Input:\n{input}"),
+        PREAMBLE,
+        as_book=True,
     ),
     "phi3": TemplateFrame(
-        Template("<|user|>\n{instruction}{input}", "\n<|assistant|>:\n", "\n{input}", "<|system|>\n{system}\n")
+        Template("<|user|>\n{instruction}{input}", "\n<|assistant|>:\n", "\n{input}", "<|system|>\n{system}\n"),
+        as_book=True,
     ),
     "none": TemplateFrame(Template("{instruction}\n{input}", "\n")),
 }

@@ -78,7 +78,7 @@ def read_messages(path: Path, config: SpamConfig) -> Messages:
     import pandas as pd
 
     table = read_table(path, config.format, config.reading, config.delimiter, config.encoding)
-    declared = {} if config.labels is None else config.labels | {name: name for name in config.labels.values()}
+    declared = {} if config.labels is None else {name: name for name in config.labels.values()} | config.labels
     columns = choose_columns(table, path, config.text_column, config.label_column, config.header, declared)
     rows = table.rows[1:] if columns.header else table.rows
     pairs, problems = [], []

@@ -168,24 +168,27 @@ def _csv(text: str, path: Path, delimiters: Sequence[str]) -> Table:
 
     If several do, it is the one with the column of fewest different values, which is likely the label.
     """
-    tries: list[tuple[float, int, int, str, list[tuple[int, list[Any]]]]] = []
+    tries: list[tuple[float, int, int, str, int]] = []
+    records: list[tuple[int, list[Any]]] = []  # of the best try
     errors = []
-    for skip_spaces in (False, True):  # `a, "b, c"` is quoted only if the space is skipped
-        for delimiter in delimiters:
-            try:
-                records = _parse(text, delimiter, skip_spaces)
-            except csv.Error as error:
-                errors.append((delimiter, error))
-                continue
-            found = [(line, cells) for line, cells in records if any(cell.strip() for cell in cells)]
-            if not found:  # separators alone
-                continue
-            (width, often), *_ = sorted(Counter(len(cells) for _, cells in found).items(), key=lambda item: -item[1])
-            share = often / len(found) if width > 1 else 0.0
-            tries.append((share, -_fewest_values(found), len(records) - len(found), delimiter, found))
-    share, fewest, empty, delimiter, records = max(tries, key=lambda one: one[:2], default=(0.0, 0, 0, ",", []))
+    spaced = [one for one in delimiters if f"{one} " in text or "\n " in f"\n{text}"]
+    # `a, "b, c"` is quoted only if the space is skipped
+    for delimiter, skip_spaces in [(one, False) for one in delimiters] + [(one, True) for one in spaced]:
+        try:
+            parsed = _parse(text, delimiter, skip_spaces)
+        except csv.Error as error:
+            errors.append((delimiter, error))
+            continue
+        found = [(line, cells) for line, cells in parsed if any(cell.strip() for cell in cells)]
+        if not found:  # separators alone
+            continue
+        (width, often), *_ = sorted(Counter(len(cells) for _, cells in found).items(), key=lambda item: -item[1])
+        this = (often / len(found) if width > 1 else 0.0, -_fewest_values(found))
+        records = found if not tries or this > max(one[:2] for one in tries) else records
+        tries.append((*this, len(parsed) - len(found), delimiter, len(found)))
+    share, fewest, empty, delimiter, _ = max(tries, key=lambda one: one[:2], default=(0.0, 0, 0, ",", 0))
     # Another delimiter fits as well, and both give a column that may be the label.
-    others = [one[3] for one in tries if one[0] == share and one[3] != delimiter and -one[1] <= len(one[4]) / 2]
+    others = [one[3] for one in tries if one[0] == share and one[3] != delimiter and -one[1] <= one[4] / 2]
     if share and others and -fewest <= len(records) / 2:
         what = f"the delimiter may be {delimiter!r} or {others[0]!r}: both give all rows the same number of fields"
         raise UserError(str(path), what, f"declare {SECTION}.delimiter", DATA)
@@ -301,13 +304,14 @@ def _entries(entries: Sequence[Any], wheres: Sequence[str], path: Path, form: Fo
 
 def _parquet(path: Path) -> Table:
     import pandas as pd
+    from pyarrow import ArrowException
 
     try:
         frame = pd.read_parquet(path)
-    except (OSError, ValueError, TypeError) as error:
-        what = f"not Parquet: {' '.join(str(error).split())[:200]}"
+    except (ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
+        what = f"not readable Parquet: {' '.join(str(error).split())[:200]}"
         raise UserError(str(path), what, "write the file again", DATA) from None
-    if frame.index.name is not None:
+    if any(name is not None for name in frame.index.names):
         frame = frame.reset_index()
     if frame.empty:
         raise UserError(str(path), "the table is empty", "add rows", DATA)

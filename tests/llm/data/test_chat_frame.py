@@ -117,6 +117,12 @@ def test_an_answer_that_the_template_does_not_end_ends_with_the_end_of_text(writ
     assert frame.extract_answer("assistant\nAn apple.\n") == "An apple."
 
 
+def test_an_answer_may_contain_the_header_of_the_template(written: Any) -> None:
+    template = "{% for m in messages %}{{ m.role + ': ' + m.content + '\\n' }}{% endfor %}"
+    _, frame = written(template + "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}")
+    assert frame.extract_answer("assistant: I am an assistant: ask.") == "I am an assistant: ask."
+
+
 def test_all_entries_that_the_template_refuses_are_listed(written: Any) -> None:
     template = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     tokenizer, frame = written(template + "{{ m.content }}<|im_end|>{% endfor %}")

@@ -884,6 +884,12 @@ def test_a_local_folder_is_taken_in_order_without_hidden_files(user: User, tmp_p
     assert sorted(path.name for path in user.folder.iterdir()) == ["a.txt", "b.txt"]
 
 
+def test_a_hidden_file_is_refused_as_a_source(user: User, tmp_path: Path) -> None:
+    (tmp_path / ".mine.json").write_text("[]")
+    with pytest.raises(UserError, match=r"is a hidden file \| fix: rename it without the dot"):
+        user.fetch(Source(str(tmp_path / ".mine.json")))
+
+
 def test_a_local_folder_is_taken_with_its_sub_folders(user: User, tmp_path: Path) -> None:
     for name in ("texts/a/b/c.txt", "texts/a/d.md", "texts/.git/config", "texts/z.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

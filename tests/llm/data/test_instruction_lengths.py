@@ -109,6 +109,22 @@ def test_the_longest_text_of_a_chat_is_cut_if_one_answer_is_left(tokenizer):
     assert length(cut, tokenizer) <= 16
 
 
+def test_a_chat_that_the_assistant_begins_keeps_tokens_of_its_last_answer(tokenizer):
+    turns = [
+        ("assistant", "Hi!"),
+        ("user", "one two three four five six seven eight nine ten"),
+        ("assistant", "b b b b"),
+    ]
+    one = {"messages": [{"role": role, "content": text} for role, text in turns]}
+    (cut,) = fit([(1, one)], NONE, tokenizer, 16, "truncate", "f").entries
+    question = cut["messages"][1]["content"]
+    assert [message["content"] for message in cut["messages"]] == ["Hi!", question, "b b b b"]
+    assert question
+    assert turns[1][1].startswith(question)
+    (encoded,) = encode_entries([cut], NONE, tokenizer)
+    assert "b" in tokenizer.decode(encoded.ids[encoded.last_start : 16 + 1])
+
+
 def test_a_frame_that_leaves_no_room_is_an_error(tokenizer):
     with pytest.raises(UserError) as caught:
         fit([(1, entry()), (2, entry())], ALPACA, tokenizer, 9, "truncate", "file")

@@ -89,6 +89,16 @@ def test_parquet_is_read(tmp_path):
     assert "not readable Parquet" in refused(tmp_path / "broken.parquet")[0]
 
 
+def test_parquet_with_wrong_bytes_or_dates_is_refused(tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    wrong = pyarrow.Array.from_buffers(pyarrow.utf8(), 1, pyarrow.array([b"\xff"]).buffers())
+    late = pyarrow.array([2**30], pyarrow.int32()).cast(pyarrow.date32())
+    for column in (wrong, late):
+        columns = {"instruction": ["a"], "output": ["b"], "other": column}
+        parquet.write_table(pyarrow.table(columns), tmp_path / "wrong.parquet")
+        assert "not readable Parquet" in refused(tmp_path / "wrong.parquet")[0]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ import pytest
 from llm.common.errors import USAGE, UserError, UserErrors
 from llm.common.params import parse
 from llm.data.spam import SpamConfig, read_messages
+from llm.data.table import read_table
 from tests.tiny import MESSAGES
 
 ROWS = [("spam" if n % 3 == 0 else "ham", f'message {n}, it says "win" for £{n}') for n in range(12)]
@@ -166,6 +168,32 @@ def test_it_is_said_how_a_file_was_read(name, content, read_as, tmp_path):
     assert {key: found[key] for key in read_as} == read_as
 
 
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+def test_repeated_headers_of_joined_files_are_errors_also_after_byte_order_marks(delimiter, tmp_path):
+    one = ("\ufeff" + table(ROWS, "label", "text", delimiter=delimiter, end="\r\n")).encode()
+    found = refused(write(tmp_path / ("a.csv" if delimiter == "," else "a.tsv"), one * 4))
+    assert [problem.split(": ")[0] for problem in found] == ["FILE:14", "FILE:27", "FILE:40"]
+    assert all("repeats the header" in problem for problem in found)
+
+
+def test_a_large_csv_file_is_held_once(tmp_path):
+    path = write(tmp_path / "a.csv", table([(label, text * 20) for label, text in ROWS * 2000], "label", "text"))
+    tracemalloc.start()
+    try:
+        read_table(path, "csv", "strict", None, None)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 11 * path.stat().st_size
+
+
+def test_all_levels_of_an_index_of_parquet_are_columns(tmp_path):
+    frame = pd.DataFrame(OBJECTS).assign(id=range(len(OBJECTS)), other="x")
+    frame.set_index(["id", "label"]).to_parquet(tmp_path / "a.parquet")
+    found = read_messages(tmp_path / "a.parquet", replace(MESSAGES, label_column="label"))
+    assert list(found.frame["Label"]) == [label for label, _ in ROWS]
+
+
 @pytest.mark.parametrize(("labels", "classes"), [([0, 1], ["0", "1"]), ([True, False], ["false", "true"])])
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
 def test_labels_may_be_numbers_and_truth_values(labels, classes, form, tmp_path):
@@ -250,7 +278,7 @@ def test_a_declared_header_or_none_is_believed(tmp_path):
         ("a.json", "[]", ["FILE: the list of entries is empty"]),
         ("a.json", "[{", ["FILE:1: not JSON"]),
         ("a.jsonl", json_lines(OBJECTS) + "{\n[\n", ["FILE:13: not JSON", "FILE:14: not JSON"]),
-        ("a.parquet", b"PAR1" + bytes(40), ["FILE: not Parquet"]),
+        ("a.parquet", b"PAR1" + bytes(40), ["FILE: not readable Parquet"]),
         ("a.tsv", "label\ttext\n", ["FILE: holds a header, but no row below it"]),
         ("a.csv", "label,text\n", ["FILE: holds a header, but no row below it"]),
         ("a.csv", table([("", "a")] * 5, "label", "text"), ["FILE: has 1 columns with content (text)"]),

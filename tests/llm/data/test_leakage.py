@@ -101,6 +101,20 @@ def test_the_index_finds_the_same_as_a_pairwise_search():
     assert 5 < found.count("near") < 55
 
 
+def test_texts_with_the_same_long_part_are_not_compared_one_by_one(monkeypatch):
+    draw, frame = random.Random(0), " ".join(f"frame{number:c}" for number in range(97, 197))
+    texts = [
+        f"{frame} " + " ".join(f"own{draw.choice('abcdefgh') * 3}{draw.randrange(97, 9999):c}" for _ in range(15))
+        for _ in range(200)
+    ]
+    compared = []
+    jaccard = leakage.jaccard
+    monkeypatch.setattr(leakage, "jaccard", lambda a, b: compared.append(1) or jaccard(a, b))
+    near = texts[0].rsplit(" ", 1)[0]
+    assert leaks([*texts[100:], near], texts[:100]) == ["none"] * 100 + ["near"]
+    assert len(compared) < 20
+
+
 def test_leaks_are_removed_and_counted():
     found = ["none", "near", "exact", "none"]
     assert without([1, 2, 3, 4], found, "exact") == [1, 2, 4]

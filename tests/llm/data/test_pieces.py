@@ -86,6 +86,12 @@ def test_a_cut_inside_a_word_would_be_seen(ours: Tokenizer) -> None:
     assert ours.encode("the the"[:4]) + ours.encode("the the"[4:]) != ours.encode("the the")
 
 
+def test_no_cut_divides_a_contraction() -> None:
+    """The pattern of GPT-4o takes `don't` for one word."""
+    text = "don't" * 40
+    assert {text[: pieces.last_cut(text, end)][-1:] for end in range(len(text))} == {""}
+
+
 # White space on which tiktoken fails
 
 

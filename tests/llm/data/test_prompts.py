@@ -136,6 +136,13 @@ def test_an_answer_is_taken_without_its_header(tokenizer):
     assert extract_answer("Antwort: Red.", make_frame(QUESTION, tokenizer)) == "Red."
 
 
+def test_an_answer_may_contain_the_header_of_an_own_frame(tokenizer):
+    frame = make_frame(Template("Q: {instruction}\n{input}", "\nA:"), tokenizer)
+    assert extract_answer("\nA: USA: 50 states. DNA: a molecule.", frame) == "USA: 50 states. DNA: a molecule."
+    assert extract_answer(" USA: 50 states.", frame) == "USA: 50 states."
+    assert extract_answer("### Response:\nRed.\n### Response:\nBlue.") == "Red.\n\nBlue."  # as in the book
+
+
 def test_a_chat_as_one_question_has_the_turns_before_it_as_input():
     assert single(CHAT) == {
         "instruction": "Bye.",

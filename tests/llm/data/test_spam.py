@@ -232,6 +232,14 @@ def test_declared_labels_set_names_and_order(tmp_path):
     assert Counter(messages.frame["Label"]) == {"ham": 6, "spam": 3}
 
 
+def test_a_declared_name_may_also_be_a_label_of_the_file(tmp_path):
+    path = file_of(tmp_path, "0", "1", "2")
+    swapped = read_messages(path, replace(MESSAGES, labels={"0": "1", "1": "0", "2": "1"}))
+    assert Counter(swapped.frame["Label"]) == {"1": 6, "0": 3}
+    shifted = read_messages(path, replace(MESSAGES, labels={"0": "1", "1": "2", "2": "3"}))
+    assert shifted.labels == ["1", "2", "3"]
+
+
 def test_declared_labels_refuse_the_others_and_miss_the_absent(tmp_path):
     path = file_of(tmp_path, "ham", "spma")
     declared = replace(MESSAGES, labels={"ham": "ham", "spam": "spam"})
@@ -258,7 +266,7 @@ def test_a_letter_in_two_spellings_is_named(tmp_path):
     assert r"the labels 'cafe\u0301' and 'caf\xe9' differ in case, spaces or invisible characters only" in told
 
 
-@pytest.mark.parametrize("twin", ["not\u00a0sure", "not  sure", "not sure\u200b", "\ufeffnot sure", "Not\u3000Sure"])
+@pytest.mark.parametrize("twin", ["not\u00a0sure", "not  sure", "not sure\u200b", "not\ufeff sure", "Not\u3000Sure"])
 def test_labels_that_look_alike_are_named(twin, tmp_path):
     told = refused(read_messages, file_of(tmp_path, "ham", "not sure", twin), MESSAGES)
     assert ascii(twin) in told
