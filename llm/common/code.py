@@ -12,11 +12,12 @@ import json
 import sys
 import tokenize
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from llm.common import files
+from llm.common.errors import USAGE, UserError
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("llm", "stages")
@@ -119,10 +120,12 @@ def code_of(source: str, tree: ast.Module | None = None) -> str:
 
 
 def _facts(path: Path, root: Path) -> Facts:
-    source = (root / path).read_text(encoding="utf-8")
+    with _named_errors(path):
+        source = (root / path).read_text(encoding="utf-8")
     name, text = path.as_posix(), _hash(source)
     if name not in _known or _known[name].text != text:
-        tree = ast.parse(source)
+        with _named_errors(path):
+            tree = ast.parse(source)
         modules: set[str] = set()
         for node in _statements(tree):
             if isinstance(node, ast.Import):
@@ -133,6 +136,17 @@ def _facts(path: Path, root: Path) -> Facts:
         ours = sorted(module for module in modules if module.partition(".")[0] in PACKAGES)
         _known[name] = Facts(text, code and _hash(code), ours)
     return _known[name]
+
+
+@contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    """Raise UserError with the file, and the line, of code that is not Python."""
+    try:
+        yield
+    except (SyntaxError, ValueError) as error:  # the latter: not UTF-8, or a null byte
+        line = getattr(error, "lineno", None)
+        what = f"not Python: {getattr(error, 'msg', error)}"
+        raise UserError(f"{path}:{line}" if line else str(path), what, "correct it", USAGE) from None
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:

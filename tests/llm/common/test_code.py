@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from llm.common import code
+from llm.common.errors import UserError
 from stages.check import STAGES, changes
 
 ROOT = Path(__file__).parents[3]
@@ -103,6 +104,22 @@ def test_a_string_may_hold_line_ends_of_unicode():
 
 def test_a_string_that_is_not_a_docstring_counts():
     assert code.code_of('x = 1\n"""a"""\n') != code.code_of('x = 1\n"""b"""\n')
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (b"x = 1\ndef broken(:\n", "llm/common/new.py:2: not Python: invalid syntax"),
+        (b"x = '\xe9'\n", "llm/common/new.py: not Python: 'utf-8' codec can't decode"),
+        (b"x = 1\0\n", "llm/common/new.py"),
+    ],
+)
+def test_code_that_is_not_python_is_named(source, said, tmp_path):
+    (tmp_path / "llm/common").mkdir(parents=True)
+    (tmp_path / "llm/common/new.py").write_bytes(source)
+    with pytest.raises(UserError) as error:
+        code.closures(["llm.common.new"], tmp_path)
+    assert str(error.value).startswith(said)
 
 
 @pytest.fixture(scope="module")
