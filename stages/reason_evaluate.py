@@ -49,7 +49,7 @@ def main(params: Params, name: str) -> None:
         run.turn_to("compute")
         once = greedy(config.sampling.max_new_tokens)
         seed, at_once = derive(params.seed, "reason_evaluate"), config.problems_at_once
-        check, rows = asker.task.check, []
+        rows = []
         found: dict[Opening, list[Response]] = {}
         marked = asker.task.style.answer_start.strip()
         openings: list[Opening] = ["free", "direct", "steps"] if marked else ["free", "steps"]
@@ -66,7 +66,7 @@ def main(params: Params, name: str) -> None:
         both: list[Opening] = ["free", "steps"]
         for opening in both:
             sampled[opening] = asker.responses(test, config.sampling, seed, opening, config.samples, at_once)
-            rows += scaling.curve(opening, sampled[opening], check)
+            rows += scaling.curve(opening, sampled[opening], asker.task.same)
             run.say(told(rows[-len(scaling.METHODS)]))
         asker.ranks.leave()
         run.turn_to("save")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 import re
 
 import sympy
@@ -11,6 +12,8 @@ ALLOWED = re.compile(r"[0-9A-Za-z+\-*/^().,= ]*")
 NAME = re.compile(r"[A-Za-z]+")
 FUNCTIONS = {name: getattr(sympy, name) for name in ("sqrt", "sin", "cos", "tan", "exp", "log", "pi")}
 TALL = re.compile(r"\*\*|\^")
+POINTS = (sympy.Rational(3, 11), sympy.Rational(-5, 13), sympy.Rational(17, 3))
+APART = 1e-6  # a relative difference that no rounding makes
 
 
 def equal(given: str, wanted: str) -> bool:
@@ -18,7 +21,23 @@ def equal(given: str, wanted: str) -> bool:
     first, second = parse(given), parse(wanted)
     if first is None or second is None:
         return False
-    return bool(sympy.simplify(first - second) == 0)
+    try:
+        return not _differ(first, second) and bool(sympy.simplify(first - second) == 0)
+    except (ArithmeticError, RecursionError, ValueError, TypeError, MemoryError):  # such as a number too large
+        return False
+
+
+def _differ(first: sympy.Expr, second: sympy.Expr) -> bool:
+    """Whether their values are clearly different at some point. That is fast, while to simplify may take hours."""
+    letters = sorted(first.free_symbols | second.free_symbols, key=str)
+    for point in POINTS:
+        values = {letter: point + sympy.Rational(n, 7) for n, letter in enumerate(letters)}
+        one, other = (complex(each.evalf(15, subs=values)) for each in (first, second))
+        if not cmath.isfinite(one) or not cmath.isfinite(other):
+            continue
+        if abs(one - other) > APART * max(abs(one), abs(other), APART):
+            return True
+    return False
 
 
 def parse(text: str) -> sympy.Expr | None:

@@ -39,7 +39,8 @@ class Answers(Batch):
 
 def advantages(rewards: Tensor, kind: Literal["std", "mean"]) -> Tensor:
     """Advantages of rewards (problems, group) within each group; all 0 where the rewards are equal."""
-    centred = rewards - rewards.mean(dim=1, keepdim=True)
+    equal = rewards.amax(dim=1, keepdim=True) == rewards.amin(dim=1, keepdim=True)  # rounding moves their mean
+    centred = (rewards - rewards.mean(dim=1, keepdim=True)).masked_fill(equal, 0.0)
     return centred / (rewards.std(dim=1, keepdim=True) + EPS) if kind == "std" else centred
 
 

@@ -20,7 +20,7 @@ import regex
 from llm.common import files, params
 from llm.common.errors import DATA, UserError, raise_first
 from llm.common.params import Problem as ParamProblem
-from llm.reason.verifiers import VERIFIERS, Verifier, VerifierName
+from llm.reason.verifiers import VERIFIERS, Verifier, VerifierName, exact
 
 Split = Literal["train", "rl", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -77,6 +77,11 @@ class Task:
     def check(self) -> Verifier:
         """The verifier itself."""
         return VERIFIERS[self.verifier]
+
+    @property
+    def same(self) -> Verifier:
+        """Whether two answers of a model are the same. Only the answer of a problem may be a regular expression."""
+        return exact if self.verifier == "regex" else self.check
 
 
 def split_of(question: str) -> Split:
@@ -175,6 +180,9 @@ def _check_answer(problem: Problem, task: Task, where: str) -> None:
     if literal and not right:
         what = f"the verifier {task.verifier} cannot read the answer {answer!r:.60}"
         raise UserError(where, what, "correct it, or use another verifier", DATA)
+    if task.verifier == "number" and re.search(r"\d\s*/\s*\d", answer):
+        what = f"the verifier number reads only the last number of the answer {answer!r:.60}"
+        raise UserError(where, what, "use the verifier maths, or write a decimal", DATA)
     for with_steps in (False, True)[: 1 if problem.steps is None else 2]:
         solution = task.style.response(problem, with_steps)
         read = task.style.answer(solution)

@@ -17,10 +17,10 @@ COLUMNS = ("opening", "method", "samples", "tokens", "accuracy", "accuracy_ci95_
 Method = Callable[[Sequence[Response], Verifier], bool]  # whether the chosen answer is right
 
 
-def majority(responses: Sequence[Response], check: Verifier) -> bool:
+def majority(responses: Sequence[Response], same: Verifier) -> bool:
     """The answer that most responses give; of equally frequent ones, that which came first (self-consistency).
 
-    Responses without an answer do not vote. Answers that the verifier holds for equal are one answer.
+    Responses without an answer do not vote. Answers that are the `same` are one.
     """
     groups: list[list[Response]] = []
     texts: dict[str, list[Response]] = {}
@@ -28,25 +28,25 @@ def majority(responses: Sequence[Response], check: Verifier) -> bool:
         if one.answer is None:
             continue
         if one.answer not in texts:
-            same = next((group for group in groups if check(one.answer, group[0].answer or "")), None)
-            if same is None:
-                groups.append(same := [])
-            texts[one.answer] = same
+            found = next((group for group in groups if same(one.answer, group[0].answer or "")), None)
+            if found is None:
+                groups.append(found := [])
+            texts[one.answer] = found
         texts[one.answer].append(one)
     return max(groups, key=len)[0].right if groups else False
 
 
-def mean_logprob(responses: Sequence[Response], _check: Verifier) -> bool:
+def mean_logprob(responses: Sequence[Response], _same: Verifier) -> bool:
     """The response whose tokens are the most likely on average."""
     return max(responses, key=lambda one: one.mean_logprob).right
 
 
-def sum_logprob(responses: Sequence[Response], _check: Verifier) -> bool:
+def sum_logprob(responses: Sequence[Response], _same: Verifier) -> bool:
     """The response that is the most likely as a whole. Short ones have an advantage."""
     return max(responses, key=lambda one: one.logprob).right
 
 
-def any_right(responses: Sequence[Response], _check: Verifier) -> bool:
+def any_right(responses: Sequence[Response], _same: Verifier) -> bool:
     """Whether one response at least is right."""
     return any(one.right for one in responses)
 
@@ -59,7 +59,7 @@ METHODS: dict[str, Method] = {
 }
 
 
-def curve(opening: str, found: Sequence[Sequence[Response]], check: Verifier) -> list[dict[str, Any]]:
+def curve(opening: str, found: Sequence[Sequence[Response]], same: Verifier) -> list[dict[str, Any]]:
     """A row for each method and number of samples: 1, 2, 4, ... up to as many responses as each problem has.
 
     With fewer samples than responses, a problem counts with the mean over all blocks of that many. The interval is that
@@ -71,7 +71,7 @@ def curve(opening: str, found: Sequence[Sequence[Response]], check: Verifier) ->
         blocks = [[one[start : start + n] for start in range(0, most - n + 1, n)] for one in found]
         tokens = sum(response.tokens for one in blocks for block in one for response in block)
         for name, method in METHODS.items():
-            hits = sum(sum(method(block, check) for block in one) / len(one) for one in blocks)
+            hits = sum(sum(method(block, same) for block in one) / len(one) for one in blocks)
             rows.append(row(opening, name, n, tokens / len(blocks[0]) / len(found), hits, len(found)))
         n *= 2
     return rows

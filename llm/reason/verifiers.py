@@ -13,7 +13,7 @@ from llm.common.errors import DATA, UserError
 
 VerifierName = Literal["exact", "number", "choice", "regex", "maths"]
 Verifier = Callable[[str, str], bool]  # (given, wanted)
-NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+NUMBER = re.compile(r"-?(?:\d+(?:\.\d+)?|(?<![\d.])\.\d+)(?:[eE][+-]?\d+)?")
 MOST = 80  # characters of a formula
 SECONDS = 5.0  # the most that a regular expression may take for an answer
 
@@ -28,7 +28,8 @@ def number(given: str, wanted: str) -> bool:
 
     `7`, `7.0` and `$7 in all.` are equal.
     """
-    found, right = (NUMBER.findall(re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)) for text in (given, wanted))
+    plain = (re.sub(r"(?<=\d),(?=\d{3}\b)", "", text.replace("−", "-")) for text in (given, wanted))
+    found, right = map(NUMBER.findall, plain)
     if not found or not right:
         return False
     try:

@@ -72,6 +72,14 @@ def test_advantages_compare_with_the_group() -> None:
     assert not by_std[1:].any()
 
 
+@pytest.mark.parametrize("reward", [0.1, 0.2, 0.3, 1.05, 1.1, 1.2, 1.3])
+@pytest.mark.parametrize("group", [10, 16, 24])
+@pytest.mark.parametrize("kind", ["std", "mean"])
+def test_equal_rewards_have_no_advantage_at_all(reward: float, group: int, kind: Any) -> None:
+    """Their mean may differ from them in the last bit, and AdamW makes a whole update of the smallest gradient."""
+    assert not grpo.advantages(torch.full((2, group), reward), kind).any()
+
+
 # The loss at the weights that wrote the answers
 
 

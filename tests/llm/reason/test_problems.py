@@ -118,6 +118,7 @@ def test_own_problems_keep_the_split_that_they_name(tmp_path: Path) -> None:
         ({"question": "a", "answer": "4", "steps": ""}, "steps is '', not a text"),
         ({"question": "a", "answer": "4", "split": "dev"}, "split is 'dev'"),
         ({"question": "a", "answer": "4", "level": 1}, "unknown key 'level'"),
+        ({"question": "a", "answer": "1/2"}, "the verifier number reads only the last number of the answer '1/2'"),
         ({"question": "a", "answer": "four"}, "the verifier number cannot read the answer 'four'"),
         ({"question": "ONE?", "answer": "1"}, "the question of line 1 again"),
         ("{", "mine.jsonl:2"),

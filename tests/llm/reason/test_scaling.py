@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llm.reason import scaling
+from llm.reason.problems import Style, Task
 from llm.reason.responses import Response
 from llm.reason.verifiers import exact, number
 
@@ -29,6 +30,12 @@ def test_answers_that_are_equal_for_the_verifier_vote_together() -> None:
     votes = [response("3"), response("3"), response("7"), response("7.0"), response("07")]
     assert scaling.majority(votes, number)
     assert not scaling.majority(votes, exact)
+
+
+@pytest.mark.parametrize("answer", ["(3", "[", "*", "."])
+def test_answers_of_a_model_are_no_regular_expressions(answer: str) -> None:
+    same = Task("regex", Style("S", "A")).same
+    assert scaling.majority([response(answer), response("7"), response("7")], same)
 
 
 def test_summed_log_probabilities_prefer_short_responses() -> None:
