@@ -51,6 +51,8 @@ LATER_MODELS = (
 )  # made_models are those that others may start from
 REASON_DATA = ("data/reasoning/tokenizer",)
 REASON_MODELS = ("models/reason_base", "models/reason_control", "models/reason_rl")
+MODEL = ("config.json",)
+START = {"reason_sft.init_from": (*MODEL, "tokenizer.json", "vocab.json")}  # a tokenizer, for a new model
 SEEN = WORK / "check" / "code.json"  # the lists of the last run; DVC has deleted those in .check
 CodeLists = dict[str, dict[str, str]]
 
@@ -89,7 +91,9 @@ def missing_sources(everything: AllParams) -> Iterator[UserError]:
         if not Path(path).exists():
             fix = nearest(path, made | later.get(key, set()), "correct the path")
             yield UserError(f"params.yaml: {key}", f"{path!r} is not on disk, and no stage makes it", fix, USAGE)
-        elif key.endswith(".init_from") and not Path(path, "config.json").is_file():
+        elif key.endswith(".init_from") and not any(
+            Path(path, name).is_file() for name in START.get(key, ["config.json"])
+        ):
             yield UserError(f"params.yaml: {key}", f"{path!r} holds no config.json", "name a model folder", USAGE)
     start = everything.finetune_instruct.init_from
     chat = everything.finetune_instruct.prompt == "chat" and start not in made and Path(start).is_dir()

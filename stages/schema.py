@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from llm.common.params import Problem
 from llm.data.corpus import CorpusConfig
@@ -80,6 +80,7 @@ class AllParams:
         """Contradictions between sections."""
         if not 0 <= self.seed < 2**32:
             yield "seed", f"{self.seed} is not from 0 to {2**32 - 1}", "give a number in between"
+        yield from self._student()
         yield from self._computing()
         yield from self._lengths()
         for item in ("corpus", "spam", "instructions", "reasoning"):
@@ -91,6 +92,16 @@ class AllParams:
         if top_k and top_k > self.tokenizer.vocab_size:
             what = f"{top_k} is above tokenizer.vocab_size ({self.tokenizer.vocab_size})"
             yield "respond.decoding.top_k", what, "lower it"
+
+    def _student(self) -> Iterator[Problem]:
+        """What is wrong with the shape of a student, if nothing is with that of reason_model."""
+        sizes = {field.name for field in fields(self.reason_student)}
+        wrong = [] if list(self.reason_model.problems()) else self.reason_student.shape(self.reason_model).problems()
+        for name, what, fix in wrong:
+            if name in sizes:
+                yield f"reason_student.{name}", what, fix
+            else:
+                yield "reason_student.n_head", f"reason_model.{name}: {what}", "give another n_head"
 
     def _computing(self) -> Iterator[Problem]:
         """Settings of the runtime, the model and the compiler that exclude each other."""

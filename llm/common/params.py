@@ -114,6 +114,8 @@ class _Parser:
             fitting = [a for a in kinds if is_dataclass(a) == isinstance(value, Mapping)]
             return self.value((fitting or kinds)[0], value, key)
         if origin is tuple and isinstance(value, list):
+            if Ellipsis not in arguments and len(value) != len(arguments):
+                self._report(key, f"{show(value)} has {len(value)} values", f"give a list of {len(arguments)}")
             return tuple(self.value(arguments[0], item, f"{key}[{i}]") for i, item in enumerate(value))
         if origin is dict and isinstance(value, Mapping):
             return {name: self._item(arguments[1], name, item, key) for name, item in value.items()}

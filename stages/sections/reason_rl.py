@@ -34,8 +34,14 @@ class ReasonRlConfig(RolloutConfig):
     def problems(self) -> Iterator[Problem]:
         """Contradictions between these values."""
         yield from super().problems()
-        yield from positive(self, "steps", "val_samples")
-        yield from self.training.problems()
+        yield from positive(self, "steps", "eval_every", "save_every", "val_samples")
+        answers = self.problems_at_once * self.group
+        for name, what, fix in self.training.problems():
+            if name == "batch_size" and answers > 0:
+                does = f"{self.micro_batch_size} does not divide problems_at_once x group ({answers})"
+                yield "micro_batch_size", does, "take a divisor, or null"
+            elif name not in ("batch_size", "eval_every", "save_every"):
+                yield name, what, fix
         if not 0 <= self.max_dead <= 1:
             yield "max_dead", f"{self.max_dead} is not from 0 to 1", "give a fraction, such as 0.7"
         if "{question}" not in self.ask:

@@ -58,6 +58,20 @@ def test_a_starting_point_has_a_configuration(everything, tmp_path):
     assert list(missing_sources(replace(everything, finetune_spam=spam))) == []
 
 
+def test_reasoning_may_start_from_a_tokenizer(everything, tmp_path):
+    for name in ("tokenizer.json", "vocab.json"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / name).write_text("{}")
+        folder = str(tmp_path / name)
+        sft, spam = (
+            replace(everything.reason_sft, init_from=folder),
+            replace(everything.finetune_spam, init_from=folder),
+        )
+        assert list(missing_sources(replace(everything, reason_sft=sft))) == []
+        (error,) = missing_sources(replace(everything, finetune_spam=spam))
+        assert "holds no config.json" in str(error)
+
+
 def test_the_prompt_chat_needs_a_chat_template(everything, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     changed = replace(everything.finetune_instruct, prompt="chat", init_from=str(tmp_path))

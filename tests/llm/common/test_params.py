@@ -392,6 +392,9 @@ BAD = {
     "pretrain": [("lr", value) for value in ("0", "-0.001", ".nan", ".inf")]
     + [("stride", "0"), ("stride", "-1"), ("context", "0"), ("epochs", "0"), ("batch_size", "0"), ("lr", "fast")],
     "finetune_instruct": [("bucket_batches", value) for value in ("0", "-1", "2.5", "true")],
+    "reason_student": [("n_embd", "50"), ("n_embd", "-44"), ("n_layer", "0"), ("n_head", "0")],
+    "reason_rl": [("clip", value) for value in ("[0.2]", "[0.2,0.2,0.2]", "[]", "[0,0.2]")]
+    + [("micro_batch_size", "48"), ("save_every", "-1"), ("eval_every", "0"), ("lr", "0")],
     "model": [("dropout", "1.5"), ("dropout", "-0.1"), ("n_head", "5"), ("n_layer", "true"), ("n_layer", "0")],
 }
 
@@ -401,11 +404,21 @@ BAD = {
 )
 def test_an_invalid_value_in_the_real_file_is_reported_with_its_key(section, key, value, tmp_path):
     start = REAL.index(f"\n{section}:")
-    changed = REAL[:start] + re.sub(rf"\n  {key}: [^ \n]+", f"\n  {key}: {value}", REAL[start:], count=1)
+    changed = REAL[:start] + re.sub(rf"\n  {key}: (?:\[[^]]*\]|[^ \n]+)", f"\n  {key}: {value}", REAL[start:], count=1)
     assert changed != REAL
-    reported = "n_embd" if key == "n_head" else key  # n_head must divide n_embd
+    reported = "n_embd" if (key, value) == ("n_head", "5") else key  # n_head must divide n_embd
     messages = refused(params.read_all, AllParams, write(tmp_path, changed))
     assert [message.split(": ")[1] for message in messages] == [f"{section}.{reported}"]
+
+
+def test_a_student_must_fit_to_the_model_that_it_is_like(tmp_path):
+    changes = {"family": "llama", "n_kv_head": 2, "qkv_bias": False}
+    values = load(write(tmp_path, REAL))
+    values["reason_model"] |= changes
+    values["reason_student"] |= {"n_head": 3, "n_embd": 48}
+    (message,) = refused(parse, AllParams, values, "params.yaml")
+    said = "params.yaml: reason_student.n_head: reason_model.n_kv_head: 2 does not divide n_head (3)"
+    assert message.startswith(said)
 
 
 def test_several_contradictions_are_reported_at_once(tmp_path):
