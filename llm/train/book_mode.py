@@ -20,7 +20,7 @@ from llm.model import packed_weights
 from llm.runtime.device import RuntimeConfig
 from llm.train.config import TrainConfig
 from llm.train.history import History
-from llm.train.loop import add_row, evaluate_batches, read_updates, update
+from llm.train.loop import add_row, checkpoint_activations, evaluate_batches, read_updates, update
 from llm.train.optim import AdamW, lr_at
 from llm.train.ranks import ALONE
 from llm.train.task import Callback, Loss, Task, Training
@@ -66,6 +66,7 @@ def fit_as_the_book(
 
     for callback in callbacks:
         callback.on_start(training)
+    checkpoint_activations(model, runtime)
     after_initialization = torch.get_rng_state()
     torch.manual_seed(seed)
     evaluate(lr_at(0, updates, config), batches=None)

@@ -53,9 +53,7 @@ def fit(
         callback.on_start(training)
     history = training.history
     history.planned = steps
-    for module in model.modules():
-        if isinstance(module, Transformer):
-            module.checkpoint = runtime.checkpoint_activations
+    checkpoint_activations(model, runtime)
     if not history.rows:
         evaluate_now(training, callbacks, lr_at(0, steps, config))
     started, tokens = 0.0, 0
@@ -81,6 +79,13 @@ def fit(
         load_trainable(history.best_weights, task.model)
     ranks.end(task.model)
     return history
+
+
+def checkpoint_activations(model: nn.Module, runtime: RuntimeConfig) -> None:
+    """Have the blocks of the model compute twice instead of keeping activations, or not, as `runtime` says."""
+    for module in model.modules():
+        if isinstance(module, Transformer):
+            module.checkpoint = runtime.checkpoint_activations
 
 
 def update(training: Training, batch: Batch, lr: float, clip_norm: float | None, seed: int | None) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from llm.data.corpus_dataset import TokenWindows
 from llm.data.corpus_files import CorpusFiles
 from llm.data.corpus_split import encode_corpus
 from llm.data.tokenizer import Tokenizer
+from llm.model import gpt
 from llm.model.gpt import GPT
 from llm.train import losses
 from llm.train.book_mode import data_loader, fit_as_the_book
@@ -247,6 +249,15 @@ def test_two_runs_give_the_same_bits_after_other_random_numbers(book: Trained) -
 
 def test_another_seed_gives_other_weights(book: Trained) -> None:
     assert not same_bits(book.model, by_the_book(seed=124).model)
+
+
+def test_checkpointed_activations_change_no_bit(book: Trained) -> None:
+    torch.manual_seed(123)
+    model, runtime = GPT(MODEL), replace(FP32, checkpoint_activations=True)
+    with patch("llm.model.gpt.checkpoint", wraps=gpt.checkpoint) as spy:
+        fit_as_the_book(model, losses.next_token, TRAIN_ROWS, VAL_ROWS, TRAIN, runtime, 123)
+    assert spy.call_count == STEPS * MODEL.n_layer
+    assert same_bits(book.model, model)
 
 
 # The curve
