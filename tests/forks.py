@@ -26,6 +26,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
+from llm.runtime.kernels import PINNED
+
 ROOT = Path(__file__).parents[1]
 RENAMES = ("replace",)
 CHANGES = ("replace", "unlink", "rmdir")  # of what is in a folder
@@ -66,10 +68,10 @@ class Ended:
 
 
 class Forks:
-    """A process that has loaded `modules`, and runs others in forks of itself."""
+    """A process that has loaded `modules`, with more `variables`, and runs others in forks of itself."""
 
-    def __init__(self, modules: Sequence[str] = OURS) -> None:
-        self._modules = modules
+    def __init__(self, modules: Sequence[str] = OURS, variables: Mapping[str, str] | None = None) -> None:
+        self._modules, self._environment = modules, os.environ | (variables or {})
 
     def __enter__(self) -> Forks:
         self._folder = tempfile.TemporaryDirectory(prefix="forks")
@@ -79,7 +81,8 @@ class Forks:
             listening.listen()
             command = [sys.executable, "-m", "tests.forks", str(listening.fileno()), *self._modules]
             own = {"pass_fds": [listening.fileno()], "start_new_session": True}  # Ctrl-C is for the tests
-            self._server = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, **own)
+            piped = {"stdin": subprocess.PIPE, "env": self._environment}
+            self._server = subprocess.Popen(command, cwd=ROOT, **piped, **own)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -120,9 +123,12 @@ class Forks:
 
 
 @cache
-def warm() -> Path:
-    """`python` of forks of one process, which lasts as long as this one, with PACKAGES loaded but no code of ours."""
-    forks = Forks(PACKAGES)
+def warm(portable: bool = False) -> Path:
+    """`python` of forks of one process, which lasts as long as this one, with PACKAGES loaded but no code of ours.
+
+    `portable`: PyTorch is loaded with the variables that portable kernels need.
+    """
+    forks = Forks(PACKAGES, PINNED if portable else {})
     forks.__enter__()
     atexit.register(forks.__exit__)
     return forks.python()

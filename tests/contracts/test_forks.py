@@ -67,6 +67,13 @@ def test_code_output_and_surroundings_are_those_of_the_interpreter(forks: Forks,
     assert told[1].startswith(f"{folder.name} ['{what}', '--more'] yes True\n")
 
 
+def test_modules_are_loaded_with_the_variables(folder: Path) -> None:
+    (folder / "loaded.py").write_text("import os\nVARIABLE = os.environ.get('LOADED')\n")
+    (folder / "shows.py").write_text("import loaded\nprint(loaded.VARIABLE)\n")
+    with Forks(["loaded"], {"LOADED": "with it", "PYTHONPATH": str(folder)}) as forks:
+        assert forks.run(folder, "shows").out == "with it\n"
+
+
 def test_other_words_start_the_interpreter(forks: Forks, folder: Path) -> None:
     assert run(forks.python(), folder, "-c", "print(input())") == (0, "typed\n", "")
 

@@ -75,23 +75,25 @@ class Project:
     ) -> subprocess.CompletedProcess[str]:
         """Run `python -m MODULE` there to its end: `cold`, in an interpreter of its own, or else in a fork.
 
-        By default, in a fork where that makes no difference: a fork is no child of DVC, which a recorder looks for, and
-        torch is loaded before it could choose its kernels.
+        By default, in a fork where that makes no difference: a fork is no child of DVC, which a recorder looks for.
         """
-        if "preexec_fn" not in options and (self._may_fork() if cold is None else not cold):
-            path = f"{warm().parent}{os.pathsep}{os.environ['PATH']}"
-            options |= {"executable": warm(), "env": {"PATH": path, **options.get("env", {})}}
+        python = None if "preexec_fn" in options else self._stand_in(cold)
+        if python:
+            path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
+            options |= {"executable": python, "env": {"PATH": path, **options.get("env", {})}}
         with self.start(module, *words, **options) as process:
             out, err = process.communicate()
         assert not ok or process.returncode == 0, out + err
         return subprocess.CompletedProcess([module, *words], process.returncode, out, err)
 
-    def _may_fork(self) -> bool:
+    def _stand_in(self, cold: bool | None) -> Path | None:
+        """The `python` of forks, with the kernels of params.yaml; None for the real one."""
         try:
             values = params.load(self.folder / "params.yaml")
-            return not values["tracking"]["enabled"] and values["runtime"]["kernels"] == "native"
+            tracked, kernels = values["tracking"]["enabled"], values["runtime"]["kernels"]
         except (UserError, KeyError):
-            return False
+            return None
+        return None if (tracked if cold is None else cold) else warm(kernels == "portable")
 
     def repro(self, *words: str) -> list[str]:
         """Run `dvc repro`, without words for the stages that `llm repro` runs; return those that ran."""
