@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.common import dvc_lock
-from llm.compare.snapshot import WORKSPACE, git
+from llm.compare.snapshot import WORKSPACE, git, git_bytes
 
 LOCK = "dvc.lock"
 RUN_CACHE = "run cache"
@@ -114,13 +113,15 @@ def cached_states(run_cache: Path) -> list[State]:
 
 
 def _commits() -> Iterator[State]:
-    """dvc.lock in each commit of any ref that changed it, experiments included, newest first."""
+    """dvc.lock in each commit of any ref that changed it, experiments included, newest first; none without git."""
     form = "--format=%H%x00%cs%x00%s"
     listed = git("log", "--all", "--full-history", form, "--", LOCK) or ""
     facts = [tuple(line.split("\0", 2)) for line in listed.split("\n") if line]
     prefix = (git("rev-parse", "--show-prefix") or "").strip()
     asked = "".join(f"{commit}:{prefix}{LOCK}\n" for commit, _, _ in facts).encode()
-    told = subprocess.run(["git", "cat-file", "--batch"], input=asked, capture_output=True, check=False).stdout
+    told = git_bytes("cat-file", "--batch", given=asked)
+    if told is None:
+        return
     at = 0
     for commit, day, subject in facts:
         end = told.index(b"\n", at)

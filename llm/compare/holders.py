@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm.common import files
 from llm.compare.history import Artifact
-from llm.compare.snapshot import git
+from llm.compare.snapshot import git, git_bytes
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -92,7 +91,7 @@ def in_git(commit: str, path: str) -> str | None:
 
 
 def _blob(commit: str, path: str) -> bytes:
-    return subprocess.run(["git", "show", f"{commit}:./{path}"], capture_output=True, check=False).stdout
+    return git_bytes("show", f"{commit}:./{path}") or b""
 
 
 def _md5(data: bytes) -> str:

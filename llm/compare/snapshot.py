@@ -167,11 +167,17 @@ def experiment_commits() -> dict[str, str]:
 
 def git(*words: str) -> str | None:
     """The output of a git command, or None if it failed or git is not installed."""
+    told = git_bytes(*words)
+    return None if told is None else told.decode("utf-8", "replace")
+
+
+def git_bytes(*words: str, given: bytes = b"") -> bytes | None:
+    """The same as bytes; `given` is what the command reads."""
     try:
-        done = subprocess.run(["git", "--no-optional-locks", *words], capture_output=True, check=False)
+        done = subprocess.run(["git", "--no-optional-locks", *words], input=given, capture_output=True, check=False)
     except OSError:
         return None
-    return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else None
+    return done.stdout if done.returncode == 0 else None
 
 
 def changed_files(first: Snapshot, second: Snapshot, paths: Sequence[str]) -> list[tuple[str, str]]:

@@ -175,6 +175,18 @@ def test_what_stands_for_nothing_is_a_wrong_command_line(trace, what, said):
     assert err.count("\n") == 1
 
 
+def test_without_the_program_git_it_tells_what_it_tells_without_a_repository(trace, tmp_path, monkeypatch):
+    assert "run 0" in trace("data/words")[1]
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    found = [trace(what) for what in ("data/words", "reports/a.json")]
+    shutil.rmtree(".git")
+    files.write_text(".dvc/config.local", "[core]\n    no_scm = true\n")
+    assert found == [trace(what) for what in ("data/words", "reports/a.json")]
+    assert [(code, err) for code, _, err in found] == [(0, "")] * 2
+    assert f"data/words  {files.dvc_md5('data/words')}" in found[0][1]
+    assert "run 0" not in found[0][1]
+
+
 @pytest.mark.slow
 def test_the_printed_command_restores_from_the_cache(trace):
     md5 = files.dvc_md5("models/a")

@@ -107,6 +107,13 @@ def test_what_an_earlier_run_made_comes_from_the_cache_of_runs():
     assert found.keys() == repro()
 
 
+def test_a_plan_needs_no_program_git(monkeypatch, tmp_path):
+    write_params(size=3)
+    expected = plan()
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert plan() == expected != {}
+
+
 def test_a_target_takes_what_it_needs():
     files.write_text("source.txt", "other")
     assert plan("second").keys() == {"first", "second"} == repro("second")
