@@ -103,11 +103,11 @@ class Service:
         return self._submit(language, ids, body, body.max_tokens or 16, text, body.logprobs, "prompt")
 
     def encode(self, language: Language, text: str, param: str) -> list[int]:
-        """Token ids of a text that fits into the context and is not empty. Raises ApiError."""
+        """Token ids of a text that the model reads alone, as in `llm generate`. Raises ApiError for an empty one."""
         if not text:
             raise ApiError(400, "the text is empty", param, "empty")
         self._check_length(language, len(text), param)
-        return language.tokenizer.encode(text)
+        return language.tokenizer.encode_prompt(text)
 
     async def pieces(self, asked: Asked) -> AsyncIterator[Piece]:
         """The pieces of an answer. If the caller leaves before the last one, the request is cancelled."""

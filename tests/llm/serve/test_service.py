@@ -3,18 +3,80 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
+from llm.data.special_tokens import END_OF_TEXT
+from llm.data.tokenizer import Tokenizer
 from llm.generate.config import greedy
-from llm.serve import service
+from llm.serve import models, service
 from llm.serve.engine import Piece
 from llm.serve.metrics import Metrics
-from llm.serve.models import Models
+from llm.serve.models import Language, Models
+from llm.serve.protocol import CompletionBody, parse
 from llm.serve.service import Asked, Limits, Service
 from llm.serve.text import TextStream
+from tests import tiny
+from tests.llm.serve import world
+
+T = TypeVar("T")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, vocabulary: Path) -> Path:
+    """The folder of a model, which a test may change before it is loaded."""
+    world.write(tmp_path, vocabulary)
+    return tmp_path / "one"
+
+
+def served(folder: Path, use: Callable[[Service, Language], T]) -> T:
+    """What `use` returns of a service of this model."""
+    language = models.load_language(str(folder), "one", tiny.FP32, 1)
+
+    async def run() -> T:
+        made = Service(Models({"one": language}, {}), Limits(8, 60.0), Metrics())
+        try:
+            return await asyncio.to_thread(use, made, language)
+        finally:
+            made.worker.close()
+
+    return asyncio.run(run())
+
+
+def begin_with(folder: Path, token: str) -> None:
+    """Let the tokenizer put `token` before every text."""
+    path = folder / "tokenizer.json"
+    stored = json.loads(path.read_text())
+    number = next(one["id"] for one in stored["added_tokens"] if one["content"] == token)
+    single = [{"SpecialToken": {"id": token, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    special = {token: {"id": token, "ids": [number], "tokens": [token]}}
+    stored["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": special,
+    }
+    path.write_text(json.dumps(stored))
+
+
+def test_a_text_begins_as_in_generate_and_token_ids_stay_as_they_are(folder: Path) -> None:
+    begin_with(folder, END_OF_TEXT)
+    tokenizer = Tokenizer.load(folder)
+    expected = tokenizer.encode_prompt("Every effort")
+    assert expected[0] == tokenizer.special[END_OF_TEXT]
+
+    def asked(made: Service, _language: Language) -> list[Asked]:
+        prompts: list[Any] = ["Every effort", ["Every effort"], expected[1:]]
+        body = {"model": "one", "temperature": 0, "max_tokens": 5}
+        return [made.complete(parse(CompletionBody, json.dumps(body | {"prompt": each}).encode())) for each in prompts]
+
+    assert [one.prompt for one in served(folder, asked)] == [expected, expected, expected[1:]]
+    assert served(folder, lambda made, language: made.encode(language, "Every effort", "text")) == expected
 
 
 @pytest.mark.parametrize(("dies", "finish"), [(True, "error"), (False, "timeout")])
