@@ -22,6 +22,10 @@ class Message(NamedTuple):
     text: str
 
 
+class TooLong(UserError):
+    """The last turn alone does not fit."""
+
+
 class Dialog:
     """Encodes conversations for the model in `folder`. A text never becomes a special token."""
 
@@ -30,7 +34,10 @@ class Dialog:
         self.stops = tokenizer.stops  # tokens that end an answer
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of the conversation, with the header of the next answer."""
+        """Token ids of the conversation, with the header of the next answer.
+
+        Raises UserError if the chat template refuses it.
+        """
         system = "\n".join(message.text for message in messages if message.role == "system")
         chat = [{"role": "system", "content": system}] if system else []
         chat += [{"role": role, "content": text} for role, text in messages if role != "system"]
@@ -43,7 +50,7 @@ class Dialog:
     def fit(self, messages: Sequence[Message], room: int) -> tuple[list[int], int]:
         """Token ids of the newest turns that fit into `room` tokens, and the number of messages left out.
 
-        System messages stay. Raises UserError if the last turn alone does not fit.
+        System messages stay. Raises TooLong if the last turn alone does not fit, and UserError as `encode` does.
         """
         system = [message for message in messages if message.role == "system"]
         rest = [message for message in messages if message.role != "system"]
@@ -63,5 +70,5 @@ class Dialog:
             at = last if fitting is None else (first + last) // 2
         if fitting is None:
             what = f"{len(ids)} tokens with the prompt template, but the context has room for {room}"
-            raise UserError("instruction", what, "shorten it", USAGE)
+            raise TooLong("instruction", what, "shorten it", USAGE)
         return fitting

@@ -12,7 +12,7 @@ from typing import Any
 
 from llm.common.errors import UserError
 from llm.generate.config import DecodingConfig
-from llm.serve.dialog import LONGEST_TOKEN, Message
+from llm.serve.dialog import LONGEST_TOKEN, Message, TooLong
 from llm.serve.engine import Piece, Request
 from llm.serve.look import Work
 from llm.serve.metrics import Metrics
@@ -65,22 +65,25 @@ class Service:
         return self.models.classifiers[name]
 
     def chat(self, body: ChatBody) -> tuple[Asked, int]:
-        """Queue the answer to a conversation; also returns how many messages were left out."""
+        """Queue the answer to a conversation; also returns how many messages were left out. Raises ApiError."""
         language = self.language(body.model)
         roles = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant"}
         messages = [Message(roles[message.role], message.text) for message in body.messages]  # type: ignore[arg-type]
         if messages[-1].role != "user":
             raise ApiError(400, "the last message must be the user's", "messages", "invalid_messages")
         self._check_length(language, max(len(message.text) for message in messages), "messages")
-        context, dropped = language.config.context_length, 0
-        if body.truncation == "auto":
-            try:
-                ids, dropped = language.dialog.fit(messages, context - context // RESERVED)
-            except UserError as error:
-                raise _too_long(context, "messages", error.what) from None
-        else:
+        if body.truncation != "auto":
             self._check_length(language, sum(len(message.text) for message in messages), "messages")
-            ids = language.dialog.encode(messages)
+        context, dropped = language.config.context_length, 0
+        try:
+            if body.truncation == "auto":
+                ids, dropped = language.dialog.fit(messages, context - context // RESERVED)
+            else:
+                ids = language.dialog.encode(messages)
+        except TooLong as error:
+            raise _too_long(context, "messages", error.what) from None
+        except UserError as error:  # of the chat template
+            raise ApiError(400, error.what, "messages", "invalid_messages") from None
         dialog = language.dialog
         text = TextStream(language.tokenizer.decode, body.stops, dialog.clean, dialog.frame.header.strip())
         most = body.max_completion_tokens or body.max_tokens

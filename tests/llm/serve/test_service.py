@@ -18,7 +18,7 @@ from llm.serve import models, service
 from llm.serve.engine import Piece
 from llm.serve.metrics import Metrics
 from llm.serve.models import Language, Models
-from llm.serve.protocol import CompletionBody, parse
+from llm.serve.protocol import ApiError, ChatBody, CompletionBody, parse
 from llm.serve.service import Asked, Limits, Service
 from llm.serve.text import TextStream
 from tests import tiny
@@ -77,6 +77,44 @@ def test_a_text_begins_as_in_generate_and_token_ids_stay_as_they_are(folder: Pat
 
     assert [one.prompt for one in served(folder, asked)] == [expected, expected, expected[1:]]
     assert served(folder, lambda made, language: made.encode(language, "Every effort", "text")) == expected
+
+
+STRICT = """{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}
+{{ raise_exception('roles must alternate') }}{% endif %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"""
+USER, SYSTEM = {"role": "user", "content": "Every effort"}, {"role": "system", "content": "Be brief."}
+
+
+@pytest.mark.parametrize("truncation", ["disabled", "auto"])
+@pytest.mark.parametrize(
+    ("messages", "code", "said"),
+    [
+        ([USER], None, ""),
+        ([USER, USER], "invalid_messages", "the chat template cannot render the messages: roles must alternate"),
+        ([SYSTEM, USER], "invalid_messages", "the chat template cannot render the messages: roles must alternate"),
+        ([USER | {"content": "Every " * 600}], "context_length_exceeded", "the model's context has 512 tokens: "),
+    ],
+    ids=["fine", "two", "system", "long"],
+)
+def test_messages_that_the_template_refuses_are_told_from_those_that_are_too_long(
+    folder: Path, truncation: str, messages: list[Any], code: str | None, said: str
+) -> None:
+    (folder / "chat_template.jinja").write_text(STRICT)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"prompt": "chat"}))
+    body = {"model": "one", "messages": messages, "truncation": truncation, "max_tokens": 2}
+
+    def asked(made: Service, _language: Language) -> Any:
+        return made.chat(parse(ChatBody, json.dumps(body).encode()))
+
+    if code is None:
+        assert served(folder, asked)[1] == 0
+        return
+    with pytest.raises(ApiError) as caught:
+        served(folder, asked)
+    told = caught.value.body["error"]
+    assert (caught.value.status, told["type"], told["param"]) == (400, "invalid_request_error", "messages")
+    assert told["code"] == code
+    assert told["message"].startswith(said)
 
 
 @pytest.mark.parametrize(("dies", "finish"), [(True, "error"), (False, "timeout")])
