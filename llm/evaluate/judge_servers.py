@@ -20,13 +20,17 @@ from llm.common.urls import is_loopback
 from llm.evaluate.judge_config import JudgeConfig
 
 KEY_VARIABLE = "OPENAI_API_KEY"
+SHORTEST_KEY = 8  # characters; a shorter one, such as "none" for a server without keys, is no secret
 READY_SECONDS = 4.0  # a server that is down is reported within 5
 MAX_REPLY_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Reply:
-    """The result of one request; `text` is the text of the judge or, for `failed`, the reason."""
+    """The result of one request; `text` is the text of the judge or, for `failed`, the reason.
+
+    The judge may repeat the key: `masked` makes the text that can be shown or kept.
+    """
 
     kind: Literal["whole", "cut", "refused", "failed"]  # cut: the model reached its length limit
     text: str
@@ -77,7 +81,7 @@ class Server:
                 body += piece
                 if len(body) > MAX_REPLY_BYTES:
                     raise Failure(f"the reply is longer than {MAX_REPLY_BYTES} bytes")
-        return response, bytes(body).replace(self.key.encode(), b"[key]") if self.key else bytes(body)
+        return response, bytes(body)
 
     def _sends_key(self) -> bool:
         return bool(self.key) and (self.base.lower().startswith("https:") or is_loopback(self.base))
@@ -233,8 +237,14 @@ def _invalid(what: str) -> Failure:
     return Failure(what, again=True)
 
 
+def masked(text: str) -> str:
+    """The text with `[key]` in place of the key. A score is read from the text itself, which this could change."""
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    return text.replace(key, "[key]") if len(key) >= SHORTEST_KEY else text
+
+
 def _short(value: Any) -> str:
-    text = " ".join((value if isinstance(value, str) else json.dumps(value)).split())
+    text = " ".join(masked(value if isinstance(value, str) else json.dumps(value)).split())
     return repr(text if len(text) <= 80 else text[:77] + "...")
 
 

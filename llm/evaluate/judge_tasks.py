@@ -11,7 +11,7 @@ from llm.common.errors import SERVICE, UserError
 from llm.evaluate.judge_config import JudgeConfig
 from llm.evaluate.judge_journal import Journal, Status, Verdict
 from llm.evaluate.judge_replies import Rule, fix_for
-from llm.evaluate.judge_servers import Reply, Server
+from llm.evaluate.judge_servers import Reply, Server, masked
 
 Entry = Mapping[str, str]
 Progress = Callable[[Sequence[Any]], Iterable[Any]]
@@ -112,22 +112,24 @@ class _ServerJudge:
         score = self._read(reply)
         answered: Status = "unparsed" if score is None else "scored"
         status = reply.kind if reply.kind in ("refused", "failed") else answered
-        found = (("reply_cut", len(reply.text) > MAX_REPLY_CHARS), ("length_limit", reply.kind == "cut"))
+        kept = masked(reply.text)
+        found = (("reply_cut", len(kept) > MAX_REPLY_CHARS), ("length_limit", reply.kind == "cut"))
         flags = (*task.flags, *(flag for flag, holds in found if holds))
-        return Verdict(task.index, status, score, reply.text[:MAX_REPLY_CHARS], flags)
+        return Verdict(task.index, status, score, kept[:MAX_REPLY_CHARS], flags)
 
     def _read(self, reply: Reply) -> int | None:
         return self.questions.read(reply.text, self.config.reply) if reply.kind == "whole" else None
 
     def _try(self, reply: Reply) -> None:
         """Raise UserError if the reply to the trial question is of no use."""
+        shown = masked(reply.text)
         if reply.kind == "failed":
-            what, fix = f"the trial question failed: {reply.text}", "repair the server, or correct judge.url"
+            what, fix = f"the trial question failed: {shown}", "repair the server, or correct judge.url"
             raise UserError(f"judge.url ({self.config.url})", what, fix, SERVICE)
         if self._read(reply) is not None or self.config.min_coverage == 0:
             return
         limit = reply.kind == "cut"
-        what = f"the reply to the trial question is {_shown(reply.text, limit)}, not {self.questions.wanted}"
+        what = f"the reply to the trial question is {_shown(shown, limit)}, not {self.questions.wanted}"
         fix = fix_for(reply.text, limit, self.config.reply, self.questions.read)
         raise UserError(f"judge.model ({self.config.model})", what, fix, SERVICE)
 

@@ -395,6 +395,29 @@ def test_the_key_is_sent_to_this_machine_and_never_printed(monkeypatch: pytest.M
     assert KEY not in (tmp_path / "journal").read_text()
 
 
+@pytest.mark.parametrize("key", ["1", "0", "100", "choices", "finish_reason", "Score: 100", '"content": "Score: 100"'])
+def test_no_key_changes_a_score(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    verdict = one("openai", answer("Score: 100"), reply="lenient")
+    assert (verdict.status, verdict.score) == ("scored", 100)
+    assert verdict.reply == ("[key]" if key == "Score: 100" else "Score: 100")
+
+
+def test_no_part_of_the_key_is_kept_or_printed_where_a_text_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    kept, refused = ask("openai", [answer("x " * 995 + KEY), answer("", message={"refusal": "y " * 995 + KEY})])
+    assert [verdict.reply[-7:] for verdict in (kept, refused)] == ["x [key]", "y [key]"]
+    error = json.dumps({"error": f"{'z' * 60} {KEY}"}).encode()
+    escaped = error.replace(b"sk-", rb"\u0073k-")  # the same in JSON
+    assert "secret" not in one("openai", raw(escaped)).reply
+    for trial in (answer(KEY), raw(escaped), status(400, error)):
+        with FakeJudge("openai", [answer("85")], trial=trial) as fake:
+            config = replace(CONFIG, backend="openai", url=fake.url, retries=0)
+            told = error_of(lambda config=config: judge([ENTRY], config, alpaca))
+        assert "trial question" in told.what
+        assert "sec" not in str(told)
+
+
 @pytest.mark.parametrize("code", [401, 403])
 def test_a_wrong_key_ends_the_run_and_is_not_printed(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -460,6 +483,7 @@ def test_no_key_and_no_netrc_password_is_sent_unencrypted(monkeypatch: pytest.Mo
 def test_an_invalid_key_is_an_error_that_does_not_print_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-ключ")
     assert "ключ" not in str(error_of(lambda: one("openai", answer("85"))))
+    assert one("ollama", answer("85")).score == 85  # it needs none
 
 
 # The URL and the other parameters ------------------------------------------------------------------------------------
