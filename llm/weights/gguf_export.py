@@ -5,6 +5,7 @@ Reference: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +17,7 @@ from torch import Tensor
 from llm.common.errors import DATA, UserError, raise_all
 from llm.common.files import atomic_path, read_json
 from llm.data import special_tokens
-from llm.data.tokenizer import Tokenizer
+from llm.data.tokenizer import Tokenizer, adopt
 from llm.model.config import ModelConfig
 from llm.model.parts import FAMILIES
 from llm.weights import families, gpt2, model_folder
@@ -161,12 +162,13 @@ def _add_tensor(writer: GGUFWriter, name: str, tensor: Tensor, kind: Kind, where
 def _add_tokenizer(writer: GGUFWriter, folder: Path, config: Mapping[str, Any]) -> list[str]:
     from gguf import TokenType
 
-    tokenizer = Tokenizer.load(folder)
-    stored = read_json(folder / "tokenizer.json")
+    tokenizer, stored = Tokenizer.load(folder), _tokenizer_json(folder)
     added = {token["content"]: token for token in stored["added_tokens"]}
     vocabulary = stored["model"]["vocab"] | {content: token["id"] for content, token in added.items()}
     tokens = {number: token for token, number in vocabulary.items()}
-    kinds = {token: TokenType.CONTROL if one["special"] else TokenType.USER_DEFINED for token, one in added.items()}
+    control = {token for token, one in added.items() if one["special"]}
+    control |= {special_tokens.END_OF_TEXT, *special_tokens.names(folder).values()}  # special for transformers too
+    kinds = {token: TokenType.CONTROL if token in control else TokenType.USER_DEFINED for token in added}
     rows = range(config["vocab_size"])
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(_pre_tokenizer(stored, tokenizer.nfc, str(folder / "tokenizer.json")))
@@ -187,6 +189,15 @@ def _add_tokenizer(writer: GGUFWriter, folder: Path, config: Mapping[str, Any]) 
     if tokenizer.chat:
         writer.add_chat_template(tokenizer.chat.source)
     return [tokenizer.decode([number]) for number in ends[len(ENDS) :]]
+
+
+def _tokenizer_json(folder: Path) -> Any:
+    """The object in `tokenizer.json`; for a folder without one, that of its `vocab.json` and `merges.txt`."""
+    if (folder / "tokenizer.json").is_file():
+        return read_json(folder / "tokenizer.json")
+    with tempfile.TemporaryDirectory() as made:
+        adopt(folder, Path(made))
+        return read_json(Path(made) / "tokenizer.json")
 
 
 def _pre_tokenizer(stored: Mapping[str, Any], nfc: bool, where: str) -> str:

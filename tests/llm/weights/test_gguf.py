@@ -34,7 +34,7 @@ from transformers import (
 
 from benchmarks.llama_cpp import LlamaCpp
 from llm.common.errors import UserError
-from llm.data.tokenizer import Tokenizer
+from llm.data.tokenizer import Tokenizer, adopt
 from llm.weights import gguf_export, gguf_import
 from llm.weights.gguf_tables import LLAMA3, PRE_TOKENIZERS, rotary_factors
 from llm.weights.model_folder import load_model, save_model
@@ -184,6 +184,34 @@ def test_a_published_folder_is_exported_as_ours_is(tmp_path: Path) -> None:
     assert (tmp_path / "ours.gguf").read_bytes() == (tmp_path / "published.gguf").read_bytes()
 
 
+@pytest.mark.parametrize("added", [{}, {"<|a|>": 300, "<|b|>": 301}], ids=["none", "two"])
+def test_a_folder_without_a_tokenizer_json_is_exported_as_one_with_it(
+    tmp_path: Path, vocabulary: Path, added: dict[str, int]
+) -> None:
+    pair, ours, theirs = (tmp_path / name for name in ("pair", "ours", "theirs"))
+    GPT2LMHeadModel(GPT2Config(vocab_size=302, n_positions=64, n_embd=32, n_layer=2, n_head=4)).save_pretrained(pair)
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copyfile(vocabulary / name, pair / name)
+    edit(pair / "tokenizer_config.json", tokenizer_class="GPT2Tokenizer", eos_token=[*added, "<|endoftext|>"][0])
+    if added:
+        edit(pair / "added_tokens.json", **added)
+    for folder in (ours, theirs):
+        shutil.copytree(pair, folder)
+    adopt(pair, tmp_path / "adopted")
+    shutil.copyfile(tmp_path / "adopted/tokenizer.json", ours / "tokenizer.json")
+    AutoTokenizer.from_pretrained(pair).save_pretrained(tmp_path / "saved")
+    shutil.copyfile(tmp_path / "saved/tokenizer.json", theirs / "tokenizer.json")
+    files = []
+    for folder in (pair, ours, theirs):
+        assert (folder / "tokenizer.json").is_file() == (folder != pair)
+        gguf_export.export(folder, tmp_path / f"{folder.name}.gguf", "f32")
+        files.append((tmp_path / f"{folder.name}.gguf").read_bytes())
+    assert files[1:] == files[:1] * 2
+    assert fields(tmp_path / "pair.gguf")["tokenizer.ggml.tokens"][299:] == ["<|endoftext|>", *(added or PADDING)]
+    assert tokenized(tmp_path / "pair.gguf", TEXTS[1]) == Tokenizer.load(pair).encode(TEXTS[1])
+
+
+PADDING = ["[PAD300]", "[PAD301]"]
 BEGIN = {
     "type": "TemplateProcessing",
     "single": [{"SpecialToken": {"id": "<|start|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
