@@ -179,7 +179,11 @@ class ChatFrame:
     def _example(self) -> tuple[str, str, str]:
         """A question, the question with the header of an answer, and both with an answer."""
         chat = _messages([("user", "question", ""), ("assistant", "answer", "")])
-        rendered = [self.template.render(chat[:1], on) for on in (False, True)] + [self.template.render(chat, False)]
+        try:
+            self.template.render(chat, False)
+        except UserError:  # it wants a system message
+            chat = [*_messages([("system", "system", "")]), *chat]
+        rendered = [self.template.render(chat[:-1], on) for on in (False, True)] + [self.template.render(chat, False)]
         asked, asked_on, whole = ("".join(segment.text for segment in segments) for segments in rendered)
         return asked, asked_on, whole
 

@@ -123,6 +123,14 @@ def test_an_answer_may_contain_the_header_of_the_template(written: Any) -> None:
     assert frame.extract_answer("assistant: I am an assistant: ask.") == "I am an assistant: ask."
 
 
+def test_a_template_may_want_a_system_message(written: Any) -> None:
+    wants = "{% if messages[0].role != 'system' %}{{ raise_exception('no system message') }}{% endif %}"
+    template = wants + "{% for m in messages %}{{ m.role + ': ' + m.content + '\\n' }}{% endfor %}"
+    _, frame = written(template + "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}")
+    assert frame.header == "assistant: "
+    assert frame.extract_answer("assistant: Red.") == "Red."
+
+
 def test_all_entries_that_the_template_refuses_are_listed(written: Any) -> None:
     template = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     tokenizer, frame = written(template + "{{ m.content }}<|im_end|>{% endfor %}")
