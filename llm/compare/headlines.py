@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 from llm.compare import rows
 from llm.compare.snapshot import Snapshot
@@ -94,7 +94,16 @@ class Line:
     @property
     def says_more(self) -> bool:
         """Whether the two runs may differ, so that a reader wants to know how they were compared."""
-        return bool(self.difference) or self.interval is not None
+        other = self.first.value != self.second.value
+        return self.difference is not None and (other or bool(self.difference) or self.interval is not None)
+
+
+class Samples(NamedTuple):
+    """The values of the same examples in two runs, in the same order."""
+
+    first: list[float]
+    second: list[float]
+    left_out: int = 0  # examples that have a value in one of the runs only
 
 
 def value(figure: Figure, snapshot: Snapshot) -> Value:
@@ -130,12 +139,26 @@ def _line(figure: Figure, first: Snapshot, second: Snapshot) -> Line:
     samples = _samples(figure, first, second)
     if samples is None:
         return _unpaired(figure, before, after, difference)
-    old, new = samples
+    return _paired(figure, before, after, difference, samples)
+
+
+def _paired(figure: Figure, before: Value, after: Value, difference: float, samples: Samples) -> Line:
+    """The comparison on the same examples. `difference` counts only if none is left out."""
+    old, new, left_out = samples
+    mean, interval = 0.0, None
     if old == new:
         verdict = Verdict("the same", "neutral", f"equal on each of the same {len(old)} {_unit(figure)}")
-        return Line(figure, before, after, difference, None, verdict)
-    found = paired_difference(old, new)
-    return Line(figure, before, after, difference, found.interval, _paired_verdict(figure, old, new, found))
+    else:
+        found = paired_difference(old, new)
+        mean, interval, verdict = found.mean, found.interval, _paired_verdict(figure, old, new, found)
+    if left_out:  # the values shown are means of other answers
+        difference, verdict = mean, replace(verdict, how=f"{verdict.how}; {_left_out(left_out)}")
+    return Line(figure, before, after, difference, interval, verdict)
+
+
+def _left_out(number: int) -> str:
+    which = "1 answer has" if number == 1 else f"{number} answers have"
+    return f"{which} a score in one run only, so the two means are not of the same answers"
 
 
 def tested(figure: Figure, old: Sequence[float], new: Sequence[float]) -> Verdict:
@@ -165,8 +188,8 @@ def _unpaired(figure: Figure, before: Value, after: Value, difference: float) ->
     return Line(figure, before, after, difference, interval, Verdict(text, tone, how))
 
 
-def _samples(figure: Figure, first: Snapshot, second: Snapshot) -> tuple[list[float], list[float]] | None:
-    """The value of each example in both runs, in the same order; None if the examples are not the same."""
+def _samples(figure: Figure, first: Snapshot, second: Snapshot) -> Samples | None:
+    """The value of each example in both runs; None if the examples are not the same."""
     if figure is ACCURACY:
         if not rows.same_messages(first, second):
             return None
@@ -174,15 +197,16 @@ def _samples(figure: Figure, first: Snapshot, second: Snapshot) -> tuple[list[fl
         found = rows.pairs(old, new, "row")
         if not len(found) == len(old) == len(new) or any(pair.first.actual != pair.second.actual for pair in found):
             return None
-        return [float(pair.first.right) for pair in found], [float(pair.second.right) for pair in found]
+        return Samples([float(pair.first.right) for pair in found], [float(pair.second.right) for pair in found])
     before, after = rows.answers(first), rows.answers(second)
     found = rows.pairs(before, after, "key")
     if not found or not len(found) == len(before) == len(after):
         return None
     if figure is EXACT:
-        return [float(pair.first.exact) for pair in found], [float(pair.second.exact) for pair in found]
+        return Samples([float(pair.first.exact) for pair in found], [float(pair.second.exact) for pair in found])
     scored = [pair for pair in found if pair.first.score is not None and pair.second.score is not None]
-    return ([p.first.score for p in scored], [p.second.score for p in scored]) if scored else None
+    left_out = sum((pair.first.score is None) != (pair.second.score is None) for pair in found)
+    return Samples([p.first.score for p in scored], [p.second.score for p in scored], left_out) if scored else None
 
 
 def _unit(figure: Figure) -> str:

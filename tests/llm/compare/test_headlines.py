@@ -5,7 +5,7 @@ from scipy.stats import binomtest
 
 from llm.compare.headlines import FIGURES, compare
 from llm.compare.snapshot import resolve
-from tests.llm.compare.conftest import N, write_run
+from tests.llm.compare.conftest import N, git, write_run
 
 
 def lines(**changes):
@@ -54,6 +54,28 @@ def test_scores_are_tested_on_the_same_answers(project):
 def test_answers_without_a_score_in_one_run_are_left_out(project):
     found = lines(scores=[None, *[90] * (N - 1)])["judge"]
     assert f"the same {N - 1} answers" in found.verdict.how
+    assert "1 answer has a score in one run only" in found.verdict.how
+
+
+def test_the_difference_is_that_of_the_answers_that_both_runs_scored(project):
+    write_run(wrong=(0, 1, 2), scores=[0, 20, *[100] * (N - 2)])
+    git("commit", "-q", "-a", "-m", "two")
+    found = lines(scores=[None, None, *[100] * (N - 2)])["judge"]
+    assert found.first.value < found.second.value
+    assert (found.difference, found.interval, found.verdict.text) == (0, None, "the same")
+    assert "2 answers have a score in one run only" in found.verdict.how
+    assert found.says_more  # though the difference is 0, as the two means differ
+    found = lines(scores=[None, *[90] * (N - 1)])["judge"]
+    assert found.difference == pytest.approx((70 - 10 * (N - 2)) / (N - 1))
+    assert found.interval[0] < found.difference < found.interval[1]
+
+
+def test_answers_that_neither_run_scored_are_no_difference(project):
+    write_run(wrong=(0, 1, 2), scores=[None, *[80] * (N - 1)])
+    git("commit", "-q", "-a", "-m", "two")
+    found = lines(scores=[None, *[90] * (N - 1)])["judge"]
+    assert found.difference == 10
+    assert "one run only" not in found.verdict.how
 
 
 def test_exact_answers_are_tested_too(project):
