@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llm.common import files
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
 
 
 def compare_states(arguments: argparse.Namespace) -> None:
@@ -14,7 +19,8 @@ def compare_states(arguments: argparse.Namespace) -> None:
 
     root = files.project_root()
     sides = snapshot.resolve(arguments.first), snapshot.resolve(arguments.second)
-    found = comparison.compare(*sides, _run_cache(root))
+    with _repo(root) or nullcontext() as repo:
+        found = comparison.compare(*sides, repo)
     terminal.show(found, terminal.console())
     if arguments.html:
         from llm.compare import pages
@@ -30,14 +36,13 @@ def list_experiments(arguments: argparse.Namespace) -> None:
     terminal.show_experiments(experiments.experiments(arguments.all), terminal.console())
 
 
-def _run_cache(root: Path) -> Path | None:
-    """The folder of DVC's cache of runs; None if DVC cannot open the project."""
+def _repo(root: Path) -> Repo | None:
+    """DVC's view of the project; None if DVC cannot open it."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
     try:
-        with Repo(str(root)) as repo:
-            return Path(repo.cache.legacy.path, "runs")
+        return Repo(str(root))
     except DvcException:
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from llm.common import code
@@ -62,13 +63,14 @@ def data(first: Snapshot, second: Snapshot) -> list[Change]:
 
 def sources(snapshot: Snapshot) -> dict[str, str]:
     """Files that stages read and no stage makes, without code: path and md5."""
-    made = {path for stage in snapshot.stages.values() for path in _hashes(stage, "outs")}
-    read = {path: md5 for stage in snapshot.stages.values() for path, md5 in _hashes(stage, "deps").items()}
+    made = {path for stage in snapshot.stages.values() for path in hashes(stage, "outs")}
+    read = {path: md5 for stage in snapshot.stages.values() for path, md5 in hashes(stage, "deps").items()}
     inside = tuple(f"{path}/" for path in made)
+    around = {folder.as_posix() for path in made for folder in PurePath(path).parents}
     return {
         path: md5
         for path, md5 in read.items()
-        if path not in made and not path.startswith(inside) and path not in code.PACKAGES
+        if path not in made | around and not path.startswith(inside) and path not in code.PACKAGES
     }
 
 
@@ -94,24 +96,25 @@ def unrun(stage: Mapping[str, Any], params: Mapping[str, Any]) -> list[Change]:
     return _differences(flat(recorded), flat(now))
 
 
+def hashes(stage: Mapping[str, Any], part: str) -> dict[str, str]:
+    """The md5s of a stage's `deps` or `outs` in dvc.lock, by path."""
+    return {entry["path"]: str(entry.get("md5")) for entry in stage.get(part) or []}
+
+
 def _stage(name: str, first: Snapshot, second: Snapshot) -> StageChange | None:
     before, after = first.stages.get(name), second.stages.get(name)
     if before is None or after is None:
         return StageChange(name, ("only in " + (second if before is None else first).title,), ())
     reasons = ["command"] if before.get("cmd") != after.get("cmd") else []
     reasons += [change.where for change in _differences(_params(before), _params(after))]
-    for change in _differences(_hashes(before, "deps"), _hashes(after, "deps")):
+    for change in _differences(hashes(before, "deps"), hashes(after, "deps")):
         reasons.append("code" if change.where.startswith(".check/") else change.where)
-    outputs = [change.where for change in _differences(_hashes(before, "outs"), _hashes(after, "outs"))]
+    outputs = [change.where for change in _differences(hashes(before, "outs"), hashes(after, "outs"))]
     return StageChange(name, tuple(reasons), tuple(outputs)) if reasons or outputs else None
 
 
 def _params(stage: Mapping[str, Any]) -> dict[str, Any]:
     return flat((stage.get("params") or {}).get(str(PARAMS)) or {})
-
-
-def _hashes(stage: Mapping[str, Any], part: str) -> dict[str, str]:
-    return {entry["path"]: str(entry.get("md5")) for entry in stage.get(part) or []}
 
 
 def _figures(snapshot: Snapshot) -> Iterator[tuple[str, Any]]:

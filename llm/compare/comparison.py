@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llm.compare import changes, curves, headlines, machines, rows
 from llm.compare.changes import Change, StageChange
 from llm.compare.curves import Curve
 from llm.compare.headlines import Line
+from llm.compare.pending import pending
 from llm.compare.rows import Pair
 from llm.compare.snapshot import WORKSPACE, Snapshot
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
 
 
 @dataclass(frozen=True)
@@ -30,16 +35,19 @@ class Comparison:
     answers: list[Pair]  # of Answer
     curves: list[tuple[str, list[Curve], list[Curve]]]  # report, first, second; only those that differ
     same_rows: bool  # all messages and answers, also those that only one of them has
+    has_run: bool  # whether the workspace, if it is one of them, ran with its data and code
 
     @property
     def equal(self) -> bool:
         """Whether nothing differs at all."""
         differing = (self.parameters, self.stages, self.source_files, self.data, self.figures, self.curves)
-        return self.same_rows and not any(differing)
+        return self.same_rows and self.has_run and not any(differing)
 
 
-def compare(first: Snapshot, second: Snapshot, run_cache: Path | None = None) -> Comparison:
-    """Read both states and compare them. `run_cache` is DVC's cache of runs, which tells what this machine computes."""
+def compare(first: Snapshot, second: Snapshot, repo: Repo | None = None) -> Comparison:
+    """Read both states and compare them. `repo` tells what this machine computes, and what it has not run yet."""
+    here = [side for side in (first, second) if side.commit is None]
+    unrun = pending(repo, here[0]) if repo and here else []
     changed = changes.parameters(first, second)
     flips = _flips(first, second)
     lines = headlines.compare(first, second)
@@ -47,7 +55,7 @@ def compare(first: Snapshot, second: Snapshot, run_cache: Path | None = None) ->
     return Comparison(
         first,
         second,
-        [*_machine(first, second, run_cache), *_notes(first, second, changed, lines)],
+        [*_machine(first, repo), *unrun, *_notes(first, second, changed, lines)],
         changed,
         changes.stages(first, second),
         changes.source_files(first, second),
@@ -58,14 +66,15 @@ def compare(first: Snapshot, second: Snapshot, run_cache: Path | None = None) ->
         answers,
         _curves(first, second),
         rows.messages(first) == rows.messages(second) and rows.answers(first) == rows.answers(second),
+        not unrun,
     )
 
 
-def _machine(first: Snapshot, second: Snapshot, run_cache: Path | None) -> list[str]:
+def _machine(first: Snapshot, repo: Repo | None) -> list[str]:
     """A note if the first state was computed by a machine with other bytes than this one."""
-    if run_cache is None or first.commit is None:
+    if repo is None or first.commit is None:
         return []
-    found = machines.other_outputs(first, Snapshot(WORKSPACE, None), run_cache)
+    found = machines.other_outputs(first, Snapshot(WORKSPACE, None), Path(repo.cache.legacy.path, "runs"))
     if not found:
         return []
     text = f"from the same inputs, this machine computes other outputs than {first.title} has, of {', '.join(found)}"

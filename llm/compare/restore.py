@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,8 +99,15 @@ def _changes(entry: Any) -> Iterator[str]:
 
 def list_of_code(path: str) -> str:
     """The md5 that `.check/<stage>` would have now."""
-    text = code.listing(code.closure(f"stages.{path.removeprefix(LISTS)}", Path.cwd()))
-    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+    return lists_of_code([path])[path]
+
+
+def lists_of_code(paths: Iterable[str]) -> dict[str, str]:
+    """The md5s that these lists would have now, by path."""
+    modules = {path: f"stages.{path.removeprefix(LISTS)}" for path in paths}
+    found = code.closures(modules.values(), Path.cwd())
+    texts = {path: code.listing(found[module]).encode() for path, module in modules.items()}
+    return {path: hashlib.md5(text, usedforsecurity=False).hexdigest() for path, text in texts.items()}
 
 
 def _outputs(repo: Repo) -> dict[str, bool]:
