@@ -67,17 +67,26 @@ class Estimator:
         name = stage.name.partition("@")[0]
         todo, runs = work(name, self.everything), record.past(self.root, stage.name)
         for run in runs:
-            if self._same(stage, run) and self._grown(stage, run) == 1:
+            if self._same(stage, run, todo) and self._grown(stage, run) == 1:
                 return Expected(stage, Estimate(run.seconds, run.memory), f"the run of {_day(run)}", todo)
         for run in runs:
             if like := self._like(stage, run, todo):
                 return Expected(stage, *like, todo)
         return self._by_size(stage, name) if todo is None else self._measured(stage, todo)
 
-    def _same(self, stage: Planned, run: Past) -> bool:
-        """Whether the run had the parameters of now, but for those that change no time."""
+    def _same(self, stage: Planned, run: Past, todo: Work | None) -> bool:
+        """Whether the run had the parameters of now, but for those that change no time, and the same work.
+
+        The shape of the model that a fine-tuning starts from is none of its parameters, but changes its work.
+        """
         pairs = [(_lookup(run.params, key), _lookup(self._now, key)) for key in stage.keys]
-        return all(_timeful(before) == _timeful(now) for before, now in pairs)
+        if not all(_timeful(before) == _timeful(now) for before, now in pairs):
+            return False
+        if todo is None:
+            return True
+        then = _parsed(run)
+        before = work(stage.name, then) if then else None
+        return before is not None and (before.operations, before.memory) == (todo.operations, todo.memory)
 
     def _grown(self, stage: Planned, run: Past) -> float:
         """By how much the data that it reads has grown since."""
@@ -89,12 +98,9 @@ class Estimator:
         """From a run with other parameters or data, by the ratio of the work."""
         if todo is None:
             return Estimate(run.seconds, run.memory), f"the run of {_day(run)}"
-        try:
-            then = params.parse(AllParams, run.params)
-        except UserError:  # of an older version
-            return None
-        before = work(stage.name, then)
-        if before is None or then.runtime != self.everything.runtime:
+        then = _parsed(run)
+        before = work(stage.name, then) if then else None
+        if then is None or before is None or then.runtime != self.everything.runtime:
             return None
         ratio = todo.operations / before.operations * self._grown(stage, run)
         seconds = START + max(run.seconds - START, 0.0) * ratio
@@ -130,6 +136,14 @@ class Estimator:
         return (
             Expected(stage, Estimate(START, None), "a guess", None) if quick else Expected(stage, None, UNKNOWN, None)
         )
+
+
+def _parsed(run: Past) -> AllParams | None:
+    """The parameters of a run; None if they are those of another version."""
+    try:
+        return params.parse(AllParams, run.params)
+    except UserError:
+        return None
 
 
 def _lookup(values: Any, key: str) -> Any:
