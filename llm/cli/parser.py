@@ -162,9 +162,10 @@ def _add_pipeline(command: Command) -> None:
 
 
 def _add_plan(plan: argparse.ArgumentParser) -> None:
-    plan.add_argument(
-        "targets", nargs="*", metavar="target", help="stages to plan, including their dependencies (default: all)"
+    about = (
+        "stages to plan, including their dependencies (default: chapters 2 to 7, as `llm repro`; dvc.yaml means all)"
     )
+    plan.add_argument("targets", nargs="*", metavar="target", help=about)
     plan.add_argument("--brief", action="store_true", help="print one line")
     several = plan.add_argument_group("estimate for several GPUs")
 

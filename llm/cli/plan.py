@@ -29,10 +29,13 @@ def plan_run(arguments: argparse.Namespace) -> None:
         return
     kernels.pin()
     root = files.project_root()
+    from llm.cli.repro import chapters
     from llm.compare import terminal
     from llm.plan import view
 
-    found, number = expected(root, arguments.targets)
+    params.load()  # DVC would name neither the file nor the line
+    dvc_lock.read()
+    found, number = expected(root, arguments.targets or chapters())
     if arguments.brief:
         print(f"plan: {view.summary(found, number)}")
     else:
@@ -74,8 +77,6 @@ def expected(root: Path, targets: Sequence[str]) -> tuple[list[Expected], int]:
 
     from llm.plan.stages import planned
 
-    params.load()  # DVC would name neither the file nor the line
-    dvc_lock.read()
     try:
         repo = Repo(str(root))
     except DvcException as error:

@@ -120,17 +120,17 @@ def run_ablation(arguments: argparse.Namespace) -> None:
 def run_pipeline(arguments: argparse.Namespace) -> None:
     """Repair the project, say what will run, run `dvc repro`, show the results, and log the report's page in MLflow."""
     from llm.cli.plan import announce
-    from llm.cli.repro import chapters, run_dvc
+    from llm.cli.repro import names_and_options, run_dvc
     from llm.tracking import attach
 
     files.project_root()
     params.load()  # DVC would not name the line
     repair_project(arguments)
-    targets = arguments.targets or chapters()
+    names, options = names_and_options(arguments.targets)
     if not arguments.force:
-        announce([word for word in targets if not word.startswith("-")])
+        announce(names)
     recorded = attach.last_recorded(Path.cwd())
-    key = run_dvc([*(["--force"] if arguments.force else []), *targets])
+    key = run_dvc([*(["--force"] if arguments.force else []), *options, *names])
     print()
     for line in report.lines():
         print(line)

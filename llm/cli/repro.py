@@ -23,6 +23,12 @@ def chapters(pipeline: Path = dvc_yaml.PIPELINE) -> list[str]:
     return [name for name in dvc_yaml.stage_names(pipeline) if not name.startswith(BEYOND)]
 
 
+def names_and_options(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The stages that these words of `llm repro` name, or else the chapters, and the options among them for DVC."""
+    options = [word for word in words if word.startswith("-")]  # none of DVC's takes a value
+    return [word for word in words if word not in options] or chapters(), options
+
+
 def run_dvc(words: Sequence[str]) -> str:
     """Run `dvc repro` with `words`, wait for its end, and return the key of its run in MLflow.
 

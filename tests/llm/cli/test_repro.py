@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from llm.cli.parser import main
+
 ROOT = Path(__file__).parents[3]
 DVC_YAML = """
 stages:
@@ -18,6 +20,12 @@ stages:
     cmd: exec python one.py
     deps: [one.py]
     outs: [out.txt]
+"""
+BEYOND = """
+  reason_two:
+    cmd: exec python one.py
+    deps: [one.py]
+    outs: [two.txt]
 """
 SLEEPS = """
 import os, signal, sys, time
@@ -82,19 +90,49 @@ def test_repro_runs_what_has_changed_and_shows_the_report(folder):
 
 @pytest.mark.slow
 def test_stages_of_appendix_f_run_only_if_they_are_named(folder):
-    more = "  reason_two:\n    cmd: exec python one.py\n    deps: [one.py]\n    outs: [two.txt]\n"
-    (folder / "dvc.yaml").write_text(DVC_YAML + more)
+    (folder / "dvc.yaml").write_text(DVC_YAML + BEYOND)
     (folder / "one.py").write_text("open('out.txt', 'w').write('1'); open('two.txt', 'w').write('2')")
     assert "reason_two" not in repro(folder)[1]
     assert "Running stage 'reason_two'" in repro(folder, "reason_two")[1]
 
 
 @pytest.mark.slow
-def test_words_after_two_dashes_are_options_of_dvc(folder):
-    code, out, _ = repro(folder, "one", "--", "--dry")
+@pytest.mark.parametrize("names", [["one"], []])
+def test_words_after_two_dashes_are_options_of_dvc(folder, names):
+    (folder / "dvc.yaml").write_text(DVC_YAML + BEYOND)
+    code, out, _ = repro(folder, *names, "--", "--dry")
     assert code == 0
     assert "Running stage 'one'" in out
+    assert "reason_two" not in out
     assert not (folder / "out.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "announced", "run"),
+    [
+        ([], ["one"], ["one"]),
+        (["--", "--dry", "-k"], ["one"], ["--dry", "-k", "one"]),
+        (["reason_two", "--", "--dry"], ["reason_two"], ["--dry", "reason_two"]),
+        (["--force"], None, ["--force", "one"]),
+    ],
+)
+def test_options_alone_leave_the_chapters(folder, monkeypatch, words, announced, run):
+    (folder / "dvc.yaml").write_text(DVC_YAML + BEYOND)
+    monkeypatch.chdir(folder)
+    given = {}
+    monkeypatch.setattr("llm.cli.plan.announce", lambda names: given.update(announced=names))
+    monkeypatch.setattr("llm.cli.repro.run_dvc", lambda words: given.update(run=words) or "")
+    main(["repro", *words])
+    assert (given.get("announced"), given["run"]) == (announced, run)
+
+
+@pytest.mark.parametrize(("targets", "number"), [([], 1), (["reason_two"], 1), (["dvc.yaml"], 2)])
+def test_a_plan_is_of_the_stages_that_a_run_would_take(folder, monkeypatch, capsys, targets, number):
+    (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
+    (folder / "dvc.yaml").write_text(DVC_YAML + BEYOND)
+    monkeypatch.chdir(folder)
+    main(["plan", "--brief", *targets])
+    assert capsys.readouterr().out.startswith(f"plan: {number} of {number} stages run; ")
 
 
 @pytest.mark.slow
