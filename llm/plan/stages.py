@@ -98,10 +98,9 @@ class _Plan:
         `before` are the md5s in dvc.lock; `changed` are the inputs that DVC found to have others.
         """
         path = str(dep.def_path)
-        if path.startswith(LISTS) and (self._code_changed or path not in before):
-            return list_of_code(path)
-        if path.startswith(LISTS):
-            return before[path]
+        if path.startswith(LISTS):  # changed: `check` has run since, and the stage has not
+            known = not self._code_changed and path in before and path not in changed
+            return before[path] if known else list_of_code(path)
         if made := self._maker(path):
             return self._made[made] if made == path else None
         if path in before and path not in changed:

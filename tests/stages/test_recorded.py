@@ -69,6 +69,20 @@ def test_a_first_run_is_expected_by_the_speed_of_this_machine(project, tmp_path)
     assert "GFLOP/s" in other.run("llm", "plan", "pretrain", cold=False).stdout
 
 
+def test_code_that_check_has_seen_is_planned_until_its_stages_have_run(project, tmp_path):
+    other = project.copy(tmp_path / "other")
+    other.set(tracking={"enabled": False})
+    with (other.folder / "llm/data/corpus_split.py").open("a") as code:
+        code.write("\nADDED = 1\n")
+    planned = re.compile(r"^(\S+) .*\bcode\b", re.MULTILINE)
+    assert "tokenize@corpus" in planned.findall(other.run("llm", "plan", "pretrain").stdout)
+    other.repro("check")
+    found = planned.findall(other.run("llm", "plan", "pretrain").stdout)
+    assert found == ["tokenize@corpus"]
+    assert [name for name in other.repro("pretrain") if name != "check"] == ["tokenize@corpus"]
+    assert other.run("llm", "plan", "pretrain").stdout.startswith("Nothing to run")
+
+
 def test_a_trace_names_the_run_and_a_run_the_trace(project, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (run,) = lookup.finished(project.folder, "pretrain")
