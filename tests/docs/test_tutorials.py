@@ -53,6 +53,14 @@ def follow(project: Project, text: str, settings: dict[str, Any] = TINY, **more:
     return said
 
 
+def test_the_judges_score_of_the_sample_is_that_of_its_report() -> None:
+    found = json.loads((ROOT / "reports/evaluate_with_judge/metrics.json").read_text())
+    score = (
+        f"mean score {found['score_mean']:.2f} (reference), {found['n_scored']} of {found['n_items']} answers scored"
+    )
+    assert score in page("tutorials/judge.md")
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A small project that was built and committed."""
