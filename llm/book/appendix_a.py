@@ -47,8 +47,8 @@ class NeuralNetwork(nn.Module):
 class ToyDataset(Dataset[tuple[Tensor, Tensor]]):
     """Points (2,) and their classes (section A.6)."""
 
-    def __init__(self, X: Sequence[Sequence[float]], y: Sequence[int]) -> None:
-        self.features, self.labels = torch.tensor(X), torch.tensor(y)
+    def __init__(self, X: Tensor | Sequence[Sequence[float]], y: Tensor | Sequence[int]) -> None:
+        self.features, self.labels = torch.as_tensor(X), torch.as_tensor(y)
 
     def __len__(self) -> int:
         return len(self.labels)

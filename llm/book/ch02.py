@@ -13,7 +13,8 @@ from llm.data.tokenizer import Tokenizer
 
 END_OF_TEXT, UNKNOWN = "<|endoftext|>", "<|unk|>"
 SPLIT = re.compile(r"""([,.:;?_!"()']|--|\s)""")
-BEFORE_PUNCTUATION = re.compile(r"""\s+([,.:;?!"()'])""")
+BEFORE_PUNCTUATION = re.compile(r"""\s+([,.?!"()'])""")
+BEFORE_MORE = re.compile(r"""\s+([,.:;?!"()'])""")  # of SimpleTokenizerV2
 
 
 def words(text: str) -> list[str]:
@@ -29,6 +30,8 @@ def vocabulary(tokens: Iterable[str], special: Sequence[str] = ()) -> dict[str, 
 class SimpleTokenizerV1:
     """Text to ids and back with a fixed vocabulary (section 2.3)."""
 
+    _before = BEFORE_PUNCTUATION
+
     def __init__(self, vocab: Mapping[str, int]) -> None:
         self.str_to_int = dict(vocab)
         self.int_to_str = {number: token for token, number in vocab.items()}
@@ -39,11 +42,13 @@ class SimpleTokenizerV1:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Join the tokens with spaces, but without a space before punctuation."""
-        return BEFORE_PUNCTUATION.sub(r"\1", " ".join(self.int_to_str[number] for number in ids))
+        return self._before.sub(r"\1", " ".join(self.int_to_str[number] for number in ids))
 
 
 class SimpleTokenizerV2(SimpleTokenizerV1):
     """The same, with `<|unk|>` for words that are not in the vocabulary (section 2.4)."""
+
+    _before = BEFORE_MORE
 
     def encode(self, text: str) -> list[int]:
         """Ids of the tokens of `text`."""

@@ -11,13 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from itertools import islice
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llm.book.ch02 import AnyTokenizer
+from llm.book.ch02 import END_OF_TEXT, AnyTokenizer
 from llm.book.ch04 import generate_text_simple
+from llm.data.tokenizer import Tokenizer
 from llm.model.gpt import GPT
 
 Device = torch.device | str
@@ -33,7 +35,9 @@ LOGITS = (4.51, 0.89, -1.90, 6.75, 1.63, -1.62, -1.89, 6.28, 1.79)
 
 
 def text_to_token_ids(text: str, tokenizer: AnyTokenizer) -> Tensor:
-    """Ids (1, T) of a text (section 5.1)."""
+    """Ids (1, T) of a text, in which `<|endoftext|>` is one token of a `Tokenizer` (section 5.1)."""
+    if isinstance(tokenizer, Tokenizer):
+        return torch.tensor([tokenizer.encode_joined(text.split(END_OF_TEXT)).tolist()])
     return torch.tensor([tokenizer.encode(text)])
 
 
@@ -76,17 +80,21 @@ def evaluate_model(
     return train_loss, val_loss
 
 
-def generate_and_print_sample(model: GPT, tokenizer: AnyTokenizer, device: Device, start_context: str) -> None:
-    """Print a greedy continuation of 50 tokens on one line (section 5.2)."""
+def generate_and_print_sample(model: nn.Module, tokenizer: AnyTokenizer, device: Device, start_context: str) -> None:
+    """Print a greedy continuation of 50 tokens on one line (section 5.2).
+
+    The model is ours, or one with a `pos_emb` as in the book.
+    """
+    size = model.config.context_length if isinstance(model, GPT) else len(cast(nn.Embedding, model.pos_emb).weight)
     model.eval()
     ids = text_to_token_ids(start_context, tokenizer).to(device)
-    ids = generate_text_simple(model, ids, max_new_tokens=50, context_size=model.config.context_length)
+    ids = generate_text_simple(model, ids, max_new_tokens=50, context_size=size)
     print(token_ids_to_text(ids, tokenizer).replace("\n", " "))
     model.train()
 
 
 def train_model_simple(
-    model: GPT,
+    model: nn.Module,
     train_loader: Loader,
     val_loader: Loader,
     optimizer: torch.optim.Optimizer,
@@ -117,7 +125,7 @@ def train_model_simple(
                 train_losses.append(train_loss)
                 val_losses.append(val_loss)
                 track_tokens_seen.append(tokens_seen)
-                print(f"epoch {epoch}, step {step}: training loss {train_loss:.3f}, validation loss {val_loss:.3f}")
+                print(f"Ep {epoch} (Step {step:06d}): Train loss {train_loss:.3f}, Val loss {val_loss:.3f}")
             step += 1
         generate_and_print_sample(model, tokenizer, device, start_context)
     return train_losses, val_losses, track_tokens_seen

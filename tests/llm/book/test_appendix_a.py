@@ -5,7 +5,15 @@ import math
 import pytest
 import torch
 
-from llm.book.appendix_a import NeuralNetwork, compute_accuracy, logistic_example, tensor_steps, toy_loaders, train
+from llm.book.appendix_a import (
+    NeuralNetwork,
+    ToyDataset,
+    compute_accuracy,
+    logistic_example,
+    tensor_steps,
+    toy_loaders,
+    train,
+)
 from llm.model.gpt import count_parameters
 
 
@@ -46,3 +54,9 @@ def test_toy_training_reaches_every_point():
     assert len(losses) == 6  # the fifth point is dropped
     assert losses[-1] < 0.05
     assert compute_accuracy(model, train_loader) == compute_accuracy(model, test_loader) == 1.0
+
+
+def test_points_may_be_tensors(recwarn):
+    points, classes = torch.tensor([[1.0, 2.0]]), torch.tensor([1])
+    assert torch.equal(ToyDataset(points, classes)[0][0], points[0])
+    assert not recwarn.list

@@ -43,6 +43,15 @@ def test_v1_reads_back_and_refuses_a_new_word(verdict):
         tokenizer.encode("Hello, do you like tea?")
 
 
+def test_only_v2_removes_the_space_before_a_colon():
+    text, numbers = "terraces: of the palace; tea?", vocabulary(words("terraces: of the palace; tea?"))
+    assert (
+        SimpleTokenizerV1(numbers).decode(SimpleTokenizerV1(numbers).encode(text)) == "terraces : of the palace ; tea?"
+    )
+    numbers |= {UNKNOWN: len(numbers)}
+    assert SimpleTokenizerV2(numbers).decode(SimpleTokenizerV2(numbers).encode(text)) == text
+
+
 def test_v2_marks_a_new_word(verdict):
     tokenizer = SimpleTokenizerV2(vocabulary(verdict, [END_OF_TEXT, UNKNOWN]))
     ids = tokenizer.encode("Hello, do you like tea? <|endoftext|> In the sunlit terraces of the palace.")

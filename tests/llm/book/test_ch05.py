@@ -1,10 +1,12 @@
 """Chapter 5: the losses and the training loop against the pipeline's, and the printed draws."""
 
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from llm.book import ch05
 from llm.book.ch02 import SimpleTokenizerV1, create_dataloader_v1
@@ -97,6 +99,26 @@ def test_train_model_simple_gives_the_losses_of_mode_book(loaders, model, capsys
     assert torch.equal(torch.get_rng_state(), after)
 
 
+def test_train_model_simple_takes_the_books_own_model(loaders, capsys):
+    """A reader's GPTModel has the book's attributes, and no config of ours."""
+
+    class GPTModel(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tok_emb, self.pos_emb, self.out_head = nn.Embedding(20, 8), nn.Embedding(8, 8), nn.Linear(8, 20)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.out_head(self.tok_emb(ids) + self.pos_emb(torch.arange(ids.shape[1])))
+
+    model = GPTModel()
+    optimizer = torch.optim.AdamW(model.parameters())
+    counts = {"num_epochs": 1, "eval_freq": 3, "eval_iter": 1}
+    ch05.train_model_simple(model, *loaders, optimizer, "cpu", **counts, start_context="1 2", tokenizer=NUMBERS)
+    first, *_, sample = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"Ep 1 \(Step 000000\): Train loss \d\.\d{3}, Val loss \d\.\d{3}", first)
+    assert sample.startswith("1 2 ")
+
+
 def test_calc_loss_batch_is_the_pipelines_mean_loss(loaders, model):
     inputs, targets = next(iter(loaders[1]))
     targets[0, :3] = IGNORED
@@ -119,6 +141,13 @@ def test_evaluate_model_is_without_dropout_and_returns_to_training(loaders, mode
     assert first == second
     assert first[0] == first[1]
     assert model.training
+
+
+def test_the_end_of_text_is_one_token(vocabulary):
+    tokenizer = Tokenizer.load(vocabulary)
+    ids = ch05.text_to_token_ids("moves you<|endoftext|>Every<|endoftext|>", tokenizer)
+    assert ids.tolist() == [[*tokenizer.encode("moves you"), tokenizer.eot, *tokenizer.encode("Every"), tokenizer.eot]]
+    assert ids.dtype == torch.int64
 
 
 def test_text_becomes_ids_and_text_again(vocabulary):
