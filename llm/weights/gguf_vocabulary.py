@@ -54,7 +54,8 @@ def files(metadata: Metadata, context: int) -> tuple[dict[str, Any], dict[str, A
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": pre.ignore_merges,
-            "vocab": {t: n for n, (t, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind == NORMAL},
+            # with the added tokens: Hugging Face numbers those that are not here by itself
+            "vocab": {t: n for n, (t, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind != UNUSED},
             "merges": [merge.split(" ") for merge in metadata[f"{prefix}merges"]],
         },
     }

@@ -34,10 +34,11 @@ from transformers import (
 
 from benchmarks.llama_cpp import LlamaCpp
 from llm.common.errors import UserError
-from llm.data.tokenizer import Tokenizer, adopt
+from llm.data.tokenizer import Segment, Tokenizer, adopt
 from llm.weights import gguf_export, gguf_import
 from llm.weights.gguf_tables import LLAMA3, PRE_TOKENIZERS, rotary_factors
 from llm.weights.model_folder import load_model, save_model
+from tests import tiny_tokenizers
 
 SIZES = {"hidden_size": 32, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
 SHAPE = SIZES | {"num_key_value_heads": 2, "max_position_embeddings": 128}
@@ -209,6 +210,35 @@ def test_a_folder_without_a_tokenizer_json_is_exported_as_one_with_it(
     assert files[1:] == files[:1] * 2
     assert fields(tmp_path / "pair.gguf")["tokenizer.ggml.tokens"][299:] == ["<|endoftext|>", *(added or PADDING)]
     assert tokenized(tmp_path / "pair.gguf", TEXTS[1]) == Tokenizer.load(pair).encode(TEXTS[1])
+
+
+def test_added_tokens_before_the_others_keep_their_ids_in_transformers(tmp_path: Path) -> None:
+    """As in SmolLM2. The tokens that are not special are in the middle, after an id without a token."""
+    folder, file, back, saved = (tmp_path / name for name in ("model", "a.gguf", "back", "saved"))
+    tiny_tokenizers.make("smollm2", folder)
+    LlamaForCausalLM(LlamaConfig(vocab_size=705, **SHAPE)).save_pretrained(folder)
+    (folder / "generation_config.json").write_text('{"eos_token_id": 2}')
+    stored = json.loads((folder / "tokenizer.json").read_text())
+    for number, token in ((701, "<caf\u00e9 1>"), (703, "<tool>")):
+        stored["model"]["vocab"][token] = number
+        stored["added_tokens"].append(stored["added_tokens"][0] | {"id": number, "content": token, "special": False})
+    (folder / "tokenizer.json").write_text(json.dumps(stored))
+    gguf_export.export(folder, file, "f32")
+    assert set(fields(file)["tokenizer.ggml.token_type"]) == {1, 3, 4, 5}
+    gguf_import.unpack(file, back)
+    save_model(load_model(back), back, saved, source=back)
+    ours, chat = Tokenizer.load(back), [{"role": "user", "content": "the <tool> of 12 <caf\u00e9 1>"}]
+    assert ours.special == Tokenizer.load(folder).special
+    assert [ours.special[token] for token in ("<|endoftext|>", "<|im_end|>", "<tool>")] == [0, 2, 703]
+    assert ours.chat is not None
+    segments = [Segment(segment.text, special=True) for segment in ours.chat.render(chat, True)]
+    expected = ours.encode_segments(segments)[0]
+    for one in (folder, back, saved):
+        theirs = AutoTokenizer.from_pretrained(one)
+        assert {token: theirs.convert_tokens_to_ids(token) for token in ours.special} == ours.special
+        found = theirs.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+        assert found == expected
+        assert theirs.decode(found) == ours.decode(found)
 
 
 PADDING = ["[PAD300]", "[PAD301]"]
