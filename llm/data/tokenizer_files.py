@@ -19,13 +19,11 @@ from tiktoken_ext.openai_public import r50k_pat_str
 
 from llm.common.errors import DATA, UserError, raise_all
 from llm.common.files import parse_json, read_json, read_text
-from llm.data import other_tokenizers, post_processor, slow_tokenizer
+from llm.data import other_tokenizers, post_processor, pre_tokenizer, slow_tokenizer
 from llm.data.byte_letters import BYTES, LETTERS, to_bytes
 from llm.data.other_tokenizers import FIX
 from llm.data.special_tokens import END_OF_TEXT
 
-# GPT-2's pattern for text whose digits are cut out first. White space before a digit then ends its part of the text.
-DIGITS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|DIGITS| ?[^\s\p{L}\p{N}]+|\s+(?=\p{N})|\s+(?!\S)|\s+"
 VISIBLE = re.compile(r'[^\s"\\\x00-\x1f\x7f]')
 NEVER = sys.maxsize  # the rank of a pair that is not merged
 # A token with one of these flags also takes characters beside it; none of the supported families has one.
@@ -141,6 +139,7 @@ def parse(published: Any, where: str) -> Vocabulary:
     text = {token: number for token, number in vocab.items() if token not in special}
     merges = _merges(model.get("merges"), text, where)
     _check_ids(vocab, special, where)
+    _check_added(vocab, special, where)
     ignore_merges = bool(model.get("ignore_merges"))
     _check_merges(text, merges, where, ignore_merges)
     made = {first + second for first, second in merges}
@@ -170,43 +169,21 @@ class _Problems:
 
 def _pattern(published: Any, problems: _Problems) -> str:
     """The pattern that cuts texts as the pre-tokenizer does."""
-    outer = published if isinstance(published, Mapping) else {}
-    steps = outer.get("pretokenizers") or [] if outer.get("type") == "Sequence" else [outer]
-    kinds = [step.get("type") if isinstance(step, Mapping) else None for step in steps]
-    last = steps[-1] if kinds and kinds[-1] == "ByteLevel" else {}
-    gpt2 = last.get("use_regex", True) is True
-    if last.get("add_prefix_space") is False:
-        if kinds == ["ByteLevel"] and gpt2:
-            return str(r50k_pat_str)
-        if kinds == ["Digits", "ByteLevel"] and gpt2:
-            return DIGITS.replace("DIGITS", r"\p{N}" if steps[0].get("individual_digits") is True else r"\p{N}+")
-        if kinds == ["Split", "ByteLevel"] and not gpt2 and (regex := _split(steps[0])):
-            return regex
-    supported = "ByteLevel, after Digits or one Split by a regular expression or nothing, without a prefix space,"
-    problems.add("pre_tokenizer", published, supported)
-    return ""
-
-
-def _split(step: Mapping[str, Any]) -> str | None:
-    """The pattern of a Split that keeps all text; None for any other Split."""
-    pattern = step.get("pattern")
-    regex = pattern.get("Regex") if isinstance(pattern, Mapping) else None
-    how = (step.get("behavior"), step.get("invert"))
-    if isinstance(regex, str) and regex and how == ("Isolated", False):
-        return f"{regex}|(?:(?!{regex})(?s:.))+"  # text between two matches is a piece too
-    return regex if isinstance(regex, str) and how == ("Removed", True) else None
+    try:
+        return pre_tokenizer.pattern(published)
+    except ValueError:
+        supported = "ByteLevel, after Digits or one Split by a regular expression or nothing, without a prefix space,"
+        problems.add("pre_tokenizer", published, supported)
+        return ""
 
 
 def _is_nfc(published: Any, problems: _Problems) -> bool:
-    steps = published
-    if isinstance(published, Mapping) and published.get("type") == "Sequence":
-        steps = published.get("normalizers")
-    elif published is not None:
-        steps = [published]
-    if all(isinstance(step, Mapping) and step.get("type") == "NFC" for step in steps or []):
-        return bool(steps)
-    problems.add("normalizer", published, "NFC")
-    return False
+    """Whether texts are normalised to NFC."""
+    try:
+        return pre_tokenizer.is_nfc(published)
+    except ValueError:
+        problems.add("normalizer", published, "NFC")
+        return False
 
 
 def _added(published: Any, problems: _Problems) -> dict[str, int]:
@@ -267,6 +244,18 @@ def _check_ids(vocab: Mapping[str, int], special: Mapping[str, int], where: str)
             raise UserError(where, what, "use the file of the published tokenizer", DATA)
         if token not in special and not LETTERS.keys() >= set(token):
             raise UserError(where, f"the token {token!r:.60} is not written in letters of bytes", FIX, DATA)
+
+
+def _check_added(vocab: Mapping[str, int], special: Mapping[str, int], where: str) -> None:
+    """Raise UserError for an added token with another id than Hugging Face's, which reads no id outside `model.vocab`.
+
+    The others get the ids from the size of the vocabulary on, in the order of the file.
+    """
+    for given, token in enumerate((token for token in special if token not in vocab), len(vocab)):
+        if (number := special[token]) != given:
+            what = f"the added token {token!r:.60} has the id {number}, not {given}, which Hugging Face gives it"
+            fix = "sort added_tokens by id, or add those with ids of their own to model.vocab"
+            raise UserError(where, what, fix, DATA)
 
 
 def _check_merges(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]], where: str, ignore_merges: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from tokenizers import Tokenizer as HuggingFace
 
 from llm.common.errors import DATA, UserError
 from llm.common.files import sha256
-from llm.data import special_tokens, tokenizer, tokenizer_files
+from llm.data import pre_tokenizer, special_tokens, tokenizer, tokenizer_files
 from llm.data.byte_letters import LETTERS
 from llm.data.special_tokens import END_OF_TEXT
 from llm.data.tokenizer import Segment, Tokenizer
@@ -86,7 +87,7 @@ def test_the_hard_texts_notice_a_step_left_out(folders: dict[str, Path], family:
 
 
 def test_the_hard_texts_notice_the_pattern_before_digits(folders: dict[str, Path], monkeypatch: Any) -> None:
-    monkeypatch.setattr(tokenizer_files, "DIGITS", tokenizer_files.DIGITS.replace(r"|\s+(?=\p{N})", ""))
+    monkeypatch.setattr(pre_tokenizer, "DIGITS", pre_tokenizer.DIGITS.replace(r"|\s+(?=\p{N})", ""))
     ours, theirs = Tokenizer.load(folders["smollm2"]), tiny_tokenizers.ordinary(folders["smollm2"])
     assert any(ours.encode(text) != theirs.encode(text, add_special_tokens=False).ids for text in TEXTS)
 
@@ -302,6 +303,67 @@ def test_added_tokens_of_a_gpt2_folder_are_read(vocabulary: Path, tmp_path: Path
     assert (ours.special, ours.vocab_size, ours.eot) == ({END_OF_TEXT: 299, "[PAD]": 300}, 301, 299)
     assert ours.decode([300]) == "[PAD]"
     assert 300 not in ours.encode("[PAD]")
+
+
+def put(published: dict[str, Any], ids: dict[str, int], *known: str) -> None:
+    """Give a tokenizer.json these added tokens, of which `known` are in `model.vocab` too."""
+    first, vocab = published["added_tokens"][0], published["model"]["vocab"]
+    vocab.pop(END_OF_TEXT, None)
+    published["added_tokens"] = [first | {"id": number, "content": token} for token, number in ids.items()]
+    vocab.update({token: ids[token] for token in known})
+
+
+@pytest.mark.parametrize(
+    ("ids", "known", "refused"),
+    [
+        ({END_OF_TEXT: 299, "<a>": 300, "<b>": 301}, [], None),
+        ({END_OF_TEXT: 299, "<b>": 301, "<a>": 300}, [END_OF_TEXT, "<a>", "<b>"], None),
+        ({"<a>": 350, END_OF_TEXT: 340}, [END_OF_TEXT, "<a>"], None),  # a gap that model.vocab has
+        ({END_OF_TEXT: 350, "<a>": 300, "<b>": 301}, [END_OF_TEXT], None),
+        ({END_OF_TEXT: 300, "<a>": 299, "<b>": 301}, ["<a>"], None),
+        ({END_OF_TEXT: 309, "<a>": 310}, [], (END_OF_TEXT, 309, 299)),
+        ({"<a>": 300, END_OF_TEXT: 299}, [], ("<a>", 300, 299)),
+        ({END_OF_TEXT: 299, "<a>": 301}, [], ("<a>", 301, 300)),
+        ({END_OF_TEXT: 350, "<a>": 351}, [END_OF_TEXT], ("<a>", 351, 300)),
+    ],
+    ids=str,
+)
+def test_added_tokens_have_the_ids_that_hugging_face_gives_them(
+    vocabulary: Path, tmp_path: Path, ids: dict[str, int], known: list[str], refused: tuple[str, int, int] | None
+) -> None:
+    copy = changed(vocabulary, tmp_path, lambda published: put(published, ids, *known))
+    theirs = HuggingFace.from_file(str(copy / "tokenizer.json"))
+    if refused is None:
+        assert Tokenizer.load(copy).special == ids == {token: theirs.token_to_id(token) for token in ids}
+        return
+    token, told, given = refused
+    assert theirs.token_to_id(token) == given
+    message = f"the added token {token!r} has the id {told}, not {given}, which Hugging Face gives it"
+    with pytest.raises(UserError, match=re.escape(f"tokenizer.json: {message}")):
+        Tokenizer.load(copy)
+
+
+def test_random_added_tokens_are_read_only_with_the_ids_of_hugging_face(vocabulary: Path) -> None:
+    text, found = (vocabulary / "tokenizer.json").read_text(), {True: 0, False: 0}
+    for seed in range(200):
+        chance, published = random.Random(seed), json.loads(text)
+        names = ["<a>", "<b>", "<c>", "<d>"]
+        known = [token for token in names if chance.random() < 0.4]
+        others = [token for token in names if token not in known]
+        order = chance.sample(names, 4)
+        ids = dict(zip([*known, *others], range(299, 303), strict=True))
+        if chance.random() < 0.5:
+            ids[chance.choice(names)] += chance.randrange(5, 9)
+        put(published, {token: ids[token] for token in (names if chance.random() < 0.5 else order)}, *known)
+        theirs = HuggingFace.from_str(json.dumps(published))
+        same = {token: theirs.token_to_id(token) for token in ids} == ids
+        found[same] += 1
+        if same:
+            assert tokenizer_files.parse(published, "tokenizer.json").special == ids, seed
+            continue
+        with pytest.raises(UserError, match="which Hugging Face gives it"):
+            tokenizer_files.parse(published, "tokenizer.json")
+    assert min(found.values()) > 40, found
 
 
 # Merges
