@@ -140,6 +140,7 @@ def parse(published: Any, where: str) -> Vocabulary:
     merges = _merges(model.get("merges"), text, where)
     _check_ids(vocab, special, where)
     _check_added(vocab, special, where)
+    _check_unknown(model.get("unk_token"), text, where)
     ignore_merges = bool(model.get("ignore_merges"))
     _check_merges(text, merges, where, ignore_merges)
     made = {first + second for first, second in merges}
@@ -256,6 +257,14 @@ def _check_added(vocab: Mapping[str, int], special: Mapping[str, int], where: st
             what = f"the added token {token!r:.60} has the id {number}, not {given}, which Hugging Face gives it"
             fix = "sort added_tokens by id, or add those with ids of their own to model.vocab"
             raise UserError(where, what, fix, DATA)
+
+
+def _check_unknown(token: Any, vocab: Mapping[str, int], where: str) -> None:
+    """Raise UserError if Hugging Face writes a token for bytes that have none; here they are left out."""
+    missing = [byte for letter, byte in LETTERS.items() if letter not in vocab]
+    if token not in (None, "") and missing:
+        what = f"model.unk_token is {token!r:.60}, but {len(missing)} bytes have no token, such as 0x{min(missing):02x}"
+        raise UserError(where, f"{what}; only null is supported then", FIX, DATA)
 
 
 def _check_merges(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]], where: str, ignore_merges: bool) -> None:

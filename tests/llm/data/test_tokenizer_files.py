@@ -103,6 +103,28 @@ def test_bytes_without_a_token_are_left_out_before_merging(folders: dict[str, Pa
     assert ours.encode_all(["\x01", "a", "\x01a"]) == [ours.encode(text) for text in ("\x01", "a", "\x01a")]
 
 
+@pytest.mark.parametrize("token", ["<unk>", "a", "", None])
+def test_a_token_for_unknown_bytes_is_read_only_if_every_byte_has_one(
+    folders: dict[str, Path], tmp_path: Path, token: str | None
+) -> None:
+    def change(published: dict[str, Any]) -> None:
+        published["model"] |= {"unk_token": token}
+        published["model"]["vocab"].setdefault(token or "<unk>", 700)
+        published["added_tokens"].append(published["added_tokens"][0] | {"id": 700, "content": "<unk>"})
+
+    known = changed(folders["gpt2"], tmp_path / "gpt2", lambda stored: stored["model"].update(unk_token=token))
+    ours, theirs = Tokenizer.load(known), tiny_tokenizers.ordinary(known)
+    for text in TEXTS[:500]:
+        assert ours.encode(text) == theirs.encode(text, add_special_tokens=False).ids, ascii(text)
+    copy = changed(folders["smollm2"], tmp_path / "smollm2", change)
+    if not token:
+        assert Tokenizer.load(copy).encode("\x01the") == Tokenizer.load(folders["smollm2"]).encode("\x01the")
+        return
+    assert tiny_tokenizers.ordinary(copy).encode("\x01").ids  # which ours would leave out
+    with pytest.raises(UserError, match=rf"unk_token is '{token}', but \d+ bytes have no token, such as 0x00"):
+        Tokenizer.load(copy)
+
+
 def test_a_token_without_merges_is_found_as_a_whole_piece_only(folders: dict[str, Path]) -> None:
     ours, theirs = Tokenizer.load(folders["llama3"]), tiny_tokenizers.ordinary(folders["llama3"])
     whole = ours._vocabulary.ranks[b" xyzzy"]
