@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from llm.common.errors import DATA, UserError
-from llm.common.files import read_json
+from llm.common.files import UNROUNDED, read_json, write_json
 
 END_OF_TEXT = "<|endoftext|>"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def ends(folder: Path, special: Mapping[str, int], ids: Collection[int]) -> list[int]:
@@ -44,6 +45,21 @@ def declared(folder: Path, ids: Collection[int], key: str = "eos_token_id") -> l
             raise UserError(str(folder / name), what, "use the file of the published model", DATA)
         found += [one for one in several if one in ids]
     return found
+
+
+def drop_ids(folder: Path, rows: int) -> None:
+    """Take the ids from `rows` on, whose embedding a model does not have, out of a folder's generation_config.json."""
+    settings = read_object(path := folder / "generation_config.json")
+    kept = dict(settings)
+    for key in [key for key in ID_KEYS if key in settings]:
+        several = settings[key] if isinstance(settings[key], list) else [settings[key]]
+        known = [one for one in several if type(one) is not int or one < rows]
+        if not known and several:
+            del kept[key]
+        elif known != several:
+            kept[key] = known
+    if kept != settings:
+        write_json(path, kept, UNROUNDED)
 
 
 def names(folder: Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from llm.common.errors import DATA, UserError
 from llm.common.files import CONFIG_BYTES, UNROUNDED, read_json, write_json
 from llm.common.seeds import derive
-from llm.data import own_chat, tokenizer
+from llm.data import own_chat, special_tokens, tokenizer
 from llm.data.tokenizer import Tokenizer
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
@@ -109,7 +109,8 @@ def _trimmed(model: GPT, tokens: int | None, folder: Path | str) -> GPT:
 def copy_tokenizer(source: Path, folder: Path, vocab_size: int, weights: Path | None = None) -> dict[str, Any]:
     """Copy the tokenizer to `folder`, and return bos_token_id and eos_token_id of config.json.
 
-    `weights` is as in `Tokenizer.load`. Raises UserError if the tokenizer has too many ids.
+    Ids that the model does not have are left out of generation_config.json. `weights` is as in `Tokenizer.load`. Raises
+    UserError if the tokenizer has too many ids.
     """
     loaded = Tokenizer.load(source, weights)
     if loaded.vocab_size > vocab_size:  # embeddings may have more rows
@@ -117,5 +118,6 @@ def copy_tokenizer(source: Path, folder: Path, vocab_size: int, weights: Path | 
         raise UserError(str(source), what, "use the tokenizer that the model was trained with", DATA)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.copy(source, folder)
+    special_tokens.drop_ids(folder, vocab_size)
     ends = loaded.ends if len(loaded.ends) > 1 else loaded.eot
     return {"bos_token_id": loaded.begin_id(source), "eos_token_id": ends}

@@ -7,6 +7,7 @@ import math
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from llm.generate.config import greedy
 from llm.generate.decoding import generate
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
-from llm.weights import gpt2, model_folder
+from llm.weights import families, gpt2, model_folder
 from llm.weights.layout import misfits
 from llm.weights.model_folder import load_model, load_tokenizer, save_model, starting_point
 from tests import tiny_tokenizers
@@ -71,6 +72,51 @@ def test_a_model_may_have_more_rows_than_there_are_tokens(tmp_path: Path, vocabu
     model, tokenizer = load_model(tmp_path), load_tokenizer(tmp_path)
     assert (model.config.vocab_size, tokenizer.vocab_size) == (320, 300)
     assert tokenizer.decode([319, *tokenizer.encode("fox"), 300]) == "fox"
+
+
+@pytest.mark.parametrize(
+    ("ids", "left"),
+    [
+        ({"bos_token_id": 310, "eos_token_id": [299, 305, 7], "pad_token_id": 300}, {"eos_token_id": [299, 7]}),
+        (
+            {"bos_token_id": 299, "eos_token_id": [300, 10**30], "pad_token_id": 0},
+            {"bos_token_id": 299, "pad_token_id": 0},
+        ),
+        ({"bos_token_id": None, "eos_token_id": 319}, {"bos_token_id": None}),
+        ({"bos_token_id": 5, "eos_token_id": [299, 299], "pad_token_id": 299}, None),
+        ({"eos_token_id": [], "pad_token_id": None}, None),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_ids_whose_rows_were_dropped_are_no_longer_named(
+    tmp_path: Path, vocabulary: Path, model_config: Make, ids: dict[str, Any], left: dict[str, Any] | None
+) -> None:
+    """`left` is what stays of the ids; None: all, and the file has the same bytes."""
+    source, saved = tmp_path / "source", tmp_path / "saved"
+    shutil.copytree(vocabulary, source)
+    rest = {"do_sample": True, "temperature": 0.123456789, "transformers_version": "4.0.0"}
+    (source / "generation_config.json").write_text(written := json.dumps(rest | ids))
+    torch.manual_seed(0)
+    model = GPT(model_config(vocab_size=320))
+    assert families.trim_vocabulary(model, 300, "source") == 20
+    save_model(model, source, saved)
+    if left is None:
+        assert (saved / "generation_config.json").read_text() == written
+        return
+    assert json.loads((saved / "generation_config.json").read_text()) == rest | left
+    settings = AutoModelForCausalLM.from_pretrained(saved).generation_config
+    assert settings.eos_token_id == left.get("eos_token_id")
+    assert (source / "generation_config.json").read_text() == written
+
+
+def test_a_model_with_all_rows_keeps_the_ids_that_the_tokenizer_lacks(
+    tmp_path: Path, vocabulary: Path, model_config: Make
+) -> None:
+    shutil.copytree(vocabulary, source := tmp_path / "source")
+    (source / "generation_config.json").write_text(written := '{"eos_token_id": [299, 310], "pad_token_id": 319}')
+    save_model(GPT(model_config(vocab_size=320)), source, tmp_path / "saved")
+    assert (tmp_path / "saved/generation_config.json").read_text() == written
 
 
 def test_a_taught_model_has_the_chat_template_of_its_prompts(
@@ -262,7 +308,7 @@ def test_missing_file_is_named(folder: Path, name: str) -> None:
 PEAK = """
 import sys
 from pathlib import Path
-from llm.weights import gpt2, model_folder
+from llm.weights import families, gpt2, model_folder
 
 def resident(key):
     lines = Path("/proc/self/status").read_text().splitlines()
