@@ -17,7 +17,8 @@ DIGITS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|DIGITS| ?[^\s\p{L}\p{N}]+|\s+(?=\p{N})|
 def pattern(published: Any) -> str:
     """The pattern that cuts texts as the pre-tokenizer does."""
     outer = published if isinstance(published, Mapping) else {}
-    steps = outer.get("pretokenizers") or [] if outer.get("type") == "Sequence" else [outer]
+    steps = outer.get("pretokenizers") if outer.get("type") == "Sequence" else [outer]
+    steps = steps if isinstance(steps, list) else []
     kinds = [step.get("type") if isinstance(step, Mapping) else None for step in steps]
     last = steps[-1] if kinds and kinds[-1] == "ByteLevel" else {}
     gpt2 = last.get("use_regex", True) is True
@@ -48,6 +49,7 @@ def is_nfc(published: Any) -> bool:
         steps = published.get("normalizers")
     elif published is not None:
         steps = [published]
-    if all(isinstance(step, Mapping) and step.get("type") == "NFC" for step in steps or []):
-        return bool(steps)
+    found = [] if steps is None else steps if isinstance(steps, list) else [steps]
+    if all(isinstance(step, Mapping) and step.get("type") == "NFC" for step in found):
+        return bool(found)
     raise ValueError(steps)

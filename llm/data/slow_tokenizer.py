@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from llm.common.errors import DATA, UserError
+from llm.data.decoding import has_lone_surrogate
 from llm.data.special_tokens import END_OF_TEXT, TOKENIZER_CONFIG, names, read_object
 
 ADDED = "added_tokens.json"
@@ -39,6 +40,9 @@ def added_tokens(folder: Path) -> dict[str, dict[str, Any]]:
             what = f"added_tokens_decoder[{key!r:.40}] is {entry!r:.60}, not a token with its id in {ADDED}"
             raise UserError(where, what, "use the files of one tokenizer", DATA)
         found[text] = token(text, number, entry)
+    if damaged := [text for text in found if has_lone_surrogate(text)]:
+        file = ADDED if damaged[0] in read_object(folder / ADDED) else TOKENIZER_CONFIG
+        raise UserError(str(folder / file), f"the added token {damaged[0]!r:.60} has a lone surrogate", FIX, DATA)
     end = names(folder).get("eos_token", END_OF_TEXT)
     if end not in {*found, END_OF_TEXT}:
         what = f"eos_token is {end!r:.60}, which is neither in {ADDED} nor in added_tokens_decoder"

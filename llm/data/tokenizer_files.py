@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,14 @@ from llm.common.errors import DATA, UserError, raise_all
 from llm.common.files import parse_json, read_json, read_text
 from llm.data import other_tokenizers, post_processor, pre_tokenizer, slow_tokenizer
 from llm.data.byte_letters import BYTES, LETTERS, to_bytes
+from llm.data.decoding import has_lone_surrogate
 from llm.data.other_tokenizers import FIX
 from llm.data.special_tokens import END_OF_TEXT
 
 VISIBLE = re.compile(r'[^\s"\\\x00-\x1f\x7f]')
 NEVER = sys.maxsize  # the rank of a pair that is not merged
+IDS = 2**31  # ids are below it
+PATTERNS = "ByteLevel, after Digits or one Split by a regular expression or nothing, without a prefix space,"
 # A token with one of these flags also takes characters beside it; none of the supported families has one.
 FLAGS = ("single_word", "lstrip", "rstrip")
 # The only supported values of these keys of `model`, all of which mean "not used".
@@ -130,10 +133,11 @@ def parse(published: Any, where: str) -> Vocabulary:
     for key, fine in UNUSED.items():
         if model.get(key) not in fine:
             problems.add(f"model.{key}", model[key], json.dumps(fine[-1]))
-    pattern = _pattern(published.get("pre_tokenizer"), problems)
-    nfc = _is_nfc(published.get("normalizer"), problems)
+    pattern = problems.read(published, "pre_tokenizer", PATTERNS, pre_tokenizer.pattern)
+    nfc = problems.read(published, "normalizer", "NFC", pre_tokenizer.is_nfc)
     special = _added(published.get("added_tokens") or [], problems)
-    bos = _bos(published.get("post_processor"), special, problems)
+    begin = partial(post_processor.begin, special=special)
+    bos = problems.read(published, "post_processor", "one special token before the text, or none,", begin)
     raise_all(problems.found)
     vocab = _ids(model.get("vocab"), f"{where}: model.vocab")
     text = {token: number for token, number in vocab.items() if token not in special}
@@ -163,28 +167,17 @@ class _Problems:
         self.where, self.found = where, list[UserError]()
 
     def add(self, key: str, value: Any, supported: str) -> None:
-        shown = json.dumps(value, ensure_ascii=False)
+        shown = json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()  # lone surrogates
         shown = shown if len(shown) <= 60 else shown[:60] + "..."
         self.found.append(UserError(self.where, f"{key} is {shown}, only {supported} is supported", FIX, DATA))
 
-
-def _pattern(published: Any, problems: _Problems) -> str:
-    """The pattern that cuts texts as the pre-tokenizer does."""
-    try:
-        return pre_tokenizer.pattern(published)
-    except ValueError:
-        supported = "ByteLevel, after Digits or one Split by a regular expression or nothing, without a prefix space,"
-        problems.add("pre_tokenizer", published, supported)
-        return ""
-
-
-def _is_nfc(published: Any, problems: _Problems) -> bool:
-    """Whether texts are normalised to NFC."""
-    try:
-        return pre_tokenizer.is_nfc(published)
-    except ValueError:
-        problems.add("normalizer", published, "NFC")
-        return False
+    def read(self, published: Mapping[str, Any], key: str, supported: str, read: Callable[[Any], Any]) -> Any:
+        """What `read` makes of the value of `key`; None if it raises ValueError, which adds a problem."""
+        try:
+            return read(published.get(key))
+        except ValueError:
+            self.add(key, published.get(key), supported)
+            return None
 
 
 def _added(published: Any, problems: _Problems) -> dict[str, int]:
@@ -193,8 +186,10 @@ def _added(published: Any, problems: _Problems) -> dict[str, int]:
     for number, token in enumerate(published if isinstance(published, list) else [published]):
         key = f"added_tokens[{number}]"
         content, rank = (token.get("content"), token.get("id")) if isinstance(token, Mapping) else (None, None)
-        if not isinstance(content, str) or type(rank) is not int or rank < 0:
-            problems.add(key, token, "an object with id and content")
+        if not isinstance(content, str) or type(rank) is not int or not 0 <= rank < IDS:
+            problems.add(key, token, f"an object with id, below {IDS:,}, and content")
+        elif has_lone_surrogate(content):
+            problems.add(key, token, "a token without lone surrogates")
         elif not VISIBLE.search(content) or any(token.get(flag) for flag in FLAGS):
             problems.add(key, token, f"a visible token without {', '.join(FLAGS)}")
         else:
@@ -202,18 +197,13 @@ def _added(published: Any, problems: _Problems) -> dict[str, int]:
     return special
 
 
-def _bos(published: Any, special: Mapping[str, int], problems: _Problems) -> int | None:
-    """The special token that a post-processor puts before a text; None if there is none."""
-    try:
-        return post_processor.begin(published, special)
-    except ValueError:
-        problems.add("post_processor", published, "one special token before the text, or none,")
-        return None
-
-
 def _ids(vocab: Any, where: str) -> dict[str, int]:
     if not isinstance(vocab, dict) or any(type(rank) is not int for rank in vocab.values()):
         raise UserError(where, "is not an object of tokens and ids", "use the file of the published tokenizer", DATA)
+    for token, number in vocab.items():
+        if number >= IDS:
+            what = f"the token {token!r:.60} has the id {number!r:.60}, not one below {IDS:,}"
+            raise UserError(where, what, "use the file of the published tokenizer", DATA)
     return vocab
 
 

@@ -11,6 +11,7 @@ from llm.model.config import ModelConfig
 
 FIX = "use the config.json that belongs to the weights"
 SIZE = "a whole number above 0"
+HUGE = 1e18  # no setting of a model is near it; torch refuses whole numbers of more than 64 bits
 
 
 class Keys:
@@ -36,7 +37,7 @@ class Keys:
         """The value of `key`; `kind` says in words what `valid` accepts."""
         value = self.published.get(key, default)
         if not valid(value):
-            self.report(f"{key} is {value!r}, not {kind}")
+            self.report(f"{key} is {value!r:.60}, not {kind}")
         return value
 
     def size(self, key: str, default: Any = None) -> Any:
@@ -56,8 +57,9 @@ class Keys:
         return self.read(key, "a number", lambda value: type(value) in (int, float), default)
 
     def positive(self, key: str, default: Any) -> Any:
-        """A number above 0."""
-        return self.read(key, "a number above 0", lambda v: type(v) in (int, float) and v > 0, default)
+        """A number above 0 that torch can compute with."""
+        kind = f"a number above 0 and below {HUGE:g}"
+        return self.read(key, kind, lambda value: type(value) in (int, float) and 0 < value < HUGE, default)
 
     def config(self, make: Callable[[], ModelConfig], names: Mapping[str, str]) -> ModelConfig:
         """The config, if no problem was found; raises UserError with all problems.

@@ -117,6 +117,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         r"added_tokens_decoder\['111",
     ),
     "no number": ({"config": GPT2 | {"added_tokens_decoder": {"x": {"content": END}}}}, r"added_tokens_decoder\['x'\]"),
+    "a lone surrogate": (
+        {"added": {END: 300, "\ud800": 301}, "config": GPT2},
+        r"added_tokens\.json: the added token '\\ud800' has a lone surrogate",
+    ),
+    "a lone surrogate in the settings": (
+        {"config": GPT2 | {"added_tokens_decoder": decoder({END: 300, "\ud800": 301})}},
+        r"tokenizer_config\.json: the added token '\\ud800' has a lone surrogate",
+    ),
     "a token that strips": (
         {"config": GPT2 | {"added_tokens_decoder": decoder({END: 300}, lstrip=True)}},
         "a visible token without single_word, lstrip, rstrip",

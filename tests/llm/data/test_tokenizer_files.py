@@ -327,7 +327,7 @@ def test_added_tokens_of_a_gpt2_folder_are_read(vocabulary: Path, tmp_path: Path
     assert 300 not in ours.encode("[PAD]")
 
 
-def put(published: dict[str, Any], ids: dict[str, int], *known: str) -> None:
+def replace_added(published: dict[str, Any], ids: dict[str, int], *known: str) -> None:
     """Give a tokenizer.json these added tokens, of which `known` are in `model.vocab` too."""
     first, vocab = published["added_tokens"][0], published["model"]["vocab"]
     vocab.pop(END_OF_TEXT, None)
@@ -353,7 +353,7 @@ def put(published: dict[str, Any], ids: dict[str, int], *known: str) -> None:
 def test_added_tokens_have_the_ids_that_hugging_face_gives_them(
     vocabulary: Path, tmp_path: Path, ids: dict[str, int], known: list[str], refused: tuple[str, int, int] | None
 ) -> None:
-    copy = changed(vocabulary, tmp_path, lambda published: put(published, ids, *known))
+    copy = changed(vocabulary, tmp_path, lambda published: replace_added(published, ids, *known))
     theirs = HuggingFace.from_file(str(copy / "tokenizer.json"))
     if refused is None:
         assert Tokenizer.load(copy).special == ids == {token: theirs.token_to_id(token) for token in ids}
@@ -376,7 +376,7 @@ def test_random_added_tokens_are_read_only_with_the_ids_of_hugging_face(vocabula
         ids = dict(zip([*known, *others], range(299, 303), strict=True))
         if chance.random() < 0.5:
             ids[chance.choice(names)] += chance.randrange(5, 9)
-        put(published, {token: ids[token] for token in (names if chance.random() < 0.5 else order)}, *known)
+        replace_added(published, {token: ids[token] for token in (names if chance.random() < 0.5 else order)}, *known)
         theirs = HuggingFace.from_str(json.dumps(published))
         same = {token: theirs.token_to_id(token) for token in ids} == ids
         found[same] += 1
@@ -454,6 +454,8 @@ def damage() -> Iterator[tuple[str, Callable[[dict[str, Any]], Any], str]]:
     hidden = {"type": "Split", "pattern": {"String": " "}, "behavior": "Isolated", "invert": False}
     bytes_only = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
     odd = {"type": "Split", "pattern": {"Regex": "(?<name"}, "behavior": "Isolated", "invert": False}
+    split = {"type": "Split", "pattern": {"Regex": "\ud800"}, "behavior": "Isolated", "invert": False}
+    surrogate = {"type": "Sequence", "pretokenizers": [split, bytes_only]}
     yield "no model", lambda published: published.pop("model"), "it has no object `model`"
     yield "unigram", put("model", "type", value="Unigram"), 'model.type is "Unigram", only BPE is supported'
     yield "SentencePiece", put("model", "byte_fallback", value=True), "model.byte_fallback is true"
@@ -470,6 +472,33 @@ def damage() -> Iterator[tuple[str, Callable[[dict[str, Any]], Any], str]]:
     yield "a stripping token", put("added_tokens", 0, "lstrip", value=True), r"added_tokens\[0\] is .*a visible token"
     yield "a token of spaces", put("added_tokens", 0, "content", value="  "), r"added_tokens\[0\] is .*a visible token"
     yield "a token without id", put("added_tokens", 0, "id", value=None), r"added_tokens\[0\] is .*an object with id"
+    yield (
+        "a lone surrogate",
+        put("added_tokens", 0, "content", value="<\ud800>"),
+        r'<\\ud800>".* a token without lone surrogates is',
+    )
+    for value in (2**31, 10**30):
+        yield (
+            f"an added {value}",
+            put("added_tokens", 0, "id", value=value),
+            rf"added_tokens\[0\] is .*\b{value}\b.*below",
+        )
+        yield (
+            f"the id {value}",
+            put("model", "vocab", "a", value=value),
+            f"model.vocab: the token 'a' has the id {value}",
+        )
+    for value in (True, 3, "ByteLevel", {"type": "ByteLevel"}):
+        sequence = {"type": "Sequence", "pretokenizers": value}
+        yield f"steps {value}", put("pre_tokenizer", value=sequence), "pre_tokenizer is .*only ByteLevel"
+        sequence = {"type": "Sequence", "normalizers": value}
+        yield f"normalizers {value}", put("normalizer", value=sequence), "normalizer is .*only NFC"
+        sequence = {"type": "Sequence", "processors": value}
+        if value != {"type": "ByteLevel"}:
+            yield f"processors {value}", put("post_processor", value=sequence), "post_processor is .*only one special"
+        yield f"added tokens {value}", put("added_tokens", value=value), r"added_tokens\[0\] is "
+        yield f"merges {value}", put("model", "merges", value=value), r"merges\[0\] is "
+    yield "a damaged character", put("pre_tokenizer", value=surrogate), "the pattern of pre_tokenizer cannot be used"
     yield "ids that are text", put("model", "vocab", "a", value="64"), "not an object of tokens and ids"
     yield "one id twice", put("model", "vocab", "a", value=65), "the ids of .* contradict each other"
     yield "a negative id", put("model", "vocab", "a", value=-1), "contradict each other"
@@ -487,6 +516,7 @@ def test_unsupported_files_are_refused_in_one_line(vocabulary: Path, tmp_path: P
         Tokenizer.load(changed(vocabulary, tmp_path, change))
     assert caught.value.code == DATA
     assert str(tmp_path) in str(caught.value)
+    assert str(caught.value).encode().count(b"\n") == 0
 
 
 def test_all_unsupported_keys_are_listed_at_once(vocabulary: Path, tmp_path: Path) -> None:

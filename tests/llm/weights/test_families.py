@@ -281,6 +281,9 @@ def raise_rows_above(tokens: int) -> Callable[[dict[str, Tensor]], None]:
 
 # Refusals
 
+SCALED = {"rope_type": "llama3", "factor": 8.0, "rope_theta": 10000.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+SCALED |= {"original_max_position_embeddings": 64}
+
 
 @pytest.mark.parametrize(
     ("changes", "message"),
@@ -295,6 +298,23 @@ def raise_rows_above(tokens: int) -> Callable[[dict[str, Tensor]], None]:
         ),
         ({"rope_parameters": 3}, "rope_parameters is 3, not an object"),
         ({"rope_parameters": None, "rope_theta": 0}, "rope_theta is 0, not a number above 0"),
+        (
+            {"rope_parameters": None, "rope_theta": 10**30},
+            r"rope_theta is 10{30}, not a number above 0 and below 1e\+18",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 1e18}},
+            r"rope_theta is 1e\+18, not a number above 0",
+        ),
+        ({"rope_parameters": SCALED | {"factor": 10**30}}, "factor is 10{30}, not a number above 0 and"),
+        ({"rope_parameters": SCALED | {"low_freq_factor": 10**30}}, "low_freq_factor is 10{30}, not a number above"),
+        ({"rope_parameters": SCALED | {"high_freq_factor": 10**400}}, "high_freq_factor is 10{59}, not a number above"),
+        (
+            {"rope_parameters": SCALED | {"original_max_position_embeddings": 10**30}},
+            "original_max_position_embeddings is 10{30}, not a number above",
+        ),
+        ({"rms_norm_eps": 10**400}, "rms_norm_eps is 10{59}, not a number above"),
+        ({"attention_dropout": 10**400}, "attention_dropout: 10+ is not between 0 and 1"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu', only 'silu' and 'swish' are supported"),
         ({"mlp_bias": True}, "mlp_bias is True"),
         ({"attention_bias": True}, "attention_bias is True"),
