@@ -43,12 +43,8 @@ STAGES = (
     "reason_evaluate",
     "reason_compare",
 )
-LATER_MODELS = (
-    "models/spam",
-    "models/instruct",
-    "models/preference_base",
-    "models/dpo",
-)  # made_models are those that others may start from
+LATER_MODELS = ("models/instruct", "models/preference_base", "models/dpo")  # of fine-tunings
+CLASSIFIER = "models/spam"
 REASON_DATA = ("data/reasoning/tokenizer",)
 REASON_MODELS = ("models/reason_base", "models/reason_control", "models/reason_rl")
 MODEL = ("config.json",)
@@ -61,6 +57,14 @@ def made_models(everything: AllParams) -> set[str]:
     """The model folders that stages make, without LATER_MODELS."""
     imported = {f"models/{item}" for item in everything.import_gpt2}
     return {"models/pretrain", *imported, *REASON_MODELS, *(f"models/reason_{x}" for x in everything.reason_distill)}
+
+
+def links_outside() -> Iterator[UserError]:
+    """The folders of outputs that are links out of the project: DVC refuses what a stage has written there."""
+    for folder in map(Path, ("data", "models", "reports")):
+        if folder.is_symlink() and Path.cwd().resolve() not in folder.resolve().parents:
+            what = f"is a link to {str(folder.readlink())!r}, outside of the project"
+            yield UserError(str(folder), what, "make it a folder, and mount the other disk there", USAGE)
 
 
 def missing_sources(everything: AllParams) -> Iterator[UserError]:
@@ -76,24 +80,23 @@ def missing_sources(everything: AllParams) -> Iterator[UserError]:
     named["finetune_instruct.init_from"] = everything.finetune_instruct.init_from
     named["preferences.source"] = everything.preferences.source
     named["finetune_dpo.init_from"] = everything.finetune_dpo.init_from
-    later = {  # DVC orders these stages
-        "finetune_spam.init_from": {"models/instruct"},
-        "preferences.source": {"data/instructions"},
-        "finetune_dpo.init_from": {"models/instruct", "models/preference_base"},
-    }
     named["reason_sft.init_from"] = everything.reason_sft.init_from
     named["reason_rl.init_from"] = everything.reason_rl.init_from
     named["reason_student.teacher"] = everything.reason_student.teacher
     named |= {f"reason_models.{name}": folder for name, folder in everything.reason_models.items()}
     for key, path in named.items():
-        if path in made | later.get(key, set()):
+        usable = made | set(LATER_MODELS) - {f"models/{key.partition('.')[0].removeprefix('finetune_')}"}
+        if key == "preferences.source":
+            usable.add("data/instructions")
+        if path in usable:  # DVC orders the stages
             continue
-        if not Path(path).exists():
-            fix = nearest(path, made | later.get(key, set()), "correct the path")
+        if path == CLASSIFIER and not key.startswith("download."):
+            what = f"{path!r} is the classifier of finetune_spam, not a language model"
+            yield UserError(f"params.yaml: {key}", what, "name another model, such as models/instruct", USAGE)
+        elif not Path(path).exists():
+            fix = nearest(path, usable, "correct the path")
             yield UserError(f"params.yaml: {key}", f"{path!r} is not on disk, and no stage makes it", fix, USAGE)
-        elif key.endswith(".init_from") and not any(
-            Path(path, name).is_file() for name in START.get(key, ["config.json"])
-        ):
+        elif key.endswith(".init_from") and not any(Path(path, name).is_file() for name in START.get(key, MODEL)):
             yield UserError(f"params.yaml: {key}", f"{path!r} holds no config.json", "name a model folder", USAGE)
     start = everything.finetune_instruct.init_from
     chat = everything.finetune_instruct.prompt == "chat" and start not in made and Path(start).is_dir()
@@ -113,7 +116,7 @@ def wrong_gates(everything: AllParams) -> Iterator[UserError]:
 
     The names of metrics depend on the data. They are compared with those of the last run, where there was one.
     """
-    made = {Path(path).name for path in (*made_models(everything), *LATER_MODELS)}
+    made = {Path(path).name for path in (*made_models(everything), *LATER_MODELS, CLASSIFIER)}
     state = State.read(Path.cwd()) if Path("dvc.lock").is_file() else None
     for name, gate in everything.tracking.champion.items():
         where = f"params.yaml: tracking.champion.{name}"
@@ -144,7 +147,7 @@ def nearest(name: str, known: Collection[str], otherwise: str = "") -> str:
 def main(everything: AllParams) -> None:
     """Check that named files exist, then write the code list of every stage."""
     with stage("check", everything) as run:
-        raise_all([*missing_sources(everything), *wrong_gates(everything)])
+        raise_all([*links_outside(), *missing_sources(everything), *wrong_gates(everything)])
         folder = run.out(".check")
         code.recall()
         lists = dict(zip(STAGES, code.closures(f"stages.{name}" for name in STAGES).values(), strict=True))

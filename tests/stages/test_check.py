@@ -8,7 +8,7 @@ import pytest
 
 from llm.common import params, profiles
 from llm.tracking.config import Gate
-from stages.check import missing_sources, wrong_gates
+from stages.check import links_outside, missing_sources, wrong_gates
 from stages.schema import AllParams
 from stages.sections.pretrain import ShortWindows
 
@@ -70,6 +70,37 @@ def test_reasoning_may_start_from_a_tokenizer(everything, tmp_path):
         assert list(missing_sources(replace(everything, reason_sft=sft))) == []
         (error,) = missing_sources(replace(everything, finetune_spam=spam))
         assert "holds no config.json" in str(error)
+
+
+@pytest.mark.parametrize("model", ["models/instruct", "models/preference_base", "models/dpo"])
+def test_every_stage_may_start_from_a_model_that_another_makes(everything, model, monkeypatch, tmp_path):
+    before = {error.where for error in missing_sources(everything)}
+    changed = replace(
+        everything,
+        finetune_spam=replace(everything.finetune_spam, init_from=model),
+        reason_sft=replace(everything.reason_sft, init_from=model),
+        reason_rl=replace(everything.reason_rl, init_from=model),
+        reason_student=replace(everything.reason_student, teacher=model),
+        reason_models=everything.reason_models | {"mine": model},
+    )
+    shutil.copytree(ROOT / "data/sample", tmp_path / "data/sample")
+    monkeypatch.chdir(tmp_path)  # nothing has run here
+    assert {error.where for error in missing_sources(changed)} == before
+
+
+def test_a_classifier_is_no_starting_point(everything):
+    (error,) = missing_sources(replace(everything, reason_models={"mine": "models/spam"}))
+    assert "'models/spam' is the classifier of finetune_spam, not a language model" in str(error)
+
+
+def test_folders_of_outputs_are_no_links_out_of_the_project(tmp_path, monkeypatch):
+    (tmp_path / "project/inside").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    Path("models").symlink_to(tmp_path / "other")
+    Path("data").symlink_to("inside")
+    (error,) = links_outside()
+    assert (error.where, "outside of the project" in error.what) == ("models", True)
 
 
 def test_the_prompt_chat_needs_a_chat_template(everything, tmp_path):
