@@ -103,7 +103,7 @@ def main(params: Params) -> None:
                 "n_empty": sum(not text for text in texts),
                 "n_capped": sum(limit < wanted for limit in limits),  # the context left fewer new tokens than requested
                 "chrf": chrf.corpus_score(texts, [response["output"] for response in responses]),
-                "n_exact": sum(r["model_response"] == r["output"] for r in responses),
+                "n_exact": sum(r["model_response"] == r["output"].strip() for r in responses),
             }
         )
 

@@ -52,7 +52,7 @@ class Answer:
     @property
     def exact(self) -> bool:
         """Whether the answer is the reference."""
-        return self.text == self.reference
+        return self.text.strip() == self.reference.strip()
 
 
 @dataclass(frozen=True)

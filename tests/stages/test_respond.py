@@ -17,7 +17,7 @@ from stages import respond
 from stages.schema import AllParams
 
 ROOT = Path(__file__).parents[2]
-ENTRY = {"instruction": "Name a colour.", "input": "A warm one.", "output": "Red."}
+ENTRY = {"instruction": "Name a colour.", "input": "A warm one.", "output": "Red.\n"}
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,7 @@ def test_the_prompt_is_in_the_models_form(form, header, prompt, tmp_path, vocabu
     respond.main(params.read(respond.Params))
     assert [Tokenizer.load(vocabulary).decode(ids) for ids in asked] == [prompt]
     (response,) = files.read_json(Path("reports/respond/responses.json"))
+    assert files.read_json(Path("reports/respond/metrics.json"))["n_exact"] == (form == "phi3")
     assert response["model_response"] == ("Red." if form == "phi3" else "<|assistant|>:\nRed.")
     assert book_prompt(response, format_prompt(response), 0).startswith("Given the input `Below is an instruction")
 

@@ -46,6 +46,11 @@ def test_a_share_without_its_number_of_items_is_none(project, metrics):
     assert value(EXACT, resolve("workspace")).value is None
 
 
+@pytest.mark.parametrize(("text", "reference", "exact"), [("Red.", "Red. \n", True), ("Red.", "red.", False)])
+def test_white_space_around_a_reference_does_not_count(text, reference, exact):
+    assert rows.Answer("Which?", reference, text, None).exact is exact
+
+
 def test_messages_of_three_classes(project):
     write_run(wrong=(4,), labels=("a", "b_c", "d"))
     found = rows.messages(resolve("workspace"))
