@@ -15,7 +15,7 @@ from llm.common.errors import DATA, UserError, raise_first
 from llm.common.files import read_json
 from llm.common.params import Problem, at_least_zero, fraction
 from llm.common.seeds import derive
-from llm.data.prompts import question
+from llm.data.prompts import question, single
 from llm.preference.wordings import BLUNT, POLITE, divided
 
 PREFERENCES = Path("data/preferences")
@@ -53,32 +53,31 @@ def make_pairs(
     """Make a pair of each entry of the splits: its answer in a preferred and in a rejected wording.
 
     Wordings are drawn from (seed, split, number). The split `unseen` has the entries of `test` in held-out wordings.
-    Held-out entries whose question is in the training split are left out, and chats of several turns. Raises UserError
-    if nothing is left of a split.
+    In a chat, it is that of the last answer. Held-out entries whose question is in the training split are left out.
+    Raises UserError if nothing is left of a split.
     """
     styles = (POLITE, BLUNT) if config.prefer == "polite" else (BLUNT, POLITE)
     seen, unseen = zip(*(divided(style, config.held_out_wordings, seed) for style in styles), strict=True)
     known = {question(entry) for entry in entries["train"]}
     pairs: dict[str, list[Pair]] = {}
     for split, part in {**entries, UNSEEN: entries["test"]}.items():
-        fresh = [
-            entry for entry in part if "messages" not in entry and (split == "train" or question(entry) not in known)
-        ]
+        fresh = [entry for entry in part if split == "train" or question(entry) not in known]
         wordings = unseen if split == UNSEEN else seen
         if all(wordings):
             pairs[split] = [_worded(entry, wordings, derive(seed, split, number)) for number, entry in enumerate(fresh)]
     for split, part in pairs.items():
         if not part:
-            what = f"no entry of the {split} split is one question with one answer that is new"
+            what = f"no question of the {split} split is new"
             raise UserError(config.source, what, "name a file of pairs in preferences.source", DATA)
     return pairs
 
 
 def _worded(entry: Mapping[str, Any], wordings: Sequence[Sequence[str]], seed: int) -> Pair:
     chosen, rejected = (part[derive(seed, number) % len(part)] for number, part in enumerate(wordings))
-    answer = entry["output"]
+    answer = single(entry)["output"].strip()
+    asked = {"messages": entry["messages"][:-1]} if "messages" in entry else asks(entry)
     texts = {"chosen": chosen.replace("{}", answer), "rejected": rejected.replace("{}", answer)}
-    return {"instruction": entry["instruction"], "input": entry["input"], **texts, "answer": answer}
+    return {**asked, **texts, "answer": answer}
 
 
 def entries_of(pair: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -60,10 +60,19 @@ def test_without_held_out_wordings_there_is_no_split_of_them():
     assert "unseen" not in make_pairs(ENTRIES, replace(CONFIG, held_out_wordings=0), 1)
 
 
-def test_a_split_of_chats_alone_makes_no_pairs():
-    chats = [{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}]
-    with pytest.raises(UserError, match="no entry of the test split is one question with one answer that is new"):
-        make_pairs({**ENTRIES, "test": chats}, CONFIG, 1)
+def test_a_pair_of_a_chat_is_of_its_last_answer():
+    turns = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello."), ("user", "Sun?"), ("assistant", "Up.\n")]
+    chat = {"messages": [{"role": role, "content": text} for role, text in turns]}
+    (pair,) = make_pairs({**ENTRIES, "validation": [chat]}, CONFIG, 1)["validation"]
+    assert pair["messages"] == chat["messages"][:-1]
+    assert pair["answer"] == "Up."
+    assert read(pair["chosen"]) == ("polite", "Up.")
+    assert entries_of(pair)[1]["messages"][-1] == {"role": "assistant", "content": pair["rejected"]}
+
+
+def test_a_split_without_new_questions_makes_no_pairs():
+    with pytest.raises(UserError, match="no question of the test split is new"):
+        make_pairs({**ENTRIES, "test": ENTRIES["train"][:3]}, CONFIG, 1)
 
 
 def test_a_pair_of_a_chat_is_two_chats():
