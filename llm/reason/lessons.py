@@ -12,14 +12,19 @@ from llm.reason.problems import Problem, Style
 
 
 def solutions(problems: Sequence[Problem], style: Style, share_with_steps: float) -> list[dict[str, str]]:
-    """Entries of a question and its solution. `share_with_steps` of them, evenly spread, have their written steps.
+    """Entries of a question and its solution. `share_with_steps` of them have their written steps.
 
-    A problem whose steps are not known has its answer alone.
+    These are evenly spread over the problems whose steps are known; all of them, if there are not enough.
     """
-    entries = []
-    for number, problem in enumerate(problems):
-        chosen = int((number + 1) * share_with_steps + 1e-9) > int(number * share_with_steps + 1e-9)
-        entries.append(entry(problem.question, style.response(problem, chosen and problem.steps is not None)))
+    known = sum(problem.steps is not None for problem in problems)
+    share = min(1.0, share_with_steps * len(problems) / known) if known else 0.0
+    entries, number = [], 0
+    for problem in problems:
+        chosen = False
+        if problem.steps is not None:
+            chosen = int((number + 1) * share + 1e-9) > int(number * share + 1e-9)
+            number += 1
+        entries.append(entry(problem.question, style.response(problem, chosen)))
     return entries
 
 

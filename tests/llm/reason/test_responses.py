@@ -91,6 +91,14 @@ def test_share_of_solutions_with_steps() -> None:
     assert solutions(PROBLEMS[2:], Style("S", "A"), 1.0) == [entry("1+1", "A2")]  # its steps are not known
 
 
+@pytest.mark.parametrize(("share", "taught"), [(0.0, 0), (0.25, 12), (0.5, 24), (0.8, 24), (1.0, 24)])
+def test_steps_are_taught_of_problems_whose_steps_are_known(share: float, taught: int) -> None:
+    half = [Problem(str(n), "1", "2" if n % 2 else None) for n in range(48)]
+    outputs = [one["output"] for one in solutions(half, Style("S", "A"), share)]
+    assert outputs.count("S2A1") == taught
+    assert outputs.count("A1") == 48 - taught
+
+
 def test_only_responses_are_targets(asker: Asker) -> None:
     data = lessons([entry("4+3", "S0A0")], asker.tokenizer, asker.frame, 64, "x")
     batch = data.batch([0])
