@@ -20,7 +20,7 @@ def check_memory(where: str, what: str, needed: int, device: str, fix: str) -> N
     free = available(device)
     if free is None or needed <= free:
         return
-    problem = f"{what} needs about {gigabytes(needed)} of memory, {gigabytes(free)} are free"
+    problem = f"{what} needs about {readable(needed)} of memory, {readable(free)} are free"
     if SURE * needed > free:
         raise UserError(where, problem, fix, RESOURCES)
     print(f"warning: {where}: {problem}", file=sys.stderr)
@@ -31,7 +31,7 @@ def check_disk(folder: Path, size: int) -> None:
     existing = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
     free = shutil.disk_usage(existing).free
     if size > free:
-        what = f"needs about {gigabytes(size)} of disk space, {gigabytes(free)} are free"
+        what = f"needs about {readable(size)} of disk space, {readable(free)} are free"
         raise UserError(str(folder), what, "free some disk space", RESOURCES)
 
 
@@ -81,6 +81,9 @@ def _free_in(folder: Path, limit: str, used: str, droppable: str) -> list[int]:
     return [] if most == "max" else [max(0, int(most) - now + int(stat.get(droppable, 0)))]
 
 
-def gigabytes(size: int) -> str:
-    """A size in bytes as text, such as 5.2 GB."""
-    return f"{size / 1e9:,.1f} GB"
+def readable(size: int) -> str:
+    """A size in bytes as text, such as 5.2 GB or 130 kB."""
+    for unit, one in (("GB", 10**9), ("MB", 10**6)):
+        if size >= one / 10:
+            return f"{size / one:,.1f} {unit}"
+    return f"{size / 1e3:,.0f} kB"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -207,6 +208,8 @@ def _replicate(objective: Objective) -> nn.Module:
         done = dist.all_reduce(bucket.buffer(), async_op=True).get_future()
         return done.then(lambda future: future.value()[0])
 
+    # of LoRA's gradients, which are transposed; they are copied
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     module = DistributedDataParallel(objective)
     module.register_comm_hook(None, add)
     return module

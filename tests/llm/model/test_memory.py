@@ -158,7 +158,7 @@ def test_training_that_may_fit_is_not_refused(monkeypatch, tmp_path, capsys, sha
 def test_a_full_disk_is_refused_and_existing_files_count(monkeypatch, tmp_path):
     needed = 4 * TRAINING.parameters + 3 * TRAINING.state_bytes
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda _path: SimpleNamespace(free=needed - 1))
-    with pytest.raises(UserError, match="GB of disk space") as error:
+    with pytest.raises(UserError, match="kB of disk space") as error:
         check(tmp_path / "not-there-yet")
     assert error.value.code == RESOURCES
     assert error.value.where == str(tmp_path / "not-there-yet")
