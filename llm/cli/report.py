@@ -9,6 +9,7 @@ from typing import Any
 from llm.cli import baseline
 from llm.cli.program import program
 from llm.common import params
+from llm.compare import changes
 from llm.compare.snapshot import WORKSPACE, Snapshot
 
 REPORTS = Path("reports")
@@ -18,6 +19,8 @@ MISSING = "–"
 def lines() -> list[str]:
     """One line per result of each stage that has run, the sample text, and the next commands."""
     found = [f"{stage:<13} {name:<42} {value}" for stage, name, value in _results()]
+    if notes := changes.not_rerun(Snapshot(WORKSPACE, None)):
+        found += ["", *(f"note: {note}" for note in notes)]
     sample = _last_sample()
     if sample:
         found += ["", f"The model writes: {sample!r}"]

@@ -89,6 +89,18 @@ def not_run(snapshot: Snapshot) -> list[str]:
     return found
 
 
+def not_rerun(snapshot: Snapshot) -> list[str]:
+    """Stages that have not run since another stage made an input of theirs anew, and those after them, as sentences."""
+    found = [
+        f"{snapshot.title}: {name} has not run since its input {', '.join(paths)} changed"
+        for name, paths in snapshot.stale.items()
+        if paths
+    ]
+    if after := [name for name, paths in snapshot.stale.items() if not paths]:
+        found.append(f"{snapshot.title}: not run on this base, as they come after such a stage: {', '.join(after)}")
+    return found
+
+
 def unrun(stage: Mapping[str, Any], params: Mapping[str, Any]) -> list[Change]:
     """The parameters of a stage in dvc.lock that have other values now."""
     recorded = (stage.get("params") or {}).get(str(PARAMS)) or {}

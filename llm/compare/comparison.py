@@ -83,7 +83,7 @@ def _machine(first: Snapshot, repo: Repo | None) -> list[str]:
 
 
 def _notes(first: Snapshot, second: Snapshot, changed: list[Change], lines: list[Line]) -> list[str]:
-    notes = [*changes.not_run(first), *changes.not_run(second)]
+    notes = [note for side in (first, second) for note in (*changes.not_run(side), *changes.not_rerun(side))]
     judge = [change.where for change in changed if change.where.startswith("judge.")]
     if judge and lines[-1].difference:
         text = "the scores are of two different judges, so their difference is not only that of the answers"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from llm.compare import rows
 from llm.compare.snapshot import Snapshot
@@ -12,6 +12,7 @@ from llm.evaluate.paired import Difference, Interval, paired_difference, unpaire
 from llm.evaluate.stats import mcnemar, wilson
 
 SIGNIFICANT = 0.05
+STALE = "not run on this base"
 Form = Literal["loss", "share", "score"]
 Tone = Literal["better", "worse", "neutral"]
 
@@ -26,6 +27,11 @@ class Figure:
     key: str
     form: Form
     higher_is_better: bool
+
+    @property
+    def stage(self) -> str:
+        """The stage that writes it."""
+        return self.report.split("/")[1]
 
     def show(self, value: float | None) -> str:
         """The value as text: `0.965`, `90.4 %`, `81.5`."""
@@ -69,6 +75,7 @@ class Value:
 
     value: float | None
     interval: Interval | None = None
+    stale: bool = False  # its stage has not run since an input changed
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,11 @@ class Samples(NamedTuple):
 
 def value(figure: Figure, snapshot: Snapshot) -> Value:
     """The figure of a run, with its 95 % interval where it has one."""
-    metrics = snapshot.mapping(figure.report) or {}
+    found = _read(figure, snapshot.mapping(figure.report) or {})
+    return found if found.value is None else replace(found, stale=figure.stage in snapshot.stale)
+
+
+def _read(figure: Figure, metrics: Mapping[str, Any]) -> Value:
     found = metrics.get(figure.key)
     if not isinstance(found, int | float):
         return Value(None)
@@ -130,6 +141,9 @@ def _line(figure: Figure, first: Snapshot, second: Snapshot) -> Line:
     if before.value is None or after.value is None:
         missing = "neither run has it" if before.value is after.value is None else "only one run has it"
         return Line(figure, before, after, None, None, Verdict("not comparable", "neutral", missing))
+    if old := [side.title for side, found in ((first, before), (second, after)) if found.stale]:
+        how = f"{figure.stage} has not run since an input changed, in {' and '.join(old)}"
+        return Line(figure, before, after, None, None, Verdict(STALE, "neutral", how))
     difference = after.value - before.value
     if figure.form == "loss":
         verdict = Verdict(

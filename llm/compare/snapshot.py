@@ -15,6 +15,7 @@ from typing import Any
 
 from llm.common import dvc_lock, files, yaml_file
 from llm.common.errors import DATA, USAGE, UserError
+from llm.tracking import links
 
 WORKSPACE = "workspace"
 EXPERIMENTS = "refs/exps"
@@ -90,6 +91,11 @@ class Snapshot:
         text = self.text("dvc.lock")
         fix = "name another state"
         return {} if text is None else dvc_lock.parse(text, self.where("dvc.lock"), fix)
+
+    @cached_property
+    def stale(self) -> dict[str, list[str]]:
+        """The stages that have not run since an input changed, by dvc.lock alone, each with these inputs."""
+        return links.stale(self.stages)
 
     @cached_property
     def reports(self) -> list[str]:

@@ -16,11 +16,12 @@ from llm.compare import curves
 from llm.compare.changes import MISSING, Change
 from llm.compare.comparison import Comparison
 from llm.compare.experiments import Experiment
-from llm.compare.headlines import FIGURES, Line
+from llm.compare.headlines import FIGURES, STALE, Line
 from llm.compare.rows import Message, Pair
 
 WIDTH = 100
 LISTED = 8  # rows of a table; the page has more
+MARK = "*"  # of a figure that is stale
 CHANGED = 4  # parameters of an experiment in the table of experiments
 STYLES = {"better": "green", "worse": "red", "neutral": ""}
 
@@ -57,7 +58,8 @@ def show_experiments(found: Sequence[Experiment], to: Console) -> None:
     for one in found:
         name = Text(one.name, style="bold" if one.is_baseline else "")
         changed = _cut([(f"{c.where}={value(c.second)}",) for c in one.changed], CHANGED)
-        shown = [figure.show(each.value) for figure, each in zip(FIGURES, one.values, strict=False)]
+        pairs = zip(FIGURES, one.values, strict=False)
+        shown = [figure.show(each.value) + MARK * each.stale for figure, each in pairs]
         if one.state != DONE:
             shown = [one.state]
         shown += [""] * (len(FIGURES) - len(shown))
@@ -67,6 +69,8 @@ def show_experiments(found: Sequence[Experiment], to: Console) -> None:
     for column in right:
         table.columns[column].no_wrap = True
     to.print(table)
+    if any(each.stale for one in found for each in one.values):
+        to.print(Text(f"{MARK} {STALE}: an input of the stage has changed since (`llm compare` names it)", style="dim"))
     if all(one.is_baseline for one in found):
         to.print("No experiments here. `dvc exp run -S KEY=VALUE -n NAME` makes one.", markup=False)
 
