@@ -17,6 +17,7 @@ from llm.compare.history import Artifact, History, Run
 from llm.compare.holders import Holders
 from llm.compare.restore import Programs
 from llm.tracking import lookup
+from llm.tracking.links import Links
 from llm.tracking.lookup import RunFacts
 
 if TYPE_CHECKING:
@@ -55,6 +56,13 @@ class Trace:
         """The newest record of the run that made it."""
         return self.makers[0] if self.makers else None
 
+    @property
+    def makers_of_parts(self) -> list[Run]:
+        """If no stage made it as it is: those that made parts of it, or what it is a part of; none for a source."""
+        if self.makers or not self.readers:
+            return []
+        return producers(self.history, self.named.artifact, self.readers[0])
+
 
 def trace(what: str, root: Path, repo: Repo, programs: Programs) -> Trace:
     """Everything that is known of `what`. Raises UserError if it stands for nothing, or for several artifacts."""
@@ -84,11 +92,25 @@ def resolve(what: str, root: Path, history: History, repo: Repo) -> Named:
     raise UserError("command line", f"{what!r} is {known}", fix, USAGE)
 
 
-def producer(history: History, artifact: Artifact, reader: Run) -> Run | None:
-    """The run that made an input of `reader`: in the same dvc.lock if that has it, else in any other record."""
+def producers(history: History, artifact: Artifact, reader: Run) -> list[Run]:
+    """The runs that made an input of `reader`: in the same dvc.lock if that has them, else in any other record.
+
+    There are several if the input is a folder that holds the outputs of several stages.
+    """
     stages = reader.state.stages.items()
     beside = (Run(name, entry, reader.state) for name, entry in stages)
-    return next((run for run in beside if run.made(artifact)), None) or next(iter(history.makers(artifact)), None)
+    whole = next((run for run in beside if run.made(artifact)), None) or next(iter(history.makers(artifact)), None)
+    return [whole] if whole else _makers_of_parts(history, artifact, reader)
+
+
+def _makers_of_parts(history: History, artifact: Artifact, reader: Run) -> list[Run]:
+    """The runs with an output in the artifact, or with one that it is in, by the first dvc.lock that has any."""
+    for run in (reader, *history.readers(artifact)):
+        links, stages = Links(run.state.stages), run.state.stages
+        names = [] if links.wrote(artifact.path) else links.makers(artifact.path)
+        if names:
+            return [Run(name, stages[name], run.state) for name in names]
+    return []
 
 
 def _by_path(what: str, root: Path, history: History, repo: Repo) -> Named | None:

@@ -14,7 +14,7 @@ from rich.tree import Tree
 
 from llm.common.params import PARAMS, flat
 from llm.compare.history import Artifact, Run
-from llm.compare.lineage import Trace, producer
+from llm.compare.lineage import Trace, producers
 from llm.compare.restore import LISTS
 from llm.compare.snapshot import WORKSPACE
 from llm.compare.terminal import grid, plain, value
@@ -64,7 +64,9 @@ def _about(found: Trace) -> Rows:
     rows = []
     if found.named.within:
         rows += [("the file", f"{found.named.within}  md5 {found.file_md5 or 'unknown'}")]
-    if found.maker is None:
+    if parts := found.makers_of_parts:
+        rows += [("made by", f"stage {_names(found, parts)}: each makes a part of it, or it is a part of the output")]
+    elif found.maker is None:
         rows += [("made by", "no stage: a source" if found.readers else "a run that no dvc.lock records")]
     else:
         rows += [("made by", f"stage {found.history.name_of(found.maker)}")]
@@ -101,13 +103,17 @@ def _add_inputs(tree: Tree, found: Trace, run: Run, everything: bool, seen: set[
         if one.path.startswith(LISTS):
             tree.add(Text(f"{label}  its code", style="dim"))
             continue
-        made = producer(found.history, one, run)
-        by = f"  by {found.history.name_of(made)}" if made else "  a source"
+        made = producers(found.history, one, run)
+        by = f"  by {_names(found, made)}" if made else "  a source"
         again = one in seen
         branch = tree.add(Text(label + by + ("  (above)" if again and everything and made else "")))
         seen.add(one)
-        if everything and made and not again:
-            _add_inputs(branch, found, made, everything, seen)
+        for maker in made if everything and not again else ():
+            _add_inputs(branch, found, maker, everything, seen)
+
+
+def _names(found: Trace, runs: Iterable[Run]) -> str:
+    return ", ".join(found.history.name_of(run) for run in runs)
 
 
 def _readers(found: Trace) -> Iterator[tuple[str, str, str]]:

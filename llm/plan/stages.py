@@ -108,9 +108,10 @@ class _Plan:
         return files.dvc_md5(path) if Path(path).exists() else str(dep.hash_info.value)
 
     def _maker(self, path: str) -> str:
-        """The output of a stage that runs which is, or holds, the path; empty if none does."""
+        """The output of a stage that runs which is, or holds, the path, or is in it; empty if there is none."""
         above = (one.as_posix() for one in (Path(path), *Path(path).parents))
-        return next((one for one in above if one in self._made), "")
+        inside = (one for one in self._made if one.startswith(f"{path}/"))
+        return next((one for one in above if one in self._made), None) or next(inside, "")
 
     def _cached(self, stage: Any, inputs: Mapping[str, str | None]) -> Run | None:
         """The run in the cache of runs with this command, these parameters and inputs, and all its outputs."""

@@ -25,10 +25,13 @@ class Links:
         """The stages with exactly this output, each with the md5 of it."""
         return self._wrote.get(path, {})
 
-    def makers(self, path: str) -> list[str]:
-        """The stages with this output; else those with an output above it or below it. None for a source."""
+    def makers(self, path: str, md5: str = "") -> list[str]:
+        """The stages with this output; else those with an output above it or below it. None for a source.
+
+        Of several stages with this output, those count that made this md5, if there are any.
+        """
         if exact := self.wrote(path):
-            return list(exact)
+            return [stage for stage, made in exact.items() if made == md5] or list(exact)
         above = [stage for folder in PurePath(path).parents for stage in self.wrote(folder.as_posix())]
         return list(dict.fromkeys([*above, *self._within.get(path, {})]))
 
@@ -49,7 +52,7 @@ def stale(stages: Stages) -> dict[str, list[str]]:
             exact = links.wrote(path)
             if exact and md5 not in exact.values():
                 changed[name].append(path)
-            before[name] |= {one for one in links.makers(path) if exact.get(one, md5) == md5}
+            before[name].update(links.makers(path, md5))
     found = {name for name, paths in changed.items() if paths}
     while more := {name for name in stages if name not in found and before[name] & found}:
         found |= more

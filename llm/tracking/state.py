@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llm.common import files, params, yaml_file
+from llm.tracking.links import Links
 
 CHECK = "check"  # it reads all parameters and all code, and has no figures
 HOW = ("seed", "runtime")  # parameters that say how a stage computes
@@ -45,9 +46,10 @@ class State:
     def up_to_date(self) -> list[str]:
         """The stages whose last run had these parameters, and the outputs of stages that are up to date as its inputs.
 
-        Sources outside of the pipeline are not looked at.
+        An input that is a part of an output, or holds several, is up to date if all stages are that made it. Sources
+        outside of the pipeline are not looked at.
         """
-        made = {out["path"]: stage for stage, entry in self.stages.items() for out in entry.get("outs") or []}
+        links = Links(self.stages)
         known: dict[str, bool] = {}
 
         def holds(stage: str) -> bool:
@@ -57,7 +59,7 @@ class State:
                 used = self.used_parameters(stage)
                 known[stage] = stage == CHECK or (
                     all(_lookup(self.parameters, key) == value for key, value in used.items())
-                    and all(self._same(dep, made.get(dep["path"]), holds) for dep in entry.get("deps") or [])
+                    and all(_same(dep, links, holds) for dep in entry.get("deps") or [])
                 )
             return known[stage]
 
@@ -86,11 +88,11 @@ class State:
         compute are left out.
         """
         users = self._users(stage, maker)
-        made = {path for user in users for path in self.outputs(user)}
+        made = Links({user: self.stages[user] for user in users})
         found = {}
         for user in users or {maker}:
             for dep in self.stages[user].get("deps") or []:
-                if dep["path"].startswith("data/") and dep["path"] not in made:
+                if dep["path"].startswith("data/") and not made.makers(dep["path"]):
                     found[dep["path"]] = str(dep.get("md5"))
         for user in users:
             for section, values in self.used_parameters(user).items():
@@ -120,9 +122,10 @@ class State:
         return found
 
     def before(self, stage: str) -> set[str]:
-        """The stages whose outputs this one reads."""
-        made = {path: maker for maker in self.stages if maker != CHECK for path in self.outputs(maker)}
-        return {made[dep["path"]] for dep in self.stages[stage].get("deps") or [] if dep["path"] in made}
+        """The stages whose outputs this one reads, also in part or with others."""
+        links = Links(self.stages)
+        deps = self.stages[stage].get("deps") or []
+        return {one for dep in deps for one in links.makers(dep["path"], str(dep.get("md5")))} - {CHECK, stage}
 
     def _models_behind(self, stage: str) -> set[str]:
         """The stage itself if it makes a model; else those that made the models it uses, directly or not."""
@@ -141,11 +144,6 @@ class State:
         """The parameters that the stage ran with, as dvc.lock has them."""
         return (self.stages[stage].get("params") or {}).get(str(params.PARAMS)) or {}
 
-    def _same(self, dep: Mapping[str, Any], maker: str | None, holds: Any) -> bool:
-        if maker is None:
-            return True
-        return self.outputs(maker).get(dep["path"]) == str(dep.get("md5")) and bool(holds(maker))
-
 
 def numbers(report: Any) -> dict[str, float]:
     """The numbers of a JSON report by dotted key; none in a list."""
@@ -156,6 +154,14 @@ def numbers(report: Any) -> dict[str, float]:
 
 def _flat(parameters: Mapping[str, Any]) -> dict[str, str]:
     return {key: str(value) for key, value in params.flat(parameters).items()}
+
+
+def _same(dep: Mapping[str, Any], links: Links, holds: Callable[[str], bool]) -> bool:
+    """Whether an input is what the stages that are up to date made. A source is."""
+    path, md5 = dep["path"], str(dep.get("md5"))
+    if exact := links.wrote(path):
+        return any(made == md5 and holds(maker) for maker, made in exact.items())
+    return all(holds(maker) for maker in links.makers(path))
 
 
 def _is_number(value: Any) -> bool:

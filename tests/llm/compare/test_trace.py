@@ -145,6 +145,25 @@ def test_all_shows_the_tree_up_to_the_sources(trace):
     assert f"source.txt  {files.dvc_md5('source.txt')[:12]}  a source" in trace("models/a", "--all")[1]
 
 
+def test_a_folder_of_outputs_is_made_by_their_stages(trace):
+    lock = yaml.safe_load(Path("dvc.lock").read_text())
+    for name in ("a", "b"):
+        outs = [{"path": f"data/answers/{name}", "md5": name * 32}]
+        deps = [{"path": "models/a", "md5": files.dvc_md5("models/a")}]
+        lock["stages"][f"answer@{name}"] = {"cmd": f"answer {name}", "deps": deps, "outs": outs}
+    reads = {"data/answers": "c" * 32, "data/words/one.txt": files.dvc_md5("data/words/one.txt")}
+    deps = [{"path": path, "md5": md5} for path, md5 in reads.items()]
+    outs = [{"path": "reports/sum.json", "md5": "d" * 32}]
+    lock["stages"]["sum"] = {"cmd": "sum", "deps": deps, "outs": outs}
+    files.write_text("dvc.lock", yaml.safe_dump(lock, sort_keys=False))
+    near = trace("reports/sum.json")[1]
+    assert f"data/answers  {'c' * 12}  by answer@a, answer@b" in near
+    assert f"data/words/one.txt  {reads['data/words/one.txt'][:12]}  by words" in near
+    assert "source" not in near[near.index("Made from (") :].partition("\n")[2].partition("Held by")[0]
+    assert "source.txt" in trace("reports/sum.json", "--all")[1]
+    assert "stage answer@a, answer@b: each makes a part of it" in trace("data/answers")[1]
+
+
 def test_a_file_an_md5_and_its_start_name_the_same_artifact(trace):
     md5 = files.dvc_md5("models/a")
     inner = files.dvc_md5("models/a/weights")

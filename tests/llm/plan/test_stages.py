@@ -139,6 +139,23 @@ def test_a_stage_that_reads_a_part_of_an_output_follows_its_maker():
     ]
 
 
+def test_a_stage_that_reads_a_folder_of_outputs_follows_their_makers():
+    write = "p = pathlib.Path('all/one'); p.parent.mkdir(exist_ok=True); p.write_text('x')"
+    make = f'python -c "import pathlib; {write}"'
+    count = "python -c \"import pathlib; pathlib.Path('five.txt').write_text('x')\""
+    stages = {
+        "maker": {"cmd": make, "params": ["first"], "outs": ["all/one"]},
+        "reader": {"cmd": count, "deps": ["all"], "outs": ["five.txt"]},
+    }
+    files.write_text("dvc.yaml", yaml.safe_dump({"stages": stages}))
+    repro()
+    write_params(first=7)
+    assert {name: one.reasons for name, one in plan().items()} == {
+        "maker": ("first 1 → 7",),
+        "reader": ("after maker",),
+    }
+
+
 def test_a_plan_of_nothing_needs_no_torch():
     modules = "llm.cli.plan, llm.plan.view, llm.plan.stages"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"

@@ -58,3 +58,31 @@ def test_a_stage_that_uses_two_models_measures_neither(folder: Path) -> None:
     stages["other"] = {"cmd": "x", "outs": [{"path": "models/n", "md5": "n"}]}
     (folder / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}, sort_keys=False))
     assert State.read(folder).measures() == {"train": ["train"], "other": ["other"]}
+
+
+def write_parts(folder: Path, text: str = "a") -> None:
+    """Two stages that write into a folder, one that reads all of it, and one that reads a file of an output."""
+
+    def entry(used: dict[str, str], deps: dict[str, str], outs: dict[str, str]) -> dict[str, object]:
+        pairs = {"deps": deps, "outs": outs}
+        listed = {name: [{"path": p, "md5": m} for p, m in found.items()] for name, found in pairs.items()}
+        return {"cmd": "x", "params": {"params.yaml": used}, **listed}
+
+    stages = {
+        "answer@a": entry({"judge.prompt": "book"}, {"models/m": "m"}, {"data/answers/a": "1"}),
+        "answer@b": entry({}, {}, {"data/answers/b": "2"}),
+        "sum": entry({}, {"data/answers": "all"}, {}),
+        "part": entry({}, {"data/answers/a/one.txt": "one"}, {}),
+    }
+    (folder / "dvc.lock").write_text(yaml.safe_dump(lock(**stages), sort_keys=False))
+
+
+def test_a_folder_of_outputs_is_as_up_to_date_as_all_of_its_makers(folder: Path) -> None:
+    write_parts(folder)
+    made = State.read(folder)
+    assert made.up_to_date()[-4:] == ["answer@a", "answer@b", "sum", "part"]
+    assert made.before("sum") == {"answer@a", "answer@b"}
+    assert made.before("part") == {"answer@a"}
+    assert made.measures()["train"] == ["train", "judge", "answer@a", "sum", "part"]
+    assert "data/answers" not in made.conditions("sum", "train"), "it is made from the model"
+    assert change(folder, judge={"prompt": "guarded"}).up_to_date() == ["data@a", "train", "answer@b"]
