@@ -79,6 +79,11 @@ def all_figures(snapshot: Snapshot) -> dict[str, Any]:
     return dict(_figures(snapshot))
 
 
+def same_outputs(first: Snapshot, second: Snapshot, *paths: str) -> bool:
+    """Whether dvc.lock has the same md5 for each of these outputs in both states."""
+    return all(first.hashes(path, "outs") == second.hashes(path, "outs") for path in paths)
+
+
 def not_run(snapshot: Snapshot) -> list[str]:
     """Parameters in params.yaml with which their stage has not run, as one sentence for each stage."""
     found = []

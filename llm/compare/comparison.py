@@ -17,6 +17,9 @@ from llm.compare.snapshot import WORKSPACE, Snapshot
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
+# Parameters that say which text is the validation split, besides the text itself.
+SPLIT = ("tokenize.documents.", *(f"tokenize.corpus.{key}" for key in ("train_fraction", "split_by", "separator")))
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -88,6 +91,8 @@ def _notes(first: Snapshot, second: Snapshot, changed: list[Change], lines: list
     if judge and lines[-1].difference:
         text = "the scores are of two different judges, so their difference is not only that of the answers"
         notes.append(f"{', '.join(judge)} changed: {text}")
+    if any(line.verdict is headlines.OTHER_TOKENS for line in lines):
+        notes.append(_other_tokens(first, second, changed))
     both = rows.messages(first) and rows.messages(second)
     if both and not rows.same_messages(first, second):
         notes.append("the runs have other test messages: data/spam has another hash, so no message can be paired")
@@ -96,6 +101,14 @@ def _notes(first: Snapshot, second: Snapshot, changed: list[Change], lines: list
     if old and new and not shared == len(old) == len(new):
         notes.append(f"the runs have other test instructions: {shared} of {len(old)} and {len(new)} are in both")
     return notes
+
+
+def _other_tokens(first: Snapshot, second: Snapshot, changed: list[Change]) -> str:
+    """Bits per byte are comparable if the text is the same, and so is its split."""
+    split = any(change.where.startswith(SPLIT) for change in changed)
+    if split or not changes.same_outputs(first, second, "data/raw/corpus"):
+        return "other text and other tokens: neither the losses nor val_bits_per_byte are comparable"
+    return "other tokens: the losses are not comparable, val_bits_per_byte is"
 
 
 def _flips(first: Snapshot, second: Snapshot) -> list[Pair]:

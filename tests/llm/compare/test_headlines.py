@@ -3,6 +3,8 @@
 import pytest
 from scipy.stats import binomtest
 
+from llm.common import files
+from llm.compare import comparison
 from llm.compare.headlines import FIGURES, compare
 from llm.compare.snapshot import resolve
 from tests.llm.compare.conftest import N, git, write_run
@@ -43,6 +45,50 @@ def test_other_messages_are_compared_unpaired(project):
 def test_a_loss_has_no_test(project):
     found = lines(val_loss=1.5)["loss"]
     assert (found.difference, found.verdict.text) == (-0.5, "no test")
+
+
+def tokens(**md5s):
+    """Record the outputs that the tokens of pretraining come from."""
+    lock = files.read_json("dvc.lock")
+    found = {"data/raw/corpus": "t", "data/tokenizer": "k", "data/corpus": "c"} | md5s
+    for path, md5 in found.items():
+        lock["stages"][path] = {"cmd": path, "outs": [{"path": path, "md5": md5}]}
+    files.write_json("dvc.lock", lock)
+
+
+OTHER = "other tokens: the losses are not comparable, val_bits_per_byte is"
+OTHER_TEXT = "other text and other tokens: neither the losses nor val_bits_per_byte are comparable"
+
+
+@pytest.mark.parametrize(
+    ("changed", "verdicts", "notes"),
+    [
+        ({}, ["no test", "the same"], []),
+        ({"data/corpus": "c2"}, ["not comparable", "the same"], [OTHER]),
+        ({"data/corpus": "c2", "data/tokenizer": "k2"}, ["not comparable", "not comparable"], [OTHER]),
+        ({"data/corpus": "c2", "data/raw/corpus": "t2"}, ["not comparable", "the same"], [OTHER_TEXT]),
+    ],
+)
+def test_losses_over_other_tokens_are_not_subtracted(project, changed, verdicts, notes):
+    tokens()
+    git("commit", "-q", "-a", "-m", "two")
+    write_run(wrong=(0, 1, 2), val_loss=1.5)
+    tokens(**changed)
+    found = comparison.compare(resolve("HEAD"), resolve("workspace"))
+    pretraining, _, instructions, *_ = found.headlines
+    assert [pretraining.verdict.text, instructions.verdict.text] == verdicts
+    assert pretraining.difference == (None if changed else -0.5)
+    assert found.notes == notes
+
+
+def test_another_split_is_another_text(project):
+    params = {"judge": {"prompt": "book"}, "seed": 1}
+    write_run(wrong=(0, 1, 2), params=params | {"tokenize": {"corpus": {"split_by": "a"}}})
+    tokens()
+    git("commit", "-q", "-a", "-m", "two")
+    write_run(wrong=(0, 1, 2), params=params | {"tokenize": {"corpus": {"split_by": "b"}}})
+    tokens(**{"data/corpus": "c2"})
+    assert comparison.compare(resolve("HEAD"), resolve("workspace")).notes == [OTHER_TEXT]
 
 
 def test_scores_are_tested_on_the_same_answers(project):
