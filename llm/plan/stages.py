@@ -72,20 +72,27 @@ class _Plan:
         name, self.number = stage.addressing, self.number + 1
         entry = self._locked.get(name) or {}
         before = {str(dep["path"]): str(dep.get("md5")) for dep in entry.get("deps") or []}
-        changed = {path for one in status if isinstance(one, dict) for path in one.get("changed deps", {})}
+        told = {
+            path: how for one in status if isinstance(one, dict) for path, how in one.get("changed deps", {}).items()
+        }
+        changed = told.keys()
         if name == changes.CHECK:
             self._code_changed = not entry or any(map(_is_code, changed))
         inputs = {dep.def_path: self._input(dep, before, changed) for dep in stage.deps if not _is_params(dep)}
         reasons = list(_own_reasons(status)) if entry else ["it has not run yet"]
         reasons += [_change(one) for one in changes.unrun(entry, self._now)]
+        missing = [path for path in inputs if told.get(path) == "deleted" and self._is_source(path)]
+        reasons += [f"{path} is missing" for path in missing]
         for path, md5 in inputs.items() if entry else ():
+            if path in missing:
+                continue
             if md5 is None:
                 reasons.append(f"after {self._by[self._maker(path)]}")
             elif before.get(path) != md5:
                 reasons.append("code" if _is_code(path) else f"{path} changed")
         if not reasons:
             return
-        run = self._cached(stage, inputs)
+        run = None if missing else self._cached(stage, inputs)
         keys = tuple(str(key) for dep in stage.deps if _is_params(dep) for key in dep.params)
         outs = {one.path: one.md5 for one in run.artifacts("outs")} if run else {}
         for out in stage.outs:
@@ -112,6 +119,10 @@ class _Plan:
         above = (one.as_posix() for one in (Path(path), *Path(path).parents))
         inside = (one for one in self._made if one.startswith(f"{path}/"))
         return next((one for one in above if one in self._made), None) or next(inside, "")
+
+    def _is_source(self, path: str) -> bool:
+        """Whether no stage that runs makes it, and none writes the lists of code."""
+        return not _is_code(path) and not self._maker(path)
 
     def _cached(self, stage: Any, inputs: Mapping[str, str | None]) -> Run | None:
         """The run in the cache of runs with this command, these parameters and inputs, and all its outputs."""

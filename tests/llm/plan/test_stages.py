@@ -89,6 +89,18 @@ def test_what_follows_a_changed_input_is_planned_too():
     assert found.keys() == repro() == {"first", "second", "aside"}
 
 
+def test_a_source_that_is_not_there_is_missing_not_changed():
+    Path("source.txt").unlink()
+    found = plan()
+    assert {name: one.reasons for name, one in found.items()} == {
+        "first": ("source.txt is missing",),
+        "second": ("after first",),
+        "aside": ("source.txt is missing",),
+    }
+    Path("dvc.lock").unlink()
+    assert plan()["first"].reasons == ("it has not run yet", "source.txt is missing")
+
+
 def test_a_missing_output_comes_from_the_cache():
     Path("two.txt").unlink()
     found = plan()
