@@ -14,12 +14,13 @@ from llm.compare.snapshot import WORKSPACE, Snapshot
 
 REPORTS = Path("reports")
 MISSING = "–"
+SHOWN = ("pretrain", "finetune_spam", "finetune_instruct", "evaluate_with_judge")  # stages with figures here
 
 
 def lines() -> list[str]:
     """One line per result of each stage that has run, the sample text, and the next commands."""
     found = [f"{stage:<13} {name:<42} {value}" for stage, name, value in _results()]
-    if notes := changes.not_rerun(Snapshot(WORKSPACE, None)):
+    if notes := changes.not_rerun(Snapshot(WORKSPACE, None), SHOWN):
         found += ["", *(f"note: {note}" for note in notes)]
     sample = _last_sample()
     if sample:
@@ -35,8 +36,7 @@ def lines() -> list[str]:
 
 def _origin() -> list[str]:
     """Say if the figures were not computed here, or if this machine computes other bytes than the committed ones."""
-    shown = ("pretrain", "finetune_spam", "finetune_instruct", "evaluate_with_judge")
-    missing = baseline.not_computed(tuple(stage for stage in shown if _metrics(stage)))
+    missing = baseline.not_computed(tuple(stage for stage in SHOWN if _metrics(stage)))
     if missing:
         return ["", f"Not computed here, but from git: {', '.join(missing)}. `{program()} repro` computes them."]
     if differing := baseline.differing():

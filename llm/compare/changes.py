@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from llm.common import code
 from llm.common.params import PARAMS, flat
 from llm.compare.snapshot import REPORTS, Snapshot, changed_files
+from llm.tracking import links
 
 MISSING = "(missing)"
 CHECK = "check"  # it reads all parameters and all code, so it runs at every change
@@ -94,14 +95,19 @@ def not_run(snapshot: Snapshot) -> list[str]:
     return found
 
 
-def not_rerun(snapshot: Snapshot) -> list[str]:
-    """Stages that have not run since another stage made an input of theirs anew, and those after them, as sentences."""
+def not_rerun(snapshot: Snapshot, names: Iterable[str]) -> list[str]:
+    """Stages that have not run since another stage made an input of theirs anew, and those after them, as sentences.
+
+    Only those that the named stages need: DPO may well be of an older model, as `llm repro` does not run it.
+    """
+    asked = links.needed(snapshot.stages, names)
+    stale = {name: paths for name, paths in snapshot.stale.items() if name in asked}
     found = [
         f"{snapshot.title}: {name} has not run since its input {', '.join(paths)} changed"
-        for name, paths in snapshot.stale.items()
+        for name, paths in stale.items()
         if paths
     ]
-    if after := [name for name, paths in snapshot.stale.items() if not paths]:
+    if after := [name for name, paths in stale.items() if not paths]:
         found.append(f"{snapshot.title}: not run on this base, as they come after such a stage: {', '.join(after)}")
     return found
 

@@ -86,7 +86,11 @@ def _machine(first: Snapshot, repo: Repo | None) -> list[str]:
 
 
 def _notes(first: Snapshot, second: Snapshot, changed: list[Change], lines: list[Line]) -> list[str]:
-    notes = [note for side in (first, second) for note in (*changes.not_run(side), *changes.not_rerun(side))]
+    notes = [
+        note
+        for side in (first, second)
+        for note in (*changes.not_run(side), *changes.not_rerun(side, headlines.STAGES))
+    ]
     judge = [change.where for change in changed if change.where.startswith("judge.")]
     if judge and lines[-1].difference:
         text = "the scores are of two different judges, so their difference is not only that of the answers"

@@ -69,6 +69,7 @@ FIGURES = (
     Figure("judge: mean score", "judge", "reports/evaluate_with_judge/metrics.json", "score_mean", "score", True),
 )
 LOSS, ACCURACY, TUNED_LOSS, EXACT, JUDGE = FIGURES
+STAGES = tuple(figure.stage for figure in FIGURES)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from llm.common.errors import DATA, UserError
 from llm.common.params import PARAMS, flat
 from llm.compare import changes, charts, curves, pages, rows
 from llm.compare.baselines import baselines, confusion, errors
-from llm.compare.headlines import FIGURES, STALE, value
+from llm.compare.headlines import FIGURES, STAGES, STALE, value
 from llm.compare.provenance import provenance
 from llm.compare.snapshot import REPORTS, WORKSPACE, Snapshot
 from llm.compare.terminal import value as shown
@@ -24,7 +24,7 @@ def page() -> str:
     return pages.render(
         "report.html",
         title="Report of a run",
-        notes=[*changes.not_run(run), *changes.not_rerun(run)],
+        notes=[*changes.not_run(run), *changes.not_rerun(run, STAGES)],
         stale=STALE,
         headlines=[(figure, value(figure, run)) for figure in FIGURES],
         stages=list(_stages(run)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -34,6 +34,17 @@ class Links:
             return [stage for stage, made in exact.items() if made == md5] or list(exact)
         above = [stage for folder in PurePath(path).parents for stage in self.wrote(folder.as_posix())]
         return list(dict.fromkeys([*above, *self._within.get(path, {})]))
+
+
+def needed(stages: Stages, names: Iterable[str]) -> set[str]:
+    """These stages, and all that come before them."""
+    links, found = Links(stages), set[str]()
+    more = set(names) & stages.keys()
+    while more:
+        found |= more
+        deps = [dep for name in more for dep in stages[name].get("deps") or []]
+        more = {maker for dep in deps for maker in links.makers(dep["path"], str(dep.get("md5")))} - found
+    return found
 
 
 def stale(stages: Stages) -> dict[str, list[str]]:

@@ -77,6 +77,14 @@ def test_what_comes_after_it_is_named(base):
     assert found.headlines[4].verdict.text == STALE
 
 
+def test_a_stage_that_no_figure_needs_is_not_named(base):
+    write_base("two", "two")
+    lock = files.read_json("dvc.lock")
+    lock["stages"]["finetune_dpo"] = {"cmd": "d", "deps": [{"path": "models/base", "md5": "one"}]}
+    files.write_json("dvc.lock", lock)
+    assert spam()[0].notes == []
+
+
 def test_the_report_says_it_too(base):
     files.write_text("params.yaml", (Path(__file__).parents[3] / "params.yaml").read_text())
     assert STALE not in report.page()
