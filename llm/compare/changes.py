@@ -85,13 +85,21 @@ def same_outputs(first: Snapshot, second: Snapshot, *paths: str) -> bool:
     return all(first.hashes(path, "outs") == second.hashes(path, "outs") for path in paths)
 
 
-def not_run(snapshot: Snapshot) -> list[str]:
-    """Parameters in params.yaml with which their stage has not run, as one sentence for each stage."""
-    found = []
+def not_run(snapshot: Snapshot, names: Iterable[str]) -> list[str]:
+    """Parameters in params.yaml with which their stage has not run, as one sentence for each stage.
+
+    The stages that the named ones do not need are in one sentence: a profile may change many that nobody has asked for.
+    """
+    asked = links.needed(snapshot.stages, names)
+    found, others = [], []
     for name, stage in snapshot.stages.items():
         changed = [change.where for change in unrun(stage, snapshot.params)]
-        if changed and name != CHECK:
+        if changed and name != CHECK and name in asked:
             found.append(f"{snapshot.title}: {name} has not run with these values yet: {', '.join(changed)}")
+        elif changed and name != CHECK:
+            others.append(name)
+    if others:
+        found.append(f"{snapshot.title}: not run with the values in params.yaml yet: {', '.join(others)}")
     return found
 
 

@@ -86,10 +86,9 @@ def _machine(first: Snapshot, repo: Repo | None) -> list[str]:
 
 
 def _notes(first: Snapshot, second: Snapshot, changed: list[Change], lines: list[Line]) -> list[str]:
+    asked = headlines.STAGES
     notes = [
-        note
-        for side in (first, second)
-        for note in (*changes.not_run(side), *changes.not_rerun(side, headlines.STAGES))
+        note for side in (first, second) for note in (*changes.not_run(side, asked), *changes.not_rerun(side, asked))
     ]
     judge = [change.where for change in changed if change.where.startswith("judge.")]
     if judge and lines[-1].difference:

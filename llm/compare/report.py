@@ -24,7 +24,7 @@ def page() -> str:
     return pages.render(
         "report.html",
         title="Report of a run",
-        notes=[*changes.not_run(run), *changes.not_rerun(run, STAGES)],
+        notes=[*changes.not_run(run, STAGES), *changes.not_rerun(run, STAGES)],
         stale=STALE,
         headlines=[(figure, value(figure, run)) for figure in FIGURES],
         stages=list(_stages(run)),

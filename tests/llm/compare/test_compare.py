@@ -71,6 +71,14 @@ def test_a_parameter_that_has_not_been_run_is_told(project):
     assert not found.stages
 
 
+def test_stages_that_no_figure_needs_are_in_one_note(project):
+    lock = files.read_json("dvc.lock")
+    for name in ("reason_sft", "reason_rl"):
+        lock["stages"][name] = {"cmd": "r", "params": {"params.yaml": {"judge.prompt": "another"}}}
+    files.write_json("dvc.lock", lock)
+    assert compared().notes == ["workspace: not run with the values in params.yaml yet: reason_sft, reason_rl"]
+
+
 def test_nested_figures_are_compared_one_by_one(project):
     write_run(wrong=(0, 1, 2))
     path = Path("reports/finetune_spam/metrics.json")
