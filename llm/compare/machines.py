@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.common.params import PARAMS, flat
-from llm.compare.changes import CHECK
+from llm.compare.changes import CHECK, hashes
 from llm.compare.history import cached_states
 from llm.compare.snapshot import Snapshot
 
@@ -24,21 +24,17 @@ def other_outputs(commit: Snapshot, workspace: Snapshot, run_cache: Path) -> lis
     cached = (entry for state in cached_states(run_cache) for entry in state.stages.values())
     found: dict[Any, list[Hashes]] = {}
     for entry in (*workspace.stages.values(), *cached):
-        found.setdefault(_inputs(entry), []).append(_hashes(entry, "outs"))
+        found.setdefault(_inputs(entry), []).append(hashes(entry, "outs"))
     return [name for name, outs in _recorded(commit) if (here := found.get(outs[0])) and outs[1] not in here]
 
 
 def _recorded(commit: Snapshot) -> Iterator[tuple[str, tuple[Any, Hashes]]]:
     for name, entry in commit.stages.items():
         if name != CHECK:
-            yield name, (_inputs(entry), _hashes(entry, "outs"))
+            yield name, (_inputs(entry), hashes(entry, "outs"))
 
 
 def _inputs(entry: Mapping[str, Any]) -> Any:
     """Command, parameters and dependencies of a run, to compare."""
     params = flat((entry.get("params") or {}).get(str(PARAMS)) or {})
-    return str(entry.get("cmd")), repr(sorted(params.items())), repr(sorted(_hashes(entry, "deps").items()))
-
-
-def _hashes(entry: Mapping[str, Any], part: str) -> Hashes:
-    return {str(one["path"]): str(one.get("md5")) for one in entry.get(part) or []}
+    return str(entry.get("cmd")), repr(sorted(params.items())), repr(sorted(hashes(entry, "deps").items()))

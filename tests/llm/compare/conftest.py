@@ -21,6 +21,14 @@ def git(*words: str, given: str | None = None) -> str:
     return subprocess.run(["git", *words], capture_output=True, text=True, check=True, input=given).stdout.strip()
 
 
+def new_repository(patch: pytest.MonkeyPatch) -> None:
+    """A repository in the current folder, in which `git` may commit."""
+    for name in ("GIT_AUTHOR", "GIT_COMMITTER"):
+        patch.setenv(f"{name}_NAME", "a")
+        patch.setenv(f"{name}_EMAIL", "a@example.org")
+    git("init", "-q", "-b", "main")
+
+
 def write_run(
     wrong: Sequence[int] = (),
     scores: Sequence[float | None] = (100,) * N,
@@ -108,10 +116,7 @@ def experiment(name: str) -> str:
 def project(tmp_path, monkeypatch) -> Path:
     """A committed run, with three of the test messages wrong."""
     monkeypatch.chdir(tmp_path)
-    for name in ("GIT_AUTHOR", "GIT_COMMITTER"):
-        monkeypatch.setenv(f"{name}_NAME", "a")
-        monkeypatch.setenv(f"{name}_EMAIL", "a@example.org")
-    git("init", "-q", "-b", "main")
+    new_repository(monkeypatch)
     files.write_text(".gitignore", "/data/spam\n")
     files.write_text("llm/model.py", "one\n")
     write_run(wrong=(0, 1, 2))

@@ -12,7 +12,7 @@ import yaml
 from llm.book.runs import with_python
 from llm.cli.parser import main
 from llm.common import files
-from tests.llm.compare.conftest import git
+from tests.llm.compare.conftest import git, new_repository
 
 ROOT = Path(__file__).parents[3]
 CODE = "import pathlib, stages.part\npathlib.Path('out').mkdir(exist_ok=True)\npathlib.Path('{}').write_text('x')\n"
@@ -37,10 +37,7 @@ def made(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pending")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for name in ("GIT_AUTHOR", "GIT_COMMITTER"):
-            patch.setenv(f"{name}_NAME", "a")
-            patch.setenv(f"{name}_EMAIL", "a@example.org")
-        git("init", "-q", "-b", "main")
+        new_repository(patch)
         Path(".dvc").mkdir()
         shutil.copyfile(ROOT / ".dvc/config", ".dvc/config")
         check = {"cmd": "python check.py", "deps": ["stages"], "outs": [".check"]}

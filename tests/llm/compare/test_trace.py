@@ -12,7 +12,7 @@ from llm.book.runs import with_python
 from llm.cli.parser import main
 from llm.common import files, params
 from tests.forks import warm
-from tests.llm.compare.conftest import git
+from tests.llm.compare.conftest import git, new_repository
 
 ROOT = Path(__file__).parents[3]
 PIPED = {"capture_output": True, "text": True}
@@ -66,10 +66,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trace")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for name in ("GIT_AUTHOR", "GIT_COMMITTER"):
-            patch.setenv(f"{name}_NAME", "a")
-            patch.setenv(f"{name}_EMAIL", "a@example.org")
-        git("init", "-q", "-b", "main")
+        new_repository(patch)
         (folder / ".dvc").mkdir()
         shutil.copyfile(ROOT / ".dvc/config", ".dvc/config")
         ignored = ".dvc/cache\n.dvc/tmp\n.dvc/config.local\n/store\n/data\n/models\n/.work\n"
