@@ -270,6 +270,7 @@ class Follower(Run):
         silent = start_tracking(name, None, Path.cwd(), TrackingConfig(enabled=False, required=False))
         super().__init__(name, work / "ranks" / os.environ["RANK"], silent)
         self.states = work / "states"
+        self.work.mkdir(parents=True, exist_ok=True)
 
     def received(self, *_: Any) -> None:
         """Nothing is shown."""

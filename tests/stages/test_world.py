@@ -16,7 +16,7 @@ from llm.data import corpus
 from llm.data.tokenizer import fingerprint
 from stages import pretrain
 from stages.launch import must_start
-from stages.run import point_to_source
+from stages.run import point_to_source, stage
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,6 +39,14 @@ def test_ranks_are_started_unless_they_are_there(monkeypatch):
     assert must_start(2)
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert not must_start(2)
+
+
+def test_every_rank_has_a_folder_to_work_in(tmp_path, monkeypatch):
+    """There it keeps the states of frozen blocks."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RANK", "1")
+    with stage("finetune_spam", None) as run:
+        assert run.work.is_dir()
 
 
 # dvc is killed
