@@ -55,6 +55,7 @@ SUPPORTED: dict[str, tuple[Any, ...]] = {
     "scale_attn_weights": (True,),
     "scale_attn_by_inverse_layer_idx": (False,),
     "add_cross_attention": (False,),
+    "is_causal": (True, None),
     "quantization_config": (None,),
 }
 

@@ -62,6 +62,7 @@ SUPPORTED: dict[str, tuple[Any, ...]] = {
     "mlp_bias": (False, None),
     "use_sliding_window": (False, None),
     "rope_interleaved": (False,),
+    "is_causal": (True, None),
     "quantization_config": (None,),
     "num_experts": (None, 0),
     "num_local_experts": (None, 0),
@@ -96,14 +97,14 @@ def our_names(ours: str) -> tuple[str, ...]:
 
 
 def parse_rope(keys: Keys, default: Rope) -> Rope:
-    """Rotary positions, from `rope_parameters` (transformers 5), or from `rope_theta` and `rope_scaling`."""
+    """Rotary positions, from `rope_theta` and `rope_scaling`, or without it from `rope_parameters` (transformers 5)."""
     found: dict[str, Any] = {}
-    for key in ("rope_scaling", "rope_parameters"):
+    for key in ("rope_parameters", "rope_scaling"):
         section = keys.published.get(key)
         if section is not None and not isinstance(section, Mapping):
             keys.report(f"{key} is {section!r}, not an object")
-        elif section is not None:
-            found |= section
+        elif section:  # people add the older key to ask for more context; transformers then ignores the newer one
+            found = dict(section)
     inner = Keys({"rope_theta": keys.published.get("rope_theta", default.theta)} | found, keys.where)
     kind = found.get("rope_type", found.get("type", "default"))
     if kind == "linear" and found.get("factor") == 1:  # positions stay as they are

@@ -225,6 +225,14 @@ def test_rotary_keys_of_older_files_are_read(tmp_path: Path) -> None:
     assert (logits(load_model(tmp_path), IDS) - expected).abs().max() > 1e-3
 
 
+def test_rotary_keys_of_both_kinds_are_read_as_transformers_does(llama: Path) -> None:
+    before = logits(load_model(llama), IDS)
+    reconfigure(llama, rope_scaling={key: SCALED[key] for key in SCALED if key != "rope_theta"})
+    found = logits(load_model(llama), IDS)
+    near(found, logits(AutoModelForCausalLM.from_pretrained(llama).eval(), IDS))
+    assert (found - before).abs().max() > 1e-3  # control
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -296,6 +304,7 @@ SCALED |= {"original_max_position_embeddings": 64}
             {"rope_parameters": {"rope_type": "llama3", "factor": 2.0}},
             "original_max_position_embeddings is None, not a number",
         ),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope_type is 'yarn', only 'default' and 'llama3'"),
         ({"rope_parameters": 3}, "rope_parameters is 3, not an object"),
         ({"rope_parameters": None, "rope_theta": 0}, "rope_theta is 0, not a number above 0"),
         (
@@ -316,6 +325,7 @@ SCALED |= {"original_max_position_embeddings": 64}
         ({"rms_norm_eps": 10**400}, "rms_norm_eps is 10{59}, not a number above"),
         ({"attention_dropout": 10**400}, "attention_dropout: 10+ is not between 0 and 1"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu', only 'silu' and 'swish' are supported"),
+        ({"is_causal": False}, "is_causal is False, only True and None are supported"),
         ({"mlp_bias": True}, "mlp_bias is True"),
         ({"attention_bias": True}, "attention_bias is True"),
         ({"use_sliding_window": True}, "use_sliding_window is True"),

@@ -389,6 +389,7 @@ def test_rewriting_without_changes_keeps_a_checkpoint_valid(published: Path) -> 
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
         ({"scale_attn_weights": False}, "scale_attn_weights is False"),
         ({"add_cross_attention": True}, "add_cross_attention is True"),
+        ({"is_causal": False}, "is_causal is False"),
         ({"n_layer": None}, "n_layer is None, not a whole number above 0"),
         ({"n_layer": True}, "n_layer is True"),
         ({"n_head": 0}, "n_head is 0"),
