@@ -6,10 +6,14 @@ The tag `cached` names those stages, and `made_by.<stage>` is the run that made 
 
 from __future__ import annotations
 
+import io
 import os
 import platform
 import re
+import shutil
 import subprocess
+import tarfile
+import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -25,6 +29,7 @@ from llm.tracking.state import State
 
 PACKAGES = ("torch", "mlflow", "dvc")  # whose versions the run tells
 DIFF_BYTES = 2**20
+REPORTS, FILES = "reports", ("params.yaml", "dvc.lock")  # what tells of a run
 
 
 class Parent:
@@ -73,12 +78,30 @@ class Parent:
 
         A folder whose parameters are no longer those of this run tells of another run; then nothing is added.
         """
-        try:
-            state = State.read(self._folder)
-        except (OSError, UserError):  # the folder of an experiment is gone, or DVC is just writing there
-            return
-        if as_params(state.flat_parameters()) != self._parameters:
-            return
+        with tempfile.TemporaryDirectory() as copy:
+            try:
+                state = self._state(Path(copy))
+            except (OSError, UserError):  # the folder of a failed experiment is gone, or DVC is just writing there
+                return
+            if as_params(state.flat_parameters()) == self._parameters:
+                self._complete(state)
+
+    def _state(self, copy: Path) -> State:
+        """The folder as it stands, copied: DVC deletes that of a queued experiment, which git then has a commit of."""
+        with suppress(OSError):
+            for name in FILES:
+                shutil.copyfile(self._folder / name, copy / name)
+            shutil.copytree(self._folder / REPORTS, copy / REPORTS)
+        if (ref := self._header.get("ref")) and not _is_whole(copy):
+            with suppress(OSError, subprocess.SubprocessError, tarfile.TarError):
+                words = ["git", "archive", "--format=tar", ref, *FILES, REPORTS]
+                told = subprocess.run(words, capture_output=True, timeout=30, check=True)
+                with tarfile.open(fileobj=io.BytesIO(told.stdout)) as archive:
+                    for one in filter(tarfile.TarInfo.isfile, archive):
+                        files.write_bytes(copy / one.name, archive.extractfile(one).read())  # type: ignore[union-attr]
+        return State.read(copy)
+
+    def _complete(self, state: State) -> None:
         present = state.up_to_date()
         cached = [stage for stage in present if stage not in self.ran]
         self._tag("dvc.lock", state.lock_md5)
@@ -150,6 +173,16 @@ class Parent:
         if value:
             self._client.set_tag(self.id, key, value[:5000])
             self._tags[key] = value
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether it holds params.yaml, dvc.lock, and all reports that this one names."""
+    try:
+        state = State.read(folder)
+    except (OSError, UserError):
+        return False
+    made = (path for stage in state.stages for path in state.outputs(stage))
+    return all((folder / path).is_file() for path in made if path.startswith(f"{REPORTS}/"))
 
 
 def tags(header: Mapping[str, Any]) -> dict[str, str]:

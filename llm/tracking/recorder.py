@@ -18,7 +18,6 @@ from llm.tracking.entities import Data, as_params, log_data, log_params, log_poi
 from llm.tracking.parent import Parent, tags
 
 SEND_SECONDS = 2.0  # how often the metrics of a running stage are sent
-IDLE_SECONDS = 15.0  # how long the recorder stays without work while its dvc process lives
 KEEP_SPOOLS = 200  # what may pile up while no server is reached
 
 
@@ -42,7 +41,6 @@ def record(root: Path, folder: Path) -> None:
         store = _Store(root, folder)
         machine = usage.Usage()
         runs: dict[Path, _Run] = {}
-        idle_since = time.monotonic()
         while True:
             spools = sorted(folder.glob("*.jsonl"))
             for path in spools:
@@ -60,10 +58,8 @@ def record(root: Path, folder: Path) -> None:
                 for run in runs.values():
                     run.use(used)
             store.finish({run.parent for run in runs.values()})
-            if spools:
-                idle_since = time.monotonic()
-            elif time.monotonic() - idle_since > IDLE_SECONDS or not store.dvc_lives():
-                store.finish(ended=False)
+            if not spools and not store.dvc_lives():  # DVC may take minutes to keep large outputs
+                store.finish()
                 return
             time.sleep(0.05)
 
@@ -137,13 +133,13 @@ class _Store:
             self._parents[dvc["key"]] = Parent(self.client, self.experiment, header)
         return self._parents[dvc["key"]]
 
-    def finish(self, busy: Collection[Parent | None] = (), ended: bool = True) -> None:
-        """Complete the parent runs that are not `busy`: at once, before the next `dvc repro` changes what they tell.
+    def finish(self, busy: Collection[Parent | None] = ()) -> None:
+        """Complete the parent runs that are not `busy` and whose dvc process has ended.
 
-        With `ended`, only those whose dvc process has ended.
+        At once, before the next `dvc repro` changes what they tell.
         """
         for key, parent in list(self._parents.items()):
-            if parent not in busy and not (ended and parent.lives()):
+            if parent not in busy and not parent.lives():
                 parent.finish()
                 del self._parents[key]
                 self._marker(key).unlink(missing_ok=True)

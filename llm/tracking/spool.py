@@ -52,9 +52,13 @@ def held(path: Path) -> bool:
 
 
 def born(pid: int) -> str:
-    """When the process started, told alike at every call: Linux's wall-clock time moves with the clock."""
+    """When the process started, told alike at every call: Linux's wall-clock time moves with the clock.
+
+    Nothing if it has ended, also where nobody has asked for its exit code yet.
+    """
     try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
+        facts = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return "" if facts[0] == "Z" else facts[19]
     except OSError:
         return f"{psutil.Process(pid).create_time():.2f}" if psutil.pid_exists(pid) else ""
 

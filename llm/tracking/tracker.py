@@ -85,7 +85,7 @@ class Tracker:
         self._file: TextIO | None = new.open("w", encoding="utf-8", buffering=1)  # by lines: a kill loses none
         fcntl.flock(self._file, fcntl.LOCK_EX)  # until this process ends: so the recorder knows that it lives
         header = {"stage": stage, "params": {key: str(value) for key, value in config.items()}, "time": spool.now_ms()}
-        header |= {"dvc": dvc, "exp": os.environ.get("DVC_EXP_NAME"), "folder": os.getcwd()}
+        header |= {"dvc": dvc, "exp": os.environ.get("DVC_EXP_NAME"), "ref": _ref(), "folder": os.getcwd()}
         self._write(header | {"user": _user(), "git": _git()})
         new.rename(self._path)
         problem = self._recorder.wait(self._run_exists) if required else self._recorder.problem()
@@ -277,6 +277,12 @@ def _subcommand(words: Sequence[str]) -> list[str]:
         words = words[1:]
     end = next((at for at, word in enumerate(words) if word.startswith("-")), len(words))
     return list(words[:end])
+
+
+def _ref() -> str | None:
+    """Where DVC commits the experiment that this stage belongs to."""
+    base, name = os.environ.get("DVC_EXP_BASELINE_REV"), os.environ.get("DVC_EXP_NAME")
+    return f"refs/exps/{base[:2]}/{base[2:]}/{name}" if base and name else None
 
 
 def _git() -> dict[str, Any] | None:

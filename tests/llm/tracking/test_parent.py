@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llm.tracking import recorder, spool
+from llm.tracking import recorder, spool, tracker
+from llm.tracking.config import TrackingConfig
 from llm.tracking.parent import Parent
 from tests.llm.tracking.conftest import change, report
 
@@ -69,3 +75,56 @@ def test_it_is_completed_after_its_recorder_was_killed(
     assert client.get_run(parent.id).data.metrics == {"train.loss": 1.5, "train.by.ham": 2.0}
     assert not left.exists()
     assert list(spools.glob("*.parent")) == []
+
+
+GIT = ("git", "-c", "user.name=a", "-c", "user.email=a@b.c")
+
+
+@pytest.mark.parametrize("gone", ["", "reports/train"])  # all of the folder, or what DVC has come to
+def test_it_takes_an_experiment_from_git_once_dvc_has_deleted_its_folder(
+    gone: str, client: Any, parent: Parent, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("mlflow.db", "artifacts", "copy"))
+    monkeypatch.chdir(folder)
+    ref = "refs/exps/ab/cdef/one"
+    for words in (["init", "-q"], ["add", "params.yaml", "dvc.lock", "reports"], ["commit", "-qm", "one"]):
+        subprocess.run([*GIT, *words], check=True)
+    subprocess.run(["git", "update-ref", ref, "HEAD"], check=True)
+    shutil.rmtree(copy / gone)
+    parent._folder = copy
+    parent.finish()
+    assert client.get_run(parent.id).data.metrics == {}
+    parent._header["ref"] = ref
+    parent.finish()
+    assert client.get_run(parent.id).data.metrics == {"train.loss": 1.5, "train.by.ham": 2.0}
+
+
+def test_a_run_is_completed_when_its_dvc_has_ended_however_long_that_takes(
+    client: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(recorder, "IDLE_SECONDS", 0.1, raising=False)
+    monkeypatch.setattr(tracker.Recorder, "problem", lambda _: None)  # this process is the recorder
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as dvc:
+        facts = {"key": "a:1", "pid": dvc.pid, "born": spool.born(dvc.pid), "command": "dvc repro"}
+        monkeypatch.setattr(tracker, "_dvc", lambda: facts)
+        stage = tracker.start_tracking("judge", {"seed": 1}, folder, TrackingConfig(True, False))
+        thread = threading.Thread(target=recorder.record, args=(folder, spool.folder_of(folder)))
+        thread.start()
+        stage.close(None)
+        time.sleep(1)  # DVC keeps the outputs
+        assert thread.is_alive()
+        dvc.communicate(b"\n")
+    thread.join()
+    experiment = client.get_experiment_by_name(spool.EXPERIMENT).experiment_id
+    (run,) = client.search_runs([experiment], "tags.`dvc.process` = 'a:1'")
+    assert run.data.metrics["train.loss"] == 1.5
+
+
+def test_a_process_that_nobody_waits_for_has_ended() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        deadline = time.monotonic() + 30
+        while spool.born(process.pid):  # the exit code is read below
+            assert time.monotonic() < deadline
+            time.sleep(0.05)

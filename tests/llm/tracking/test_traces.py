@@ -32,7 +32,6 @@ def answered(client: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tu
     monkeypatch.chdir(tmp_path)
     for name, value in spool.QUIET.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(recorder, "IDLE_SECONDS", 0.2)
     monkeypatch.setattr(Recorder, "problem", lambda _: None)  # this process is the recorder
     tracker = start_tracking("respond", {"seed": 1}, tmp_path, TrackingConfig(True, False, {}, 2))
     assert current() is tracker

@@ -72,7 +72,6 @@ def test_only_a_long_stage_has_them(after: float, wanted: bool, client, monkeypa
     monkeypatch.setattr(usage.Usage, "sample", counted)
     monkeypatch.setattr(usage, "AFTER_SECONDS", after)
     monkeypatch.setattr(usage, "EVERY_SECONDS", 0.2)
-    monkeypatch.setattr(recorder, "IDLE_SECONDS", 0.2)
     monkeypatch.setattr(usage, "memory_of", lambda _: {"system/stage_memory_usage_megabytes": 11.0})  # it is this one
     monkeypatch.setattr(Recorder, "problem", lambda _: None)  # this process is the recorder
     tracker = start_tracking("pretrain", {"seed": 1}, tmp_path, ON)
