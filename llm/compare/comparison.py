@@ -94,8 +94,11 @@ def _notes(first: Snapshot, second: Snapshot, changed: list[Change], lines: list
     if judge and lines[-1].difference:
         text = "the scores are of two different judges, so their difference is not only that of the answers"
         notes.append(f"{', '.join(judge)} changed: {text}")
-    if any(line.verdict is headlines.OTHER_TOKENS for line in lines):
+    others = [line.figure for line in lines if line.verdict is headlines.OTHER_TOKENS]
+    if headlines.LOSS in others:
         notes.append(_other_tokens(first, second, changed))
+    elif others:
+        notes.append("the losses of the instructions are over other tokens, so they are not comparable")
     both = rows.messages(first) and rows.messages(second)
     if both and not rows.same_messages(first, second):
         notes.append("the runs have other test messages: data/spam has another hash, so no message can be paired")

@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-from llm.compare import rows
-from llm.compare.changes import same_outputs
+from llm.compare import rows, targets
 from llm.compare.snapshot import Snapshot
 from llm.evaluate.paired import Difference, Interval, paired_difference, unpaired_interval
 from llm.evaluate.stats import mcnemar, wilson
 
 SIGNIFICANT = 0.05
 STALE = "not run on this base"
-TOKENS = {"pretrain": ("data/corpus", "data/tokenizer"), "finetune_instruct": ("data/tokenizer",)}  # a loss is of these
 Form = Literal["loss", "share", "score"]
 Tone = Literal["better", "worse", "neutral"]
 
@@ -142,11 +140,6 @@ def compare(first: Snapshot, second: Snapshot) -> list[Line]:
     return [_line(figure, first, second) for figure in FIGURES]
 
 
-def _other_tokens(figure: Figure, first: Snapshot, second: Snapshot) -> bool:
-    """Whether a loss is over other tokens in the two runs."""
-    return figure.form == "loss" and not same_outputs(first, second, *TOKENS.get(figure.stage, ()))
-
-
 def _line(figure: Figure, first: Snapshot, second: Snapshot) -> Line:
     before, after = value(figure, first), value(figure, second)
     if before.value is None or after.value is None:
@@ -156,12 +149,13 @@ def _line(figure: Figure, first: Snapshot, second: Snapshot) -> Line:
         how = f"{figure.stage} has not run since an input changed, in {' and '.join(old)}"
         return Line(figure, before, after, None, None, Verdict(STALE, "neutral", how))
     difference = after.value - before.value
-    if _other_tokens(figure, first, second):
-        return Line(figure, before, after, None, None, OTHER_TOKENS)
     if figure.form == "loss":
-        verdict = Verdict(
-            "the same" if difference == 0 else "no test", "neutral", "one number per run: no pairs to test"
-        )
+        if targets.differ(figure.stage, first, second):
+            return Line(figure, before, after, None, None, OTHER_TOKENS)
+        how = "one number per run: no pairs to test"
+        if chosen := targets.other_batches(figure.stage, first, second):
+            how += f"; perhaps of other validation batches, since {', '.join(chosen)} differs"
+        verdict = Verdict("the same" if difference == 0 else "no test", "neutral", how)
         return Line(figure, before, after, difference, None, verdict)
     samples = _samples(figure, first, second)
     if samples is None:

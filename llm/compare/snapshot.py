@@ -111,18 +111,22 @@ class Snapshot:
         return {str(entry.get("md5")) for entry in entries if entry.get("path") == path}
 
     def data_rows(self, path: str) -> list[Row]:
-        """The rows of a CSV file in DVC's cache, such as data/spam/test.csv; empty if the cache does not have it."""
+        """The rows of a CSV file that `data_text` finds, such as data/spam/test.csv; else empty."""
+        text = self.data_text(path)
+        return [] if text is None else _csv_rows(text)
+
+    def data_text(self, path: str) -> str | None:
+        """The text of a file in an output, from the disk or DVC's cache; None if they do not have it."""
         from dvc.api import DVCFileSystem
         from dvc.exceptions import DvcException
         from dvc_data.index import DataIndexError
 
         if self.commit is None and Path(path).is_file():
-            return self.rows(path)
+            return files.read_text(path)
         try:
-            text = DVCFileSystem(".", rev=self.commit).read_text(path, encoding="utf-8")
+            return str(DVCFileSystem(".", rev=self.commit).read_text(path, encoding="utf-8"))
         except (OSError, DvcException, DataIndexError, UnicodeDecodeError):
-            return []
-        return _csv_rows(text)
+            return None
 
 
 def _csv_rows(text: str) -> list[Row]:

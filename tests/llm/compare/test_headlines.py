@@ -6,7 +6,7 @@ from scipy.stats import binomtest
 from llm.common import files
 from llm.compare import comparison
 from llm.compare.headlines import FIGURES, compare
-from llm.compare.snapshot import resolve
+from llm.compare.snapshot import Snapshot, resolve
 from tests.llm.compare.conftest import N, git, write_run
 
 
@@ -79,6 +79,60 @@ def test_losses_over_other_tokens_are_not_subtracted(project, changed, verdicts,
     assert [pretraining.verdict.text, instructions.verdict.text] == verdicts
     assert pretraining.difference == (None if changed else -0.5)
     assert found.notes == notes
+
+
+INSTRUCT = {"init_from": "models/a", "prompt": "alpaca", "mask_prompt": True, "batch_size": 8, "eval_batches": 5}
+
+
+def tuned(data="d", model="m", **settings):
+    """Record how the instructions were fine-tuned."""
+    lock = files.read_json("dvc.lock")
+    found = INSTRUCT | settings
+    deps = [{"path": "data/instructions", "md5": data}, {"path": found["init_from"], "md5": model}]
+    lock["stages"]["finetune_instruct"] = {"deps": deps, "params": {"params.yaml": {"finetune_instruct": found}}}
+    files.write_json("dvc.lock", lock)
+    files.write_json("reports/finetune_instruct/metrics.json", {"val_loss": 1.0 if found == INSTRUCT else 1.5})
+
+
+OTHER_ANSWERS = "the losses of the instructions are over other tokens, so they are not comparable"
+
+
+@pytest.mark.parametrize(
+    ("changed", "verdict", "how"),
+    [
+        ({"lr": 1.0}, "no test", "one number per run: no pairs to test"),
+        ({"mask_prompt": False}, "not comparable", None),
+        ({"prompt": {"text": "{instruction}", "answer": "A:"}}, "not comparable", None),
+        ({"data": "d2"}, "not comparable", None),
+        ({"init_from": "models/b", "model": "other tokenizer"}, "not comparable", None),
+        ({"init_from": "models/b", "model": "same tokenizer"}, "no test", "one number per run: no pairs to test"),
+        (
+            {"batch_size": 4},
+            "no test",
+            "one number per run: no pairs to test; perhaps of other validation batches, "
+            "since finetune_instruct.batch_size differs",
+        ),
+    ],
+)
+def test_losses_of_other_instructions_are_not_subtracted(project, monkeypatch, changed, verdict, how):
+    same = changed.get("model") == "same tokenizer"
+    tokenizers = {"models/a/tokenizer.json": "a", "models/b/tokenizer.json": "a" if same else "b"}
+    monkeypatch.setattr(Snapshot, "data_text", lambda _, path: tokenizers.get(path))
+    tuned()
+    git("commit", "-q", "-a", "-m", "two")
+    tuned(**changed)
+    found = comparison.compare(resolve("HEAD"), resolve("workspace"))
+    line = found.headlines[2]
+    assert (line.verdict.text, line.verdict.how) == (verdict, how or "the losses are means over other tokens")
+    assert (line.difference is None, OTHER_ANSWERS in found.notes) == (how is None, how is None)
+
+
+def test_all_batches_are_the_same_at_every_batch_size(project):
+    tuned(eval_batches=None)
+    git("commit", "-q", "-a", "-m", "two")
+    tuned(eval_batches=None, batch_size=4)
+    line = compare(resolve("HEAD"), resolve("workspace"))[2]
+    assert line.verdict.how == "one number per run: no pairs to test"
 
 
 def test_another_split_is_another_text(project):
