@@ -5,8 +5,9 @@ The model writes several answers to each problem. Those that are right become mo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -146,10 +147,16 @@ def main(params: Params) -> None:
                 "gain": kept["val_sampled"] - first["val_sampled"],
                 "kept_step": kept["step"],
                 "updates": history.step,
-                "dead_groups": sum(row["dead"] for row in history.rows[1:]) / max(1, len(history.rows) - 1),
+                "dead_groups": mean_of_updates("dead", history.rows),
             },
             headline=["val_sampled"],
         )
+
+
+def mean_of_updates(measure: str, rows: Sequence[Mapping[str, Any]]) -> float:
+    """The mean over all updates. A row has the mean over those since the row before, perhaps fewer in the last one."""
+    parts = [(after["step"] - before["step"], float(after[measure])) for before, after in pairwise(rows)]
+    return sum(updates * value for updates, value in parts) / sum(updates for updates, _ in parts)
 
 
 def _with_interval(name: str, row: dict[str, Any], n: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import pytest
 
 from llm.common import files, profiles
 from llm.common.errors import DATA, DIVERGED, USAGE
+from stages.reason_rl import mean_of_updates
 from stages.schema import AllParams
 from tests.forks import Forks
 from tests.stages.project import ROOT, Project
@@ -123,6 +124,11 @@ def test_dead_groups_are_explained_once(taught: Project, forks: Forks, tmp_path:
     said = run(project, forks, "reason_rl")
     assert said.count("the loss is 0, since all 4 groups are dead (0% all right, 100% all wrong)") == 1
     assert project.metrics("reason_rl")["dead_groups"] == 1
+
+
+def test_a_short_last_row_counts_less() -> None:
+    rows = [{"step": 0, "dead": 1.0}, {"step": 25, "dead": 0.1}, {"step": 30, "dead": 0.7}]
+    assert mean_of_updates("dead", rows) == pytest.approx((25 * 0.1 + 5 * 0.7) / 30)
 
 
 def test_reports(taught: Project, forks: Forks, tmp_path: Path) -> None:
