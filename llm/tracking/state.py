@@ -15,6 +15,7 @@ from llm.tracking.links import Links
 
 CHECK = "check"  # it reads all parameters and all code, and has no figures
 HOW = ("seed", "runtime")  # parameters that say how a stage computes
+OVER = ("prompt", "mask_prompt")  # settings of a training that say which tokens its own losses are means of
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class State:
         """What the figures of a stage depend on besides the model of `maker`: data and settings, by their md5.
 
         Figures of two models can be compared if these are equal. How a model was made, the seed, and how the stages
-        compute are left out.
+        compute are left out, except what a training's own losses are means of.
         """
         users = self._users(stage, maker)
         made = Links({user: self.stages[user] for user in users})
@@ -97,7 +98,9 @@ class State:
         for user in users:
             for section, values in self.used_parameters(user).items():
                 if section not in HOW:
-                    found[section] = hashlib.md5(json.dumps(values, sort_keys=True).encode()).hexdigest()
+                    found[section] = _md5(values)
+        own = {} if users else self.used_parameters(maker).get(maker) or {}
+        found |= {f"{maker}.{key}": _md5(own[key]) for key in OVER if key in own}
         return dict(sorted(found.items()))
 
     def outputs(self, stage: str) -> dict[str, str]:
@@ -154,6 +157,10 @@ def numbers(report: Any) -> dict[str, float]:
 
 def _flat(parameters: Mapping[str, Any]) -> dict[str, str]:
     return {key: str(value) for key, value in params.flat(parameters).items()}
+
+
+def _md5(value: Any) -> str:
+    return hashlib.md5(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _same(dep: Mapping[str, Any], links: Links, holds: Callable[[str], bool]) -> bool:

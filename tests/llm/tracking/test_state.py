@@ -52,6 +52,19 @@ def test_what_is_measured_of_a_model(folder: Path) -> None:
     assert other["judge.prompt"] != settings[1]
 
 
+def test_losses_over_other_tokens_are_not_compared(folder: Path) -> None:
+    def conditions(**settings: object) -> dict[str, str]:
+        stages = lock()["stages"]
+        stages["train"]["params"]["params.yaml"]["train"] |= settings
+        (folder / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}, sort_keys=False))
+        return State.read(folder).conditions("train", "train")
+
+    masked = conditions(prompt="alpaca", mask_prompt=True)
+    assert masked.keys() == {"data/a", "train.prompt", "train.mask_prompt"}
+    assert conditions(prompt="alpaca", mask_prompt=True, lr=0.1) == masked
+    assert conditions(prompt="alpaca", mask_prompt=False) != masked != conditions(prompt="phi3", mask_prompt=True)
+
+
 def test_a_stage_that_uses_two_models_measures_neither(folder: Path) -> None:
     stages = lock()["stages"]
     stages["judge"]["deps"].append({"path": "models/n", "md5": "n"})
