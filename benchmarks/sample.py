@@ -32,7 +32,7 @@ from llm.common import files, params, profiles
 from llm.data.batches import SequentialBatches
 from llm.data.corpus import read_shard
 from llm.data.corpus_dataset import TokenWindows
-from llm.data.prompts import RESPONSE, extract_answer, format_prompt
+from llm.data.prompts import ALPACA, RESPONSE, format_prompt
 from llm.data.tokenizer import Tokenizer
 from llm.evaluate.reference_score import reference_score
 from llm.generate.config import greedy
@@ -209,7 +209,7 @@ def respond(model: GPT, tokenizer: Tokenizer, entries: Sequence[dict[str, str]])
     room = [min(64, model.config.context_length - len(prompt)) for prompt in prompts]
     decoding = greedy(64)
     return [
-        extract_answer(tokenizer.decode(ids))
+        ALPACA.extract_answer(tokenizer.decode(ids))
         for ids in generate(model, prompts, decoding, tokenizer.stops, limits=room)
     ]
 

@@ -307,8 +307,3 @@ def question(entry: Mapping[str, Any]) -> str:
 def format_prompt(entry: Mapping[str, Any], frame: Frame = ALPACA) -> str:
     """Return the prompt without the header of the answer (section 7.2, exercise 7.1)."""
     return "".join(segment.text for segment in frame.prompt(entry))
-
-
-def extract_answer(generated: str, frame: Frame = ALPACA) -> str:
-    """Return the answer in a generated text, without its header and surrounding white space."""
-    return frame.extract_answer(generated)

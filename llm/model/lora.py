@@ -6,13 +6,12 @@ y = W x + scale * B (A x), with A (in, rank) and B (rank, out) as in the book.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llm.common.params import Problem
 from llm.model.meta import on_meta_device
 from llm.model.trainable import LoraConfig
 
@@ -97,11 +96,3 @@ def merge_lora(module: nn.Module) -> dict[str, Tensor]:
             if isinstance(child, LoraLinear):
                 setattr(parent, name, child.merged())
     return adapter
-
-
-def check_together(trainable: str, config: LoraConfig | None) -> Iterator[Problem]:
-    """Problems of a section whose keys `trainable` and `lora` do not go together."""
-    if trainable == "lora" and config is None:
-        yield "lora", "null, but trainable is lora", "write rank, alpha and scaling below it, as configs/lora.yaml does"
-    if trainable != "lora" and config is not None:
-        yield "lora", f"given, but trainable is {trainable}", "set it to null, or trainable to lora"

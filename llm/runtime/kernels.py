@@ -36,11 +36,6 @@ def pin() -> None:
         os.environ.update(PINNED)
 
 
-def unpinned(environment: Mapping[str, str]) -> dict[str, str]:
-    """`environment` without these variables, for a child process that sets its own."""
-    return {key: value for key, value in environment.items() if PINNED.get(key) != value}
-
-
 def use_portable() -> bool:
     """Use the portable kernels in this process; returns whether its results are portable on this CPU."""
     import torch

@@ -23,7 +23,6 @@ class Architecture:
     fixed: Mapping[str, Any]  # keys of config.json that GGUF takes for granted
     transposed: bool = False  # Hugging Face stores the matrices of a layer as (in, out)
     interleaved: bool = False  # GGUF stores rows of queries and keys in the order of interleaved rotary pairs
-    biases: tuple[str, ...] = ()  # layer tensors with a bias
 
 
 _LLAMA_SETTINGS = {
@@ -84,7 +83,6 @@ ARCHITECTURES: dict[str, Architecture] = {
         "transformer.h.",
         {"activation_function": "gelu_new"},
         transposed=True,
-        biases=("attn_norm", "attn_qkv", "attn_output", "ffn_norm", "ffn_up", "ffn_down"),
     ),
     "llama": Architecture(
         "LlamaForCausalLM",
@@ -102,7 +100,6 @@ ARCHITECTURES: dict[str, Architecture] = {
         "Qwen2ForCausalLM",
         *_LLAMA,
         {"hidden_act": "silu", "use_sliding_window": False},
-        biases=("attn_q", "attn_k", "attn_v"),
     ),
     "qwen3": Architecture(
         "Qwen3ForCausalLM",

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from llm.common.errors import DATA, UserError, raise_all
 from llm.common.files import read_bytes, read_json
-from llm.model.gpt import GPT
 from llm.weights import gpt2
 from llm.weights.families import Checkpoint
 
@@ -46,11 +45,6 @@ class Entry:
 
 class Damaged(Exception):
     """A fault in a file. Callers add its name."""
-
-
-def load_model(folder: Path | str) -> GPT:
-    """Read a checkpoint in OpenAI's format; fp32 on the CPU, with a tied head. Raises UserError as `read` does."""
-    return read(Path(folder)).model()
 
 
 def read(folder: Path) -> Checkpoint:

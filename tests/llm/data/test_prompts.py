@@ -9,10 +9,10 @@ from llm.common.errors import DATA, USAGE, UserError
 from llm.data.chat_template import Segment
 from llm.data.instruction_lengths import encode_entries
 from llm.data.prompts import (
+    ALPACA,
     PREAMBLE,
     Template,
     TemplateFrame,
-    extract_answer,
     format_prompt,
     frame_of,
     make_frame,
@@ -129,18 +129,18 @@ def test_braces_in_a_text_are_text(text, tokenizer):
 
 
 def test_an_answer_is_taken_without_its_header(tokenizer):
-    assert extract_answer("\n\n### Response:\nRed. \n") == "Red."
-    assert extract_answer("<|assistant|>: red") == "<|assistant|>: red"
-    assert extract_answer("\n<|assistant|>:\n It is red. ", make_frame("phi3", tokenizer)) == "It is red."
-    assert extract_answer(" Red. ", make_frame("none", tokenizer)) == "Red."
-    assert extract_answer("Antwort: Red.", make_frame(QUESTION, tokenizer)) == "Red."
+    assert ALPACA.extract_answer("\n\n### Response:\nRed. \n") == "Red."
+    assert ALPACA.extract_answer("<|assistant|>: red") == "<|assistant|>: red"
+    assert make_frame("phi3", tokenizer).extract_answer("\n<|assistant|>:\n It is red. ") == "It is red."
+    assert make_frame("none", tokenizer).extract_answer(" Red. ") == "Red."
+    assert make_frame(QUESTION, tokenizer).extract_answer("Antwort: Red.") == "Red."
 
 
 def test_an_answer_may_contain_the_header_of_an_own_frame(tokenizer):
     frame = make_frame(Template("Q: {instruction}\n{input}", "\nA:"), tokenizer)
-    assert extract_answer("\nA: USA: 50 states. DNA: a molecule.", frame) == "USA: 50 states. DNA: a molecule."
-    assert extract_answer(" USA: 50 states.", frame) == "USA: 50 states."
-    assert extract_answer("### Response:\nRed.\n### Response:\nBlue.") == "Red.\n\nBlue."  # as in the book
+    assert frame.extract_answer("\nA: USA: 50 states. DNA: a molecule.") == "USA: 50 states. DNA: a molecule."
+    assert frame.extract_answer(" USA: 50 states.") == "USA: 50 states."
+    assert ALPACA.extract_answer("### Response:\nRed.\n### Response:\nBlue.") == "Red.\n\nBlue."  # as in the book
 
 
 def test_a_chat_as_one_question_has_the_turns_before_it_as_input():

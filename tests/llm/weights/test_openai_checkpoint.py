@@ -34,8 +34,8 @@ from llm.weights.openai_checkpoint import (
     INDEX,
     Entry,
     crc32c,
-    load_model,
     masked,
+    read,
     read_index,
 )
 from stages.import_gpt2 import load
@@ -89,7 +89,7 @@ def logits(model: torch.nn.Module, ids: Tensor = IDS) -> Tensor:
 
 
 def test_checkpoint_of_tensorflow_gives_transformers_logits() -> None:
-    model = load_model(FIXTURE)
+    model = read(FIXTURE).model()
     torch.testing.assert_close(logits(model), logits(theirs(TINY, tensors(TINY, 0.3))), atol=1e-4, rtol=0)
     assert model.lm_head.weight is model.transformer.wte.weight
     assert all(parameter.requires_grad and parameter.dtype == torch.float32 for parameter in model.parameters())
@@ -102,19 +102,19 @@ def test_checkpoint_of_tensorflow_gives_transformers_logits() -> None:
 def test_parity_notices_two_tensors_swapped(first: str, second: str) -> None:
     values = tensors(TINY, 0.3)
     values[first], values[second] = values[second], values[first]
-    assert (logits(load_model(FIXTURE)) - logits(theirs(TINY, values))).abs().max() > 1e-3
+    assert (logits(read(FIXTURE).model()) - logits(theirs(TINY, values))).abs().max() > 1e-3
 
 
 def test_parity_notices_a_matrix_not_transposed() -> None:
     values = tensors(TINY, 0.3)
     values["model/h0/attn/c_proj/w"] = values["model/h0/attn/c_proj/w"].transpose(0, 2, 1).copy()
-    assert (logits(load_model(FIXTURE)) - logits(theirs(TINY, values))).abs().max() > 1e-3
+    assert (logits(read(FIXTURE).model()) - logits(theirs(TINY, values))).abs().max() > 1e-3
 
 
 def test_changing_the_model_leaves_the_file_alone(folder: Path) -> None:
     before = (folder / DATA_FILE).read_bytes()
     with torch.no_grad():
-        for parameter in load_model(folder).parameters():
+        for parameter in read(folder).model().parameters():
             parameter.add_(1)
     assert (folder / DATA_FILE).read_bytes() == before
 
@@ -143,7 +143,7 @@ def test_full_size_checkpoint_of_tensorflow_gives_transformers_logits(tmp_path: 
     write(tmp_path, GPT2_124M, values)
     assert (tmp_path / DATA_FILE).stat().st_size == 497_759_232
     ids = torch.randint(50257, (1, 64), generator=torch.Generator().manual_seed(1))
-    model = load_model(tmp_path)
+    model = read(tmp_path).model()
     assert count_parameters(model) == 124_439_808
     ours, reference = logits(model, ids), logits(theirs(GPT2_124M, values), ids)
     print(f"largest difference {(ours - reference).abs().max():.2e}, largest logit {reference.abs().max():.2f}")
@@ -161,7 +161,7 @@ def test_stage_recognises_both_formats(tmp_path: Path, vocabulary: Path) -> None
 
 
 def test_folder_with_both_formats_is_refused(folder: Path, vocabulary: Path) -> None:
-    save_model(load_model(folder), vocabulary, folder)
+    save_model(read(folder).model(), vocabulary, folder)
     with pytest.raises(UserError, match=r"holds two formats: hparams.json.* and config.json, model.safetensors"):
         load(folder)
 
@@ -264,14 +264,14 @@ def test_changed_byte_of_the_data_names_its_tensor(folder: Path, place: int) -> 
     entries = read_index(folder / INDEX).items()
     (name,) = [name for name, entry in entries if entry.offset <= place < entry.offset + entry.size]
     with pytest.raises(UserError, match=rf"{name} has the checksum [0-9a-f]{{8}}, model.ckpt.index says") as caught:
-        load_model(folder)
+        read(folder).model()
     assert (caught.value.where, caught.value.code) == (str(folder / DATA_FILE), DATA)
 
 
 def test_all_damaged_tensors_are_listed(folder: Path) -> None:
     (folder / DATA_FILE).write_bytes(bytes(17152))
     with pytest.raises(UserErrors) as caught:
-        load_model(folder)
+        read(folder).model()
     assert len(caught.value.problems) == len(shapes(TINY))
 
 
@@ -286,7 +286,7 @@ def test_all_damaged_tensors_are_listed(folder: Path) -> None:
 def test_data_of_another_size_is_refused_with_both_sizes(folder: Path, size: int, message: str) -> None:
     (folder / DATA_FILE).write_bytes(((folder / DATA_FILE).read_bytes() + b"x")[:size])
     with pytest.raises(UserError, match=f"does not fit model.ckpt.index: {message}"):
-        load_model(folder)
+        read(folder).model()
 
 
 # Damage with valid checksums: an index written here
@@ -344,9 +344,9 @@ def pairs_of(folder: Path) -> dict[bytes, bytes]:
 
 
 def test_index_of_several_blocks_is_read(folder: Path) -> None:
-    right, pairs = logits(load_model(folder)), list(pairs_of(folder).items())
+    right, pairs = logits(read(folder).model()), list(pairs_of(folder).items())
     (folder / INDEX).write_bytes(table([block(pairs[:7]), block(pairs[7:8]), block(pairs[8:])]))
-    assert torch.equal(logits(load_model(folder)), right)
+    assert torch.equal(logits(read(folder).model()), right)
 
 
 Pairs = dict[bytes, bytes]
@@ -399,7 +399,7 @@ def test_wrong_value_under_a_right_checksum_is_refused(
     damage(pairs, read_index(folder / INDEX))
     (folder / INDEX).write_bytes(table([block(list(pairs.items()))]))
     with pytest.raises(UserError, match=message) as caught:
-        load_model(folder)
+        read(folder).model()
     assert Path(caught.value.where).name in (INDEX, DATA_FILE)
     assert caught.value.code == DATA
 
@@ -467,10 +467,10 @@ def rewritten(folder: Path, changes: dict[str, Any]) -> None:
 
 
 def test_rewriting_without_changes_keeps_a_checkpoint_valid(folder: Path) -> None:
-    before = [(folder / DATA_FILE).read_bytes(), logits(load_model(folder))]
+    before = [(folder / DATA_FILE).read_bytes(), logits(read(folder).model())]
     rewritten(folder, {})
     assert (folder / DATA_FILE).read_bytes() == before[0]
-    assert torch.equal(logits(load_model(folder)), before[1])
+    assert torch.equal(logits(read(folder).model()), before[1])
 
 
 W = "model/h0/attn/c_attn/w"
@@ -490,14 +490,14 @@ FOREIGN: dict[str, tuple[dict[str, Any], str]] = {
 def test_tensor_that_does_not_fit_is_refused(folder: Path, changes: dict[str, Any], message: str) -> None:
     rewritten(folder, changes)
     with pytest.raises(UserError, match=message) as caught:
-        load_model(folder)
+        read(folder).model()
     assert (caught.value.where, caught.value.code) == (str(folder / INDEX), DATA)
 
 
 def test_all_tensors_that_do_not_fit_are_listed_together(folder: Path) -> None:
     rewritten(folder, {LN_F: None, "model/extra": np.ones(1), W: np.ones((8, 24))})
     with pytest.raises(UserErrors) as caught:
-        load_model(folder)
+        read(folder).model()
     assert len(caught.value.problems) == 3
 
 
@@ -520,7 +520,7 @@ def test_hparams_of_another_model_are_refused(folder: Path, changes: dict[str, A
     hparams = {key: value for key, value in (TINY | changes).items() if value is not None}
     (folder / HPARAMS).write_text(json.dumps(hparams))
     with pytest.raises(UserError) as caught:
-        load_model(folder)
+        read(folder).model()
     problems = "\n".join(map(str, getattr(caught.value, "problems", [caught.value])))
     assert re.search(message, problems)
 
@@ -528,4 +528,4 @@ def test_hparams_of_another_model_are_refused(folder: Path, changes: dict[str, A
 def test_hparams_that_are_no_object_are_refused(folder: Path) -> None:
     (folder / HPARAMS).write_text("[1]")
     with pytest.raises(UserError, match="holds list, not an object"):
-        load_model(folder)
+        read(folder).model()
