@@ -6,7 +6,7 @@ outside the project. It names data by the md5 that DVC knows it by; `llm trace M
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,9 @@ README = "README.md"
 UNKNOWN = "unknown"  # the Hub's name of a licence that is not known
 INHERITED = ("license", "language", "base_model")
 FENCE = "---\n"
+NOT_STATED = (
+    "not stated. Who publishes them decides, within the licences of the data and of the model that they started from"
+)
 Task = Literal["text-generation", "text-classification"]
 
 USES = {
@@ -59,8 +62,7 @@ class Card:
 
 def write(folder: Path, card: Card, facts: Mapping[str, Any]) -> None:
     """Write the card; `facts` are `license`, `language` and `base_model`, where known."""
-    head = yaml.safe_dump(_metadata(card, facts), sort_keys=False, allow_unicode=True, width=1000)
-    files.write_text(folder / README, FENCE + head + FENCE + "\n".join(_lines(card, facts)) + "\n")
+    files.write_text(folder / README, FENCE + _yaml(_metadata(card, facts)) + FENCE + _text(card, facts))
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -115,53 +117,51 @@ def _metadata(card: Card, facts: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _lines(card: Card, facts: Mapping[str, Any]) -> Iterator[str]:
-    yield f"# {card.name}"
-    yield card.summary
-    yield ""
-    yield "## Intended use"
-    yield USES[card.task]
-    yield ""
-    yield "## Known weaknesses"
-    yield from (f"- {line}" for line in (*card.weaknesses, *WEAKNESSES[card.task]))
-    yield ""
-    yield "## Data"
-    yield from _table(("input", "md5"), card.data.items())
-    yield ""
-    yield "`llm trace MD5` shows what each was made from."
-    if card.source:
-        yield ""
-        rows = [
-            (name, sha or "", o.title, o.note or o.license or "not known")
-            for name, sha, o in known.origins(card.source)
-        ]
-        yield from _table(("raw data", "sha256", "what it is", "licence"), rows)
-    yield ""
-    if measured := list(_measures(card.metrics)):
-        yield "## Metrics"
-        yield f"On {card.evaluated}, with 95 % intervals where there are any."
-        yield ""
-        yield from _table(
-            ("metric", "value", "95 % interval"), [(name.replace("_", " "), *_shown(*one)) for name, *one in measured]
-        )
-        yield ""
-    yield "## Parameters"
-    yield "```yaml"
+def _text(card: Card, facts: Mapping[str, Any]) -> str:
+    weaknesses = "\n".join(f"- {line}" for line in (*card.weaknesses, *WEAKNESSES[card.task]))
     values = {key: value for key, value in flat(card.parameters).items() if not key.endswith("save_every")}
-    yield yaml.safe_dump(files.round_floats(values), sort_keys=False, allow_unicode=True, width=1000).rstrip()
-    yield "```"
-    yield ""
-    yield "## Licences"
     license = facts.get("license", UNKNOWN)
-    yield (
-        f"The weights: {license}."
-        if license != UNKNOWN
-        else (
-            "The weights: not stated. Who publishes them decides, within the licences of the data"
-            " and of the model that they started from."
+    return f"""# {card.name}
+{card.summary}
+
+## Intended use
+{USES[card.task]}
+
+## Known weaknesses
+{weaknesses}
+
+## Data
+{_table(("input", "md5"), card.data.items())}
+`llm trace MD5` shows what each was made from.
+
+{_raw_data(card.source) if card.source else ""}{_metrics(card)}## Parameters
+```yaml
+{_yaml(files.round_floats(values))}```
+
+## Licences
+The weights: {license if license != UNKNOWN else NOT_STATED}.
+The data: as in the table above; data that is not named there, see its source.
+"""
+
+
+def _raw_data(source: Source) -> str:
+    rows = [(name, sha or "", o.title, o.note or o.license or "not known") for name, sha, o in known.origins(source)]
+    return _table(("raw data", "sha256", "what it is", "licence"), rows) + "\n"
+
+
+def _metrics(card: Card) -> str:
+    rows = [
+        (
+            name.replace("_", " "),
+            f"{value:,.6g}" if isinstance(value, float) else f"{value:,}",
+            "" if low is None else f"{low:.4g} to {high:.4g}",
         )
-    )
-    yield "The data: as in the table above; data that is not named there, see its source."
+        for name, value, low, high in _measures(card.metrics)
+    ]
+    if not rows:
+        return ""
+    table = _table(("metric", "value", "95 % interval"), rows)
+    return f"## Metrics\nOn {card.evaluated}, with 95 % intervals where there are any.\n\n{table}\n"
 
 
 def _measures(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any, Any]]:
@@ -171,14 +171,13 @@ def _measures(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any, Any]]
             yield name, value, metrics.get(f"{name}_ci95_low"), metrics.get(f"{name}_ci95_high")
 
 
-def _shown(value: Any, low: Any, high: Any) -> tuple[str, str]:
-    return f"{value:,.6g}" if isinstance(
-        value, float
-    ) else f"{value:,}", "" if low is None else f"{low:.4g} to {high:.4g}"
-
-
-def _table(header: Sequence[str], rows: Any) -> Iterator[str]:
-    yield f"| {' | '.join(header)} |"
-    yield f"|{' --- |' * len(header)}"
+def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}"]
     for row in rows:
-        yield f"| {' | '.join(' '.join(str(cell).replace('|', chr(92) + '|').split()) for cell in row)} |"
+        cells = (" ".join(str(cell).replace("|", r"\|").split()) for cell in row)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _yaml(value: Mapping[str, Any]) -> str:
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=1000))
