@@ -75,6 +75,12 @@ def raise_first(problems: Sequence[UserError], where: str) -> None:
     raise_all([*problems[:MAX_LISTED], *rest])
 
 
+def listed(items: Sequence[object], most: int = MAX_LISTED) -> str:
+    """The first items in a row, and the number of the others."""
+    more = f" and {len(items) - most:,} more" if len(items) > most else ""
+    return ", ".join(map(str, items[:most])) + more
+
+
 @contextmanager
 def collect_errors(problems: list[UserError]) -> Iterator[None]:
     """Catch a UserError raised in the block and append it to `problems`."""

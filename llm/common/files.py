@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from llm.common.errors import DATA, NO_ROOM, RESOURCES, RUNNING, USAGE, UserError
+from llm.common.errors import DATA, NO_ROOM, RESOURCES, RUNNING, USAGE, UserError, collect_errors, raise_first
 
 Json = Any
 MAX_PIPE_BYTES = 64 << 20  # of what is not a regular file, and may have no end
@@ -225,6 +225,21 @@ def parse_json(text: str, path: Path | str, line: int | None = None) -> Json:
         raise UserError(where, f"not readable JSON: {error}", "correct the file", DATA) from None
     except RecursionError:
         raise UserError(where, "not readable JSON: nested too deeply", "correct the file", DATA) from None
+
+
+def parse_json_lines(text: str, path: Path | str) -> list[tuple[int, Json]]:
+    """Parse JSON Lines, the text of the file `path`: number and value of each line that is not blank.
+
+    Raises UserError that lists the damaged lines.
+    """
+    found: list[tuple[int, Json]] = []
+    problems: list[UserError] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            with collect_errors(problems):
+                found.append((number, parse_json(line, path, number)))
+    raise_first(problems, str(path))
+    return found
 
 
 def sha256(path: Path | str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm.common import files
-from llm.common.errors import USAGE, UserError
+from llm.common.errors import USAGE, UserError, listed
 from llm.compare import holders, restore
 from llm.compare.history import Artifact, History, Run
 from llm.compare.holders import Holders
@@ -196,8 +196,7 @@ def _facts(root: Path, named: Named) -> RunFacts | None:
 
 
 def _several(what: str, why: str, names: Sequence[str]) -> UserError:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return UserError("command line", f"{what!r} {why}: {', '.join(names[:SHOWN])}{more}", "name one of these", USAGE)
+    return UserError("command line", f"{what!r} {why}: {listed(names, SHOWN)}", "name one of these", USAGE)
 
 
 def _file_md5(repo: Repo, named: Named) -> str | None:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llm.common.dvc_exp import DONE
+from llm.common.errors import listed
 from llm.compare import curves
 from llm.compare.changes import MISSING, Change
 from llm.compare.comparison import Comparison
@@ -119,7 +120,7 @@ def _sections(compared: Comparison) -> Iterator[tuple[str, Any]]:
         yield "Parameters", grid(["", *names], _changes(compared.parameters))
     if compared.stages:
         stages = [
-            (one.name, _join(one.reasons) or "the same inputs", "changed" if one.outputs else "the same")
+            (one.name, listed(one.reasons, 6) or "the same inputs", "changed" if one.outputs else "the same")
             for one in compared.stages
         ]
         yield "Stages that ran", grid(["stage", "because of", "outputs"], stages)
@@ -219,8 +220,3 @@ def _cut(rows: Iterable[Sequence[Any]], most: int = LISTED) -> list[Sequence[Any
     if more <= 1:  # one more row takes no more room than the line
         return found
     return [*found[:most], (f"… {more} more", *[""] * (len(found[0]) - 1))]
-
-
-def _join(reasons: Sequence[str]) -> str:
-    shown = ", ".join(reasons[:6])
-    return f"{shown} and {len(reasons) - 6} more" if len(reasons) > 6 else shown

@@ -15,7 +15,7 @@ from itertools import accumulate
 from pathlib import Path, PurePath
 from typing import IO, Any, Literal
 
-from llm.common.errors import DATA, UserError, raise_all
+from llm.common.errors import DATA, UserError, listed, raise_all
 from llm.common.params import Problem
 from llm.data import signatures
 from llm.data.corpus_records import bad_records, is_text, parse_record, text_of
@@ -108,9 +108,7 @@ class CorpusFiles:
             fix = "correct params.yaml: " + ("tokenize.documents.files" if self.config.files else "download.corpus")
             raise UserError(str(self.folder), f"contains no text file{matching}", fix, DATA)
         if self.skipped:
-            names = ", ".join(path.name for path in self.skipped[:SAID])
-            more = f" and {len(self.skipped) - SAID:,} more" if len(self.skipped) > SAID else ""
-            self.say(f"skipped files of unknown kinds: {names}{more}")
+            self.say(f"skipped files of unknown kinds: {listed([path.name for path in self.skipped], SAID)}")
         sizes = [path.stat().st_size for path in self.paths]
         self._starts = dict(zip(self.paths, accumulate(sizes, initial=0), strict=False))
         self._total = sum(sizes)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from llm.common.errors import DATA, MAX_LISTED, UserError
+from llm.common.errors import DATA, UserError, listed
 from llm.common.files import DuplicateKeyError, unique_keys
 from llm.data.decoding import has_lone_surrogate
 
@@ -39,7 +39,5 @@ def is_text(kind: Any) -> bool:
 
 def bad_records(path: Path, kind: str, what: str, numbers: list[int]) -> UserError:
     """The error that names the records, `lines` or `rows`, with the same problem."""
-    listed = ", ".join(map(str, numbers[:MAX_LISTED]))
-    more = f" and {len(numbers) - MAX_LISTED:,} more" if len(numbers) > MAX_LISTED else ""
     where = f"{path}:{numbers[0]}" if kind == "lines" else str(path)
-    return UserError(where, f"{kind} that {what}: {listed}{more}", "correct or remove them", DATA)
+    return UserError(where, f"{kind} that {what}: {listed(numbers)}", "correct or remove them", DATA)

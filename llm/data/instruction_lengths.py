@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, Literal, NamedTuple
 
-from llm.common.errors import DATA, UserError, collect_errors, raise_first
+from llm.common.errors import DATA, UserError, collect_errors, listed, raise_first
 from llm.data.instruction_shapes import Entry, simplified
 from llm.data.prompts import Frame, turns
 from llm.data.tokenizer import Tokenizer
@@ -109,11 +109,10 @@ def answer_tokens(encoded: Encoded, limit: int) -> int:
 def _refuse(lengths: dict[int, int], entries: int, limit: int, path: str) -> None:
     if not lengths:
         return
-    shown = [f"entry {number} ({length})" for number, length in list(lengths.items())[:LISTED]]
-    more = f" and {len(lengths) - LISTED:,} more" if len(lengths) > LISTED else ""
+    shown = listed([f"entry {number} ({length})" for number, length in lengths.items()], LISTED)
     what = f"{len(lengths):,} of {entries:,} entries have more than {limit} tokens in their prompt frame: "
     fix = "shorten them, set tokenize.instructions.too_long to skip or truncate, or max_tokens to the model's context"
-    raise UserError(path, what + ", ".join(shown) + more, fix, DATA)
+    raise UserError(path, what + shown, fix, DATA)
 
 
 def _truncated(entry: Entry, frame: Frame, tokenizer: Tokenizer, limit: int, where: str) -> Entry:

@@ -18,8 +18,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from llm.common.errors import DATA, UserError, collect_errors, raise_first
-from llm.common.files import parse_json, read_bytes, read_text
+from llm.common.errors import DATA, UserError, collect_errors, listed, raise_first
+from llm.common.files import parse_json, parse_json_lines, read_bytes, read_text
 from llm.common.params import Problem
 from llm.data.decoding import has_lone_surrogate, refuse_other_kinds
 
@@ -148,20 +148,13 @@ def read_rows(path: Path, form: Format | Literal["guess"]) -> tuple[list[Any], F
         raise UserError(str(path), what, fix, DATA)
     text = read_text(path)
     if form == "guess":
-        form = "json" if text.lstrip().startswith("[") else "guess"  # an array, whatever the name ends with
-    if form == "guess":
-        form = "jsonl" if path.suffix.lower() in (".jsonl", ".ndjson") or _has_object_lines(text) else "json"
+        lines = path.suffix.lower() in (".jsonl", ".ndjson") or _has_object_lines(text)
+        is_array = text.lstrip().startswith("[")  # whatever the name ends with
+        form = "jsonl" if lines and not is_array else "json"
     if form == "json":
         rows, beside = _unwrap(parse_json(text, path), path)
         return rows, form, beside
-    problems: list[UserError] = []
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            with collect_errors(problems):
-                rows.append(parse_json(line, path, number))
-    raise_first(problems, str(path))
-    return rows, form, []
+    return [row for _, row in parse_json_lines(text, path)], form, []
 
 
 def _has_object_lines(text: str) -> bool:
@@ -182,9 +175,8 @@ def _unwrap(value: Any, path: Path) -> tuple[list[Any], list[str]]:
         raise UserError(str(path), f"contains {type(value).__name__}, not a list of entries", fix, DATA)
     lists = [key for key, item in value.items() if isinstance(item, list) and item and isinstance(item[0], dict)]
     if len(lists) != 1:
-        names = list(lists or value)
-        shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
-        what = f"is one object with {len(lists)} lists of entries ({shown or 'no keys'})"
+        names = listed(lists or list(value), NAMED) or "no keys"
+        what = f"is one object with {len(lists)} lists of entries ({names})"
         raise UserError(str(path), what, fix if not lists else "keep one of them", DATA)
     return value[lists[0]], [key for key in value if key != lists[0]]
 

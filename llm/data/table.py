@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from llm.common.errors import DATA, UserError, collect_errors, raise_first
-from llm.common.files import parse_json, read_bytes
+from llm.common.errors import DATA, UserError, raise_first
+from llm.common.files import parse_json, parse_json_lines, read_bytes
 from llm.data.decoding import has_lone_surrogate, read_decoded
 
 Format = Literal["guess", "tsv", "csv", "jsonl", "json", "parquet"]
@@ -65,9 +65,11 @@ def read_table(path: Path, form: Format, reading: Reading, delimiter: str | None
             delimiter, text = delimiter or named[4], text[5:]
         table = _csv(text, path, DELIMITERS if delimiter is None else (delimiter,))
     elif form == "jsonl":
-        table = _json_lines(text, path)
+        numbered = parse_json_lines(text, path)
+        table = _entries([entry for _, entry in numbered], [f"{path}:{number}" for number, _ in numbered], path)
     else:
-        table = _entries(_unwrap(parse_json(text, path), path), [], path, "json")
+        entries = _unwrap(parse_json(text, path), path)
+        table = _entries(entries, [f"{path}: entry {number}" for number in range(1, len(entries) + 1)], path)
     return Table(table.names, table.rows, {"format": form, "encoding": encoding} | table.read_as, table.empty)
 
 
@@ -223,19 +225,6 @@ def _fewest_values(records: Sequence[tuple[int, list[Any]]]) -> int:
     return min((number for number in (len(set(column)) for column in columns) if number > 1), default=len(records))
 
 
-def _json_lines(text: str, path: Path) -> Table:
-    entries: list[Any] = []
-    lines: list[str] = []
-    problems: list[UserError] = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            with collect_errors(problems):
-                entries.append(parse_json(line, path, number))
-                lines.append(f"{path}:{number}")
-    raise_first(problems, str(path))
-    return _entries(entries, lines, path, "jsonl")
-
-
 def _unwrap(value: Any, path: Path) -> list[Any]:
     """The list of entries in a JSON value: itself, in a wrapper such as {"data": [...]}, or given by column."""
     if isinstance(value, list):
@@ -279,9 +268,8 @@ def _by_key(value: Mapping[str, Mapping[str, Any]], path: Path) -> list[Any]:
     return [{name: column[key] for name, column in value.items()} for key in keys]
 
 
-def _entries(entries: Sequence[Any], wheres: Sequence[str], path: Path, form: Format) -> Table:
+def _entries(entries: Sequence[Any], wheres: Sequence[str], path: Path) -> Table:
     """Objects, whose keys are the columns, or lists of cells."""
-    wheres = wheres or [f"{path}: entry {number}" for number in range(1, len(entries) + 1)]
     if entries and all(isinstance(entry, list) for entry in entries):
         width = max(map(len, entries))
         rows = [Row(w, (entry + [None] * width)[:width]) for w, entry in zip(wheres, entries, strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from llm.common.errors import DATA, RESOURCES, UserError
+from llm.common.errors import DATA, RESOURCES, UserError, listed
 from llm.common.files import CONFIG_BYTES, atomic_path, read_json
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -91,7 +91,7 @@ def read_tensors(path: Path) -> MappedTensors:
         what, fix = "no such file", "name a folder with weights as safetensors"
         others = sorted(file.name for file in path.parent.glob("*.safetensors") if path.name == WEIGHTS)
         if len(others) > 1:
-            what, fix = f"{what}, only {_listed(others)}", f"download {INDEX} too, or rename the one with all weights"
+            what, fix = f"{what}, only {listed(others, 3)}", f"download {INDEX} too, or rename the one with all weights"
         elif others:
             what, fix = f"{what}, only {others[0]}", f"rename it to {WEIGHTS}, if it holds all weights"
         elif pickles := sorted(file.name for file in path.parent.glob("*.bin")):
@@ -103,10 +103,6 @@ def read_tensors(path: Path) -> MappedTensors:
             raise UserError(str(path), "is a Git-LFS pointer, not the weights", "download the file it points to", DATA)
     with _readable(path), safe_open(path, framework="pt") as opened:
         return MappedTensors(dict.fromkeys(opened.keys(), path))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + f" and {len(names) - 3} more" * (len(names) > 3)
 
 
 @contextmanager
