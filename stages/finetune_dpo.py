@@ -100,9 +100,8 @@ def main(params: Params) -> None:
 def of_split(name: str, means: Mapping[str, float], pairs: int) -> dict[str, Any]:
     """The measures of a held-out split as metrics, with the interval of the accuracy."""
     hits = round(means["accuracy"] * pairs * 2) / 2  # ties are half a hit
-    low, high = stats.wilson(hits, pairs)
-    interval = {f"{name}_accuracy_ci95_low": low, f"{name}_accuracy_ci95_high": high, f"{name}_accuracy_n": pairs}
-    return {f"{name}_{measure}": mean for measure, mean in means.items()} | interval
+    accuracy = stats.with_interval(f"{name}_accuracy", means["accuracy"], stats.wilson(hits, pairs))
+    return {f"{name}_{measure}": mean for measure, mean in means.items()} | accuracy | {f"{name}_accuracy_n": pairs}
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 
 from llm.common import files
 from llm.evaluate.paired import paired_difference
-from llm.evaluate.stats import mcnemar, wilson
+from llm.evaluate.stats import mcnemar, wilson, with_interval
 from stages.run import run_stage, stage
 
 ANSWERS = Path("data/reason_answers")
@@ -85,7 +85,7 @@ def difference(first: str, before: Answers, second: str, after: Answers) -> dict
     told: dict[str, Any] = {}
     for measure, key in MEASURES.items():
         name, found = f"{second}_over_{first}_{measure}", paired_difference(before[key], after[key])
-        told |= {name: found.mean, f"{name}_ci95_low": found.interval[0], f"{name}_ci95_high": found.interval[1]}
+        told |= with_interval(name, found.mean, found.interval)
         if key == "share_right":
             continue
         both = list(zip(before[key], after[key], strict=True))

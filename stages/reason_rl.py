@@ -17,7 +17,7 @@ from llm.common import files
 from llm.common.errors import USAGE, UserError
 from llm.common.seeds import derive
 from llm.data.prompts import frame_of
-from llm.evaluate.stats import wilson
+from llm.evaluate.stats import wilson, with_interval
 from llm.generate.config import greedy
 from llm.model import memory
 from llm.model.gpt import GPT, count_parameters
@@ -160,8 +160,7 @@ def mean_of_updates(measure: str, rows: Sequence[Mapping[str, Any]]) -> float:
 
 
 def _with_interval(name: str, row: dict[str, Any], n: int) -> dict[str, Any]:
-    low, high = wilson(row[name] * n, n)
-    return {name: row[name], f"{name}_ci95_low": low, f"{name}_ci95_high": high, f"{name}_n": n}
+    return with_interval(name, row[name], wilson(row[name] * n, n)) | {f"{name}_n": n}
 
 
 def check_context(asker: Asker, some: Sequence[problems.Problem], new: int, context: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llm.evaluate.stats import wilson
+from llm.evaluate.stats import proportion, wilson, with_interval
 
 BINS = 10  # of the confidence, from 0 to 1
 DRAWS, SEED = 1000, 0  # of the bootstrap
@@ -43,12 +43,12 @@ def measure(
             int(x) for x in (confusion[number, number], confusion[number].sum(), confusion[:, number].sum())
         )
         row: dict[str, Any] = {"n": n, "predicted_n": said}
-        row |= _proportion("precision", hits, said) | _proportion("recall", hits, n)
-        row |= _with_interval("f1", *_f1(hits, n + said - hits))
+        row |= proportion("precision", hits, said) | proportion("recall", hits, n)
+        row |= with_interval("f1", *_f1(hits, n + said - hits))
         counts = zip(labels, confusion[number].tolist(), strict=True)
         per_class[label] = row | {"predicted_as": {other: count for other, count in counts if count}}
     known = [one["f1"] for one in per_class.values() if one["f1"] is not None]
-    metrics: dict[str, Any] = _with_interval("macro_f1", sum(known) / len(known), macro_f1_interval(confusion))
+    metrics: dict[str, Any] = with_interval("macro_f1", sum(known) / len(known), macro_f1_interval(confusion))
     truth = np.eye(len(labels))[actual]
     metrics["brier"] = float(((probabilities - truth) ** 2).sum(axis=1).mean())
     bins = calibration_bins(probabilities.max(axis=1), actual == predicted)
@@ -99,12 +99,3 @@ def _f1(hits: int, n: int) -> tuple[float | None, tuple[float, float] | None]:
         return None, None
     value, low, high = (2 * share / (1 + share) for share in (hits / n, *wilson(hits, n)))
     return value, (low, high)
-
-
-def _proportion(name: str, hits: int, n: int) -> dict[str, float | None]:
-    return _with_interval(name, hits / n if n else None, wilson(hits, n) if n else None)
-
-
-def _with_interval(name: str, value: float | None, interval: tuple[float, float] | None) -> dict[str, float | None]:
-    low, high = interval or (None, None)
-    return {name: value, f"{name}_ci95_low": low, f"{name}_ci95_high": high}

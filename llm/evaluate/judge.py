@@ -11,6 +11,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -47,7 +48,7 @@ def judge(
 
 
 def _reader(config: JudgeConfig) -> Callable[[str, Rule], int | None]:
-    return lambda reply, rule: parse_score(reply, rule, config.structured)
+    return partial(parse_score, structured=config.structured)
 
 
 def summarize(verdicts: Sequence[Verdict]) -> dict[str, Any]:
@@ -130,17 +131,15 @@ def _task(index: int, entry: Entry, config: JudgeConfig, format_input: Callable[
     prompt = PROMPTS[config.prompt](cut, format_input(entry), config.seed, config.structured)
     flags = answer_flags(whole, prompt, config, config.prompt)
 
-    def by_reference() -> Verdict:
+    def by_reference() -> tuple[int, str]:
         score = reference_score(cut)
-        return Verdict(index, "scored", score, str(score), flags)
-
-    def zero() -> Verdict:  # an LLM might score another part of the prompt
-        return Verdict(index, "scored", 0, "", flags)
+        return score, str(score)
 
     if config.backend == "reference":
         key = journal_key(["reference", VERSION, *(cut[name] for name in ENTRY_KEYS)])
         return Task(index, prompt, flags, key, by_reference)
-    return Task(index, prompt, flags, journal_key([prompt, *settings_key(config)]), None if whole.strip() else zero)
+    known = None if whole.strip() else lambda: (0, "")  # an LLM might score another part of the prompt
+    return Task(index, prompt, flags, journal_key([prompt, *settings_key(config)]), known)
 
 
 def journal_key(parts: Sequence[Any]) -> str:

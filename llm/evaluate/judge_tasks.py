@@ -29,13 +29,13 @@ TRIAL: Entry = {
 
 @dataclass(frozen=True)
 class Task:
-    """One question for the judge; `known` makes the verdict where no server is needed."""
+    """One question for the judge; `known` gives score and reply where no server is needed."""
 
     index: int
     prompt: str
     flags: tuple[str, ...]
     key: str  # of the journal: a hash of everything that the verdict depends on
-    known: Callable[[], Verdict] | None = None
+    known: Callable[[], tuple[int, str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ def ask_all(
     trial question cannot be read, or if more than `max_failed` requests fail. The journal keeps the verdicts so far.
     """
     kept = Journal(journal)
-    judge = _ServerJudge(config, questions)
+    judge = _Judge(config, questions)
     verdicts: list[Verdict] = []
     failed = 0
     for task in progress(tasks):
-        verdict = kept.get(task.key, task.index) or (task.known() if task.known else judge(task))
+        verdict = kept.get(task.key, task.index) or judge(task)
         verdicts.append(verdict)
         kept.add(task.key, verdict)
         failed += verdict.status == "failed"
@@ -96,14 +96,17 @@ def require_coverage(
     raise UserError(f"judge.min_coverage ({config.min_coverage:g})", what, fix, SERVICE)
 
 
-class _ServerJudge:
-    """Connects when it judges the first answer; if the journal has all verdicts, no server is needed."""
+class _Judge:
+    """Connects at the first task that needs a server: not if the journal has all verdicts, or they are known."""
 
     def __init__(self, config: JudgeConfig, questions: Questions) -> None:
         self.config, self.questions = config, questions
         self.server: Server | None = None
 
     def __call__(self, task: Task) -> Verdict:
+        if task.known:
+            known, said = task.known()
+            return Verdict(task.index, "scored", known, said, task.flags)
         if self.server is None:
             server = Server(self.config, self.questions.schema)
             self._try(server.ask(self.questions.trial))

@@ -118,23 +118,22 @@ def _task(index: int, a: Entry, b: Entry, config: JudgeConfig, format_input: Cal
     flags = tuple(flag for flag in FLAGS if flag in found)
     if config.backend == "reference":
 
-        def by_reference() -> Verdict:
-            scores = [reference_score({**a, "model_response": text}) for text in cut]
-            return _known(index, scores[0], scores[1], f"{scores[0]} to {scores[1]}", flags)
+        def by_reference() -> tuple[int, str]:
+            ours, theirs = (reference_score({**a, "model_response": text}) for text in cut)
+            return _points(ours, theirs), f"{ours} to {theirs}"
 
         key = journal_key(["pair", "reference", VERSION, *(a[name] for name in QUESTION), *cut])
         return Task(index, prompt, flags, key, by_reference)
     key = journal_key(["pair", prompt, *settings_key(config)])
-    same, empty = whole[0].strip() == whole[1].strip(), not all(text.strip() for text in whole)
-    if same or empty:
-        there = [bool(text.strip()) for text in whole]
-        return Task(index, prompt, flags, key, lambda: _known(index, there[0], there[1], "", flags))
+    first, second = (text.strip() for text in whole)
+    if first == second or not first or not second:
+        return Task(index, prompt, flags, key, lambda: (_points(bool(first), bool(second)), ""))
     return Task(index, prompt, flags, key)
 
 
-def _known(index: int, a: int, b: int, reply: str, flags: tuple[str, ...]) -> Verdict:
-    score = POINTS["tie"] if a == b else POINTS["A" if a > b else "B"]
-    return Verdict(index, "scored", score, reply, flags)
+def _points(a: int, b: int) -> int:
+    """The score of a verdict by the qualities of the two answers."""
+    return POINTS["tie" if a == b else "A" if a > b else "B"]
 
 
 def _pair(first: Verdict, second: Verdict) -> Pair:

@@ -30,10 +30,18 @@ def wilson(hits: float, n: int) -> tuple[float, float]:
 
 def share(name: str, hits: Sequence[bool]) -> dict[str, float | int | None]:
     """Metrics of a proportion: `<name>`, its 95 % interval and the number of examples; None without examples."""
-    value, (low, high) = None, (None, None)
-    if hits:
-        value, (low, high) = sum(hits) / len(hits), wilson(sum(hits), len(hits))
-    return {name: value, f"{name}_ci95_low": low, f"{name}_ci95_high": high, f"{name}_n": len(hits)}
+    return proportion(name, sum(hits), len(hits)) | {f"{name}_n": len(hits)}
+
+
+def proportion(name: str, hits: float, n: int) -> dict[str, float | None]:
+    """The metric hits / n and its 95 % interval; None if n is 0."""
+    return with_interval(name, hits / n, wilson(hits, n)) if n else with_interval(name, None, None)
+
+
+def with_interval(name: str, value: float | None, interval: tuple[float, float] | None) -> dict[str, float | None]:
+    """A metric and its 95 % interval."""
+    low, high = interval or (None, None)
+    return {name: value, f"{name}_ci95_low": low, f"{name}_ci95_high": high}
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
