@@ -9,7 +9,7 @@ reads the messages, and then the masks show which characters come from a message
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -67,21 +67,12 @@ class ChatTemplate:
         _check(messages)
         variables = {**self.names, "add_generation_prompt": add_generation_prompt, **(options or {})}
         text, masked = self._aligned(messages, variables)
-        owner: list[int | None] = [None] * len(text)  # the message of each character
-        for run in ONE_MESSAGE.finditer(masked):
-            owner[run.start() : run.end()] = [ord(run[1]) - MASK] * len(run[0])
-        spans = _marked(masked) if START in masked else self._answers(messages, variables, text, masked)
-        trained = [False] * len(text)
-        for start, end in spans:
-            trained[start:end] = [True] * (end - start)
-        kinds = [(flag, origin is None) for origin, flag in zip(owner, trained, strict=True)]
-        characters = [
-            (kind, character)
-            for kind, character, mask in zip(kinds, text, masked, strict=True)
-            if mask not in (START, END)
-        ]
-        groups = groupby(characters, key=lambda pair: pair[0])
-        return [Segment("".join(character for _, character in group), *kind) for kind, group in groups]
+        answers = _marked(masked) if START in masked else self._answers(messages, variables, text, masked)
+        trained = _inside(answers, len(text))
+        written = _inside([run.span() for run in ONE_MESSAGE.finditer(masked)], len(text))  # by a user or a model
+        shown = [n for n, mask in enumerate(masked) if mask not in (START, END)]
+        groups = groupby(shown, key=lambda n: (trained[n], not written[n]))
+        return [Segment("".join(text[n] for n in group), *kind) for kind, group in groups]
 
     def end_of_turn(self) -> str | None:
         """The special token after an answer; None if there is none."""
@@ -237,6 +228,14 @@ def _show(text: str, hidden: Mapping[str, str]) -> str:
     for token, character in hidden.items():
         text = text.replace(character * len(token), token)
     return text
+
+
+def _inside(spans: Iterable[Span], size: int) -> list[bool]:
+    """Whether each of `size` characters is in one of the spans."""
+    found = [False] * size
+    for start, end in spans:
+        found[start:end] = [True] * (end - start)
+    return found
 
 
 def _marked(masked: str) -> list[Span]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from contextlib import suppress
 from pathlib import Path
 
 from llm.common.errors import DATA, UserError
@@ -74,9 +75,7 @@ def _guess(data: bytes) -> str:
     wrong = lenient.count("\ufffd") - data.count("\ufffd".encode())
     valid = sum(character > "\x7f" for character in lenient) - lenient.count("\ufffd")
     if wrong > valid:
-        try:
+        with suppress(UnicodeDecodeError):
             data.decode("cp1252")
-        except UnicodeDecodeError:
-            return "utf-8"
-        return "cp1252"
+            return "cp1252"
     return "utf-8"

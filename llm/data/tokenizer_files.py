@@ -26,6 +26,7 @@ from llm.data.other_tokenizers import FIX
 from llm.data.special_tokens import END_OF_TEXT
 
 VISIBLE = re.compile(r'[^\s"\\\x00-\x1f\x7f]')
+DAMAGED = "use the file of the published tokenizer"
 NEVER = sys.maxsize  # the rank of a pair that is not merged
 IDS = 2**31  # ids are below it
 PATTERNS = "ByteLevel, after Digits or one Split by a regular expression or nothing, without a prefix space,"
@@ -199,11 +200,11 @@ def _added(published: Any, problems: _Problems) -> dict[str, int]:
 
 def _ids(vocab: Any, where: str) -> dict[str, int]:
     if not isinstance(vocab, dict) or any(type(rank) is not int for rank in vocab.values()):
-        raise UserError(where, "is not an object of tokens and ids", "use the file of the published tokenizer", DATA)
+        raise UserError(where, "is not an object of tokens and ids", DAMAGED, DATA)
     for token, number in vocab.items():
         if number >= IDS:
             what = f"the token {token!r:.60} has the id {number!r:.60}, not one below {IDS:,}"
-            raise UserError(where, what, "use the file of the published tokenizer", DATA)
+            raise UserError(where, what, DAMAGED, DATA)
     return vocab
 
 
@@ -214,13 +215,11 @@ def _merges(published: Any, vocab: Mapping[str, int], where: str) -> list[tuple[
         pair = merge.split(" ") if isinstance(merge, str) else merge
         if not isinstance(pair, list) or len(pair) != 2 or any(type(part) is not str for part in pair):
             what = f"model.merges[{number}] is {merge!r:.60}, not two tokens"
-            raise UserError(where, what, "use the file of the published tokenizer", DATA)
+            raise UserError(where, what, DAMAGED, DATA)
         first, second = pair
         if first not in vocab or second not in vocab or first + second not in vocab:
-            what = (
-                f"model.merges[{number}] joins {first!r:.60} and {second!r:.60}, but not all three are in model.vocab"
-            )
-            raise UserError(where, what, "use the file of the published tokenizer", DATA)
+            what = f"model.merges[{number}] joins {first!r:.60} and {second!r:.60}"
+            raise UserError(where, f"{what}, but not all three are in model.vocab", DAMAGED, DATA)
         merges.append((first, second))
     return merges
 
@@ -232,7 +231,7 @@ def _check_ids(vocab: Mapping[str, int], special: Mapping[str, int], where: str)
         other = owner.setdefault(number, token)
         if other != token or vocab.get(token, number) != number or number < 0:
             what = f"the ids of {other!r:.60} and {token!r:.60} contradict each other ({number})"
-            raise UserError(where, what, "use the file of the published tokenizer", DATA)
+            raise UserError(where, what, DAMAGED, DATA)
         if token not in special and not LETTERS.keys() >= set(token):
             raise UserError(where, f"the token {token!r:.60} is not written in letters of bytes", FIX, DATA)
 
