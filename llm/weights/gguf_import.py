@@ -117,21 +117,20 @@ def _open(path: Path) -> tuple[GGUFReader, Metadata]:
 def _config(name: str, architecture: Architecture, metadata: Metadata, where: str) -> dict[str, Any]:
     """The `config.json`; raises UserError for every missing key and every key that changes the arithmetic."""
     own = {key.removeprefix(f"{name}."): value for key, value in metadata.items() if key.startswith(f"{name}.")}
-    wrong = [
-        f"{name}.{key} is {own[key]!r:.60}, not a {'whole ' if kind is int else ''}number above 0"
-        for key in architecture.settings
-        if (kind := float if key.endswith(("epsilon", "freq_base")) else int) and key in own
-        if type(own[key]) is not kind or not 0 < own[key] < math.inf
-    ]
+    wrong = []
+    for key in [key for key in architecture.settings if key in own]:
+        whole = not key.endswith(("epsilon", "freq_base"))
+        if type(own[key]) is not (int if whole else float) or not 0 < own[key] < math.inf:
+            wrong.append(f"{name}.{key} is {own[key]!r:.60}, not a {'whole ' if whole else ''}number above 0")
     raise_all([UserError(where, what, FIX, DATA) for what in wrong])
-    optional: dict[str, Any] = {"attention.head_count_kv": own.get("attention.head_count")}
+    heads = own.get("attention.head_count")
+    optional: dict[str, Any] = {"attention.head_count_kv": heads}  # what missing keys mean
     if architecture.transposed:
         optional["feed_forward_length"] = None
     else:
         optional["rope.freq_base"] = 10000.0  # as in llama.cpp
-    if not architecture.transposed and own.get("attention.head_count"):
-        heads = own.get("embedding_length", 0) // own["attention.head_count"]
-        optional["attention.key_length"] = own.get("rope.dimension_count", heads)
+        if heads:
+            optional["attention.key_length"] = own.get("rope.dimension_count", own.get("embedding_length", 0) // heads)
     known = {*architecture.settings, *DERIVED, *optional}
     wrong = [f"{name}.{key} is missing" for key in architecture.settings if key not in own and key not in optional]
     wrong += [

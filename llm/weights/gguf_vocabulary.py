@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llm.common.errors import DATA, UserError
+from llm.data import slow_tokenizer
 from llm.data.special_tokens import END_OF_TEXT
 from llm.weights.gguf_tables import ALIASES, ENDS, FIX, PRE_TOKENIZERS
 
@@ -19,15 +20,7 @@ def files(metadata: Metadata, context: int) -> tuple[dict[str, Any], dict[str, A
     tokens, kinds = metadata[f"{prefix}tokens"], metadata[f"{prefix}token_type"]
     pre = PRE_TOKENIZERS[_pre_tokenizer(metadata)]
     added = [
-        {
-            "id": number,
-            "content": token,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": kind == CONTROL,
-        }
+        slow_tokenizer.token(token, number, {"special": kind == CONTROL})
         for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
         if kind in (CONTROL, USER_DEFINED)
     ]

@@ -114,9 +114,9 @@ def _implausible_sizes(
     sizes["head_dim"] = config.n_head * config.head_dim
     if config.parts.rope is None:
         sizes["context_length"] = config.context_length
-    limits = dict.fromkeys(sizes, most) | {"n_layer": max(1000, len(tensors))}
-    for name, value in (sizes | {"n_layer": config.n_layer}).items():
-        if value > limits[name]:
+    sizes["n_layer"] = config.n_layer
+    for name, value in sizes.items():
+        if value > (max(1000, len(tensors)) if name == "n_layer" else most):
             yield UserError(where, f"is too small for {family.keys.get(name, name)} {value} in config.json", FIX, DATA)
 
 
