@@ -12,7 +12,7 @@ import numpy as np
 from llm.common.errors import DATA, UserError
 from llm.data.corpus import CorpusConfig, id_type
 from llm.data.corpus_files import CorpusFiles
-from llm.data.corpus_stream import Counts, Encoder, Part, TokenFile, counted, read_parts
+from llm.data.corpus_stream import Encoder, Part, TokenFile, read_parts
 from llm.data.encode_blocks import ParallelConfig
 from llm.data.tokenizer import Tokenizer
 
@@ -36,22 +36,20 @@ def encode_corpus(
     """Encode the corpus into files in `folder`, and split it. Raises UserError for text that is bad, or too short."""
     folder.mkdir(parents=True, exist_ok=True)
     encoder = Encoder(tokenizer, folder / "ids", id_type(tokenizer.vocab_size), parallel)
-    counts = Counts()
     found: tuple[TokenFile, TokenFile, int] | None = None
     if config.split_by == "characters":
-        for _ in counted(read_parts(files, config.separator), counts):
-            pass
-        at, counts = int(config.train_fraction * counts.characters), Counts()
-        found = _split_by_characters(encoder, counted(read_parts(files, config.separator), counts), at)
+        characters = sum(len(part.text) for part in read_parts(files, config.separator))
+        at = int(config.train_fraction * characters)
+        found = _split_by_characters(encoder, read_parts(files, config.separator), at)
     else:
-        encoder.write(counted(read_parts(files, config.separator), counts))
-        if counts.documents:
+        encoder.write(read_parts(files, config.separator))
+        if encoder.documents:
             found = _split_by_tokens(encoder, config.train_fraction)
     if found is None or min(len(found[0]), len(found[1])) < LEAST:
         sizes = f"{len(found[0])} for training, {len(found[1])} for validation" if found else "no document"
         what = f"too little text for two splits: {sizes} (tokens; {LEAST} are the least)"
         raise UserError(str(files.folder), what, "add text", DATA)
-    return Split(*found, counts.documents, counts.characters)
+    return Split(*found, encoder.documents, encoder.characters)
 
 
 def _split_by_tokens(encoder: Encoder, fraction: float) -> tuple[TokenFile, TokenFile, int]:

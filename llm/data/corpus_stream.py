@@ -34,14 +34,6 @@ class Part(NamedTuple):
     ends: bool  # the document ends with it
 
 
-@dataclass
-class Counts:
-    """Documents and characters that were read."""
-
-    documents: int = 0
-    characters: int = 0
-
-
 def splitter(separator: str | None) -> Splitter:
     """Return the function that splits a text at the separator. A line of white space counts as an empty line.
 
@@ -126,14 +118,6 @@ def _in_parts(document: str, size: int) -> Iterator[Part]:
     yield Part(last, ends=True)
 
 
-def counted(parts: Iterable[Part], counts: Counts) -> Iterator[Part]:
-    """Yield the parts, and count their documents and characters."""
-    for part in parts:
-        counts.documents += part.ends
-        counts.characters += len(part.text)
-        yield part
-
-
 @dataclass(frozen=True)
 class TokenFile:
     """Token ids on disk; a slice of it is read when it is asked for."""
@@ -165,6 +149,8 @@ class Encoder:
     kind: Any  # numpy type of the ids
     parallel: ParallelConfig
     count: int = field(default=0, init=False)  # ids written
+    documents: int = field(default=0, init=False)
+    characters: int = field(default=0, init=False)
 
     @property
     def ends(self) -> Path:
@@ -179,25 +165,26 @@ class Encoder:
         """Append the ids of the parts. Holds a few blocks for each worker."""
         encode = Encode(self.tokenizer, self.kind)
         with self.path.open("ab") as file, self.ends.open("ab") as ends:
-            for ids in encode_blocks(encode, _blocks(parts), self.parallel):
+            for ids in encode_blocks(encode, self._blocks(parts), self.parallel):
                 file.write(ids.data)
                 ends.write((np.flatnonzero(ids == self.tokenizer.eot) + self.count).astype(np.int64).data)
                 self.count += len(ids)
 
-
-def _blocks(parts: Iterable[Part]) -> Iterator[list[str]]:
-    """Yield lists of texts of about PART characters. An empty last text means that the document has ended."""
-    texts, size = [""], 0
-    for part in parts:
-        texts[-1] += part.text
-        size += len(part.text) + 1
-        if part.ends:
-            texts.append("")
-        if size >= PART:
+    def _blocks(self, parts: Iterable[Part]) -> Iterator[list[str]]:
+        """Yield lists of texts of about PART characters. An empty last text means that the document has ended."""
+        texts, size = [""], 0
+        for part in parts:
+            self.documents += part.ends
+            self.characters += len(part.text)
+            texts[-1] += part.text
+            size += len(part.text) + 1
+            if part.ends:
+                texts.append("")
+            if size >= PART:
+                yield texts
+                texts, size = [""], 0
+        if size:
             yield texts
-            texts, size = [""], 0
-    if size:
-        yield texts
 
 
 def text_bytes(ids: Ids, sizes: NDArray[np.uint32]) -> int:
