@@ -33,6 +33,14 @@ class Continuation:
         """Whether they end at a stop token."""
         return self.stop is not None
 
+    def add(self, token: int, stops: Collection[int], limit: int) -> bool:
+        """Add the next token; returns whether another one follows."""
+        if token in stops:
+            self.stop = token
+        else:
+            self.ids.append(token)
+        return not self.ended and len(self.ids) < limit
+
     @property
     def tokens(self) -> list[int]:
         """All ids, with the stop token."""
@@ -97,14 +105,8 @@ def continuations(
             if logprobs:
                 of_chosen = torch.log_softmax(logits.float(), dim=-1).gather(1, chosen[:, None])[:, 0]
                 scores.append((rows, of_chosen))
-            unfinished = []
-            for i, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
-                if token in stops:
-                    found[row].stop = token
-                else:
-                    found[row].ids.append(token)
-                    if len(found[row].ids) < limits[row // copies]:
-                        unfinished.append(i)
+            tokens = enumerate(zip(rows, chosen.tolist(), strict=True))
+            unfinished = [i for i, (row, token) in tokens if found[row].add(token, stops, limits[row // copies])]
             if len(unfinished) < len(rows):  # drop finished rows from the batch
                 kept = torch.tensor(unfinished, dtype=torch.long, device=device)
                 rows, chosen = [rows[i] for i in unfinished], chosen[kept]
