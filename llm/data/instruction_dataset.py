@@ -8,7 +8,7 @@ import torch
 
 from llm.common.errors import DATA, UserError, raise_first
 from llm.data.batches import IGNORED, Batch
-from llm.data.instruction_lengths import Encoded, answer_tokens, encode_entries
+from llm.data.instruction_lengths import Encoded, answer_tokens, encode_entry
 from llm.data.instruction_shapes import Entry
 from llm.data.prompts import Frame, make_frame, single
 from llm.data.tokenizer import Tokenizer
@@ -38,11 +38,11 @@ class InstructionDataset:
         problems: list[UserError] = []
         for number, entry in enumerate(entries, start=1):
             try:
-                encoded += encode_entries([entry], frame, tokenizer)
+                encoded.append(one := encode_entry(entry, frame, tokenizer))
             except UserError as error:
                 problems.append(UserError(f"{name}: entry {number}", error.what, error.fix, DATA))
                 continue
-            if not answer_tokens(one := encoded[-1], limit):
+            if not answer_tokens(one, limit):
                 what = f"the prompt has {one.start} tokens, more than the context of {limit}"
                 what += f": {single(entry)['instruction']!r:.60}"
                 fix = "shorten it, or use a model with a longer context"

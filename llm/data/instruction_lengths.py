@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, Literal, NamedTuple
@@ -38,9 +38,9 @@ class Encoded(NamedTuple):
         return len(self.ids) - 1
 
 
-def encode_entries(entries: Iterable[Mapping[str, Any]], frame: Frame, tokenizer: Tokenizer) -> list[Encoded]:
-    """Return the token ids of whole entries. A token is part of an answer if one of its characters is."""
-    return [Encoded(*tokenizer.encode_segments(frame.segments(entry))) for entry in entries]
+def encode_entry(entry: Mapping[str, Any], frame: Frame, tokenizer: Tokenizer) -> Encoded:
+    """Return the token ids of a whole entry. A token is part of an answer if one of its characters is."""
+    return Encoded(*tokenizer.encode_segments(frame.segments(entry)))
 
 
 @dataclass
@@ -48,9 +48,7 @@ class Fitted:
     """Entries after the policy, with the numbers from 1 of those that were too long."""
 
     entries: list[Entry] = field(default_factory=list)
-    lengths: list[int] = field(
-        default_factory=list
-    )  # tokens of each entry in its frame, without the end of the last answer
+    lengths: list[int] = field(default_factory=list)  # `Encoded.length` of each
     too_long: list[int] = field(default_factory=list)
     truncated: list[int] = field(default_factory=list)
 
@@ -67,8 +65,7 @@ def fit(
 
     Raises UserError with the numbers and lengths of all entries that are too long.
     """
-    counts = framed_lengths([entry for _, entry in numbered], frame, tokenizer)
-    lengths = {number: count for (number, _), count in zip(numbered, counts, strict=True)}
+    lengths = {number: encode_entry(entry, frame, tokenizer).length for number, entry in numbered}
     fitted = Fitted(too_long=[number for number, length in lengths.items() if length > limit])
     if policy == "refuse":
         _refuse({number: lengths[number] for number in fitted.too_long}, len(numbered), limit, path)
@@ -80,15 +77,10 @@ def fit(
         elif policy == "truncate":
             with collect_errors(problems):
                 fitted.entries.append(cut := _truncated(entry, frame, tokenizer, limit, f"{path}: entry {number}"))
-                fitted.lengths += framed_lengths([cut], frame, tokenizer)
+                fitted.lengths.append(encode_entry(cut, frame, tokenizer).length)
                 fitted.truncated.append(number)
     raise_first(problems, path)
     return fitted
-
-
-def framed_lengths(entries: Sequence[Entry], frame: Frame, tokenizer: Tokenizer) -> list[int]:
-    """Return the number of tokens of each entry in its frame, without the end of the last answer."""
-    return [one.length for one in encode_entries(entries, frame, tokenizer)]
 
 
 def frame_cost(entries: Sequence[Entry], lengths: Sequence[int], tokenizer: Tokenizer) -> dict[str, float]:
@@ -118,7 +110,7 @@ def _refuse(lengths: dict[int, int], entries: int, limit: int, path: str) -> Non
 def _truncated(entry: Entry, frame: Frame, tokenizer: Tokenizer, limit: int, where: str) -> Entry:
     """Return the entry with fewer turns or a shorter question."""
     while True:
-        (encoded,) = encode_entries([entry], frame, tokenizer)
+        encoded = encode_entry(entry, frame, tokenizer)
         shorter = _without_last_answer(entry)
         if encoded.length <= limit or shorter is None:
             break
@@ -134,7 +126,7 @@ def _truncated(entry: Entry, frame: Frame, tokenizer: Tokenizer, limit: int, whe
             what = f"its prompt frame alone leaves no room for an answer in {limit} tokens"
             raise UserError(where, what, "raise tokenize.instructions.max_tokens, or take a shorter frame", DATA)
         entry = shorter
-        (encoded,) = encode_entries([entry], frame, tokenizer)
+        encoded = encode_entry(entry, frame, tokenizer)
     return entry
 
 

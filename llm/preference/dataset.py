@@ -11,7 +11,7 @@ from torch import Tensor
 
 from llm.common.errors import DATA, UserError, collect_errors, raise_first
 from llm.data.batches import IGNORED, Batch
-from llm.data.instruction_lengths import Encoded, encode_entries
+from llm.data.instruction_lengths import Encoded, encode_entry
 from llm.data.prompts import Frame
 from llm.data.tokenizer import Tokenizer
 from llm.preference.pairs import entries_of
@@ -60,7 +60,7 @@ class PreferenceDataset:
 
     def _add(self, pair: Mapping[str, Any], tokenizer: Tokenizer, frame: Frame, limit: int, where: str) -> None:
         try:
-            encoded = encode_entries(entries_of(pair), frame, tokenizer)
+            encoded = [encode_entry(entry, frame, tokenizer) for entry in entries_of(pair)]
         except UserError as error:
             raise UserError(where, error.what, error.fix, DATA) from None
         for kind, one in zip(KINDS, encoded, strict=True):

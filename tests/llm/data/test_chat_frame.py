@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from llm.common.errors import DATA, UserError
 from llm.data.batches import IGNORED
 from llm.data.instruction_dataset import InstructionDataset
-from llm.data.instruction_lengths import encode_entries
+from llm.data.instruction_lengths import encode_entry
 from llm.data.prompts import RESPONSE, Frame, frame_of, make_frame
 from llm.data.spam_dataset import SpamDataset
 from llm.data.tokenizer import Tokenizer
@@ -55,7 +55,7 @@ def written(tmp_path: Path, folders: dict[str, Path]) -> Any:
 
 
 def trained(entry: dict[str, Any], frame: Frame, tokenizer: Tokenizer) -> str:
-    (one,) = encode_entries([entry], frame, tokenizer)
+    one = encode_entry(entry, frame, tokenizer)
     return tokenizer.decode(compress(one.ids, one.trained))
 
 
@@ -70,7 +70,7 @@ def test_entries_are_written_by_the_template_of_the_folder(folders: dict[str, Pa
         assert asked == theirs.apply_chat_template(messages[:-1], add_generation_prompt=True, return_dict=False)
         without = "".join(segment.text for segment in frame.prompt(entry)) + frame.header
         assert without == theirs.apply_chat_template(messages[:-1], add_generation_prompt=True, tokenize=False)
-        (row,) = encode_entries([entry], frame, ours)
+        row = encode_entry(entry, frame, ours)
         whole = theirs.apply_chat_template(messages, return_dict=False)
         assert row.ids == whole[: len(row.ids)]
         assert ours.decode(whole[len(row.ids) :]).strip() == ""  # a line break after the last turn
@@ -177,7 +177,7 @@ def test_a_token_before_every_text_stands_once(folders: dict[str, Path], family:
     for prompt in ("alpaca", "phi3", "none", "chat"):
         frame = make_frame(prompt, tokenizer)  # type: ignore[arg-type]
         for entry in (PAIR, CHAT):
-            (row,) = encode_entries([entry], frame, tokenizer)
+            row = encode_entry(entry, frame, tokenizer)
             asked, _ = tokenizer.encode_segments(frame.prompt(entry, header=True))
             for ids in (row.ids, asked):
                 assert [n for n, token in enumerate(ids) if token == tokenizer.bos] == [0] * len(first)

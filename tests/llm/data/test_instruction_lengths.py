@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from llm.common.errors import DATA, UserError
 from llm.data.batches import IGNORED
 from llm.data.instruction_dataset import InstructionDataset
-from llm.data.instruction_lengths import answer_tokens, encode_entries, fit, frame_cost, framed_lengths
+from llm.data.instruction_lengths import answer_tokens, encode_entry, fit, frame_cost
 from llm.data.instructions import read_entries
 from llm.data.prompts import ALPACA, Template, TemplateFrame
 from llm.data.tokenizer import Tokenizer
@@ -30,7 +30,7 @@ def chat(*texts: str) -> dict:
 
 
 def length(one: dict, tokenizer, frame=NONE) -> int:
-    return encode_entries([one], frame, tokenizer)[0].length
+    return encode_entry(one, frame, tokenizer).length
 
 
 def test_an_entry_of_the_limit_fits_and_one_token_more_does_not(tokenizer):
@@ -80,7 +80,7 @@ def test_a_long_input_is_cut_at_its_end(tokenizer):
     assert (cut["instruction"], cut["output"]) == (one["instruction"], one["output"])
     assert cut["input"]
     assert one["input"].startswith(cut["input"])
-    (encoded,) = encode_entries([cut], NONE, tokenizer)
+    encoded = encode_entry(cut, NONE, tokenizer)
     assert 8 <= answer_tokens(encoded, 16) <= 10  # half of the limit, and what was cut with a token
 
 
@@ -121,7 +121,7 @@ def test_a_chat_that_the_assistant_begins_keeps_tokens_of_its_last_answer(tokeni
     assert [message["content"] for message in cut["messages"]] == ["Hi!", question, "b b b b"]
     assert question
     assert turns[1][1].startswith(question)
-    (encoded,) = encode_entries([cut], NONE, tokenizer)
+    encoded = encode_entry(cut, NONE, tokenizer)
     assert "b" in tokenizer.decode(encoded.ids[encoded.last_start : 16 + 1])
 
 
@@ -146,7 +146,7 @@ def test_truncated_entries_always_keep_answers_and_stay_valid(texts, limit, give
     path = tmp_path_factory.mktemp("cut") / "entries.json"
     write_json(path, fit([(1, one)], NONE, tokenizer, limit, "truncate", "file").entries)
     (cut,) = read_entries(path)
-    (encoded,) = encode_entries([cut], NONE, tokenizer)
+    encoded = encode_entry(cut, NONE, tokenizer)
     assert answer_tokens(encoded, limit) > 0
     if encoded.length > limit:  # the last answer is cut by the row
         assert encoded.start <= limit
@@ -159,7 +159,7 @@ def test_the_cost_of_a_frame_is_what_it_adds(tokenizer):
     own = sum(len(tokenizer.encode(text)) for one in entries for text in one.values())
 
     def cost(entries, frame):
-        return frame_cost(entries, framed_lengths(entries, frame, tokenizer), tokenizer)
+        return frame_cost(entries, [length(one, tokenizer, frame) for one in entries], tokenizer)
 
     assert cost(entries, template) == {"frame_tokens_mean": 3.0, "frame_share": 6 / (own + 6)}
     assert cost(entries, ALPACA)["frame_tokens_mean"] > 20
@@ -169,10 +169,9 @@ def test_the_cost_of_a_frame_is_what_it_adds(tokenizer):
 
 def test_lengths_are_those_of_the_encoded_entries(tokenizer):
     entries = [entry("one two", "three", "four"), chat("a", "b", "c", "d")]
-    whole = [one.length for one in encode_entries(entries, ALPACA, tokenizer)]
-    assert framed_lengths(entries, ALPACA, tokenizer) == whole
+    whole = [length(one, tokenizer, ALPACA) for one in entries]
     fitted = fit([(1, entries[0]), (2, entries[1])], ALPACA, tokenizer, max(whole) - 1, "truncate", "file")
-    assert fitted.lengths == framed_lengths(fitted.entries, ALPACA, tokenizer)
+    assert fitted.lengths == [length(one, tokenizer, ALPACA) for one in fitted.entries]
 
 
 @pytest.mark.parametrize("limit", [140, 200, 240, 262])
@@ -181,7 +180,7 @@ def test_a_long_answer_after_a_long_frame_keeps_what_fits(limit, tokenizer):
     frame = length(entry("do", "", ""), tokenizer, ALPACA)
     assert frame < limit  # a part of the answer fits
     (cut,) = fit([(1, one)], ALPACA, tokenizer, limit, "truncate", "file").entries
-    assert answer_tokens(encode_entries([cut], ALPACA, tokenizer)[0], limit) > 0
+    assert answer_tokens(encode_entry(cut, ALPACA, tokenizer), limit) > 0
 
 
 def test_a_chat_is_never_cut_to_an_answer_without_a_question(tokenizer):

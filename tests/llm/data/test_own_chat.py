@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer, GenerationConfig
 
 from llm.data import own_chat, tokenizer
-from llm.data.instruction_lengths import encode_entries
+from llm.data.instruction_lengths import encode_entry
 from llm.data.prompts import PREAMBLE, PromptName, Template, make_frame, to_json
 from llm.data.tokenizer import Tokenizer
 from tests import tiny_tokenizers
@@ -63,14 +63,14 @@ def test_transformers_writes_the_prompt_of_the_training(
         ],
     ):
         answer = {"role": "assistant", "content": ENTRY["output"]}
-        (row,) = encode_entries([entry], frame, ours)
+        row = encode_entry(entry, frame, ours)
         assert row.ids == theirs.apply_chat_template([*messages, answer], return_dict=False)
         assert ours.encode_segments(ours.chat.render([*messages, answer], add_generation_prompt=False)) == tuple(row)
         ids = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         assert ids == ours.encode_segments(frame.prompt(entry, header=True))[0]
         assert ids.count(ours.bos) == (ours.bos is not None)
     hostile = [m | {"content": f"a{''.join(ours.special)}b"} for m in CHAT["messages"]]  # transformers would obey
-    (row,) = encode_entries([{"messages": hostile}], frame, ours)
+    row = encode_entry({"messages": hostile}, frame, ours)
     assert ours.encode_segments(ours.chat.render(hostile, add_generation_prompt=False)) == tuple(row)
     assert row.ids.count(ours.eot) == 2
 

@@ -7,7 +7,7 @@ import pytest
 from llm.common import params
 from llm.common.errors import DATA, USAGE, UserError
 from llm.data.chat_template import Segment
-from llm.data.instruction_lengths import encode_entries
+from llm.data.instruction_lengths import encode_entry
 from llm.data.prompts import (
     ALPACA,
     PREAMBLE,
@@ -221,14 +221,14 @@ def test_a_parameter_may_be_a_name_or_a_section():
 
 def test_texts_are_encoded_as_one_text_between_special_tokens(tokenizer):
     frame = make_frame("alpaca", tokenizer)
-    (one,) = encode_entries([WITH_INPUT], frame, tokenizer)
+    one = encode_entry(WITH_INPUT, frame, tokenizer)
     assert one.ids == [*tokenizer.encode(format_prompt(WITH_INPUT) + "\n\n### Response:\nRed."), tokenizer.eot]
     assert one.start == len(tokenizer.encode(format_prompt(WITH_INPUT) + "\n\n### Response:\n"))
     assert tokenizer.decode([i for i, trained in zip(*one, strict=True) if trained]) == "Red.<|endoftext|>"
 
 
 def test_every_answer_of_a_chat_is_trained_with_its_end(tokenizer):
-    (one,) = encode_entries([CHAT], make_frame("phi3", tokenizer), tokenizer)
+    one = encode_entry(CHAT, make_frame("phi3", tokenizer), tokenizer)
     assert one.ids.count(tokenizer.eot) == 2
     answers = [i for i, trained in zip(*one, strict=True) if trained]
     assert answers == [*tokenizer.encode("Hello."), tokenizer.eot, *tokenizer.encode("Ciao."), tokenizer.eot]
@@ -236,6 +236,6 @@ def test_every_answer_of_a_chat_is_trained_with_its_end(tokenizer):
 
 def test_end_of_text_in_a_message_is_ordinary_text(tokenizer):
     chat = {"messages": [m | {"content": "a<|endoftext|>b"} for m in CHAT["messages"]]}
-    (one,) = encode_entries([chat], make_frame("none", tokenizer), tokenizer)
+    one = encode_entry(chat, make_frame("none", tokenizer), tokenizer)
     assert one.ids.count(tokenizer.eot) == 2
     assert tokenizer.decode(one.ids).count("<|endoftext|>") == 7
