@@ -14,7 +14,6 @@ from urllib.parse import urljoin, urlsplit
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, InvalidHeader
 
 from llm.common.urls import is_loopback
@@ -63,64 +62,43 @@ class _Watch:
                 return
 
 
-def _response_in_time(connection: HTTPConnection, get: Callable[[], Any]) -> Any:
-    """The response that `get` reads, whose headers must arrive within the time limit of the connection."""
-    sock, seconds, response = connection.sock, connection.timeout, None
-    if sock is None:  # the server has gone: this says so
-        return get()
-    assert isinstance(seconds, int | float)
-    with _Watch(sock, seconds) as watch:
-        try:
-            response = get()
-        except Exception:
-            if not watch.late:
-                raise
-    if watch.late:  # also if the headers look whole: a connection that is shut down ends them
-        raise TimeoutError("timed out")
-    assert response is not None
-    response.watched = sock
-    return response
+class _InTime:
+    """A connection of urllib3 whose headers must arrive within its time limit."""
 
+    sock: socket.socket | None
+    timeout: float
 
-class _Connection(HTTPConnection):
     def getresponse(self) -> Any:
-        return _response_in_time(self, super().getresponse)
-
-
-class _SafeConnection(HTTPSConnection):
-    def getresponse(self) -> Any:
-        return _response_in_time(self, super().getresponse)
-
-
-class _Pool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _SafePool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _SafeConnection
+        sock = self.sock
+        if sock is None:  # the server has gone: this says so
+            return super().getresponse()  # type: ignore[misc]
+        response: Any = None
+        with _Watch(sock, self.timeout) as watch:
+            try:
+                response = super().getresponse()  # type: ignore[misc]
+            except Exception:
+                if not watch.late:
+                    raise
+        if watch.late:  # also if the headers look whole: a connection that is shut down ends them
+            raise TimeoutError("timed out")
+        response.watched = sock
+        return response
 
 
 class _Adapter(HTTPAdapter):
-    """Makes connections whose headers must arrive in time."""
+    """Makes connections `_InTime`."""
 
-    def init_poolmanager(self, *words: Any, **options: Any) -> None:
-        super().init_poolmanager(*words, **options)
-        self.poolmanager.pool_classes_by_scheme = POOLS
-
-    def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
-        manager = super().proxy_manager_for(proxy, **options)
-        if isinstance(manager, urllib3.ProxyManager):  # not one for SOCKS, which has connections of its own
-            manager.pool_classes_by_scheme = POOLS
-        return manager
-
-
-POOLS = {"http": _Pool, "https": _SafePool}
+    def get_connection_with_tls_context(self, *words: Any, **options: Any) -> Any:
+        pool: Any = super().get_connection_with_tls_context(*words, **options)
+        if not issubclass(pool.ConnectionCls, _InTime):
+            pool.ConnectionCls = type("Connection", (_InTime, pool.ConnectionCls), {})
+        return pool
 
 
 class _Session(requests.Session):
     def __init__(self) -> None:
         super().__init__()
-        for scheme in POOLS:
+        for scheme in ("http", "https"):
             self.mount(f"{scheme}://", _Adapter())
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
@@ -161,7 +139,7 @@ def read_body(response: requests.Response, seconds: float, bytes_per_second: flo
     if encoding != "identity":
         raise Failure(f"sent as {encoding}, although identity was asked for")
     start, done, broken = monotonic(), 0, ""
-    with _Watch(getattr(response.raw, "watched", None), seconds) as watch:  # none through a SOCKS proxy
+    with _Watch(getattr(response.raw, "watched", None), seconds) as watch:  # none if the connection is not ours
         try:
             while chunk := response.raw.read1(CHUNK_BYTES, decode_content=False):  # read() would wait for a full chunk
                 done += len(chunk)

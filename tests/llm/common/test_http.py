@@ -1,4 +1,4 @@
-"""A body is read within its time also where the connection is not ours, as through a SOCKS proxy."""
+"""A body is read within its time also where the connection is not ours."""
 
 from __future__ import annotations
 

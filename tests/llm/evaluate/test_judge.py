@@ -282,11 +282,15 @@ def test_a_request_ends_at_its_time_limit(protocol: str, behaviour: Behaviour, r
     assert time.monotonic() - start < 2  # the server would take 10 or more
 
 
+@pytest.mark.parametrize("proxy", [None, "http://proxy.example:3128"])
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_the_time_limit_holds_for_both_schemes(scheme: str) -> None:
-    url = f"{scheme}://judge.example/"
-    pool = http._Session().get_adapter(url).poolmanager.connection_from_url(url)
-    assert pool.ConnectionCls in (http._Connection, http._SafeConnection)
+def test_the_time_limit_holds_for_both_schemes(scheme: str, proxy: str | None) -> None:
+    request = requests.Request("GET", f"{scheme}://judge.example/").prepare()
+    proxies = {scheme: proxy} if proxy else None
+    adapter = http._Session().get_adapter(request.url)
+    for _ in range(2):  # a redirect asks again
+        pool = adapter.get_connection_with_tls_context(request, verify=True, proxies=proxies)
+        assert [kind for kind in pool.ConnectionCls.__mro__ if kind is http._InTime] == [http._InTime]
 
 
 def test_a_redirect_is_not_followed() -> None:
