@@ -27,7 +27,7 @@ from llm.common.progress import Bars
 from llm.common.ranks import is_first
 from llm.tracking import record, spool
 from llm.tracking.state import CHECK, numbers
-from llm.tracking.tracker import Tracker, TrackingConfig, start_tracking
+from llm.tracking.tracker import NullTracker, Tracker, TrackingConfig, start_tracking
 from stages import launch
 from stages.launch import LaunchConfig, Ranked
 
@@ -212,7 +212,7 @@ class Run:
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """A point of every curve in `values` (`loss/train`, ...): one line on the screen, and MLflow."""
         shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-        tqdm.write(f"{self.name}: step {step}: {shown}", file=sys.stderr)
+        self.say(f"step {step}: {shown}")
         if self._speeds:
             values = {**values, "tokens_per_second": statistics.median(self._speeds)}
             self._speeds = []
@@ -267,21 +267,11 @@ class Follower(Run):
     """The run of any rank but the first: nobody sees it, and it publishes nothing."""
 
     def __init__(self, name: str, work: Path) -> None:
-        silent = start_tracking(name, None, Path.cwd(), TrackingConfig(enabled=False, required=False))
-        super().__init__(name, work / "ranks" / os.environ["RANK"], silent)
+        super().__init__(name, work / "ranks" / os.environ["RANK"], NullTracker())
         self.states = work / "states"
         self.work.mkdir(parents=True, exist_ok=True)
 
-    def received(self, *_: Any) -> None:
-        """Nothing is shown."""
-
     def progress(self, *_: Any) -> None:
-        """Nothing is shown."""
-
-    def each(self, items: Sequence[T]) -> Iterable[T]:
-        return items
-
-    def metrics(self, *_: Any) -> None:
         """Nothing is shown."""
 
     def say(self, text: str) -> None:

@@ -61,10 +61,11 @@ def outputs(root: Path) -> list[Output]:
     ]
 
 
-def not_recorded(pipeline: Path = dvc_yaml.PIPELINE) -> list[str]:
+def not_recorded() -> list[str]:
     """The stages of dvc.yaml that dvc.lock has no record of; one record is enough for a stage of several items."""
     known = {name.partition("@")[0] for name in dvc_lock.read()}
-    return [name for name in (dvc_yaml.stage_names(pipeline) if pipeline.is_file() else []) if name not in known]
+    stages = dvc_yaml.stage_names() if dvc_yaml.PIPELINE.is_file() else []
+    return [name for name in stages if name not in known]
 
 
 def repair(root: Path, bad: Sequence[Output], rerun: Callable[[list[str]], object]) -> Iterator[str]:

@@ -138,9 +138,7 @@ def typed(read: Callable[[int], str]) -> str:
     return text
 
 
-def _hint(text: str) -> bool:
-    """Print the hint if standard input is a terminal; returns whether it is."""
-    interactive = sys.stdin.isatty()
-    if interactive:
+def _hint(text: str) -> None:
+    """Print the hint if standard input is a terminal."""
+    if sys.stdin.isatty():
         print(text, file=sys.stderr)
-    return interactive

@@ -81,17 +81,17 @@ def _next_reference(snapshot: Snapshot) -> Baseline | None:
     return Baseline(JUDGE, what, value(JUDGE, snapshot), Value(sum(scores) / len(scores)), verdict)
 
 
-def confusion(snapshot: Snapshot, split: str = rows.TEST) -> tuple[list[str], list[list[int]]]:
+def confusion(snapshot: Snapshot) -> tuple[list[str], list[list[int]]]:
     """The classes, and how many messages of each class (row) were predicted as each class (column)."""
-    found = rows.messages(snapshot, split)
+    found = rows.messages(snapshot)
     labels = sorted({one.actual for one in found} | {one.predicted for one in found})
     counts = Counter((one.actual, one.predicted) for one in found)
     return labels, [[counts[actual, predicted] for predicted in labels] for actual in labels]
 
 
-def errors(snapshot: Snapshot, split: str = rows.TEST) -> Iterator[rows.Message]:
+def errors(snapshot: Snapshot) -> Iterator[rows.Message]:
     """The messages that were classified wrongly with their texts, the most certain errors first."""
-    wrong = [one for one in rows.messages(snapshot, split) if not one.right]
+    wrong = [one for one in rows.messages(snapshot) if not one.right]
     if wrong:
-        wrong = rows.with_texts(wrong, rows.texts(snapshot, split))
+        wrong = rows.with_texts(wrong, rows.texts(snapshot))
     yield from sorted(wrong, key=lambda one: -(one.probability or 0))

@@ -26,7 +26,6 @@ class Figure:
     report: str
     key: str
     form: Form
-    higher_is_better: bool
 
     @property
     def stage(self) -> str:
@@ -53,18 +52,13 @@ class Figure:
 
 
 FIGURES = (
-    Figure("pretraining: validation loss", "pretrain loss", "reports/pretrain/metrics.json", "val_loss", "loss", False),
-    Figure("spam: test accuracy", "spam acc.", "reports/finetune_spam/metrics.json", "test_accuracy", "share", True),
+    Figure("pretraining: validation loss", "pretrain loss", "reports/pretrain/metrics.json", "val_loss", "loss"),
+    Figure("spam: test accuracy", "spam acc.", "reports/finetune_spam/metrics.json", "test_accuracy", "share"),
     Figure(
-        "instructions: validation loss",
-        "instr. loss",
-        "reports/finetune_instruct/metrics.json",
-        "val_loss",
-        "loss",
-        False,
+        "instructions: validation loss", "instr. loss", "reports/finetune_instruct/metrics.json", "val_loss", "loss"
     ),
-    Figure("answers equal to the reference", "exact", "reports/respond/metrics.json", "n_exact", "share", True),
-    Figure("judge: mean score", "judge", "reports/evaluate_with_judge/metrics.json", "score_mean", "score", True),
+    Figure("answers equal to the reference", "exact", "reports/respond/metrics.json", "n_exact", "share"),
+    Figure("judge: mean score", "judge", "reports/evaluate_with_judge/metrics.json", "score_mean", "score"),
 )
 LOSS, ACCURACY, TUNED_LOSS, EXACT, JUDGE = FIGURES
 STAGES = tuple(figure.stage for figure in FIGURES)

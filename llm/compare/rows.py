@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llm.common.errors import DATA, UserError
@@ -63,9 +63,9 @@ class Pair:
     second: Any
 
 
-def messages(snapshot: Snapshot, split: str = TEST) -> list[Message]:
-    """The classified messages of a split, without their texts; empty if the stage has not run."""
-    rows = (row for row in snapshot.rows(PREDICTIONS) if row.get("split") == split)
+def messages(snapshot: Snapshot) -> list[Message]:
+    """The classified messages of the test split, without their texts; empty if the stage has not run."""
+    rows = (row for row in snapshot.rows(PREDICTIONS) if row.get("split") == TEST)
     try:
         return [
             Message(int(row["row"]), row["actual"], row["predicted"], probability(row, row["predicted"]))
@@ -88,20 +88,17 @@ def probability(row: Mapping[str, str], label: str) -> float | None:
     return 1 - float(row[named[0]]) if len(named) == 1 else None
 
 
-def texts(snapshot: Snapshot, split: str = TEST) -> list[str]:
-    """The messages of a split in order; empty if they were cut anew since, or DVC's cache does not have them."""
+def texts(snapshot: Snapshot) -> list[str]:
+    """The messages of the test split in order; empty if it was cut anew since, or DVC's cache does not have it."""
     if not snapshot.hashes(MESSAGES, "outs") <= snapshot.hashes(MESSAGES, "deps"):
         return []
-    rows = snapshot.data_rows(f"{MESSAGES}/{split}.csv")
+    rows = snapshot.data_rows(f"{MESSAGES}/{TEST}.csv")
     return [row.get("Text") or list(row.values())[-1] for row in rows]
 
 
 def with_texts(found: Sequence[Message], known: Sequence[str]) -> list[Message]:
     """The messages with their texts from `texts`."""
-    return [
-        Message(one.row, one.actual, one.predicted, one.probability, known[one.row] if one.row < len(known) else None)
-        for one in found
-    ]
+    return [replace(one, text=known[one.row] if one.row < len(known) else None) for one in found]
 
 
 def same_messages(first: Snapshot, second: Snapshot) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -33,10 +33,10 @@ class _Console(Console):
         raise BrokenPipeError
 
 
-def console(file: TextIO | None = None) -> Console:
+def console() -> Console:
     """A console as wide as the terminal, but at most WIDTH columns."""
     columns = shutil.get_terminal_size((WIDTH, 24)).columns
-    return _Console(file=file or sys.stdout, width=max(40, min(WIDTH, columns)), highlight=False, soft_wrap=False)
+    return _Console(file=sys.stdout, width=max(40, min(WIDTH, columns)), highlight=False, soft_wrap=False)
 
 
 def show(compared: Comparison, to: Console) -> None:

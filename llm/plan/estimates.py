@@ -45,7 +45,6 @@ class Expected:
     planned: Planned
     estimate: Estimate | None  # None: unknown
     basis: str  # what the estimate is from
-    work: Work | None
 
 
 @dataclass
@@ -63,16 +62,15 @@ class Estimator:
 
     def _one(self, stage: Planned) -> Expected:
         if stage.cached:
-            return Expected(stage, Estimate(CACHED, None), "its outputs are in the cache", None)
-        name = stage.name.partition("@")[0]
-        todo, runs = work(name, self.everything), record.past(self.root, stage.name)
+            return Expected(stage, Estimate(CACHED, None), "its outputs are in the cache")
+        todo, runs = work(stage.name, self.everything), record.past(self.root, stage.name)
         for run in runs:
-            if self._same(stage, run, todo) and self._grown(stage, run) == 1:
-                return Expected(stage, Estimate(run.seconds, run.memory), f"the run of {_day(run)}", todo)
+            if self._same(stage, run, todo) and _grown(run) == 1:
+                return Expected(stage, Estimate(run.seconds, run.memory), f"the run of {_day(run)}")
         for run in runs:
-            if like := self._like(stage, run, todo):
-                return Expected(stage, *like, todo)
-        return self._by_size(stage, name) if todo is None else self._measured(stage, todo)
+            if like := self._like(stage.name, run, todo):
+                return Expected(stage, *like)
+        return self._by_size(stage) if todo is None else self._measured(stage, todo)
 
     def _same(self, stage: Planned, run: Past, todo: Work | None) -> bool:
         """Whether the run had the parameters of now, but for those that change no time, and the same work.
@@ -84,25 +82,17 @@ class Estimator:
             return False
         if todo is None:
             return True
-        then = _parsed(run)
-        before = work(stage.name, then) if then else None
+        _, before = _then(stage.name, run)
         return before is not None and (before.operations, before.memory) == (todo.operations, todo.memory)
 
-    def _grown(self, stage: Planned, run: Past) -> float:
-        """By how much the data that it reads has grown since."""
-        now = sum(record.size(Path(path)) for path in run.read)
-        before = sum(run.read.values())
-        return now / before if now and before else 1.0
-
-    def _like(self, stage: Planned, run: Past, todo: Work | None) -> tuple[Estimate, str] | None:
+    def _like(self, stage: str, run: Past, todo: Work | None) -> tuple[Estimate, str] | None:
         """From a run with other parameters or data, by the ratio of the work."""
         if todo is None:
             return Estimate(run.seconds, run.memory), f"the run of {_day(run)}"
-        then = _parsed(run)
-        before = work(stage.name, then) if then else None
+        then, before = _then(stage, run)
         if then is None or before is None or then.runtime != self.everything.runtime:
             return None
-        ratio = todo.operations / before.operations * self._grown(stage, run)
+        ratio = todo.operations / before.operations * _grown(run)
         seconds = START + max(run.seconds - START, 0.0) * ratio
         memory = max(run.memory + todo.memory - before.memory, todo.memory // 2)
         return Estimate(seconds, memory), f"the run of {_day(run)}, times {ratio:.2g}"
@@ -115,9 +105,9 @@ class Estimator:
             training = todo.training or next(iter(self._trainings()), None)
             self._speed = calibration.speed(training, self.everything.pretrain) if training else None
         if self._speed is None:
-            return Expected(stage, None, UNKNOWN, todo)
+            return Expected(stage, None, UNKNOWN)
         seconds = START + todo.operations / self._speed
-        return Expected(stage, Estimate(seconds, todo.memory), f"steps at {self._speed / 1e9:,.0f} GFLOP/s", todo)
+        return Expected(stage, Estimate(seconds, todo.memory), f"steps at {self._speed / 1e9:,.0f} GFLOP/s")
 
     def _trainings(self) -> Iterator[Training]:
         """The trainings of params.yaml, to measure the speed of one."""
@@ -126,24 +116,32 @@ class Estimator:
             if found and found.training:
                 yield found.training
 
-    def _by_size(self, stage: Planned, name: str) -> Expected:
+    def _by_size(self, stage: Planned) -> Expected:
         """By the size of the inputs that are there, or a fixed time."""
+        name = stage.name.partition("@")[0]
         size = sum(record.size(Path(path)) for path in stage.inputs if not path.startswith(LISTS))
         if name in RATES:
             guess = f"a guess by size, {size / MB:,.1f} MB"
-            return Expected(stage, Estimate(START / 2 + size / RATES[name], None), guess, None)
-        quick = name == "check" or (name == "evaluate_with_judge" and self.everything.judge.backend == "reference")
-        return (
-            Expected(stage, Estimate(START, None), "a guess", None) if quick else Expected(stage, None, UNKNOWN, None)
-        )
+            return Expected(stage, Estimate(START / 2 + size / RATES[name], None), guess)
+        if name == "check" or (name == "evaluate_with_judge" and self.everything.judge.backend == "reference"):
+            return Expected(stage, Estimate(START, None), "a guess")
+        return Expected(stage, None, UNKNOWN)
 
 
-def _parsed(run: Past) -> AllParams | None:
-    """The parameters of a run; None if they are those of another version."""
+def _then(stage: str, run: Past) -> tuple[AllParams | None, Work | None]:
+    """The parameters of a run, and the work that it had; None if they are those of another version."""
     try:
-        return params.parse(AllParams, run.params)
+        everything = params.parse(AllParams, run.params)
     except UserError:
-        return None
+        return None, None
+    return everything, work(stage, everything)
+
+
+def _grown(run: Past) -> float:
+    """By how much the data that a run read has grown since."""
+    now = sum(record.size(Path(path)) for path in run.read)
+    before = sum(run.read.values())
+    return now / before if now and before else 1.0
 
 
 def _lookup(values: Any, key: str) -> Any:

@@ -34,7 +34,6 @@ class Work:
     """The work of a stage."""
 
     operations: float
-    what: str  # in words
     memory: int  # bytes at the peak
     training: Training | None  # None: it does not train
 
@@ -71,19 +70,17 @@ def _pretrain(everything: AllParams) -> Work:
     updates = config.epochs * steps_per_epoch(windows[0], config.batch_size)
     per_token = forward(model, config.context)
     operations = BOTH * per_token * updates * config.batch_size * config.context
-    what = f"{updates:,} updates of {config.batch_size} x {config.context} tokens"
     sizes = [(config.batch_size, config.context)]
     if short := config.short_windows:
         tokens = short.steps * short.batch_size * short.context
         operations += BOTH * forward(model, short.context) * tokens
-        what = f"{short.steps:,} of {short.batch_size} x {short.context}, {what}"
         sizes.append((short.batch_size, short.context))
         updates += short.steps
     rows = _evaluated(updates, config, windows) + windows[1]
     operations += FORWARD * per_token * rows * config.context
     trainings = [_training(everything, model, config, batch, context) for batch, context in sizes]
     widest = max(trainings, key=lambda training: training.memory)
-    return Work(operations, what, BASE + widest.memory, widest)
+    return Work(operations, BASE + widest.memory, widest)
 
 
 def _finetune_spam(everything: AllParams) -> Work | None:
@@ -107,8 +104,7 @@ def _finetune_spam(everything: AllParams) -> Work | None:
         lora=config.lora,
         classes=classes,
     )
-    what = f"{updates:,} updates of {config.batch_size} x about {width:.0f} tokens"
-    return Work(operations, what, BASE + training.memory, training)
+    return Work(operations, BASE + training.memory, training)
 
 
 def _finetune_instruct(everything: AllParams) -> Work | None:
@@ -125,8 +121,7 @@ def _finetune_instruct(everything: AllParams) -> Work | None:
     operations += per_token * width * _evaluated(updates, config, [counts["train"], counts["validation"]])
     shape = replace(model, dropout=config.dropout, tie_head=model.tie_head and not config.lora)
     training = replace(_training(everything, shape, config, config.batch_size, longest), lora=config.lora)
-    what = f"{updates:,} updates of {config.batch_size} x about {width:.0f} tokens"
-    return Work(operations, what, BASE + training.memory, training)
+    return Work(operations, BASE + training.memory, training)
 
 
 def _respond(everything: AllParams) -> Work | None:
@@ -138,7 +133,7 @@ def _respond(everything: AllParams) -> Work | None:
     operations = forward(model, prompt) * counts["test"] * (prompt + new / DECODING)
     rows = min(config.batch_size, counts["test"])
     size = memory.decoding(model, everything.runtime, rows, prompt, new)
-    return Work(operations, f"{counts['test']:,} answers of up to {new} tokens", BASE + size, None)
+    return Work(operations, BASE + size, None)
 
 
 def _training(everything: AllParams, model: ModelConfig, config: TrainConfig, batch: int, length: int) -> Training:

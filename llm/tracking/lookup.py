@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from llm.tracking import spool
 from llm.tracking.tracker import IMPATIENT
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -27,10 +25,9 @@ class RunFacts:
     user: str
     commit: str
     dirty: bool  # sources differed from the commit
-    outputs: dict[str, str] = field(default_factory=dict)  # path and md5
-    children: dict[str, str] = field(default_factory=dict)  # of a whole `dvc repro`: stages and their run ids
-    parameters: dict[str, str] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
+    outputs: dict[str, str]  # path and md5
+    children: dict[str, str]  # of a whole `dvc repro`: stages and their run ids
+    metrics: dict[str, float]
 
 
 def run(root: Path, run_id: str) -> RunFacts | None:
@@ -46,7 +43,7 @@ def run(root: Path, run_id: str) -> RunFacts | None:
                 raise
             return None
 
-    return _ask(root, ask, None)
+    return _ask(root, ask)
 
 
 def maker(root: Path, path: str, md5: str) -> RunFacts | None:
@@ -60,26 +57,15 @@ def maker(root: Path, path: str, md5: str) -> RunFacts | None:
         ids = [one.run_id for one in versions if one.tags.get("path") == path and one.run_id]
         return _facts(client, client.get_run(ids[0])) if ids else None
 
-    return _ask(root, ask, None)
+    return _ask(root, ask)
 
 
-def finished(root: Path, stage: str, most: int = 20) -> list[RunFacts]:
-    """The newest finished runs of a stage, newest first."""
-
-    def ask(client: Any, experiment: str) -> list[RunFacts]:
-        where = f"tags.stage = '{stage}' and attributes.status = 'FINISHED'"
-        found = client.search_runs([experiment], where, max_results=most, order_by=["attributes.start_time DESC"])
-        return [_facts(client, one) for one in found]
-
-    return _ask(root, ask, [])
-
-
-def _ask(root: Path, question: Callable[[Any, str], T], otherwise: T) -> T:
-    """The answer of MLflow, given a client and the experiment's id. `otherwise` if there is no server (a warning)."""
+def _ask(root: Path, question: Callable[[Any, str], RunFacts | None]) -> RunFacts | None:
+    """The answer of MLflow, given a client and the experiment's id; None if there is no server (a warning)."""
     uri = spool.tracking_uri(root)
     scheme, _, database = uri.partition(":///")
     if scheme == "sqlite" and not Path(root, database).is_file():  # a client would make one
-        return otherwise
+        return None
     for name, value in (spool.QUIET | IMPATIENT).items():
         os.environ.setdefault(name, value)
     try:
@@ -87,11 +73,11 @@ def _ask(root: Path, question: Callable[[Any, str], T], otherwise: T) -> T:
 
         client = MlflowClient(uri)
         experiment = client.get_experiment_by_name(os.environ.get("MLFLOW_EXPERIMENT_NAME") or spool.EXPERIMENT)
-        return otherwise if experiment is None else question(client, experiment.experiment_id)
+        return None if experiment is None else question(client, experiment.experiment_id)
     except Exception as error:
         reason = spool.without_password(spool.one_line(error))
         print(f"warning: tracking: {reason}; MLflow's runs are left out", file=sys.stderr)
-        return otherwise
+        return None
 
 
 def _facts(client: Any, run: Any) -> RunFacts:
@@ -115,6 +101,5 @@ def _facts(client: Any, run: Any) -> RunFacts:
         tags.get("git.dirty") == "true",
         outputs,
         children,
-        dict(run.data.params),
         dict(run.data.metrics),
     )

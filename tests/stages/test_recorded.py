@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from llm.tracking import lookup
+from llm.tracking import spool
 from tests.stages.project import Project
 
 pytestmark = pytest.mark.slow
@@ -30,18 +30,24 @@ def recorded(project, monkeypatch):
     return client, lambda: client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
 
 
+def finished(recorded, stage):
+    _, runs = recorded
+    (run,) = [one for one in runs() if one.data.tags.get("stage") == stage and one.info.status == "FINISHED"]
+    return run
+
+
 def parents(runs):
     return [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
 
 
 @pytest.mark.long
-def test_the_expectation_stands_beside_what_it_took(project, monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (run,) = lookup.finished(project.folder, "tokenize@spam")
-    assert run.metrics["took/seconds"] > 0.1
-    assert run.metrics["took/megabytes"] > 10
-    assert run.metrics["expected/seconds"] > 0.1
-    assert run.outputs.keys() == {"data/spam", "reports/tokenize/spam.json"}
+def test_the_expectation_stands_beside_what_it_took(recorded):
+    run = finished(recorded, "tokenize@spam")
+    assert run.data.metrics["took/seconds"] > 0.1
+    assert run.data.metrics["took/megabytes"] > 10
+    assert run.data.metrics["expected/seconds"] > 0.1
+    outputs = {tag.removeprefix(spool.OUTPUT) for tag in run.data.tags if tag.startswith(spool.OUTPUT)}
+    assert outputs == {"data/spam", "reports/tokenize/spam.json"}
 
 
 def test_nothing_is_planned_when_nothing_changed(project):
@@ -83,12 +89,11 @@ def test_code_that_check_has_seen_is_planned_until_its_stages_have_run(project, 
     assert other.run("llm", "plan", "pretrain").stdout.startswith("Nothing to run")
 
 
-def test_a_trace_names_the_run_and_a_run_the_trace(project, monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (run,) = lookup.finished(project.folder, "pretrain")
+def test_a_trace_names_the_run_and_a_run_the_trace(project, recorded):
+    run = finished(recorded, "pretrain").info.run_id
     out = project.run("llm", "trace", "models/pretrain", cold=False).stdout
-    assert run.run_id in out
-    again = project.run("llm", "trace", run.run_id, cold=False).stdout
+    assert run in out
+    again = project.run("llm", "trace", run, cold=False).stdout
     assert again.splitlines()[0] == out.splitlines()[0]
     said = project.run("llm", "trace", "f" * 32, ok=False, cold=False)
     assert said.returncode == 2
