@@ -62,21 +62,19 @@ class Run:
         entry = stages[self.stage]
         given: dict[str, Any] = {}
         for each in (*stages.values(), entry):  # and the parameters of other stages, such as model
-            given |= (each.get("params") or {}).get("params.yaml") or {}
+            given |= dvc_lock.parameters(each)
         for word in self.params:
             key, _, wanted = word.partition("=")
-            found = lookup(given, key)
+            found = dvc_lock.lookup(given, key)
             if found != yaml_file.plain().load(wanted):
                 return f"the last {self.stage} had {key} {found}, not {wanted}"
-        for dep in entry.get("deps") or []:
-            name = str(dep["path"])
+        for name, md5 in dvc_lock.hashes(entry, "deps").items():
             if name.startswith(CODE):
                 text = code.listing(code.closure(f"stages.{name.removeprefix(CODE)}", project))
-                if hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() != dep.get("md5"):
+                if hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() != md5:
                     return f"the last {self.stage} ran with other code"
-        for out in entry.get("outs") or []:
-            name = str(out["path"])
-            if name.startswith("reports/") and not _is(root / name, str(out.get("md5"))):
+        for name, md5 in dvc_lock.hashes(entry, "outs").items():
+            if name.startswith("reports/") and not _is(root / name, md5):
                 return f"{name} is not the file that dvc.lock records"
         return None
 
@@ -116,18 +114,6 @@ def copy_project(root: Path, copy: Path, *more: str) -> None:
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
         elif source.exists():
             files.write_bytes(target, files.read_bytes(source))
-
-
-def lookup(values: Any, key: str) -> Any:
-    """The value of a dotted key, or None; dvc.lock may have joined sections with dots."""
-    if not isinstance(values, dict):
-        return None
-    if key in values:
-        return values[key]
-    for name, inner in values.items():
-        if key.startswith(f"{name}."):
-            return lookup(inner, key[len(name) + 1 :])
-    return None
 
 
 def known(name: str, runs: dict[str, Run]) -> Run:

@@ -9,6 +9,7 @@ from typing import Any, TypeGuard
 from llm.common import yaml_file
 from llm.common.errors import USAGE, UserError
 from llm.common.files import read_text
+from llm.common.params import PARAMS
 
 LOCK = Path("dvc.lock")
 REPAIR = "`llm repair` moves it away, then `llm repro` takes the stages from DVC's cache"
@@ -45,3 +46,26 @@ def is_entry(entry: Any) -> TypeGuard[Mapping[str, Any]]:
     paths = [one.get("path") if isinstance(one, Mapping) else None for each in files for one in each]
     values = all(isinstance(one, Mapping) for one in params.values())
     return values and all(isinstance(path, str) for path in paths)
+
+
+def hashes(entry: Mapping[str, Any], part: str) -> dict[str, str]:
+    """The md5s of the `deps` or the `outs` of a run, by path."""
+    return {one["path"]: str(one.get("md5")) for one in entry.get(part) or []}
+
+
+def parameters(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a run, under the keys that dvc.yaml has: sections, or dotted keys."""
+    found: dict[str, Any] = (entry.get("params") or {}).get(str(PARAMS)) or {}
+    return found
+
+
+def lookup(values: Any, key: str, otherwise: Any = None) -> Any:
+    """The value at a dotted key. dvc.lock may have joined sections with dots; no name has one in it."""
+    if not isinstance(values, Mapping):
+        return otherwise
+    if key in values:
+        return values[key]
+    for name, inner in values.items():
+        if key.startswith(f"{name}."):
+            return lookup(inner, key.removeprefix(f"{name}."), otherwise)
+    return otherwise

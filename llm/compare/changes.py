@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from llm.common import code
-from llm.common.params import PARAMS, flat
+from llm.common import code, dvc_lock
+from llm.common.dvc_lock import hashes
+from llm.common.params import flat
 from llm.compare.snapshot import REPORTS, Snapshot, changed_files
 from llm.tracking import links
 
@@ -122,14 +123,9 @@ def not_rerun(snapshot: Snapshot, names: Iterable[str]) -> list[str]:
 
 def unrun(stage: Mapping[str, Any], params: Mapping[str, Any]) -> list[Change]:
     """The parameters of a stage in dvc.lock that have other values now."""
-    recorded = (stage.get("params") or {}).get(str(PARAMS)) or {}
-    now = {key: _lookup(params, key) for key in recorded}
+    recorded = dvc_lock.parameters(stage)
+    now = {key: dvc_lock.lookup(params, key, MISSING) for key in recorded}
     return _differences(flat(recorded), flat(now))
-
-
-def hashes(stage: Mapping[str, Any], part: str) -> dict[str, str]:
-    """The md5s of a stage's `deps` or `outs` in dvc.lock, by path."""
-    return {entry["path"]: str(entry.get("md5")) for entry in stage.get(part) or []}
 
 
 def _stage(name: str, first: Snapshot, second: Snapshot) -> StageChange | None:
@@ -137,15 +133,11 @@ def _stage(name: str, first: Snapshot, second: Snapshot) -> StageChange | None:
     if before is None or after is None:
         return StageChange(name, ("only in " + (second if before is None else first).title,), ())
     reasons = ["command"] if before.get("cmd") != after.get("cmd") else []
-    reasons += [change.where for change in _differences(_params(before), _params(after))]
+    reasons += [change.where for change in _differences(*(flat(dvc_lock.parameters(one)) for one in (before, after)))]
     for change in _differences(hashes(before, "deps"), hashes(after, "deps")):
         reasons.append("code" if change.where.startswith(".check/") else change.where)
     outputs = [change.where for change in _differences(hashes(before, "outs"), hashes(after, "outs"))]
     return StageChange(name, tuple(reasons), tuple(outputs)) if reasons or outputs else None
-
-
-def _params(stage: Mapping[str, Any]) -> dict[str, Any]:
-    return flat((stage.get("params") or {}).get(str(PARAMS)) or {})
 
 
 def _figures(snapshot: Snapshot) -> Iterator[tuple[str, Any]]:
@@ -159,12 +151,3 @@ def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Ch
     keys = dict.fromkeys([*first, *second])
     pairs = ((key, first.get(key, MISSING), second.get(key, MISSING)) for key in keys)
     return [Change(key, before, after) for key, before, after in pairs if before != after]
-
-
-def _lookup(values: Any, key: str) -> Any:
-    """The value at a dotted key. Names with a dot in them do not occur: DVC refuses them."""
-    for part in key.split("."):
-        if not isinstance(values, Mapping) or part not in values:
-            return MISSING
-        values = values[part]
-    return values

@@ -50,7 +50,7 @@ class Run:
 
     def artifacts(self, part: str) -> list[Artifact]:
         """Its `deps` or its `outs`."""
-        return [Artifact(str(one["path"]), str(one.get("md5"))) for one in self.entry.get(part) or []]
+        return [Artifact(path, md5) for path, md5 in dvc_lock.hashes(self.entry, part).items()]
 
     def made(self, artifact: Artifact) -> bool:
         """Whether it wrote the artifact."""

@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from llm.common.params import PARAMS, flat
-from llm.compare.changes import CHECK, hashes
+from llm.common import dvc_lock
+from llm.common.dvc_lock import hashes
+from llm.common.params import flat
+from llm.compare.changes import CHECK
 from llm.compare.history import cached_states
 from llm.compare.snapshot import Snapshot
 
@@ -36,5 +38,5 @@ def _recorded(commit: Snapshot) -> Iterator[tuple[str, tuple[Any, Hashes]]]:
 
 def _inputs(entry: Mapping[str, Any]) -> Any:
     """Command, parameters and dependencies of a run, to compare."""
-    params = flat((entry.get("params") or {}).get(str(PARAMS)) or {})
+    params = flat(dvc_lock.parameters(entry))
     return str(entry.get("cmd")), repr(sorted(params.items())), repr(sorted(hashes(entry, "deps").items()))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm.common import code
+from llm.common.dvc_lock import hashes
 from llm.common.errors import UserError
 from llm.compare import changes
 from llm.compare.restore import LISTS, lists_of_code
@@ -28,7 +29,7 @@ def _sources(repo: Repo, workspace: Snapshot) -> Iterator[str]:
     known, found = changes.sources(workspace), dict[tuple[str, str], list[str]]()
     try:
         for stage in repo.index.stages:
-            read = changes.hashes(workspace.stages.get(stage.addressing) or {}, "deps").keys() & known.keys()
+            read = hashes(workspace.stages.get(stage.addressing) or {}, "deps").keys() & known.keys()
             for dep in stage.deps:
                 for how in dep.workspace_status().values() if dep.def_path in read else ():
                     found.setdefault((dep.def_path, how), []).append(stage.addressing)
@@ -45,7 +46,7 @@ def _code(workspace: Snapshot) -> Iterator[str]:
     listed = [
         (name, path, md5)
         for name, stage in workspace.stages.items()
-        for path, md5 in changes.hashes(stage, "deps").items()
+        for path, md5 in hashes(stage, "deps").items()
         if path.startswith(LISTS) and Path("stages", f"{path.removeprefix(LISTS)}.py").is_file()
     ]
     try:

@@ -6,6 +6,7 @@ import platform
 from dataclasses import dataclass
 from importlib import metadata
 
+from llm.common.dvc_lock import hashes
 from llm.compare import changes
 from llm.compare.snapshot import REPORTS, Snapshot, changed_files, git
 
@@ -40,9 +41,9 @@ def provenance(snapshot: Snapshot) -> Provenance:
         more = len(lines) - MOST_LINES
         diff = "\n".join([*lines[:MOST_LINES], *([f"... {more} more lines"] if more > 0 else [])])
     outputs = [
-        (name, str(out["path"]), str(out.get("md5")))
+        (name, path, md5)
         for name, stage in snapshot.stages.items()
-        for out in stage.get("outs") or []
+        for path, md5 in hashes(stage, "outs").items()
         if name != changes.CHECK
     ]
     return Provenance(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from llm.common.dvc_lock import hashes
 from llm.common.errors import DATA, UserError
 from llm.common.params import PARAMS, flat
 from llm.compare import changes, charts, curves, pages, rows
@@ -44,7 +45,7 @@ def page() -> str:
 
 def _stages(run: Snapshot) -> Iterator[tuple[str, str, str]]:
     for name, stage in run.stages.items():
-        yield name, str(stage.get("cmd")), ", ".join(str(out["path"]) for out in stage.get("outs") or [])
+        yield name, str(stage.get("cmd")), ", ".join(hashes(stage, "outs"))
 
 
 def _data(run: Snapshot) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -107,8 +107,8 @@ class Snapshot:
 
     def hashes(self, path: str, part: str) -> set[str]:
         """The md5s that dvc.lock has for a path among the `outs` or the `deps` of all stages."""
-        entries = (entry for stage in self.stages.values() for entry in stage.get(part) or [])
-        return {str(entry.get("md5")) for entry in entries if entry.get("path") == path}
+        found = [dvc_lock.hashes(stage, part) for stage in self.stages.values()]
+        return {md5s[path] for md5s in found if path in md5s}
 
     def data_rows(self, path: str) -> list[Row]:
         """The rows of a CSV file that `data_text` finds, such as data/spam/test.csv; else empty."""

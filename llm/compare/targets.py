@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm.common.params import PARAMS
-from llm.compare.changes import hashes, same_outputs
+from llm.common.dvc_lock import hashes
+from llm.compare.changes import same_outputs
 from llm.compare.snapshot import Snapshot
 
 CORPUS, TOKENIZER, INSTRUCTIONS = "data/corpus", "data/tokenizer", "data/instructions"

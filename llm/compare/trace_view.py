@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from llm.common.params import PARAMS, flat
+from llm.common import dvc_lock
+from llm.common.params import flat
 from llm.compare.history import Artifact, Run
 from llm.compare.lineage import Trace, producers
 from llm.compare.restore import LISTS
@@ -92,7 +93,7 @@ def _recorded(makers: list[Run]) -> Iterator[tuple[str, str]]:
 
 
 def _parameters(run: Run) -> Rows:
-    found = flat((run.entry.get("params") or {}).get(str(PARAMS)) or {})
+    found = flat(dvc_lock.parameters(run.entry))
     return [(key, plain(value(one), 60)) for key, one in found.items()] or [("none", "")]
 
 

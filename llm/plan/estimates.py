@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.common import params
+from llm.common.dvc_lock import lookup
 from llm.common.errors import UserError
 from llm.compare.restore import LISTS
 from llm.model.memory import Training
@@ -77,7 +78,7 @@ class Estimator:
 
         The shape of the model that a fine-tuning starts from is none of its parameters, but changes its work.
         """
-        pairs = [(_lookup(run.params, key), _lookup(self._now, key)) for key in stage.keys]
+        pairs = [(lookup(run.params, key), lookup(self._now, key)) for key in stage.keys]
         if not all(_timeful(before) == _timeful(now) for before, now in pairs):
             return False
         if todo is None:
@@ -142,12 +143,6 @@ def _grown(run: Past) -> float:
     now = sum(record.size(Path(path)) for path in run.read)
     before = sum(run.read.values())
     return now / before if now and before else 1.0
-
-
-def _lookup(values: Any, key: str) -> Any:
-    for part in key.split("."):
-        values = values.get(part) if isinstance(values, Mapping) else None
-    return values
 
 
 def _timeful(values: Any) -> Any:

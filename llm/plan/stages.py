@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm.common import files, params
+from llm.common import dvc_lock, files, params
 from llm.common.errors import RUNNING, USAGE, UserError
 from llm.compare import changes, holders
 from llm.compare.history import Artifact, History, Run
@@ -71,7 +71,7 @@ class _Plan:
         """Add the stage to `found` if it would run."""
         name, self.number = stage.addressing, self.number + 1
         entry = self._locked.get(name) or {}
-        before = {str(dep["path"]): str(dep.get("md5")) for dep in entry.get("deps") or []}
+        before = dvc_lock.hashes(entry, "deps")
         told = {
             path: how for one in status if isinstance(one, dict) for path, how in one.get("changed deps", {}).items()
         }

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
+from llm.common.dvc_lock import hashes
+
 Stages = Mapping[str, Mapping[str, Any]]
 
 
@@ -16,9 +18,9 @@ class Links:
         self._wrote: dict[str, dict[str, str]] = {}  # path: stage and md5
         self._within: dict[str, dict[str, None]] = {}  # folder: the stages with an output below it
         for name, entry in stages.items():
-            for out in entry.get("outs") or []:
-                self._wrote.setdefault(out["path"], {})[name] = str(out.get("md5"))
-                for above in PurePath(out["path"]).parents:
+            for path, md5 in hashes(entry, "outs").items():
+                self._wrote.setdefault(path, {})[name] = md5
+                for above in PurePath(path).parents:
                     self._within.setdefault(above.as_posix(), {})[name] = None
 
     def wrote(self, path: str) -> Mapping[str, str]:
@@ -42,8 +44,8 @@ def needed(stages: Stages, names: Iterable[str]) -> set[str]:
     more = set(names) & stages.keys()
     while more:
         found |= more
-        deps = [dep for name in more for dep in stages[name].get("deps") or []]
-        more = {maker for dep in deps for maker in links.makers(dep["path"], str(dep.get("md5")))} - found
+        deps = [dep for name in more for dep in hashes(stages[name], "deps").items()]
+        more = {maker for path, md5 in deps for maker in links.makers(path, md5)} - found
     return found
 
 
@@ -58,8 +60,7 @@ def stale(stages: Stages) -> dict[str, list[str]]:
     before: dict[str, set[str]] = {}
     for name, entry in stages.items():
         changed[name], before[name] = [], set()
-        for dep in entry.get("deps") or []:
-            path, md5 = dep["path"], str(dep.get("md5"))
+        for path, md5 in hashes(entry, "deps").items():
             exact = links.wrote(path)
             if exact and md5 not in exact.values():
                 changed[name].append(path)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm.common import files, params, yaml_file
+from llm.common import dvc_lock, files, params
+from llm.common.dvc_lock import hashes, lookup
 from llm.tracking.links import Links
 
 CHECK = "check"  # it reads all parameters and all code, and has no figures
@@ -24,16 +25,14 @@ class State:
 
     folder: Path
     parameters: dict[str, Any]
-    stages: dict[str, dict[str, Any]]  # of dvc.lock, in its order
+    stages: dvc_lock.Stages  # in the order of dvc.lock
     lock_md5: str
 
     @classmethod
     def read(cls, folder: Path) -> State:
         """Read the folder. Raises OSError or UserError where params.yaml or dvc.lock cannot be read."""
-        lock = folder / "dvc.lock"
-        found = yaml_file.read_plain(lock)
-        parameters = params.load(folder / params.PARAMS)
-        return cls(folder, parameters, dict(found.get("stages") or {}), files.dvc_md5(lock))
+        lock = folder / dvc_lock.LOCK
+        return cls(folder, params.load(folder / params.PARAMS), dvc_lock.read(lock), files.dvc_md5(lock))
 
     @staticmethod
     def read_parameters(folder: Path) -> dict[str, str]:
@@ -56,11 +55,10 @@ class State:
         def holds(stage: str) -> bool:
             if stage not in known:
                 known[stage] = False  # until its inputs have been looked at
-                entry = self.stages[stage]
                 used = self.used_parameters(stage)
                 known[stage] = stage == CHECK or (
-                    all(_lookup(self.parameters, key) == value for key, value in used.items())
-                    and all(_same(dep, links, holds) for dep in entry.get("deps") or [])
+                    all(lookup(self.parameters, key) == value for key, value in used.items())
+                    and all(_same(*dep, links, holds) for dep in hashes(self.stages[stage], "deps").items())
                 )
             return known[stage]
 
@@ -92,9 +90,9 @@ class State:
         made = Links({user: self.stages[user] for user in users})
         found = {}
         for user in users or {maker}:
-            for dep in self.stages[user].get("deps") or []:
-                if dep["path"].startswith("data/") and not made.makers(dep["path"]):
-                    found[dep["path"]] = str(dep.get("md5"))
+            for path, md5 in hashes(self.stages[user], "deps").items():
+                if path.startswith("data/") and not made.makers(path):
+                    found[path] = md5
         for user in users:
             for section, values in self.used_parameters(user).items():
                 if section not in HOW:
@@ -105,7 +103,7 @@ class State:
 
     def outputs(self, stage: str) -> dict[str, str]:
         """The md5 of each output by path."""
-        return {out["path"]: str(out.get("md5")) for out in self.stages[stage].get("outs") or []}
+        return hashes(self.stages[stage], "outs")
 
     def figures(self, stage: str) -> dict[str, float]:
         """The numbers of the metrics reports that the stage wrote, as long as these are the files in dvc.lock."""
@@ -127,8 +125,8 @@ class State:
     def before(self, stage: str) -> set[str]:
         """The stages whose outputs this one reads, also in part or with others."""
         links = Links(self.stages)
-        deps = self.stages[stage].get("deps") or []
-        return {one for dep in deps for one in links.makers(dep["path"], str(dep.get("md5")))} - {CHECK, stage}
+        deps = hashes(self.stages[stage], "deps").items()
+        return {one for path, md5 in deps for one in links.makers(path, md5)} - {CHECK, stage}
 
     def _models_behind(self, stage: str) -> set[str]:
         """The stage itself if it makes a model; else those that made the models it uses, directly or not."""
@@ -145,7 +143,7 @@ class State:
 
     def used_parameters(self, stage: str) -> dict[str, Any]:
         """The parameters that the stage ran with, as dvc.lock has them."""
-        return (self.stages[stage].get("params") or {}).get(str(params.PARAMS)) or {}
+        return dvc_lock.parameters(self.stages[stage])
 
 
 def numbers(report: Any) -> dict[str, float]:
@@ -163,9 +161,8 @@ def _md5(value: Any) -> str:
     return hashlib.md5(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _same(dep: Mapping[str, Any], links: Links, holds: Callable[[str], bool]) -> bool:
+def _same(path: str, md5: str, links: Links, holds: Callable[[str], bool]) -> bool:
     """Whether an input is what the stages that are up to date made. A source is."""
-    path, md5 = dep["path"], str(dep.get("md5"))
     if exact := links.wrote(path):
         return any(made == md5 and holds(maker) for maker, made in exact.items())
     return all(holds(maker) for maker in links.makers(path))
@@ -173,11 +170,3 @@ def _same(dep: Mapping[str, Any], links: Links, holds: Callable[[str], bool]) ->
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _lookup(values: Any, key: str) -> Any:
-    for part in key.split("."):
-        if not isinstance(values, Mapping) or part not in values:
-            return None
-        values = values[part]
-    return values

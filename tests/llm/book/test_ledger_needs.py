@@ -9,7 +9,7 @@ import yaml
 from llm.book import ledger
 from llm.book.measures.common import MEASURES
 from llm.book.measures.sources import Sources
-from llm.book.runs import MADE, Run, lookup
+from llm.book.runs import MADE, Run
 from llm.common import files
 from llm.common.errors import UserError
 
@@ -90,11 +90,6 @@ def test_the_model_of_a_run_that_was_made_in_a_copy_is_read_there(own, finished,
     files.write_text(right / "models/pretrain/model.safetensors", "")
     (result,) = ledger.verify(book, tmp_path)
     assert (result.verdict, read) == ("outside", [right])
-
-
-def test_parameters_are_found_behind_dotted_sections():
-    assert lookup({"tokenize.corpus": {"train_fraction": 0.9}}, "tokenize.corpus.train_fraction") == 0.9
-    assert lookup({"tokenize.corpus": {"train_fraction": 0.9}}, "tokenize.spam.order") is None
 
 
 def test_a_curve_is_read_at_its_steps(finished, tmp_path):

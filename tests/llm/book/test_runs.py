@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from llm.book import ledger
-from llm.book.runs import MADE, Run, lookup, make
+from llm.book.runs import MADE, Run, make
 from llm.common import files, params, profiles
+from llm.common.dvc_lock import lookup
 from llm.common.errors import UserError
 from stages.schema import AllParams
 from tests.stages.project import ROOT, Project

@@ -40,3 +40,16 @@ def test_what_is_broken_is_named_with_the_command_that_repairs_it(text, where, t
         dvc_lock.read()
     assert raised.value.where.startswith(where)
     assert (raised.value.code, raised.value.fix) == (USAGE, dvc_lock.REPAIR)
+
+
+def test_parameters_are_found_behind_dotted_sections():
+    joined = {"tokenize.corpus": {"train_fraction": 0.9}}
+    assert dvc_lock.lookup(joined, "tokenize.corpus.train_fraction") == 0.9
+    assert dvc_lock.lookup(joined, "tokenize.spam.order") is None
+    assert dvc_lock.lookup({"seed": 1}, "seed.inner", "missing") == "missing"
+
+
+def test_an_entry_without_a_part_has_none_of_it():
+    entry = dvc_lock.parse(WHOLE, "dvc.lock")["a"]
+    assert (dvc_lock.hashes(entry, "deps"), dvc_lock.hashes(entry, "outs")) == ({"b": "c"}, {})
+    assert dvc_lock.parameters(entry) == {}
