@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llm.cli.program import open_repo
 from llm.common import files
+from llm.common.errors import UserError
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -38,13 +40,9 @@ def list_experiments(arguments: argparse.Namespace) -> None:
 
 def _repo(root: Path) -> Repo | None:
     """DVC's view of the project; None if DVC cannot open it."""
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-
-    try:
-        return Repo(str(root))
-    except DvcException:
-        return None
+    with suppress(UserError):
+        return open_repo(root)
+    return None
 
 
 def write_page(path: Path, page: str) -> None:

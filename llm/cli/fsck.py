@@ -7,17 +7,15 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from llm.cli.program import program
+from llm.cli.program import open_repo
 from llm.common import dvc_lock, dvc_yaml, files, publishing
-from llm.common.errors import DATA, USAGE, UserError
+from llm.common.errors import DATA, UserError
+from llm.compare import holders
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
-
-State = Literal["whole", "damaged", "missing"]
-DIR = ".dir"  # ends the md5 of a folder, whose object is the list of its files
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Output:
     stage: str
     md5: str
     found: str | None  # md5 on the disk; None if it is missing
-    damaged: tuple[Path, ...]  # objects in the cache whose content is not what their name says
+    damaged: list[Path]  # objects in the cache whose content is not what their name says
     cached: bool  # all its objects are in the cache and whole
 
     @property
@@ -52,7 +50,7 @@ class Output:
 
 def outputs(root: Path) -> list[Output]:
     """Hash every output of dvc.lock, and its objects in the cache."""
-    cache = Path(_repo(root).cache.local.path) if (root / ".dvc").is_dir() else None
+    cache = open_repo(root).cache.local if (root / ".dvc").is_dir() else None
     return [
         _look(str(out["path"]), name, str(out["md5"]), cache)
         for name, stage in dvc_lock.read().items()
@@ -70,14 +68,13 @@ def not_recorded() -> list[str]:
 
 def repair(root: Path, bad: Sequence[Output], rerun: Callable[[list[str]], object]) -> Iterator[str]:
     """Bring the outputs back and yield a line for each: from the disk, the cache, the remote, or by `rerun(stages)`."""
-    repo = _repo(root)
-    cache = Path(repo.cache.local.path)
+    repo = open_repo(root)
     again: list[str] = []
     for output in bad:
         for path in output.damaged:
             path.unlink(missing_ok=True)
         if output.on_disk:
-            _store(Path(output.path), output.md5, cache)
+            _store(Path(output.path), output.md5, repo.cache.local)
             yield f"{output.path}: copied into the cache"
             continue
         publishing.remove(Path(output.path))
@@ -93,46 +90,13 @@ def repair(root: Path, bad: Sequence[Output], rerun: Callable[[list[str]], objec
         rerun(stages)
 
 
-def _repo(root: Path) -> Repo:
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-
-    try:
-        return Repo(str(root))
-    except DvcException as error:
-        raise UserError(str(root), str(error), f"run `{program()} repair`", USAGE) from None
-
-
-def _look(path: str, stage: str, md5: str, cache: Path | None) -> Output:
+def _look(path: str, stage: str, md5: str, cache: Any) -> Output:
     found = files.dvc_md5(path) if Path(path).exists() else None
-    states = dict(_objects(cache, md5)) if cache else {}
-    damaged = tuple(each for each, state in states.items() if state == "damaged")
-    cached = bool(states) and set(states.values()) == {"whole"}
+    damaged, cached = holders.in_cache(cache, md5) if cache else ([], False)
     return Output(path, stage, md5, found, damaged, cached)
 
 
-def _objects(cache: Path, md5: str) -> Iterator[tuple[Path, State]]:
-    """The object of an output and, for a folder, those of its files."""
-    path = _object(cache, md5)
-    state = _state(path, md5)
-    yield path, state
-    if md5.endswith(DIR) and state == "whole":
-        for entry in json.loads(path.read_bytes()):
-            each = _object(cache, entry["md5"])
-            yield each, _state(each, entry["md5"])
-
-
-def _object(cache: Path, md5: str) -> Path:
-    return cache / md5[:2] / md5[2:]
-
-
-def _state(path: Path, md5: str) -> State:
-    if not path.is_file():
-        return "missing"
-    return "whole" if files.dvc_md5(path) == md5.removesuffix(DIR) else "damaged"
-
-
-def _store(path: Path, md5: str, cache: Path) -> None:
+def _store(path: Path, md5: str, cache: Any) -> None:
     """Put what the cache lacks of an output on the disk there, read-only as DVC does."""
     contents: list[tuple[str, Path | bytes]] = [(md5, path)]
     if path.is_dir():
@@ -140,7 +104,7 @@ def _store(path: Path, md5: str, cache: Path) -> None:
         contents = [(entry["md5"], path / entry["relpath"]) for entry in listing]
         contents.append((md5, json.dumps(listing, sort_keys=True).encode()))
     for name, content in contents:
-        target = _object(cache, name)
+        target = Path(cache.oid_to_path(name))
         if target.exists():
             continue
         with files.atomic_path(target) as temporary:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm.cli.program import program
+from llm.cli.program import open_repo
 from llm.common import dvc_lock, files, params
 from llm.common.errors import USAGE, UserError, raise_all
 from llm.runtime import kernels
@@ -72,16 +72,9 @@ def _unknown(option: str, name: str, known: Sequence[str]) -> UserError:
 
 def expected(root: Path, targets: Sequence[str]) -> tuple[list[Expected], int]:
     """The stages that would run with their estimates, written down for the stages; and the number of all stages."""
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-
     from llm.plan.stages import planned
 
-    try:
-        repo = Repo(str(root))
-    except DvcException as error:
-        raise UserError(str(root), str(error), f"run `{program()} repair`", USAGE) from None
-    with repo:
+    with open_repo(root) as repo:
         stages, number = planned(repo, targets)
     found: list[Expected] = []
     if stages:

@@ -1,4 +1,4 @@
-"""The name and the version of this program, and what to type in the user's shell to run it or DVC."""
+"""The name and the version of this program, what to type in the user's shell to run it or DVC, and DVC itself."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llm.common.errors import USAGE, UserError
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
@@ -30,6 +36,17 @@ def version() -> str:
         return metadata.version("llm-from-scratch-pipeline")
     except metadata.PackageNotFoundError:  # a copy of the code, as `dvc exp run --queue` makes
         return "unknown"
+
+
+def open_repo(root: Path) -> Repo:
+    """DVC's view of the project. Raises UserError if DVC cannot open it."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        return Repo(str(root))
+    except DvcException as error:
+        raise UserError(str(root), str(error), f"run `{program()} repair`", USAGE) from None
 
 
 def _folder() -> str:

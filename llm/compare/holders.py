@@ -41,18 +41,33 @@ class Holders:
 
 def look(repo: Repo, artifact: Artifact, commits: Sequence[str]) -> Holders:
     """Ask all of them; `commits` are those whose files may be it."""
-    path, cache = Path(artifact.path), repo.cache.local
-    inside = objects(cache, artifact.md5)
-    damaged = [found for name in inside or [artifact.md5] if _is_damaged(found := Path(cache.oid_to_path(name)))]
+    path = Path(artifact.path)
+    damaged, whole = in_cache(repo.cache.local, artifact.md5)
     core: dict[str, Any] = repo.config["core"]
     return Holders(
         disk=files.dvc_md5(path) if path.exists() else None,
-        cache=inside is not None and not damaged and _holds(cache, inside),
+        cache=whole,
         damaged=[str(path) for path in damaged],
         remotes={name: _ask(repo, name, artifact.md5) for name in repo.config["remote"]},
         default_remote=core.get("remote"),
         commit=next((commit for commit in commits[:TRIED] if in_git(commit, artifact.path) == artifact.md5), None),
     )
+
+
+def in_cache(odb: Any, md5: str) -> tuple[list[Path], bool]:
+    """The objects of an artifact in the cache that are damaged, and whether all of them are there and whole."""
+    top = Path(odb.oid_to_path(md5))
+    if _is_damaged(top):
+        return [top], False
+    paths = [Path(odb.oid_to_path(name)) for name in objects(odb, md5) or ()]
+    damaged = [path for path in paths[1:] if _is_damaged(path)]
+    return damaged, bool(paths) and not damaged and all(path.is_file() for path in paths)
+
+
+def holds(odb: Any, md5: str) -> bool:
+    """Whether the cache or a remote has all objects of an artifact."""
+    names = objects(odb, md5)
+    return names is not None and set(odb.oids_exist(names)) == set(names)
 
 
 def objects(odb: Any, md5: str) -> list[str] | None:
@@ -103,15 +118,9 @@ def _is_damaged(path: Path) -> bool:
     return path.is_file() and files.dvc_md5(path) != (path.parent.name + path.name).removesuffix(DIR)
 
 
-def _holds(odb: Any, names: Sequence[str]) -> bool:
-    return set(odb.oids_exist(list(names))) == set(names)
-
-
 def _ask(repo: Repo, remote: str, md5: str) -> bool | str:
     """Whether a remote holds all objects; a text if it cannot be asked, as without a network."""
     try:
-        odb = repo.cloud.get_remote_odb(remote)
-        names = objects(odb, md5)
-        return names is not None and _holds(odb, names)
+        return holds(repo.cloud.get_remote_odb(remote), md5)
     except Exception as error:  # of the client of any cloud
         return " ".join(str(error).split())[:60] or type(error).__name__

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm.common import dvc_lock, files, params
+from llm.common import files, params
+from llm.common.dvc_lock import hashes
 from llm.common.errors import RUNNING, USAGE, UserError
 from llm.compare import changes, holders
-from llm.compare.history import Artifact, History, Run
+from llm.compare.history import History, Run
 from llm.compare.restore import LISTS, list_of_code
 from llm.compare.terminal import value
 
@@ -71,7 +72,7 @@ class _Plan:
         """Add the stage to `found` if it would run."""
         name, self.number = stage.addressing, self.number + 1
         entry = self._locked.get(name) or {}
-        before = dvc_lock.hashes(entry, "deps")
+        before = hashes(entry, "deps")
         told = {
             path: how for one in status if isinstance(one, dict) for path, how in one.get("changed deps", {}).items()
         }
@@ -94,7 +95,7 @@ class _Plan:
             return
         run = None if missing else self._cached(stage, inputs)
         keys = tuple(str(key) for dep in stage.deps if _is_params(dep) for key in dep.params)
-        outs = {one.path: one.md5 for one in run.artifacts("outs")} if run else {}
+        outs = hashes(run.entry, "outs") if run else {}
         for out in stage.outs:
             self._made[out.def_path], self._by[out.def_path] = outs.get(out.def_path), name
         self.found.append(Planned(name, tuple(dict.fromkeys(reasons)), run is not None, tuple(inputs), keys))
@@ -129,12 +130,11 @@ class _Plan:
         if None in inputs.values():
             return None
         cache = self._repo.cache.local
-        wanted = dict(inputs)
-        word = next(iter(wanted.values()), None) or ""
+        word = next(iter(inputs.values()), None) or ""
         for run in self._history.runs(word, self._history.cached):
-            if run.stage != stage.cmd or {one.path: one.md5 for one in run.artifacts("deps")} != wanted:
+            if run.stage != stage.cmd or hashes(run.entry, "deps") != inputs or changes.unrun(run.entry, self._now):
                 continue
-            if not list(changes.unrun(run.entry, self._now)) and _all_cached(cache, run.artifacts("outs")):
+            if all(holders.holds(cache, md5) for md5 in hashes(run.entry, "outs").values()):
                 return run
         return None
 
@@ -162,8 +162,3 @@ def _is_params(dep: Any) -> bool:
 
 def _is_code(path: str) -> bool:
     return path.startswith(LISTS) or path in ("llm", "stages")
-
-
-def _all_cached(cache: Any, outs: Iterable[Artifact]) -> bool:
-    listed = [holders.objects(cache, one.md5) for one in outs]
-    return all(names is not None and set(cache.oids_exist(names)) == set(names) for names in listed)
