@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llm.common.params import PARAMS
-from llm.common.dvc_lock import hashes
+from llm.common import dvc_lock
 from llm.compare.changes import same_outputs
 from llm.compare.snapshot import Snapshot
 
@@ -37,9 +36,8 @@ class _Run:
 
     def __init__(self, stage: str, side: Snapshot) -> None:
         found = side.stages.get(stage) or {}
-        recorded = (found.get("params") or {}).get(str(PARAMS)) or {}
-        self.side, self.deps = side, hashes(found, "deps")
-        self.settings: Mapping[str, Any] = recorded.get(stage) or {}
+        self.side, self.deps = side, dvc_lock.hashes(found, "deps")
+        self.settings: Mapping[str, Any] = dvc_lock.parameters(found).get(stage) or {}
 
     @property
     def targets(self) -> list[Any]:
