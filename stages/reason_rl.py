@@ -155,7 +155,7 @@ def main(params: Params) -> None:
 
 def mean_of_updates(measure: str, rows: Sequence[Mapping[str, Any]]) -> float:
     """The mean over all updates. A row has the mean over those since the row before, perhaps fewer in the last one."""
-    parts = [(after["step"] - before["step"], float(after[measure])) for before, after in pairwise(rows)]
+    parts = [(int(after["step"] - before["step"]), float(after[measure])) for before, after in pairwise(rows)]
     return sum(updates * value for updates, value in parts) / sum(updates for updates, _ in parts)
 
 
