@@ -16,7 +16,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -144,7 +144,7 @@ def _run(config: LaunchConfig, words: Sequence[str], folder: Path, node: int, mi
         fix = "start the stage on each, with NODE_RANK from 0; or raise launch.timeout_seconds"
         raise UserError("params.yaml: launch.endpoint", what, fix, SERVICE) from None
     except SignalException as stop:
-        show_all(_reported(folder, 0))
+        show_all(_last_words(folder, mine[0], signal.Signals(stop.sigval)))
         raise SystemExit(128 + stop.sigval) from None
 
 
@@ -170,10 +170,13 @@ def end_with_launcher() -> None:
             os._exit(TERMINATED)
 
 
-def rank_contract() -> AbstractContextManager[None]:
+@contextmanager
+def rank_contract() -> Iterator[None]:
     """The error contract of a rank that `start` has started: errors go into a file, and the launcher says why."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(TERMINATED))  # after the contract: the launcher says why
-    return error_contract(_report)
+    with error_contract(_report):
+        _report([])  # from now on, this rank does not print its errors
+        yield
 
 
 def _report(problems: Sequence[UserError]) -> None:
@@ -184,6 +187,16 @@ def _report(problems: Sequence[UserError]) -> None:
 def _reported(folder: Path, rank: int) -> list[UserError]:
     path = folder / f"{rank}.json"
     return [UserError(**found) for found in read_json(path)] if path.exists() else []
+
+
+def _last_words(folder: Path, rank: int, by: signal.Signals) -> list[UserError]:
+    """What a rank has reported when it was stopped, or that it had no time to. Before `rank_contract`, it prints it."""
+    found = _reported(folder, rank)
+    if found or not (folder / f"{rank}.json").exists():
+        return found
+    how = "interrupted" if by == signal.SIGINT else "terminated"
+    what = f"by {by.name}; the ranks were killed before they had saved, nothing was published"
+    return [UserError(how, what, "run the same command again; a saved training resumes")]
 
 
 def _is(problem: UserError, words: Sequence[str]) -> bool:

@@ -146,6 +146,16 @@ def test_a_stopped_rank_ends_all_within_the_limit(tokenized: Project, tmp_path: 
     assert time.monotonic() - before < 60  # the limit, and the launcher's 30 seconds for a rank to end by itself
 
 
+def test_a_stop_that_a_rank_does_not_follow_is_told(tokenized: Project, tmp_path: Path) -> None:
+    made = tokenized.copy(tmp_path / "project")
+    stage, ranks = started(made, env={"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3"})
+    ranks[1].suspend()
+    stage.send_signal(signal.SIGTERM)
+    code, line = ended(stage, ranks)
+    assert code == TERMINATED
+    assert "terminated: by SIGTERM; the ranks were killed before they had saved, nothing was published" in line
+
+
 def test_a_rank_that_raises_is_the_one_error(tokenized: Project, tmp_path: Path) -> None:
     made = tokenized.copy(tmp_path / "project")
     made.set(pretrain={"lr": 1e30, "clip_norm": None, "warmup_steps": 0})
