@@ -152,11 +152,13 @@ class PreTokenizer:
     begins: bool = False  # the begin of a text is put before it, if a file has no `add_bos_token`
 
 
-# By the name in `tokenizer.ggml.pre`.
+# By the name in `tokenizer.ggml.pre`. An export takes the first one that cuts as its tokenizer does.
 PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     "gpt-2": PreTokenizer([_BYTES | {"use_regex": True}]),
     "smollm": PreTokenizer([{"type": "Digits", "individual_digits": True}, _BYTES | {"use_regex": True}]),
     "llama-bpe": PreTokenizer(_split(_words(r"\p{N}{1,3}")), ignore_merges=True, begins=True),
+    # Llama 3's tokenizer without its begin of a text: that of SmolLM3
+    "smaug-bpe": PreTokenizer(_split(_words(r"\p{N}{1,3}")), ignore_merges=True),
     "qwen2": PreTokenizer(_split(_words(r"\p{N}")), normalizer={"type": "NFC"}),
 }
 ALIASES = {"llama3": "llama-bpe", "llama-v3": "llama-bpe"}

@@ -277,6 +277,16 @@ def test_the_begin_of_a_text_is_the_tokenizers_after_an_import_too(tmp_path: Pat
     assert tokenized(file, "sun", add_special=True) == expected
 
 
+def test_published_files_of_smollm3_have_the_tokenizer_of_its_folder(tmp_path: Path) -> None:
+    folder, file = make_folder(tmp_path / "model", "smollm3"), tmp_path / "a.gguf"
+    write_variant(folder, file, settings={"tokenizer.ggml.pre": "smaug-bpe", ADD_BOS: None})
+    gguf_import.unpack(file, tmp_path / "back")
+    expected, found = Tokenizer.load(folder), Tokenizer.load(tmp_path / "back")
+    for text in TEXTS:
+        assert found.encode_prompt(text) == expected.encode_prompt(text)
+        assert tokenized(file, text, add_special=True, parse_special=False) == found.encode_prompt(text)
+
+
 @pytest.mark.parametrize(("family", "added"), [("llama3", True), ("smollm2", False)])
 def test_the_begin_of_a_text_is_llama_cpps_where_the_file_does_not_say(
     tmp_path: Path, family: str, added: bool
