@@ -5,19 +5,37 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llm.common.errors import USAGE, UserError
 
 DONE = "success"
+COPIES = "/.dvc/tmp/exps/"  # where DVC makes a copy of the project for each queued experiment
+TRIES, WAIT_SECONDS = 20, 0.5
 Group = dict[str, Any]  # a commit with its experiments, as `dvc exp show --json` gives it
 
 
 def by_commit(every_commit: bool = False) -> list[Group]:
-    """Git's HEAD, or every commit, with its experiments. Raises UserError if DVC cannot list them."""
-    groups: list[Group] = json.loads(run("exp", "show", "--json", *(["--all-commits"] if every_commit else [])))
-    return groups
+    """Git's HEAD, or every commit, with its experiments. Raises UserError if DVC cannot list them.
+
+    While a queued experiment starts or ends, its copy of the project is not whole, and DVC fails. So it is asked again.
+    """
+    words = ["exp", "show", "--json", *(["--all-commits"] if every_commit else [])]
+    for _ in range(TRIES):
+        try:
+            return _groups(words)
+        except UserError as error:
+            if COPIES not in error.what:
+                raise
+            time.sleep(WAIT_SECONDS)
+    return _groups(words)
+
+
+def _groups(words: Sequence[str]) -> list[Group]:
+    found: list[Group] = json.loads(run(*words))
+    return found
 
 
 def newest(group: Group) -> list[dict[str, Any]]:
@@ -49,5 +67,13 @@ def output(words: Sequence[str], where: str) -> str:
         said = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
         errors = [line for line in said if line.startswith(("ERROR", "fatal"))] or said
         fix = "experiments need a git repository with a commit: `git init`, `git add`, `git commit`"
-        raise UserError(where, errors[-1], fix, USAGE)
+        raise UserError(where, errors[-1], "see its message, then try again" if _has_commit() else fix, USAGE)
     return done.stdout
+
+
+def _has_commit() -> bool:
+    asked = ["git", "rev-parse", "--verify", "--quiet", "HEAD"]
+    try:
+        return subprocess.run(asked, capture_output=True, check=False).returncode == 0
+    except OSError:  # no git
+        return False

@@ -1,0 +1,43 @@
+"""DVC's list of experiments, also while experiments start and end, and what is said where it has none."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from llm.common import dvc_exp
+from llm.common.errors import USAGE, UserError
+
+STARTS = "ERROR: failed to show experiments - directory '/a/.dvc/tmp/exps/tmpnty2xpnk/.dvc' does not exist"
+
+
+def test_it_asks_again_while_an_experiment_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = [UserError("dvc exp show", STARTS, "", USAGE), UserError("dvc exp show", STARTS, "", USAGE), [{"rev": "a"}]]
+
+    def run(*words: str) -> str:
+        assert words == ("exp", "show", "--json")
+        if isinstance(found := told.pop(0), UserError):
+            raise found
+        return json.dumps(found)
+
+    monkeypatch.setattr(dvc_exp, "run", run)
+    monkeypatch.setattr(dvc_exp, "WAIT_SECONDS", 0)
+    assert dvc_exp.by_commit() == [{"rev": "a"}]
+    told += [UserError("dvc exp show", "ERROR: another", "", USAGE)]
+    with pytest.raises(UserError, match="another"):
+        dvc_exp.by_commit()
+
+
+def test_the_fix_names_git_only_where_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["git", "show", "HEAD:none"]
+    with pytest.raises(UserError, match="experiments need a git repository with a commit"):
+        dvc_exp.output(words, "none")
+    commit = ["-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-q", "--allow-empty", "-m", "one"]
+    for git in (["init", "-q"], commit):
+        subprocess.run(["git", *git], check=True)
+    with pytest.raises(UserError, match="see its message"):
+        dvc_exp.output(words, "none")
