@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm.cli.program import open_repo
+from llm.cli.repro import BEYOND
 from llm.common import dvc_lock, dvc_yaml, files, publishing
 from llm.common.errors import DATA, UserError
 from llm.compare import holders
@@ -28,6 +29,7 @@ class Output:
     found: str | None  # md5 on the disk; None if it is missing
     damaged: list[Path]  # objects in the cache whose content is not what their name says
     cached: bool  # all its objects are in the cache and whole
+    absent: bool = False  # neither on the disk nor in the cache, not even its list of files
 
     @property
     def on_disk(self) -> bool:
@@ -66,6 +68,20 @@ def not_recorded() -> list[str]:
     return [name for name in stages if name not in known]
 
 
+def look(root: Path) -> tuple[list[Output], list[Output], list[str]]:
+    """The outputs, those that are damaged, and the stages beyond the chapters that ran elsewhere.
+
+    Of these nothing is here but their reports, which are in git; their outputs are left out.
+    """
+    found, here = outputs(root), dict[str, bool]()
+    for output in found:
+        if output.stage.startswith(BEYOND) and not output.path.startswith("reports/"):
+            here[output.stage] = here.get(output.stage, False) or not output.absent
+    elsewhere = [stage for stage, is_here in here.items() if not is_here]
+    found = [output for output in found if output.stage not in elsewhere]
+    return found, [output for output in found if not output.on_disk or output.damaged], elsewhere
+
+
 def repair(root: Path, bad: Sequence[Output], rerun: Callable[[list[str]], object]) -> Iterator[str]:
     """Bring the outputs back and yield a line for each: from the disk, the cache, the remote, or by `rerun(stages)`."""
     repo = open_repo(root)
@@ -93,7 +109,8 @@ def repair(root: Path, bad: Sequence[Output], rerun: Callable[[list[str]], objec
 def _look(path: str, stage: str, md5: str, cache: Any) -> Output:
     found = files.dvc_md5(path) if Path(path).exists() else None
     damaged, cached = holders.in_cache(cache, md5) if cache else ([], False)
-    return Output(path, stage, md5, found, damaged, cached)
+    absent = found is None and cache is not None and not Path(cache.oid_to_path(md5)).exists()
+    return Output(path, stage, md5, found, damaged, cached, absent)
 
 
 def _store(path: Path, md5: str, cache: Any) -> None:

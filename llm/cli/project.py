@@ -209,19 +209,19 @@ def check_outputs(arguments: argparse.Namespace) -> None:
     from llm.cli.repro import run_dvc
 
     root = files.project_root()
-    found = fsck.outputs(root)
-    bad = [output for output in found if not output.on_disk or output.damaged]
+    found, bad, elsewhere = fsck.look(root)
     if arguments.repair and bad:
         for line in fsck.repair(root, bad, run_dvc):
             print(line, flush=True)
-        found = fsck.outputs(root)
-        bad = [output for output in found if not output.on_disk or output.damaged]
+        found, bad, elsewhere = fsck.look(root)
     missing = fsck.not_recorded()
     if not found:
         what = f"records no output of the {len(missing)} stages in dvc.yaml"
         raise UserError("dvc.lock", what, f"run `{program()} repro`, or restore the file from git", DATA)
     if missing:
         print(f"not in dvc.lock, so not checked: {', '.join(missing)}")
+    if elsewhere:
+        print(f"not run here, so not checked: {', '.join(elsewhere)}")
     raise_all([output.error(f"{program()} fsck --repair") for output in bad])
     print(f"{len(found)} outputs match dvc.lock")
 

@@ -347,6 +347,22 @@ def test_fsck_names_an_output_that_changed_or_is_gone(project, capsys):
     assert [line.split(":")[1] for line in errors] == [" models/spam", " a.json"]
 
 
+def test_fsck_leaves_out_the_stages_beyond_the_chapters_that_ran_elsewhere(project, capsys):
+    (project / ".dvc").mkdir()
+    (project / ".dvc/config").write_text("[core]\nno_scm = true\n")
+    (project / "reports").mkdir()
+    (project / "reports/a.json").write_text("1")
+    outs = [{"path": "models/dpo", "md5": "0" * 32 + ".dir"}]
+    outs += [{"path": "reports/a.json", "md5": files.dvc_md5("reports/a.json")}]
+    stages = {"finetune_dpo": {"outs": outs}, "download": {"outs": outs[1:]}}
+    (project / "dvc.lock").write_text(json.dumps({"stages": stages}))
+    parser.main(["fsck"])
+    assert capsys.readouterr().out == "not run here, so not checked: finetune_dpo\n1 outputs match dvc.lock\n"
+    (project / "models/dpo").mkdir(parents=True)
+    (project / "models/dpo/config.json").write_text("{}")
+    assert "error: models/dpo: has md5 " in refused(capsys, "fsck", code=3)
+
+
 def test_report_shows_a_single_score_without_an_interval(project, capsys):
     (project / "reports/evaluate_with_judge").mkdir(parents=True)
     metrics = {"backend": "reference", "score_mean": 80.0, "n_scored": 1, "n_items": 1}
