@@ -13,7 +13,7 @@ from typing import Any
 
 from llm.common import dvc_yaml, files
 from llm.common.errors import UserError
-from llm.tracking import exhibits, models, spool, traces, usage
+from llm.tracking import exhibits, models, places, spool, traces, usage
 from llm.tracking.entities import Data, as_params, log_data, log_params, log_points, metric_name, points
 from llm.tracking.parent import Parent, tags
 
@@ -84,13 +84,14 @@ class _Store:
     def __init__(self, root: Path, folder: Path) -> None:
         from mlflow.tracking import MlflowClient
 
+        uri = os.environ["MLFLOW_TRACKING_URI"]
+        places.follow(root, uri)
         self.client = MlflowClient()
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or spool.EXPERIMENT
         found = self.client.get_experiment_by_name(name)
         if found is None:
-            scheme, _, database = os.environ["MLFLOW_TRACKING_URI"].partition(":///")
-            beside = (root / database).with_name("mlartifacts")  # a copy of the project may write into our database
-            location = beside.as_uri() if scheme == "sqlite" else None
+            beside = places.beside(root, uri)  # a copy of the project may write into our database
+            location = beside.as_uri() if beside else None
             found = self.client.get_experiment(self.client.create_experiment(name, artifact_location=location))
         self.experiment: str = found.experiment_id
         if found.lifecycle_stage == "deleted":

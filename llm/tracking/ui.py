@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from llm.common.errors import DATA, RUNNING, USAGE, UserError
-from llm.tracking import spool
+from llm.tracking import places, spool
 from llm.tracking.tracker import Recorder
 
 
@@ -35,6 +35,7 @@ def serve(root: Path, port: int = 5000) -> NoReturn:
             raise UserError(f"port {port}", spool.one_line(error), f"`PORT={port + 1} make ui`", RUNNING) from None
     database = Path(uri.removeprefix("sqlite:///"))
     page = _page(database, port)
+    places.follow(root, uri)
     recorder = Recorder(root, None)
     # what ended stages could not deliver; a stage that runs now has a recorder
     recorder.wait(lambda: all(spool.held(path) for path in recorder.folder.glob("*.jsonl")))
