@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 RESAMPLES = 9_999
+AT_ONCE = 10_000_000  # resampled values in memory; the results do not depend on it
 SEED = 123  # so that the same answers always give the same interval and p-value
 Interval = tuple[float, float]
 
@@ -38,7 +39,7 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> Differ
         raise ValueError(f"{len(first)} and {len(second)} values")
     differences = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
     mean = float(differences.mean())
-    options = {"n_resamples": RESAMPLES, "vectorized": True}
+    options = {"n_resamples": RESAMPLES, "vectorized": True, "batch": max(1, AT_ONCE // len(differences))}
     interval = (mean, mean)  # if all differences are equal, there is nothing to resample
     if np.ptp(differences):
         rng = np.random.default_rng(SEED)

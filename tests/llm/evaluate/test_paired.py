@@ -3,9 +3,11 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 from scipy import stats
 
+from llm.evaluate import paired
 from llm.evaluate.paired import paired_difference, unpaired_interval
 from llm.evaluate.stats import wilson
 
@@ -36,6 +38,23 @@ def test_the_interval_is_about_that_of_student():
     found = paired_difference([0.0] * 100, differences)
     expected = stats.ttest_1samp(differences, 0).confidence_interval()
     assert found.interval == pytest.approx(expected, abs=1.5)
+
+
+def test_many_examples_are_resampled_in_parts(monkeypatch):
+    first, second = [float(n % 3) for n in range(400)], [float(n % 5) for n in range(400)]
+    expected = paired_difference(first, second)
+    sizes = []
+    for name in ("mean", "sum"):
+        function = getattr(np, name)
+
+        def spy(values, axis, function=function):
+            sizes.append(values.size)
+            return function(values, axis=axis)
+
+        monkeypatch.setattr(np, name, spy)
+    monkeypatch.setattr(paired, "AT_ONCE", 1_000_000)  # as if there were more examples
+    assert paired_difference(first, second) == expected
+    assert max(sizes) == 1_000_000
 
 
 def test_no_difference_at_all():
