@@ -20,15 +20,20 @@ def differ(stage: str, first: Snapshot, second: Snapshot) -> bool:
     if not same_outputs(first, second, *TOKENS[stage]):
         return True
     before, after = (_Run(stage, side) for side in (first, second))
-    return stage != "pretrain" and (before.targets != after.targets or before.has_other_tokenizer(after))
+    return stage != "pretrain" and (bool(_changed(before.targets, after.targets)) or before.has_other_tokenizer(after))
 
 
 def other_batches(stage: str, first: Snapshot, second: Snapshot) -> list[str]:
     """The parameters that differ and choose the windows or batches of an evaluation."""
     before, after = (_Run(stage, side).settings for side in (first, second))
     whole = before.get("eval_batches") is None and after.get("eval_batches") is None
-    keys = WINDOWS if whole else (*WINDOWS, *BATCHES)
-    return [f"{stage}.{key}" for key in keys if before.get(key) != after.get(key)]
+    changed = _changed(before, after)
+    return [f"{stage}.{key}" for key in (WINDOWS if whole else (*WINDOWS, *BATCHES)) if key in changed]
+
+
+def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """The keys with another value; an older dvc.lock may lack some."""
+    return [key for key in before if key in after and before[key] != after[key]]
 
 
 class _Run:
@@ -40,9 +45,10 @@ class _Run:
         self.settings: Mapping[str, Any] = dvc_lock.parameters(found).get(stage) or {}
 
     @property
-    def targets(self) -> list[Any]:
+    def targets(self) -> dict[str, Any]:
         """The instructions, and what decides which of their tokens count."""
-        return [self.deps.get(INSTRUCTIONS), *(self.settings.get(key) for key in FRAME)]
+        known = {**self.deps, **self.settings}
+        return {key: known[key] for key in (INSTRUCTIONS, *FRAME) if key in known}
 
     def has_other_tokenizer(self, other: _Run) -> bool:
         """Whether the model that it started from is known to have another tokenizer."""

@@ -87,7 +87,7 @@ INSTRUCT = {"init_from": "models/a", "prompt": "alpaca", "mask_prompt": True, "b
 def tuned(data="d", model="m", **settings):
     """Record how the instructions were fine-tuned."""
     lock = files.read_json("dvc.lock")
-    found = INSTRUCT | settings
+    found = {key: value for key, value in (INSTRUCT | settings).items() if value is not None}
     deps = [{"path": "data/instructions", "md5": data}, {"path": found["init_from"], "md5": model}]
     lock["stages"]["finetune_instruct"] = {"deps": deps, "params": {"params.yaml": {"finetune_instruct": found}}}
     files.write_json("dvc.lock", lock)
@@ -101,6 +101,7 @@ OTHER_ANSWERS = "the losses of the instructions are over other tokens, so they a
     ("changed", "verdict", "how"),
     [
         ({"lr": 1.0}, "no test", "one number per run: no pairs to test"),
+        ({"mask_prompt": None, "batch_size": None}, "no test", "one number per run: no pairs to test"),
         ({"mask_prompt": False}, "not comparable", None),
         ({"prompt": {"text": "{instruction}", "answer": "A:"}}, "not comparable", None),
         ({"data": "d2"}, "not comparable", None),
@@ -128,7 +129,7 @@ def test_losses_of_other_instructions_are_not_subtracted(project, monkeypatch, c
 
 
 def test_all_batches_are_the_same_at_every_batch_size(project):
-    tuned(eval_batches=None)
+    tuned(eval_batches=None)  # all
     git("commit", "-q", "-a", "-m", "two")
     tuned(eval_batches=None, batch_size=4)
     line = compare(resolve("HEAD"), resolve("workspace"))[2]
