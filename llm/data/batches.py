@@ -65,14 +65,15 @@ class Batch:
     def to(self, device: torch.device) -> Self:
         """Copy to a device, with `counted`: to find it there, the host would wait for the device."""
         apart = device.type == "cuda"  # the host goes on; from pinned memory the GPU copies by itself
-        moved = self._with_tensors(lambda tensor: tensor.to(device, non_blocking=apart))
-        vars(moved)["counted"] = None if self.counted is None else self.counted.to(device, non_blocking=apart)
-        return moved
+        return self._moved(lambda tensor: tensor.to(device, non_blocking=apart))
 
     def pinned(self) -> Self:
         """A copy in pinned memory."""
-        moved = self._with_tensors(Tensor.pin_memory)
-        vars(moved)["counted"] = None if self.counted is None else self.counted.pin_memory()
+        return self._moved(Tensor.pin_memory)
+
+    def _moved(self, move: Callable[[Tensor], Tensor]) -> Self:
+        moved = self._with_tensors(move)
+        vars(moved)["counted"] = None if self.counted is None else move(self.counted)
         return moved
 
     def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> Self:

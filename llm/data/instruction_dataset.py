@@ -48,19 +48,15 @@ class InstructionDataset:
                 fix = "shorten it, or use a model with a longer context"
                 problems.append(UserError(f"{name}: entry {number}", what, fix, DATA))
         raise_first(problems, name)
-        self.ids = [one.ids[:-1] for one in encoded]
-        self._ends = [one.ids[-1] for one in encoded]
-        self._ignored = [  # by position of the target, which is one token later
-            [n for n, trained in enumerate(one.trained[1:]) if mask_prompt and not trained] for one in encoded
-        ]
+        self.rows = encoded if mask_prompt else [one._replace(trained=[True] * len(one.ids)) for one in encoded]
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.rows)
 
     @property
     def lengths(self) -> list[int]:
         """Number of tokens in each row without padding."""
-        return [min(len(ids), self.limit) for ids in self.ids]
+        return [min(one.length, self.limit) for one in self.rows]
 
     @property
     def longest(self) -> int:
@@ -70,25 +66,21 @@ class InstructionDataset:
     @property
     def n_cut(self) -> int:
         """Number of entries that are cut to `limit` tokens, and so lack the end of their answer."""
-        return sum(len(ids) > self.limit for ids in self.ids)
+        return sum(one.length > self.limit for one in self.rows)
 
     def most_targets(self, rows: int) -> int:
         """Return the largest number of targets in `rows` rows that are not IGNORED."""
-        counts = (
-            length - sum(n < length for n in ignored)
-            for length, ignored in zip(self.lengths, self._ignored, strict=True)
-        )
-        return sum(sorted(counts)[-rows:])
+        return sum(sorted(answer_tokens(one, self.limit) for one in self.rows)[-rows:])
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """Return inputs and targets (B, T)."""
-        width = max(len(self.ids[i]) for i in indices) + 1
-        inputs = torch.full((len(indices), width), self.pad)
-        targets = torch.full((len(indices), width), IGNORED)
-        for row, i in enumerate(indices):
-            ids = torch.tensor([*self.ids[i], self._ends[i]])
+        rows = [self.rows[i] for i in indices]
+        width = max(len(one.ids) for one in rows)
+        inputs = torch.full((len(rows), width), self.pad)
+        targets = torch.full((len(rows), width), IGNORED)
+        for row, one in enumerate(rows):
+            ids, trained = torch.tensor(one.ids), torch.tensor(one.trained)
             inputs[row, : len(ids)] = ids
-            targets[row, : len(ids) - 1] = ids[1:]
-            targets[row, self._ignored[i]] = IGNORED
+            targets[row, : one.length] = torch.where(trained[1:], ids[1:], IGNORED)
         width = min(width - 1, self.limit)
         return Batch(inputs[:, :width].contiguous(), targets[:, :width].contiguous())

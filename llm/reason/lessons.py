@@ -43,9 +43,9 @@ def lessons(
     data = InstructionDataset(entries, tokenizer, limit, True, frame, name)
     fix = "shorten it, or raise reason_model.context_length; another model needs a longer context"
     long = []
-    for number, ids in enumerate(data.ids, start=1):
-        if len(ids) > limit:
-            what = f"its solution ends at token {len(ids)}, and the context is {limit}"
+    for number, one in enumerate(data.rows, start=1):
+        if one.length > limit:
+            what = f"its solution ends at token {one.length}, and the context is {limit}"
             long.append(UserError(f"{name}: problem {number}", what, fix, DATA))
     raise_first(long, name)
     return data

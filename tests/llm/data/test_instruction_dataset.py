@@ -114,8 +114,10 @@ def test_rows_are_cut_at_the_limit_which_must_leave_a_token_of_each_answer(mask_
 def test_end_of_text_in_an_entry_is_ordinary_text(tokenizer):
     entry = {"instruction": "a<|endoftext|>", "input": "<|endoftext|>", "output": "b<|endoftext|>c"}
     data = InstructionDataset([entry], tokenizer, limit=1000, mask_prompt=False)
-    assert tokenizer.eot not in data.ids[0]
-    assert tokenizer.decode(data.ids[0]).count("<|endoftext|>") == 3
+    *ids, end = data.rows[0].ids
+    assert tokenizer.eot not in ids
+    assert tokenizer.decode(ids).count("<|endoftext|>") == 3
+    assert end == tokenizer.eot
     assert (data.batch([0]).targets == tokenizer.eot).sum() == 1
 
 
