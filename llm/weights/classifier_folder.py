@@ -22,6 +22,7 @@ from llm.data.tokenizer import Tokenizer
 from llm.model.classifier import Classifier
 from llm.model.trainable import Position
 from llm.weights import families
+from llm.weights.families import Checkpoint
 from llm.weights.model_folder import CONFIG, OLD_CLASSIFIER, copy_tokenizer
 from llm.weights.tensors import WEIGHTS, read_tensors, write_tensors
 
@@ -39,7 +40,7 @@ def save_classifier(model: Classifier, labels: list[str], tokenizer_folder: Path
     tokens, tokenizer = copy_tokenizer(tokenizer_folder, folder, gpt.config.vocab_size), Tokenizer.load(folder)
     settings = read_json(folder / "tokenizer_config.json")
     write_json(folder / "tokenizer_config.json", settings | {"pad_token": tokenizer.end, "padding_side": "right"})
-    config = families.published(gpt.config, tokens)
+    config = families.published(gpt.config) | tokens
     extra: dict[str, Any] = {"architectures": [architecture(config)], "pad_token_id": tokenizer.eot}
     extra |= {"id2label": {str(number): label for number, label in enumerate(labels)}}
     extra |= {"label2id": {label: number for number, label in enumerate(labels)}}
@@ -86,7 +87,7 @@ def load_classifier(folder: Path | str) -> tuple[Classifier, list[str]]:
         raise UserError(where, "is of an older version of this project", "run `dvc repro finetune_spam`", DATA)
     labels, position, pad_to = (_labels(published), published.get("position"), published.get("pad_to"))
     causal = published.get("causal", True)
-    known = published.get("architectures") == [architecture(families.published(config, {}))]
+    known = published.get("architectures") == [architecture(families.published(config))]
     if not known or position not in get_args(Position):
         what = f"describes {published.get('architectures')}, not a classifier with its labels and position"
         raise UserError(where, what, "name a folder written by finetune_spam, such as models/spam", DATA)
@@ -100,7 +101,7 @@ def load_classifier(folder: Path | str) -> tuple[Classifier, list[str]]:
     assert labels is not None
     tensors = read_tensors(folder / WEIGHTS)
     score = {name.removeprefix(SCORE): tensors[name] for name in tensors if name.startswith(SCORE)}
-    gpt = families.load_published(config, tensors.without(SCORE), str(folder / WEIGHTS))
+    gpt = Checkpoint(config, tensors.without(SCORE), str(folder / WEIGHTS)).model()
     model = Classifier(gpt, len(labels), position, pad_to, causal)
     if model.score.bias is not None:
         score.setdefault("bias", torch.zeros(len(labels)))

@@ -28,7 +28,7 @@ class Checkpoint:
 
     def model(self) -> GPT:
         """The model in fp32; raises UserError that lists all tensors that do not fit."""
-        return load_published(self.config, self.tensors, self.where)
+        return layout.load(self.config, self.tensors, FORMATS[self.config.family], self.where)
 
 
 def parse_config(published: Any, where: str) -> ModelConfig:
@@ -42,19 +42,14 @@ def parse_config(published: Any, where: str) -> ModelConfig:
     return FORMATS[name].parse(published, where)
 
 
-def published(config: ModelConfig, tokens: dict[str, Any]) -> dict[str, Any]:
-    """The `config.json` of a model, in the format of its family; `tokens` are bos_token_id and eos_token_id."""
-    return FORMATS[config.family].published(config) | tokens
+def published(config: ModelConfig) -> dict[str, Any]:
+    """The `config.json` of a model, in the format of its family, without the ids of tokens."""
+    return FORMATS[config.family].published(config)
 
 
 def export(model: GPT) -> dict[str, Tensor]:
     """The model's tensors in the format of its family."""
     return layout.export(model, FORMATS[model.config.family])
-
-
-def load_published(config: ModelConfig, tensors: Mapping[str, Tensor], where: str) -> GPT:
-    """A model with these tensors, in fp32; raises UserError that lists all that do not fit."""
-    return layout.load(config, tensors, FORMATS[config.family], where)
 
 
 def untie_head(model: GPT) -> None:

@@ -52,7 +52,7 @@ def export(folder: Path, path: Path, kind: Kind) -> list[str]:
         fix = f"name a folder with one of {', '.join(one.architectures for one in ARCHITECTURES.values())}"
         raise UserError(where, what, fix, DATA)
     model = model_folder.load_model(folder)  # in any layout that can be read, such as shards
-    config |= families.published(model.config, {})
+    config |= families.published(model.config)
     raise_all(list(_other_layers(model.config, architecture, config, where)))
     tensors = families.export(model)
     with atomic_path(path) as temporary:

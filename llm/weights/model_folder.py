@@ -36,7 +36,7 @@ def save_model(
     """
     tokens = copy_tokenizer(tokenizer_folder, folder, model.config.vocab_size, source)
     extra = {} if prompt is None else {"prompt": prompt}
-    write_json(folder / CONFIG, families.published(model.config, tokens) | extra, UNROUNDED)
+    write_json(folder / CONFIG, families.published(model.config) | tokens | extra, UNROUNDED)
     own_chat.write(folder, prompt)
     write_tensors(folder / WEIGHTS, families.export(model))
 

@@ -352,7 +352,7 @@ def model(tmp_path, model_config) -> Path:
     """A model folder without a tokenizer."""
     torch.manual_seed(0)
     gpt = GPT(model_config(vocab_size=8, context_length=4, n_layer=1, n_embd=4, dropout=0.1))
-    write_json(tmp_path / "config.json", families.published(gpt.config, {"eos_token_id": 7}))
+    write_json(tmp_path / "config.json", families.published(gpt.config) | {"eos_token_id": 7})
     write_tensors(tmp_path / "model.safetensors", families.export(gpt))
     return tmp_path
 

@@ -237,13 +237,13 @@ def test_three_dropout_rates_survive_a_round_trip(
     model_config: Make, rates: dict[str, float], written: tuple[float, float, float]
 ) -> None:
     config = model_config(**rates)
-    published = families.published(config, {})
+    published = families.published(config)
     assert tuple(published[f"{name}_pdrop"] for name in ("embd", "attn", "resid")) == written
     assert families.parse_config(published, "here") == config
 
 
 def test_a_single_dropout_rate_applies_everywhere(model_config: Make) -> None:
-    published = families.published(model_config(dropout=0.25), {})
+    published = families.published(model_config(dropout=0.25))
     del published["embd_pdrop"], published["attn_pdrop"]
     assert families.parse_config(published, "here") == model_config(dropout=0.25)
 
