@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 from llm.common import params
 from llm.common.errors import DATA, UserError, problems_of, raise_all
@@ -26,27 +26,6 @@ PromptName = Literal["alpaca", "phi3", "none", "chat"]
 PREAMBLE = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
 RESPONSE = "\n\n### Response:\n"
 Turn = tuple[str, str, str]  # role, text, input
-
-
-class Frame(Protocol):
-    """The text around the entries of a model."""
-
-    @property
-    def header(self) -> str:
-        """The text between a question and its answer."""
-        ...
-
-    def segments(self, entry: Mapping[str, Any]) -> list[Segment]:
-        """Return the whole entry. The last segment ends its last answer."""
-        ...
-
-    def prompt(self, entry: Mapping[str, Any], header: bool = False) -> list[Segment]:
-        """Return the part of the entry before its last answer, with or without the header of the answer."""
-        ...
-
-    def extract_answer(self, generated: str) -> str:
-        """Return the answer in a generated text, without its header and surrounding white space."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -82,15 +61,19 @@ class TemplateFrame:
 
     @property
     def header(self) -> str:
+        """The text between a question and its answer."""
         return self.template.answer
 
     def segments(self, entry: Mapping[str, Any]) -> list[Segment]:
+        """Return the whole entry. The last segment ends its last answer."""
         return self._render(turns(entry))
 
     def prompt(self, entry: Mapping[str, Any], header: bool = False) -> list[Segment]:
+        """Return the part of the entry before its last answer, with or without the header of the answer."""
         return self._render(asked(entry)) + [Segment(self.header, special=True)] * header
 
     def extract_answer(self, generated: str) -> str:
+        """Return the answer in a generated text, without its header and surrounding white space."""
         header = self.header.strip()
         return generated.replace(header, "").strip() if self.as_book else _after(generated, header)
 
@@ -186,6 +169,9 @@ class ChatFrame:
         rendered = [self.template.render(chat[:-1], on) for on in (False, True)] + [self.template.render(chat, False)]
         asked, asked_on, whole = ("".join(segment.text for segment in segments) for segments in rendered)
         return asked, asked_on, whole
+
+
+Frame = TemplateFrame | ChatFrame
 
 
 def _after(text: str, start: str) -> str:
