@@ -10,11 +10,11 @@ from llm.data.batches import Batch, BatchSource
 class Ahead:
     """The batches of `source`; a thread prepares that of the next step, in memory that a GPU can copy from by itself.
 
-    Not for a source whose batches depend on the current weights. Without `pin`, they stay in ordinary memory.
+    Not for a source whose batches depend on the current weights.
     """
 
-    def __init__(self, source: BatchSource, pin: bool = True) -> None:
-        self._source, self._pin = source, pin
+    def __init__(self, source: BatchSource) -> None:
+        self._source = source
         self._thread = ThreadPoolExecutor(1, "batches")  # one: a source need not be safe for several threads
         self._step, self._next = -1, Future[Batch]()
 
@@ -33,8 +33,7 @@ class Ahead:
         self._step, self._next = step, self._thread.submit(self._prepare, step)
 
     def _prepare(self, step: int) -> Batch:
-        batch = self._source[step]
-        return batch.pinned() if self._pin else batch
+        return self._source[step].pinned()
 
 
 def prepared(source: BatchSource, device: str) -> BatchSource:

@@ -13,6 +13,12 @@ from llm.data.ahead import Ahead, prepared
 from llm.data.batches import IGNORED, Batch, ShuffledBatches
 
 
+@pytest.fixture(autouse=True)
+def unpinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave batches in ordinary memory: without a GPU there is no other."""
+    monkeypatch.setattr(Batch, "pinned", lambda batch: batch)
+
+
 class Rows:
     """Rows of numbers; records which thread asks for which batch."""
 
@@ -37,7 +43,7 @@ def source(rows: Rows) -> ShuffledBatches:
 
 @pytest.mark.parametrize("steps", [range(9), range(5, 9), [0, 1, 2, 7, 8, 3, 3]])
 def test_batches_are_those_of_the_source(steps: Sequence[int]) -> None:
-    ahead, plain = Ahead(source(Rows()), pin=False), source(Rows())
+    ahead, plain = Ahead(source(Rows())), source(Rows())
     assert len(ahead) == 9
     for step in steps:
         assert torch.equal(ahead[step].inputs, plain[step].inputs)
@@ -46,7 +52,7 @@ def test_batches_are_those_of_the_source(steps: Sequence[int]) -> None:
 
 def test_the_next_batch_is_made_by_another_thread_and_once() -> None:
     rows = Rows()
-    ahead = Ahead(source(rows), pin=False)
+    ahead = Ahead(source(rows))
     for step in range(9):
         ahead[step]
     assert len(rows.threads) == 9
@@ -55,7 +61,7 @@ def test_the_next_batch_is_made_by_another_thread_and_once() -> None:
 
 
 def test_an_error_comes_at_its_own_step() -> None:
-    ahead = Ahead(source(Rows(fails_at=3)), pin=False)
+    ahead = Ahead(source(Rows(fails_at=3)))
     ahead[0], ahead[1]
     with pytest.raises(UserError, match="is damaged"):
         ahead[2]
