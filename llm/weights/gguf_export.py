@@ -21,7 +21,7 @@ from llm.data.tokenizer import Tokenizer, adopt
 from llm.model.config import ModelConfig
 from llm.model.parts import FAMILIES
 from llm.weights import families, gpt2, model_folder
-from llm.weights.gguf_tables import ARCHITECTURES, ENDS, PRE_TOKENIZERS, Architecture, rotary_factors
+from llm.weights.gguf_tables import ARCHITECTURES, ENDS, PRE_TOKENIZERS, Architecture, renamed, rotary_factors
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -113,20 +113,17 @@ def _rotary(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def _renamed(
     tensors: Mapping[str, Tensor], architecture: Architecture, config: Mapping[str, Any]
 ) -> Iterator[tuple[str, Tensor]]:
-    names = {theirs: ours for ours, theirs in architecture.tensors.items()}
-    layer_names = {theirs: ours for ours, theirs in architecture.layer_tensors.items()}
+    names = {theirs: ours for ours, theirs in architecture.modules.items()}
     heads = {"attn_q": config.get("num_attention_heads"), "attn_k": config.get("num_key_value_heads")}
     for name, tensor in tensors.items():
-        path, _, kind = name.rpartition(".")
-        if path in names:
-            yield f"{names[path]}.{kind}", tensor
-            continue
-        layer, _, part = path.removeprefix(architecture.layers).partition(".")
-        ours = layer_names[part]
-        rows = tensor.t() if architecture.transposed and tensor.ndim == 2 else tensor
-        if architecture.interleaved and ours in heads:
-            rows = _pairs(rows, heads[ours] or config["num_attention_heads"])
-        yield f"blk.{layer}.{ours}.{kind}", rows
+        module, _, kind = name.rpartition(".")
+        ours = renamed(module, names)
+        assert ours is not None
+        in_block, _, part = ours.rpartition(".")
+        rows = tensor.t() if architecture.transposed and in_block and tensor.ndim == 2 else tensor
+        if architecture.interleaved and part in heads:
+            rows = _pairs(rows, heads[part] or config["num_attention_heads"])
+        yield f"{ours}.{kind}", rows
     scaling = _rotary(config)
     if scaling.get("rope_type") == "llama3":
         width = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]

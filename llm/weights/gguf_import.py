@@ -27,6 +27,7 @@ from llm.weights.gguf_tables import (
     FIX,
     LLAMA3,
     Architecture,
+    renamed,
     rotary_factors,
 )
 from llm.weights.tensors import write_tensors
@@ -84,15 +85,13 @@ def _stored(error: UserError, path: Path, folder: Path, name: str) -> UserError:
     if not error.where.startswith(str(folder)) or name not in ARCHITECTURES:
         return error
     architecture, what = ARCHITECTURES[name], error.what
-    inside = {theirs: ours for ours, theirs in architecture.layer_tensors.items()}
-    layer = rf"{re.escape(architecture.layers)}(\d+)\.({'|'.join(map(re.escape, inside))})(?!\w)"
-    what = re.sub(layer, lambda found: f"blk.{found[1]}.{inside[found[2]]}", what)
-    outside = {theirs: ours for ours, theirs in architecture.tensors.items()}
-    outside |= {theirs: f"{name}.{ours}" for ours, theirs in architecture.settings.items()}
-    outside |= {"eos_token_id": "tokenizer.ggml.eos_token_id", "config.json": "the metadata"}
-    outside |= {"model.merges": "tokenizer.ggml.merges", "model.vocab": "tokenizer.ggml.tokens"}
-    words = rf"(?<![\w.])({'|'.join(map(re.escape, outside))})(?!\w)"
-    return UserError(str(path), re.sub(words, lambda found: outside[found[1]], what), FIX, error.code)
+    names = {theirs: ours for ours, theirs in architecture.modules.items()}
+    names |= {theirs: f"{name}.{ours}" for ours, theirs in architecture.settings.items()}
+    names |= {"eos_token_id": "tokenizer.ggml.eos_token_id", "config.json": "the metadata"}
+    names |= {"model.merges": "tokenizer.ggml.merges", "model.vocab": "tokenizer.ggml.tokens"}
+    words = "|".join(re.escape(theirs).replace(r"\.N\.", r"\.\d+\.") for theirs in names)
+    what = re.sub(rf"(?<![\w.])(?:{words})(?!\w)", lambda found: str(renamed(found[0], names)), what)
+    return UserError(str(path), what, FIX, error.code)
 
 
 def _open(path: Path) -> tuple[GGUFReader, Metadata]:
@@ -188,13 +187,9 @@ def _tensors(
 
 def published_name(name: str, architecture: Architecture) -> str:
     """Hugging Face's name of a tensor of a GGUF file; an unknown name stays, and the import refuses it."""
-    path, _, kind = name.rpartition(".")
-    if path in architecture.tensors:
-        return f"{architecture.tensors[path]}.{kind}"
-    block, _, rest = path.removeprefix("blk.").partition(".")
-    if path.startswith("blk.") and rest in architecture.layer_tensors:
-        return f"{architecture.layers}{block}.{architecture.layer_tensors[rest]}.{kind}"
-    return name
+    module, _, kind = name.rpartition(".")
+    published = renamed(module, architecture.modules)
+    return f"{published}.{kind}" if published else name
 
 
 def _halves(rows: Tensor, heads: int) -> Tensor:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from llm.weights.families import FORMATS
 
 
 @dataclass(frozen=True)
@@ -17,9 +20,7 @@ class Architecture:
 
     architectures: str  # in config.json
     settings: Mapping[str, str]  # GGUF's key below `<architecture>.` -> key of config.json
-    tensors: Mapping[str, str]  # GGUF's name -> Hugging Face's
-    layer_tensors: Mapping[str, str]  # GGUF's name below `blk.N.` -> Hugging Face's below `layers`
-    layers: str  # Hugging Face's prefix of a layer, before its number
+    modules: Mapping[str, str]  # GGUF's name -> Hugging Face's, with N for the number of a block
     fixed: Mapping[str, Any]  # keys of config.json that GGUF takes for granted
     transposed: bool = False  # Hugging Face stores the matrices of a layer as (in, out)
     interleaved: bool = False  # GGUF stores rows of queries and keys in the order of interleaved rotary pairs
@@ -36,24 +37,39 @@ _LLAMA_SETTINGS = {
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
     "rope.freq_base": "rope_theta",
 }
-_LLAMA_TENSORS = {
-    "token_embd": "model.embed_tokens",
-    "output_norm": "model.norm",
-    "output": "lm_head",
+# GGUF's names of our modules; N is the number of a block.
+_MODULES: dict[str, tuple[str, ...]] = {
+    "transformer.wte": ("token_embd",),
+    "transformer.ln_f": ("output_norm",),
+    "lm_head": ("output",),
+    "transformer.h.N.ln_1": ("blk.N.attn_norm",),
+    "transformer.h.N.attn.c_attn": ("blk.N.attn_q", "blk.N.attn_k", "blk.N.attn_v"),
+    "transformer.h.N.attn.q_norm": ("blk.N.attn_q_norm",),
+    "transformer.h.N.attn.k_norm": ("blk.N.attn_k_norm",),
+    "transformer.h.N.attn.c_proj": ("blk.N.attn_output",),
+    "transformer.h.N.ln_2": ("blk.N.ffn_norm",),
+    "transformer.h.N.mlp.c_gate": ("blk.N.ffn_gate",),
+    "transformer.h.N.mlp.c_fc": ("blk.N.ffn_up",),
+    "transformer.h.N.mlp.c_proj": ("blk.N.ffn_down",),
 }
-_LLAMA_LAYER = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-_LLAMA = (_LLAMA_SETTINGS, _LLAMA_TENSORS, _LLAMA_LAYER, "model.layers.")
-_QK_NORM = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
+_GPT2_MODULES = {"transformer.wpe": ("position_embd",), "transformer.h.N.attn.c_attn": ("blk.N.attn_qkv",)}
+
+
+def _published(family: str, modules: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    """The names on Hugging Face by those in GGUF."""
+    names = FORMATS[family].names
+    pairs = [pair for ours, gguf in modules.items() for pair in zip(gguf, names(f"{ours}.weight"), strict=True)]
+    return {gguf: theirs.removesuffix(".weight") for gguf, theirs in pairs}
+
+
+def renamed(module: str, names: Mapping[str, str]) -> str | None:
+    """The name of a module by a table with N for the number of the block; None if it is not there."""
+    block = re.search(r"\.\d+\.", module)
+    known = names.get(module.replace(block[0], ".N.", 1) if block else module)
+    return known.replace(".N.", block[0]) if known and block else known
+
+
+_LLAMA = (_LLAMA_SETTINGS, _published("llama", _MODULES))
 
 ARCHITECTURES: dict[str, Architecture] = {
     "gpt2": Architecture(
@@ -66,21 +82,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             "attention.head_count": "n_head",
             "attention.layer_norm_epsilon": "layer_norm_epsilon",
         },
-        {
-            "token_embd": "transformer.wte",
-            "position_embd": "transformer.wpe",
-            "output_norm": "transformer.ln_f",
-            "output": "lm_head",
-        },
-        {
-            "attn_norm": "ln_1",
-            "attn_qkv": "attn.c_attn",
-            "attn_output": "attn.c_proj",
-            "ffn_norm": "ln_2",
-            "ffn_up": "mlp.c_fc",
-            "ffn_down": "mlp.c_proj",
-        },
-        "transformer.h.",
+        _published("gpt2", _MODULES | _GPT2_MODULES),
         {"activation_function": "gelu_new"},
         transposed=True,
     ),
@@ -96,17 +98,10 @@ ARCHITECTURES: dict[str, Architecture] = {
         {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "no_rope_layer_interval": 4},
         interleaved=True,
     ),
-    "qwen2": Architecture(
-        "Qwen2ForCausalLM",
-        *_LLAMA,
-        {"hidden_act": "silu", "use_sliding_window": False},
-    ),
+    "qwen2": Architecture("Qwen2ForCausalLM", *_LLAMA, {"hidden_act": "silu", "use_sliding_window": False}),
     "qwen3": Architecture(
         "Qwen3ForCausalLM",
-        _LLAMA_SETTINGS,
-        _LLAMA_TENSORS,
-        _LLAMA_LAYER | _QK_NORM,
-        "model.layers.",
+        *_LLAMA,
         {"hidden_act": "silu", "attention_bias": False, "use_sliding_window": False},
     ),
 }
