@@ -7,12 +7,11 @@ this stage only.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from llm.common import code, files, params
-from llm.common.errors import USAGE, UserError, raise_all
+from llm.common.errors import USAGE, UserError, nearest, raise_all
 from llm.data import chat_template
 from llm.tracking.entities import metric_name
 from llm.tracking.state import State
@@ -94,7 +93,7 @@ def missing_sources(everything: AllParams) -> Iterator[UserError]:
             what = f"{path!r} is the classifier of finetune_spam, not a language model"
             yield UserError(f"params.yaml: {key}", what, "name another model, such as models/instruct", USAGE)
         elif not Path(path).exists():
-            fix = nearest(path, usable, "correct the path")
+            fix = nearest(path, sorted(usable), "correct the path")
             yield UserError(f"params.yaml: {key}", f"{path!r} is not on disk, and no stage makes it", fix, USAGE)
         elif key.endswith(".init_from") and not any(Path(path, name).is_file() for name in START.get(key, MODEL)):
             yield UserError(f"params.yaml: {key}", f"{path!r} holds no config.json", "name a model folder", USAGE)
@@ -121,13 +120,18 @@ def wrong_gates(everything: AllParams) -> Iterator[UserError]:
     for name, gate in everything.tracking.champion.items():
         where = f"params.yaml: tracking.champion.{name}"
         if name not in made:
-            yield UserError(where, "no stage makes this model", nearest(name, made), USAGE)
+            yield UserError(where, "no stage makes this model", one_of(name, made), USAGE)
         elif gate.metric.partition(".")[0] not in STAGES:
             what = f"{gate.metric!r} is of no stage"
-            yield UserError(f"{where}.metric", what, nearest(gate.metric.partition(".")[0], STAGES), USAGE)
+            yield UserError(f"{where}.metric", what, one_of(gate.metric.partition(".")[0], STAGES), USAGE)
         elif (known := known_metrics(state, name) if state else []) and gate.metric not in known:
             what = f"{gate.metric!r} is no metric of models/{name}"
-            yield UserError(f"{where}.metric", what, nearest(gate.metric, known), USAGE)
+            yield UserError(f"{where}.metric", what, one_of(gate.metric, known), USAGE)
+
+
+def one_of(name: str, known: Collection[str]) -> str:
+    """The fix for a name that is not among those that are known."""
+    return nearest(name, sorted(known), f"name one of {', '.join(sorted(known)[:8])}")
 
 
 def known_metrics(state: State, model: str) -> list[str]:
@@ -136,12 +140,6 @@ def known_metrics(state: State, model: str) -> list[str]:
         if f"models/{model}" in state.models(maker):
             return [metric_name(f"{stage}.{key}") for stage in measuring for key in state.figures(stage)]
     return []
-
-
-def nearest(name: str, known: Collection[str], otherwise: str = "") -> str:
-    """The fix for an unknown name."""
-    near = difflib.get_close_matches(name, sorted(known), 1)
-    return f"did you mean {near[0]}?" if near else otherwise or f"name one of {', '.join(sorted(known)[:8])}"
 
 
 def main(everything: AllParams) -> None:

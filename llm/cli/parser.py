@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -30,7 +29,7 @@ from llm.cli.project import (
 )
 from llm.cli.serve import chat_with_model, serve_models
 from llm.cli.trace import trace_artifact
-from llm.common.errors import USAGE, UserError, error_contract
+from llm.common.errors import USAGE, UserError, error_contract, nearest
 from llm.evaluate.judge_config import JudgeConfig
 from llm.plan.gpus import GPUS
 
@@ -67,9 +66,7 @@ class Parser(argparse.ArgumentParser):
         raise self._refusal(f"{name}: {value!r} is not one of {', '.join(choices)}", value, choices)
 
     def _refusal(self, what: str, word: str = "", known: Iterable[str] = ()) -> UserError:
-        near = difflib.get_close_matches(word, known, 1)
-        fix = f"did you mean {near[0]}?" if near else f"see `{self.prog} --help`"
-        return UserError("command line", what, fix, USAGE)
+        return UserError("command line", what, nearest(word, known, f"see `{self.prog} --help`"), USAGE)
 
 
 class Grouped(argparse.HelpFormatter):

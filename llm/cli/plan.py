@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from llm.cli.program import open_repo
 from llm.common import dvc_lock, files, params
-from llm.common.errors import USAGE, UserError, raise_all
+from llm.common.errors import USAGE, UserError, nearest, raise_all
 from llm.runtime import kernels
 from llm.tracking import record
 
@@ -65,9 +64,8 @@ def plan_on_paper(arguments: argparse.Namespace) -> None:
 
 
 def _unknown(option: str, name: str, known: Sequence[str]) -> UserError:
-    near = difflib.get_close_matches(name, known, 1)
-    fix = f"did you mean {near[0]}?" if near else "name one of these"
-    return UserError("command line", f"{option}: {name!r} is not one of {', '.join(known)}", fix, USAGE)
+    what = f"{option}: {name!r} is not one of {', '.join(known)}"
+    return UserError("command line", what, nearest(name, known, "name one of these"), USAGE)
 
 
 def expected(root: Path, targets: Sequence[str]) -> tuple[list[Expected], int]:

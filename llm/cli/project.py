@@ -6,7 +6,6 @@ Slow imports are inside the functions that need them, so that the other commands
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import shutil
 import subprocess
@@ -18,7 +17,7 @@ from llm.cli import report
 from llm.cli.program import program
 from llm.cli.repair import is_in_git
 from llm.common import files, params, profiles
-from llm.common.errors import DATA, USAGE, UserError, raise_all
+from llm.common.errors import DATA, USAGE, UserError, nearest, raise_all
 from llm.common.progress import Bars
 
 CONFIGS = Path("configs")
@@ -75,9 +74,9 @@ def profile_path(name: str) -> Path:
         if path.is_file():
             return path
     known = profile_names()
-    near = difflib.get_close_matches(name.removeprefix(f"{CONFIGS}/").removesuffix(".yaml"), known, 1)
     what = f"{name!r} is neither a file nor one of the profiles {', '.join(known)}"
-    raise UserError("command line", what, f"did you mean {near[0]}?" if near else "name one of these", USAGE)
+    fix = nearest(name.removeprefix(f"{CONFIGS}/").removesuffix(".yaml"), known, "name one of these")
+    raise UserError("command line", what, fix, USAGE)
 
 
 def pin_downloads(_arguments: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import io
 import os
@@ -9,7 +10,7 @@ import select
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -79,6 +80,12 @@ def listed(items: Sequence[object], most: int = MAX_LISTED) -> str:
     """The first items in a row, and the number of the others."""
     more = f" and {len(items) - most:,} more" if len(items) > most else ""
     return ", ".join(map(str, items[:most])) + more
+
+
+def nearest(name: object, known: Iterable[str], otherwise: str) -> str:
+    """The fix for an unknown name: the most similar known one, or else `otherwise`."""
+    near = difflib.get_close_matches(str(name), list(known), 1)
+    return f"did you mean {near[0]}?" if near else otherwise
 
 
 @contextmanager

@@ -6,17 +6,16 @@ yields a `Problem` for each invalid one.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from llm.common import yaml_file
-from llm.common.errors import USAGE, UserError, raise_all
+from llm.common.errors import USAGE, UserError, nearest, raise_all
 from llm.common.yaml_file import show
 
 PARAMS = Path("params.yaml")
@@ -150,7 +149,7 @@ class _Parser:
         before = len(self.problems)
         for name in value:
             if name not in known:
-                self._report(f"{above}{name}", "unknown key", _nearest(name, known, f"known keys: {', '.join(known)}"))
+                self._report(f"{above}{name}", "unknown key", nearest(name, known, f"known keys: {', '.join(known)}"))
         parsed = {}
         for name, field in known.items():
             if name in value:
@@ -187,10 +186,4 @@ def _not_one_of(allowed: tuple[Any, ...], value: Any) -> tuple[str, str] | None:
     if value in allowed and not isinstance(value, bool):  # True == 1
         return None
     names = [str(one) for one in allowed]
-    return f"{show(value)} is not one of {', '.join(names)}", _nearest(value, names, f"write {' or '.join(names)}")
-
-
-def _nearest(name: Any, known: Iterable[str], otherwise: str) -> str:
-    """Return a fix that names the most similar known name, or the fix `otherwise`."""
-    near = difflib.get_close_matches(str(name), known, 1)
-    return f"did you mean {near[0]}?" if near else otherwise
+    return f"{show(value)} is not one of {', '.join(names)}", nearest(value, names, f"write {' or '.join(names)}")

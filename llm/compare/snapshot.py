@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import json
 import subprocess
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.common import dvc_lock, files, yaml_file
-from llm.common.errors import DATA, USAGE, UserError
+from llm.common.errors import DATA, USAGE, UserError, nearest
 from llm.tracking import links
 
 WORKSPACE = "workspace"
@@ -153,8 +152,7 @@ def resolve(name: str) -> Snapshot:
     if git("rev-parse", "--verify", "--quiet", "HEAD") is None:
         what = f"{name!r} is no git revision: there is no commit yet"
         raise UserError("command line", what, "`git add . && git commit`", USAGE)
-    near = difflib.get_close_matches(name, [*known, WORKSPACE], 1)
-    fix = f"did you mean {near[0]}?" if near else "see `git log` and `llm experiments`"
+    fix = nearest(name, [*known, WORKSPACE], "see `git log` and `llm experiments`")
     raise UserError("command line", f"{name!r} is no git revision and no experiment with results", fix, USAGE)
 
 
