@@ -180,7 +180,7 @@ class Run:
     def reads(self, path: Path | str) -> None:
         """Name a data set that this stage learns from; MLflow gets the md5 that DVC knows it by."""
         self._inputs[str(path)] = md5 = files.dvc_md5(path)
-        self._tracker.dataset(Path(path).name, Path(path), md5)
+        self._tracker.dataset(Path(path), md5)
 
     def inputs(self, *more: Path) -> dict[str, str]:
         """The data that this stage has named, and `more` inputs, with the md5s that DVC knows them by."""
@@ -234,7 +234,7 @@ class Run:
                 if path.suffix == ".json":
                     self._show(path.stem, files.read_json(path))
             elif path.parts[0] == "models":
-                self._tracker.model(path.name, path, md5)
+                self._tracker.model(path, md5)
         self.turn_to("save")
         self._tracker.metrics({f"seconds/{part}": spent for part, spent in self._stopwatch.seconds.items()}, 0)
         self._tracker.metrics(self._remember(), 0)

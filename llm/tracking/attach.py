@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from pathlib import Path
 
 from llm.tracking import spool
-from llm.tracking.tracker import IMPATIENT, warn
+from llm.tracking.tracker import warn
 
 
 def key_of(pid: int) -> str:
@@ -26,20 +25,12 @@ def attach(root: Path, key: str, file: Path) -> bool:
 
     A failure is one warning line, never an error.
     """
-    for name, value in (spool.QUIET | IMPATIENT).items():
-        os.environ.setdefault(name, value)
     try:
-        from mlflow.tracking import MlflowClient
-
-        client = MlflowClient(spool.tracking_uri(root))
-        experiment = client.get_experiment_by_name(os.environ.get("MLFLOW_EXPERIMENT_NAME") or spool.EXPERIMENT)
-        if experiment is None:
-            return False
-        runs = client.search_runs([experiment.experiment_id], f"tags.`dvc.process` = '{key}'", max_results=1)
-        if not runs:
-            return False
-        client.log_artifact(runs[0].info.run_id, str(file))
+        client, experiment = spool.connect(root)
+        runs = client.search_runs([experiment], f"tags.`dvc.process` = '{key}'", max_results=1) if experiment else []
+        for run in runs:
+            client.log_artifact(run.info.run_id, str(file))
     except Exception as error:
         warn(f"{file.name} is not in MLflow: {spool.one_line(error)}")
         return False
-    return True
+    return bool(runs)

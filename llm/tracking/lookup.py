@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from llm.tracking import spool
-from llm.tracking.tracker import IMPATIENT
 
 
 @dataclass(frozen=True)
@@ -62,21 +60,14 @@ def maker(root: Path, path: str, md5: str) -> RunFacts | None:
 
 def _ask(root: Path, question: Callable[[Any, str], RunFacts | None]) -> RunFacts | None:
     """The answer of MLflow, given a client and the experiment's id; None if there is no server (a warning)."""
-    uri = spool.tracking_uri(root)
-    scheme, _, database = uri.partition(":///")
+    scheme, _, database = spool.tracking_uri(root).partition(":///")
     if scheme == "sqlite" and not Path(root, database).is_file():  # a client would make one
         return None
-    for name, value in (spool.QUIET | IMPATIENT).items():
-        os.environ.setdefault(name, value)
     try:
-        from mlflow.tracking import MlflowClient
-
-        client = MlflowClient(uri)
-        experiment = client.get_experiment_by_name(os.environ.get("MLFLOW_EXPERIMENT_NAME") or spool.EXPERIMENT)
-        return None if experiment is None else question(client, experiment.experiment_id)
+        client, experiment = spool.connect(root)
+        return question(client, experiment) if experiment else None
     except Exception as error:
-        reason = spool.without_password(spool.one_line(error))
-        print(f"warning: tracking: {reason}; MLflow's runs are left out", file=sys.stderr)
+        print(f"warning: tracking: {spool.one_line(error)}; MLflow's runs are left out", file=sys.stderr)
         return None
 
 

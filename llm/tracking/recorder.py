@@ -29,7 +29,7 @@ def main() -> None:
     except UserError:  # the lock is held: another recorder is at work
         return
     except Exception as error:
-        print(spool.without_password(spool.one_line(error)), file=sys.stderr, flush=True)
+        print(spool.one_line(error), file=sys.stderr, flush=True)
         sys.exit(1)
 
 
@@ -50,7 +50,7 @@ def record(root: Path, folder: Path) -> None:
                         _remove(path)
                         del runs[path]
                 except Exception as error:
-                    print(spool.without_password(spool.one_line(error)), file=sys.stderr, flush=True)
+                    print(spool.one_line(error), file=sys.stderr, flush=True)
                     store.probe()  # raises where it is the server; else it is this spool, and the others go on
                     path.replace(path.with_suffix(".bad"))
                     runs.pop(path, None)  # or its parent would count as busy
@@ -87,7 +87,7 @@ class _Store:
         uri = os.environ["MLFLOW_TRACKING_URI"]
         places.follow(root, uri)
         self.client = MlflowClient()
-        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or spool.EXPERIMENT
+        name = spool.experiment_name()
         found = self.client.get_experiment_by_name(name)
         if found is None:
             beside = places.beside(root, uri)  # a copy of the project may write into our database
@@ -237,12 +237,12 @@ class _Run:
             case {"trace": answer}:
                 if answer["index"] not in self._traced:  # by an earlier recorder
                     traces.log(self._store.experiment, self._id, traces.Answer(**answer))
-            case {"dataset": _, "path": path, "md5": md5}:
+            case {"dataset": path, "md5": md5}:
                 self._log_data(Data(path, md5))
             case {"output": path, "md5": md5}:
                 self._client.set_tag(self._id, metric_name(f"{spool.OUTPUT}{path}"), md5)
-            case {"model": name, "path": path, "md5": md5}:
-                self._log_model(name, path, md5)
+            case {"model": path, "md5": md5}:
+                self._log_model(path, md5)
 
     def _send(self) -> None:
         log_points(self._client, self._id, self._metrics)
@@ -253,11 +253,11 @@ class _Run:
         self._read.append(data)
         log_data(self._client, [self._id, *([self.parent.id] if self.parent else [])], data)
 
-    def _log_model(self, name: str, path: str, md5: str) -> None:
+    def _log_model(self, path: str, md5: str) -> None:
         from mlflow.entities import LoggedModelOutput
 
         about = {"dvc.md5": md5, "path": path}
-        model = models.log(self._client, self._id, self._store.experiment, name, about, self._params)
+        model = models.log(self._client, self._id, self._store.experiment, Path(path).name, about, self._params)
         self._models.append(model)
         if self.parent:
             self._client.log_outputs(self.parent.id, [LoggedModelOutput(model, step=0)])

@@ -8,6 +8,7 @@ import os
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -23,10 +24,32 @@ QUIET = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # halves the time and the memory that the UI takes
 }
 
+IMPATIENT = {  # MLflow's own defaults sleep four minutes over every call to a server that is down
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+}
+
 
 def tracking_uri(root: Path) -> str:
     """Where the runs go: MLFLOW_TRACKING_URI, else a database in the project's folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+
+
+def experiment_name() -> str:
+    """The experiment that the runs belong to."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+
+
+def connect(root: Path) -> tuple[Any, str | None]:
+    """A client of MLflow, and the id of the experiment; None if no run was recorded. Raises what MLflow raises."""
+    for name, value in (QUIET | IMPATIENT).items():
+        os.environ.setdefault(name, value)
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri(root))
+    experiment = client.get_experiment_by_name(experiment_name())
+    return client, experiment and str(experiment.experiment_id)
 
 
 def main_root(root: Path) -> Path:
@@ -85,9 +108,9 @@ def now_ms() -> int:
 
 
 def one_line(error: Exception) -> str:
-    """An exception as one line of bounded length."""
+    """An exception as one line of bounded length, without a password."""
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}"[:300]
+    return without_password(f"{type(error).__name__}: {text}")[:300]
 
 
 def without_password(text: str) -> str:

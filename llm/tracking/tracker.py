@@ -37,11 +37,6 @@ __all__ = ["Recorder", "Tracker", "TrackingConfig", "current", "start_tracking",
 ARTIFACT_MEGABYTES = 8  # larger files stay where they are: `reports/` and DVC are the record, MLflow is a view
 WAIT_SECONDS = 30.0  # how long a stage that ends waits for the recorder
 LOOK_SECONDS = 2.0  # how often a stage that trains looks whether the recorder lives
-IMPATIENT = {  # MLflow's own defaults sleep four minutes over every call to a server that is down
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-}
 _CURRENT: ContextVar[Tracker | None] = ContextVar("tracker", default=None)
 
 
@@ -136,17 +131,17 @@ class Tracker:
         if answer["index"] < self._traces:
             self._write({"trace": answer})
 
-    def dataset(self, name: str, path: Path, md5: str) -> None:
+    def dataset(self, path: Path, md5: str) -> None:
         """Record a dataset that the stage read, by the md5 that DVC gives it."""
-        self._write({"dataset": name, "path": Path(path).as_posix(), "md5": md5})
+        self._write({"dataset": path.as_posix(), "md5": md5})
 
     def output(self, path: Path, md5: str) -> None:
         """Record an output of the stage by the md5 that DVC gives it; `llm trace` finds the run by it."""
-        self._write({"output": Path(path).as_posix(), "md5": md5})
+        self._write({"output": path.as_posix(), "md5": md5})
 
-    def model(self, name: str, path: Path, md5: str) -> None:
+    def model(self, path: Path, md5: str) -> None:
         """Record the model that the stage made: DVC keeps its weights, MLflow the md5 that finds them."""
-        self._write({"model": name, "path": Path(path).as_posix(), "md5": md5})
+        self._write({"model": path.as_posix(), "md5": md5})
 
     def close(self, error: str | None, wait: bool = True) -> None:
         """End the run, FINISHED or with the error line FAILED, and `wait` until MLflow has all of it."""
@@ -237,7 +232,7 @@ class Recorder:
 
     def _start(self) -> None:
         environment = dict(os.environ) | spool.QUIET | {"MLFLOW_TRACKING_URI": self.uri}
-        environment = IMPATIENT | environment  # a user's own patience goes first
+        environment = spool.IMPATIENT | environment  # a user's own patience goes first
         environment.pop("MLFLOW_RUN_ID", None)  # it would override the parent
         # this very `llm`, not the one in `root`: a queued experiment runs in a copy
         environment["PYTHONPATH"] = str(Path(__file__).parents[2])

@@ -56,11 +56,10 @@ def command(root: Path, port: int) -> list[str]:
 def _page(database: Path, port: int) -> str:
     """The address of the table of runs with its headline columns, once there are runs."""
     address = f"http://127.0.0.1:{port}/"
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or spool.EXPERIMENT
     try:
         with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection:
             query = "SELECT experiment_id FROM experiments WHERE name = ?"
-            (experiment,) = connection.execute(query, (name,)).fetchone()
+            (experiment,) = connection.execute(query, (spool.experiment_name(),)).fetchone()
     except (sqlite3.OperationalError, TypeError):  # no database yet, or no runs in it
         return address
     except sqlite3.DatabaseError as error:

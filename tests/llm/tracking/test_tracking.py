@@ -61,8 +61,8 @@ tracker.headline({"val_loss": 1.5})
 if stage == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
 if stage == "model":
-    tracker.model("llm-demo", Path("models/demo"), "0123456789abcdef0123456789abcdef.dir")
-    tracker.dataset("spam", Path("data/spam"), "0123456789abcdef0123456789abcdef.dir")
+    tracker.model(Path("models/demo"), "0123456789abcdef0123456789abcdef.dir")
+    tracker.dataset(Path("data/spam"), "0123456789abcdef0123456789abcdef.dir")
     tracker.table("answers", ["prompt", "score"], [["a", 1], ["b", 2]])
 tracker.close("params.yaml: seed: 0 is not above 0 | fix: give one" if stage == "failing" else None)
 """
@@ -230,7 +230,7 @@ def test_model_and_dataset_are_linked_by_dvc_md5(recorded: Recorded) -> None:
 
     folder, found, _ = recorded
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    version = client.get_model_version_by_alias("llm-demo", models.CURRENT)
+    version = client.get_model_version_by_alias("demo", models.CURRENT)
     assert version.tags["dvc.md5"] == MD5
     assert version.run_id == found["model"].info.run_id
     parent = next(run for name, run in found.items() if name.startswith("tidy-newt"))
@@ -272,7 +272,7 @@ def test_second_run_of_equal_weights_adds_no_model_version(recorded: Recorded) -
 
     folder, _, _ = recorded
     repro(folder, "model")
-    versions = MlflowClient(f"sqlite:///{folder}/mlflow.db").search_model_versions("name = 'llm-demo'")
+    versions = MlflowClient(f"sqlite:///{folder}/mlflow.db").search_model_versions("name = 'demo'")
     assert [version.version for version in versions] in (["1"], [1])
     parents = [name for name in runs(folder) if name.startswith(("tidy-newt ", "repro "))]
     assert len(parents) == 2
@@ -388,8 +388,8 @@ def test_tracking_that_is_off_writes_nothing(tmp_path: Path) -> None:
         off.artifact(tmp_path / "missing.json")
         off.table("t", ["a"], [[1]])
         off.trace({"index": 0})
-        off.dataset("d", tmp_path, MD5)
-        off.model("m", tmp_path, MD5)
+        off.dataset(tmp_path, MD5)
+        off.model(tmp_path, MD5)
         off.close("an error")
     assert list(tmp_path.iterdir()) == []
 
