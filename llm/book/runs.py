@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -21,7 +20,6 @@ from llm.tracking import spool
 
 MADE = Path(".work/verify")  # one copy of the project for each run that `make` makes
 COPIED = ("llm", "stages", "configs", "data/sample", "data/web", "dvc.yaml", "params.yaml", ".dvcignore", ".dvc/config")
-CODE = ".check/"  # the lists of code that `check` writes
 
 
 @dataclass(frozen=True)
@@ -68,11 +66,9 @@ class Run:
             found = dvc_lock.lookup(given, key)
             if found != yaml_file.plain().load(wanted):
                 return f"the last {self.stage} had {key} {found}, not {wanted}"
-        for name, md5 in dvc_lock.hashes(entry, "deps").items():
-            if name.startswith(CODE):
-                text = code.listing(code.closure(f"stages.{name.removeprefix(CODE)}", project))
-                if hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() != md5:
-                    return f"the last {self.stage} ran with other code"
+        lists = {name: md5 for name, md5 in dvc_lock.hashes(entry, "deps").items() if name.startswith(code.LISTS)}
+        if code.list_md5s(lists, project) != lists:
+            return f"the last {self.stage} ran with other code"
         for name, md5 in dvc_lock.hashes(entry, "outs").items():
             if name.startswith("reports/") and not _is(root / name, md5):
                 return f"{name} is not the file that dvc.lock records"

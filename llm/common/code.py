@@ -27,6 +27,7 @@ LAYOUT = {tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, token
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")  # the fields of a statement that hold statements
 KNOWN = Path(".work/code.json")
+LISTS = ".check/"  # where the stage `check` writes the list of each stage
 
 
 class Facts(NamedTuple):
@@ -80,14 +81,17 @@ def closures(modules: Iterable[str], root: Path = ROOT) -> dict[str, dict[str, s
     return {module: reached(module) for module in modules}
 
 
-def closure(module: str, root: Path = ROOT) -> dict[str, str]:
-    """`closures` of one module."""
-    return closures([module], root)[module]
-
-
 def listing(hashes: dict[str, str]) -> str:
     """Return the hashes as text, one line for each file."""
     return "".join(f"{code}  {path}\n" for path, code in hashes.items())
+
+
+def list_md5s(lists: Iterable[str], root: Path) -> dict[str, str]:
+    """Return the md5 that each of these lists of code, such as `.check/pretrain`, would have now."""
+    modules = {path: f"stages.{path.removeprefix(LISTS)}" for path in lists}
+    found = closures(modules.values(), root)
+    texts = {path: listing(found[module]).encode() for path, module in modules.items()}
+    return {path: hashlib.md5(text, usedforsecurity=False).hexdigest() for path, text in texts.items()}
 
 
 def loaded() -> dict[str, str]:

@@ -135,7 +135,7 @@ def _stage(name: str, first: Snapshot, second: Snapshot) -> StageChange | None:
     reasons = ["command"] if before.get("cmd") != after.get("cmd") else []
     reasons += [change.where for change in _differences(*(flat(dvc_lock.parameters(one)) for one in (before, after)))]
     for change in _differences(hashes(before, "deps"), hashes(after, "deps")):
-        reasons.append("code" if change.where.startswith(".check/") else change.where)
+        reasons.append("code" if change.where.startswith(code.LISTS) else change.where)
     outputs = [change.where for change in _differences(hashes(before, "outs"), hashes(after, "outs"))]
     return StageChange(name, tuple(reasons), tuple(outputs)) if reasons or outputs else None
 

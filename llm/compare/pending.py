@@ -10,7 +10,6 @@ from llm.common import code
 from llm.common.dvc_lock import hashes
 from llm.common.errors import UserError
 from llm.compare import changes
-from llm.compare.restore import LISTS, lists_of_code
 from llm.compare.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -47,10 +46,10 @@ def _code(workspace: Snapshot) -> Iterator[str]:
         (name, path, md5)
         for name, stage in workspace.stages.items()
         for path, md5 in hashes(stage, "deps").items()
-        if path.startswith(LISTS) and Path("stages", f"{path.removeprefix(LISTS)}.py").is_file()
+        if path.startswith(code.LISTS) and Path("stages", f"{path.removeprefix(code.LISTS)}.py").is_file()
     ]
     try:
-        now = lists_of_code({path for _, path, _ in listed})
+        now = code.list_md5s({path for _, path, _ in listed}, Path.cwd())
     except UserError as error:
         yield f"not known which stages have run with this code: {error.where} is {error.what}"
         return

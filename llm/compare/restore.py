@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +15,6 @@ from llm.compare.snapshot import WORKSPACE
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
-
-LISTS = ".check/"  # the lists of code that `check` writes
 
 
 @dataclass(frozen=True)
@@ -79,8 +76,9 @@ def unchanged(repo: Repo, stage: str) -> bool:
         chain = [one for one in repo.stage.collect(stage, with_deps=True) if one.name != "check"]
     except DvcException:
         return False
-    lists = {dep.def_path: dep.hash_info.value for one in chain for dep in one.deps if dep.def_path.startswith(LISTS)}
-    if any(list_of_code(path) != md5 for path, md5 in lists.items()):
+    deps = [dep for one in chain for dep in one.deps]
+    lists = {dep.def_path: dep.hash_info.value for dep in deps if dep.def_path.startswith(code.LISTS)}
+    if code.list_md5s(lists, Path.cwd()) != lists:
         return False
     entries = [entry for name, found in status.items() if name != "check" for entry in found]
     return not [change for entry in entries for change in _changes(entry)]
@@ -95,19 +93,6 @@ def _changes(entry: Any) -> Iterator[str]:
         if kind != "changed outs":
             flat = [value for one in found.values() for value in (one.values() if isinstance(one, dict) else [one])]
             yield from (value for value in flat if value != "deleted")
-
-
-def list_of_code(path: str) -> str:
-    """The md5 that `.check/<stage>` would have now."""
-    return lists_of_code([path])[path]
-
-
-def lists_of_code(paths: Iterable[str]) -> dict[str, str]:
-    """The md5s that these lists would have now, by path."""
-    modules = {path: f"stages.{path.removeprefix(LISTS)}" for path in paths}
-    found = code.closures(modules.values(), Path.cwd())
-    texts = {path: code.listing(found[module]).encode() for path, module in modules.items()}
-    return {path: hashlib.md5(text, usedforsecurity=False).hexdigest() for path, text in texts.items()}
 
 
 def _outputs(repo: Repo) -> dict[str, bool]:

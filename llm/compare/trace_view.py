@@ -12,11 +12,10 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from llm.common import dvc_lock
+from llm.common import code, dvc_lock
 from llm.common.params import flat
 from llm.compare.history import Artifact, Run
 from llm.compare.lineage import Trace, producers
-from llm.compare.restore import LISTS
 from llm.compare.snapshot import WORKSPACE
 from llm.compare.terminal import grid, plain, value
 
@@ -101,7 +100,7 @@ def _add_inputs(tree: Tree, found: Trace, run: Run, everything: bool, seen: set[
     """Add the inputs of a run below `tree`; each artifact is opened once."""
     for one in run.artifacts("deps"):
         label = f"{one.path}  {one.md5[:SHORT]}"
-        if one.path.startswith(LISTS):
+        if one.path.startswith(code.LISTS):
             tree.add(Text(f"{label}  its code", style="dim"))
             continue
         made = producers(found.history, one, run)

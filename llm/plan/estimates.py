@@ -8,10 +8,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from llm.common import params
+from llm.common import code, params
 from llm.common.dvc_lock import lookup
 from llm.common.errors import UserError
-from llm.compare.restore import LISTS
 from llm.model.memory import Training
 from llm.plan.stages import Planned
 from llm.plan.work import Work, work
@@ -120,7 +119,7 @@ class Estimator:
     def _by_size(self, stage: Planned) -> Expected:
         """By the size of the inputs that are there, or a fixed time."""
         name = stage.name.partition("@")[0]
-        size = sum(record.size(Path(path)) for path in stage.inputs if not path.startswith(LISTS))
+        size = sum(record.size(Path(path)) for path in stage.inputs if not path.startswith(code.LISTS))
         if name in RATES:
             guess = f"a guess by size, {size / MB:,.1f} MB"
             return Expected(stage, Estimate(START / 2 + size / RATES[name], None), guess)

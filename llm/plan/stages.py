@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm.common import files, params
+from llm.common import code, files, params
 from llm.common.dvc_lock import hashes
 from llm.common.errors import RUNNING, USAGE, UserError
 from llm.compare import changes, holders
 from llm.compare.history import History, Run
-from llm.compare.restore import LISTS, list_of_code
 from llm.compare.terminal import value
 
 if TYPE_CHECKING:
@@ -106,9 +105,9 @@ class _Plan:
         `before` are the md5s in dvc.lock; `changed` are the inputs that DVC found to have others.
         """
         path = str(dep.def_path)
-        if path.startswith(LISTS):  # changed: `check` has run since, and the stage has not
+        if path.startswith(code.LISTS):  # changed: `check` has run since, and the stage has not
             known = not self._code_changed and path in before and path not in changed
-            return before[path] if known else list_of_code(path)
+            return before[path] if known else code.list_md5s([path], Path.cwd())[path]
         if made := self._maker(path):
             return self._made[made] if made == path else None
         if path in before and path not in changed:
@@ -161,4 +160,4 @@ def _is_params(dep: Any) -> bool:
 
 
 def _is_code(path: str) -> bool:
-    return path.startswith(LISTS) or path in ("llm", "stages")
+    return path.startswith(code.LISTS) or path in code.PACKAGES

@@ -163,7 +163,7 @@ def test_the_loaded_files_of_a_stage_are_those_in_its_list(stage):
     """DVC compares the list; a saved training state compares the loaded files."""
     script = f"import stages.{stage}; from llm.common import code; print(code.listing(code.loaded()), end='')"
     printed = subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True)
-    listed = code.listing(code.closure(f"stages.{stage}"))
+    listed = code.listing(code.closures([f"stages.{stage}"])[f"stages.{stage}"])
     assert set(listed.splitlines()) <= set(printed.splitlines())
     extra = {line.split()[1] for line in set(printed.splitlines()) - set(listed.splitlines())}
     assert extra <= {"llm/common/code.py"}
@@ -194,10 +194,10 @@ def test_of_an_edited_file_nothing_old_is_taken(known, copy, tmp_path):
     text = (copy / "llm/train/optim.py").read_text()
     try:
         (copy / "llm/train/optim.py").write_text(text + "\nfrom llm.data import spam\n")
-        assert "llm/data/spam.py" in code.closure("stages.pretrain", copy)
+        assert "llm/data/spam.py" in code.closures(["stages.pretrain"], copy)["stages.pretrain"]
     finally:
         (copy / "llm/train/optim.py").write_text(text)
-    assert "llm/data/spam.py" not in code.closure("stages.pretrain", copy)
+    assert "llm/data/spam.py" not in code.closures(["stages.pretrain"], copy)["stages.pretrain"]
 
 
 @pytest.mark.parametrize("damage", ["", "[]", "{}", '{"version": "0", "files": {}}', '{"version": 1}', "\0"])

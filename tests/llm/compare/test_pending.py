@@ -20,7 +20,8 @@ CHECK = """
 import pathlib
 from llm.common import code
 for name in ("one", "two"):
-    text = code.listing(code.closure(f"stages.{name}", pathlib.Path.cwd()))
+    stage = f"stages.{name}"
+    text = code.listing(code.closures([stage], pathlib.Path.cwd())[stage])
     pathlib.Path(".check").mkdir(exist_ok=True)
     pathlib.Path(".check", name).write_text(text)
 """
