@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from llm.compare import curves, rows
@@ -26,16 +25,17 @@ class Baseline:
 
 def baselines(snapshot: Snapshot) -> list[Baseline]:
     """The baselines that the reports of a run allow."""
-    found = [_before_training(LOSS, snapshot, "the model before training")]
-    found += [_majority(snapshot)]
-    found += [_before_training(TUNED_LOSS, snapshot, "the model before fine-tuning")]
-    found += [_next_reference(snapshot)]
+    found = [
+        _before_training(LOSS, snapshot, "the model before training"),
+        _majority(snapshot),
+        _before_training(TUNED_LOSS, snapshot, "the model before fine-tuning"),
+        _next_reference(snapshot),
+    ]
     return [one for one in found if one is not None]
 
 
 def _before_training(figure: Figure, snapshot: Snapshot, what: str) -> Baseline | None:
-    name = figure.report.split("/")[1]
-    first = [curve for curve in curves.read(snapshot).get(f"{name}/loss", []) if curve.column == figure.key]
+    first = [curve for curve in curves.read(snapshot).get(f"{figure.stage}/loss", []) if curve.column == figure.key]
     after = value(figure, snapshot)
     if not first or after.value is None or first[0].steps[0] != 0:
         return None
@@ -50,13 +50,8 @@ def _majority(snapshot: Snapshot) -> Baseline | None:
     always = [float(one.actual == label) for one in found]
     verdict = tested(ACCURACY, always, [float(one.right) for one in found])
     baseline = Value(hits / len(found), wilson(hits, len(found)))
-    return Baseline(
-        ACCURACY,
-        f"always {label}, the most frequent class of the test split",
-        value(ACCURACY, snapshot),
-        baseline,
-        verdict,
-    )
+    what = f"always {label}, the most frequent class of the test split"
+    return Baseline(ACCURACY, what, value(ACCURACY, snapshot), baseline, verdict)
 
 
 def _next_reference(snapshot: Snapshot) -> Baseline | None:
@@ -89,9 +84,9 @@ def confusion(snapshot: Snapshot) -> tuple[list[str], list[list[int]]]:
     return labels, [[counts[actual, predicted] for predicted in labels] for actual in labels]
 
 
-def errors(snapshot: Snapshot) -> Iterator[rows.Message]:
+def errors(snapshot: Snapshot) -> list[rows.Message]:
     """The messages that were classified wrongly with their texts, the most certain errors first."""
     wrong = [one for one in rows.messages(snapshot) if not one.right]
     if wrong:
         wrong = rows.with_texts(wrong, rows.texts(snapshot))
-    yield from sorted(wrong, key=lambda one: -(one.probability or 0))
+    return sorted(wrong, key=lambda one: -(one.probability or 0))

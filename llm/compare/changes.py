@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -78,7 +78,12 @@ def sources(snapshot: Snapshot) -> dict[str, str]:
 
 def all_figures(snapshot: Snapshot) -> dict[str, Any]:
     """Every value in the JSON reports of metrics, as `finetune_spam: test_accuracy`."""
-    return dict(_figures(snapshot))
+    found: dict[str, Any] = {}
+    for path in snapshot.reports:
+        if path.endswith(".json") and isinstance(values := snapshot.json(path), dict):
+            stage = path.removeprefix(f"{REPORTS}/").removesuffix(".json").removesuffix("/metrics")
+            found |= {f"{stage}: {key}": value for key, value in flat(values).items()}
+    return found
 
 
 def same_outputs(first: Snapshot, second: Snapshot, *paths: str) -> bool:
@@ -138,13 +143,6 @@ def _stage(name: str, first: Snapshot, second: Snapshot) -> StageChange | None:
         reasons.append("code" if change.where.startswith(code.LISTS) else change.where)
     outputs = [change.where for change in _differences(hashes(before, "outs"), hashes(after, "outs"))]
     return StageChange(name, tuple(reasons), tuple(outputs)) if reasons or outputs else None
-
-
-def _figures(snapshot: Snapshot) -> Iterator[tuple[str, Any]]:
-    for path in snapshot.reports:
-        if path.endswith(".json") and isinstance(values := snapshot.json(path), dict):
-            stage = path.removeprefix(f"{REPORTS}/").removesuffix(".json").removesuffix("/metrics")
-            yield from ((f"{stage}: {key}", value) for key, value in flat(values).items())
 
 
 def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Change]:

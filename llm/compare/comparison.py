@@ -46,6 +46,16 @@ class Comparison:
         differing = (self.parameters, self.stages, self.source_files, self.data, self.figures, self.curves)
         return self.same_rows and self.has_run and not any(differing)
 
+    @property
+    def won(self) -> int:
+        """Messages that became right."""
+        return sum(pair.second.right and not pair.first.right for pair in self.flips)
+
+    @property
+    def lost(self) -> int:
+        """Messages that became wrong."""
+        return sum(pair.first.right and not pair.second.right for pair in self.flips)
+
 
 def compare(first: Snapshot, second: Snapshot, repo: Repo | None = None) -> Comparison:
     """Read both states and compare them. `repo` tells what this machine computes, and what it has not run yet."""
@@ -54,7 +64,7 @@ def compare(first: Snapshot, second: Snapshot, repo: Repo | None = None) -> Comp
     changed = changes.parameters(first, second)
     flips = _flips(first, second)
     lines = headlines.compare(first, second)
-    answers = rows.changed_answers(rows.pairs(rows.answers(first), rows.answers(second), "key"))
+    answers = rows.changed_answers(rows.pairs(rows.answers(first), rows.answers(second)))
     return Comparison(
         first,
         second,
@@ -103,7 +113,7 @@ def _notes(first: Snapshot, second: Snapshot, changed: list[Change], lines: list
     if both and not rows.same_messages(first, second):
         notes.append("the runs have other test messages: data/spam has another hash, so no message can be paired")
     old, new = rows.answers(first), rows.answers(second)
-    shared = len(rows.pairs(old, new, "key"))
+    shared = len(rows.pairs(old, new))
     if old and new and not shared == len(old) == len(new):
         notes.append(f"the runs have other test instructions: {shared} of {len(old)} and {len(new)} are in both")
     return notes
@@ -120,7 +130,7 @@ def _other_tokens(first: Snapshot, second: Snapshot, changed: list[Change]) -> s
 def _flips(first: Snapshot, second: Snapshot) -> list[Pair]:
     if not rows.same_messages(first, second):
         return []
-    found = rows.flips(rows.pairs(rows.messages(first), rows.messages(second), "row"))
+    found = rows.flips(rows.pairs(rows.messages(first), rows.messages(second)))
     if not found:
         return []
     known = rows.texts(first) or rows.texts(second)

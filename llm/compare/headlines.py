@@ -36,19 +36,19 @@ class Figure:
         """The value as text: `0.965`, `90.4 %`, `81.5`."""
         if value is None:
             return "–"
-        return {"loss": f"{value:.3f}", "share": f"{100 * value:.1f} %", "score": f"{value:.1f}"}[self.form]
+        return self._number(value) + (" %" if self.form == "share" else "")
 
     def show_interval(self, interval: Interval | None, signed: bool = False) -> str:
         """The interval as text, without the unit."""
-        if interval is None:
-            return ""
-        scale, form = {"loss": (1, ".3f"), "share": (100, ".1f"), "score": (1, ".1f")}[self.form]
-        sign = "+" if signed else ""
-        return " to ".join(f"{scale * end:{sign}{form}}" for end in interval)
+        return " to ".join(self._number(end, "+" if signed else "") for end in interval or ())
 
     def show_difference(self, value: float) -> str:
-        """The difference of two values as text, with its sign."""
-        return {"loss": f"{value:+.3f}", "share": f"{100 * value:+.1f}", "score": f"{value:+.1f}"}[self.form]
+        """The difference of two values as text, with its sign and without the unit."""
+        return self._number(value, "+")
+
+    def _number(self, value: float, sign: str = "") -> str:
+        scale, digits = {"loss": (1, 3), "share": (100, 1), "score": (1, 1)}[self.form]
+        return f"{scale * value:{sign}.{digits}f}"
 
 
 FIGURES = (
@@ -136,28 +136,31 @@ def compare(first: Snapshot, second: Snapshot) -> list[Line]:
 
 def _line(figure: Figure, first: Snapshot, second: Snapshot) -> Line:
     before, after = value(figure, first), value(figure, second)
+    stale = [side.title for side, found in ((first, before), (second, after)) if found.stale]
+    difference, interval = None, None
     if before.value is None or after.value is None:
         missing = "neither run has it" if before.value is after.value is None else "only one run has it"
-        return Line(figure, before, after, None, None, Verdict("not comparable", "neutral", missing))
-    if old := [side.title for side, found in ((first, before), (second, after)) if found.stale]:
-        how = f"{figure.stage} has not run since an input changed, in {' and '.join(old)}"
-        return Line(figure, before, after, None, None, Verdict(STALE, "neutral", how))
-    difference = after.value - before.value
-    if figure.form == "loss":
-        if targets.differ(figure.stage, first, second):
-            return Line(figure, before, after, None, None, OTHER_TOKENS)
-        how = "one number per run: no pairs to test"
-        if chosen := targets.other_batches(figure.stage, first, second):
-            how += f"; perhaps of other validation batches, since {', '.join(chosen)} differs"
-        verdict = Verdict("the same" if difference == 0 else "no test", "neutral", how)
-        return Line(figure, before, after, difference, None, verdict)
-    samples = _samples(figure, first, second)
-    if samples is None:
-        return _unpaired(figure, before, after, difference)
-    return _paired(figure, before, after, difference, samples)
+        verdict = Verdict("not comparable", "neutral", missing)
+    elif stale:
+        how = f"{figure.stage} has not run since an input changed, in {' and '.join(stale)}"
+        verdict = Verdict(STALE, "neutral", how)
+    elif figure.form == "loss" and targets.differ(figure.stage, first, second):
+        verdict = OTHER_TOKENS
+    else:
+        difference = after.value - before.value
+        if figure.form == "loss":
+            how = "one number per run: no pairs to test"
+            if chosen := targets.other_batches(figure.stage, first, second):
+                how += f"; perhaps of other validation batches, since {', '.join(chosen)} differs"
+            verdict = Verdict("the same" if difference == 0 else "no test", "neutral", how)
+        elif samples := _samples(figure, first, second):
+            difference, interval, verdict = _paired(figure, difference, samples)
+        else:
+            interval, verdict = _unpaired(figure, before, after)
+    return Line(figure, before, after, difference, interval, verdict)
 
 
-def _paired(figure: Figure, before: Value, after: Value, difference: float, samples: Samples) -> Line:
+def _paired(figure: Figure, difference: float, samples: Samples) -> tuple[float, Interval | None, Verdict]:
     """The comparison on the same examples. `difference` counts only if none is left out."""
     old, new, left_out = samples
     mean, interval = 0.0, None
@@ -168,7 +171,7 @@ def _paired(figure: Figure, before: Value, after: Value, difference: float, samp
         mean, interval, verdict = found.mean, found.interval, _paired_verdict(figure, old, new, found)
     if left_out:  # the values shown are means of other answers
         difference, verdict = mean, replace(verdict, how=f"{verdict.how}; {_left_out(left_out)}")
-    return Line(figure, before, after, difference, interval, verdict)
+    return difference, interval, verdict
 
 
 def _left_out(number: int) -> str:
@@ -192,15 +195,15 @@ def _paired_verdict(figure: Figure, old: Sequence[float], new: Sequence[float], 
     return Verdict(f"{tone}, {_show_p(p)}", tone, how)
 
 
-def _unpaired(figure: Figure, before: Value, after: Value, difference: float) -> Line:
+def _unpaired(figure: Figure, before: Value, after: Value) -> tuple[Interval | None, Verdict]:
     """The comparison of runs on other examples, by the interval of the difference."""
     how = f"unpaired: the runs have other {_unit(figure)}"
     if before.value is None or after.value is None or before.interval is None or after.interval is None:
-        return Line(figure, before, after, difference, None, Verdict("no test", "neutral", f"{how}, and no interval"))
+        return None, Verdict("no test", "neutral", f"{how}, and no interval")
     low, high = interval = unpaired_interval(before.value, before.interval, after.value, after.interval)
     tone: Tone = "better" if low > 0 else "worse" if high < 0 else "neutral"
     text = "within noise, unpaired" if tone == "neutral" else f"{tone}, 95 % interval without 0"
-    return Line(figure, before, after, difference, interval, Verdict(text, tone, how))
+    return interval, Verdict(text, tone, how)
 
 
 def _samples(figure: Figure, first: Snapshot, second: Snapshot) -> Samples | None:
@@ -209,12 +212,12 @@ def _samples(figure: Figure, first: Snapshot, second: Snapshot) -> Samples | Non
         if not rows.same_messages(first, second):
             return None
         old, new = rows.messages(first), rows.messages(second)
-        found = rows.pairs(old, new, "row")
+        found = rows.pairs(old, new)
         if not len(found) == len(old) == len(new) or any(pair.first.actual != pair.second.actual for pair in found):
             return None
         return Samples([float(pair.first.right) for pair in found], [float(pair.second.right) for pair in found])
     before, after = rows.answers(first), rows.answers(second)
-    found = rows.pairs(before, after, "key")
+    found = rows.pairs(before, after)
     if not found or not len(found) == len(before) == len(after):
         return None
     if figure is EXACT:

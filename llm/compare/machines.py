@@ -4,7 +4,7 @@ the user's change.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,6 @@ from llm.compare.changes import CHECK
 from llm.compare.history import cached_states
 from llm.compare.snapshot import Snapshot
 
-Hashes = Mapping[str, str]  # path and md5
-
 
 def other_outputs(commit: Snapshot, workspace: Snapshot, run_cache: Path) -> list[str]:
     """The stages that ran here with the inputs that the commit records, and never gave the outputs that it records.
@@ -24,16 +22,14 @@ def other_outputs(commit: Snapshot, workspace: Snapshot, run_cache: Path) -> lis
     Runs here are those of the workspace's dvc.lock, and those in DVC's cache of runs.
     """
     cached = (entry for state in cached_states(run_cache) for entry in state.stages.values())
-    found: dict[Any, list[Hashes]] = {}
+    found: dict[Any, list[dict[str, str]]] = {}
     for entry in (*workspace.stages.values(), *cached):
         found.setdefault(_inputs(entry), []).append(hashes(entry, "outs"))
-    return [name for name, outs in _recorded(commit) if (here := found.get(outs[0])) and outs[1] not in here]
-
-
-def _recorded(commit: Snapshot) -> Iterator[tuple[str, tuple[Any, Hashes]]]:
-    for name, entry in commit.stages.items():
-        if name != CHECK:
-            yield name, (_inputs(entry), hashes(entry, "outs"))
+    return [
+        name
+        for name, entry in commit.stages.items()
+        if name != CHECK and (here := found.get(_inputs(entry))) and hashes(entry, "outs") not in here
+    ]
 
 
 def _inputs(entry: Mapping[str, Any]) -> Any:

@@ -35,8 +35,6 @@ def comparison(compared: Comparison) -> str:
         stages=[(one.name, ", ".join(one.reasons), ", ".join(one.outputs)) for one in compared.stages],
         data=[(one.where, one.first, one.second) for one in compared.data],
         figures=list(moved(compared.figures)),
-        won=sum(pair.second.right and not pair.first.right for pair in compared.flips),
-        lost=sum(pair.first.right and not pair.second.right for pair in compared.flips),
         charts=[
             (report, charts.overlaid(report, list(zip(names, sides, strict=True))))
             for report, *sides in compared.curves

@@ -28,24 +28,19 @@ def page() -> str:
         notes=[*changes.not_run(run, STAGES), *changes.not_rerun(run, STAGES)],
         stale=STALE,
         headlines=[(figure, value(figure, run)) for figure in FIGURES],
-        stages=list(_stages(run)),
+        stages=[(name, str(one.get("cmd")), ", ".join(hashes(one, "outs"))) for name, one in run.stages.items()],
         data=[(name, list(values.items())) for name, values in _data(run)],
         charts=[(name, charts.overlaid(name, [("", found)])) for name, found in curves.read(run).items()],
         samples=list(_samples(run)),
-        errors=list(errors(run)),
+        errors=errors(run),
         confusion=confusion(run),
-        calibration=list(_calibration(run)),
+        calibration=_calibration(run),
         answers=answers,
         baselines=baselines(run),
-        figures=list(_figures(run)),
+        figures=[(name, shown(found)) for name, found in changes.all_figures(run).items()],
         params=run.text(str(PARAMS)) or "",
         origin=provenance(run),
     )
-
-
-def _stages(run: Snapshot) -> Iterator[tuple[str, str, str]]:
-    for name, stage in run.stages.items():
-        yield name, str(stage.get("cmd")), ", ".join(hashes(stage, "outs"))
 
 
 def _data(run: Snapshot) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -63,13 +58,7 @@ def _samples(run: Snapshot) -> Iterator[tuple[str, list[tuple[str, str]]]]:
             yield path.removeprefix(f"{REPORTS}/"), [(row["step"], row["text"]) for row in found]
 
 
-def _calibration(run: Snapshot) -> Iterator[list[str]]:
+def _calibration(run: Snapshot) -> list[list[str]]:
     """The header and the rows of the test split; empty if the run has no such report."""
     found = [row for row in run.rows(rows.CALIBRATION) if row.get("split") == rows.TEST]
-    if found:
-        yield list(found[0])
-    yield from (list(row.values()) for row in found)
-
-
-def _figures(run: Snapshot) -> Iterator[tuple[str, str]]:
-    yield from ((name, shown(found)) for name, found in changes.all_figures(run).items())
+    return [list(found[0]), *(list(row.values()) for row in found)] if found else []

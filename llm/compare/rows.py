@@ -29,6 +29,11 @@ class Message:
     text: str | None = None  # None: not in DVC's cache
 
     @property
+    def key(self) -> int:
+        """What is the same in another run on the same test split."""
+        return self.row
+
+    @property
     def right(self) -> bool:
         """Whether the prediction is correct."""
         return self.actual == self.predicted
@@ -123,10 +128,10 @@ def answers(snapshot: Snapshot) -> list[Answer]:
     return found
 
 
-def pairs(first: Sequence[Any], second: Sequence[Any], key: str) -> list[Pair]:
-    """The messages or answers that are in both runs, in the order of the first; `key` names the attribute."""
-    others = {getattr(one, key): one for one in second}
-    return [Pair(one, others[getattr(one, key)]) for one in first if getattr(one, key) in others]
+def pairs(first: Sequence[Any], second: Sequence[Any]) -> list[Pair]:
+    """The messages or answers that are in both runs, in the order of the first."""
+    others = {one.key: one for one in second}
+    return [Pair(one, others[one.key]) for one in first if one.key in others]
 
 
 def flips(found: Sequence[Pair]) -> list[Pair]:

@@ -134,13 +134,14 @@ def _sections(compared: Comparison) -> Iterator[tuple[str, Any]]:
         yield "How they were compared", Text("\n").join(tests)
     if compared.curves:
         yield "Curves", _curves(compared, names)
-    headline = {f"{line.figure.report.split('/')[1]}: {line.figure.key}" for line in compared.headlines}
+    headline = {f"{line.figure.stage}: {line.figure.key}" for line in compared.headlines}
     shown = (change for change in compared.figures if change.where not in headline)
     others = [change for change in shown if "_ci95_" not in change.where]
     if others:
         yield "Other figures that moved", grid(["", *names, "change"], _cut(moved(others)), (1, 2, 3))
     if compared.flips:
-        yield _flips_title(compared.flips), grid(["row", "is", *names, "message"], _cut(_flips(compared.flips)))
+        title = f"Messages that flipped: {compared.won} became right, {compared.lost} became wrong"
+        yield title, grid(["row", "is", *names, "message"], _cut(_flips(compared.flips)))
     if compared.answers:
         yield f"Answers that changed: {len(compared.answers)}", _answers(compared.answers, names)
 
@@ -178,12 +179,6 @@ def _curves(compared: Comparison, names: Sequence[str]) -> Table:
             cells = [f"{curves.sparkline(one, low, high)} {one.values[-1]:.4g}" if one else MISSING for one in both]
             found.append((f"{report}: {column}", *cells))
     return grid(["each on one scale; the number is the last value", *names], found)
-
-
-def _flips_title(flips: Sequence[Pair]) -> str:
-    won = sum(pair.second.right and not pair.first.right for pair in flips)
-    lost = sum(pair.first.right and not pair.second.right for pair in flips)
-    return f"Messages that flipped: {won} became right, {lost} became wrong"
 
 
 def _flips(flips: Sequence[Pair]) -> Iterator[Sequence[str | Text]]:

@@ -61,7 +61,7 @@ def test_messages_of_three_classes(project):
 
 def test_messages_that_became_wrong_come_first(project):
     write_run(wrong=(1, 2, 9, 5))
-    found = rows.flips(rows.pairs(rows.messages(resolve("HEAD")), rows.messages(resolve("workspace")), "row"))
+    found = rows.flips(rows.pairs(rows.messages(resolve("HEAD")), rows.messages(resolve("workspace"))))
     assert [(pair.first.row, pair.second.right) for pair in found] == [(5, False), (9, False), (0, True)]
 
 
@@ -77,7 +77,7 @@ def test_chats_and_equal_questions(project):
 
 def test_answers_with_the_largest_change_come_first(project):
     write_run(scores=[90, 10, *[100] * 18], answer=lambda n: "new" if n == 7 else f"answer {n}")
-    found = rows.changed_answers(rows.pairs(rows.answers(resolve("HEAD")), rows.answers(resolve("workspace")), "key"))
+    found = rows.changed_answers(rows.pairs(rows.answers(resolve("HEAD")), rows.answers(resolve("workspace"))))
     assert [pair.first.question for pair in found] == ["question 1", "question 0", "question 7"]
 
 
