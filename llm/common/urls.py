@@ -18,8 +18,12 @@ def is_plain_url(url: str) -> bool:
 
 
 def is_loopback(url: str) -> bool:
-    """Return whether the URL names this machine: `localhost` or a loopback address."""
-    host = urlsplit(url).hostname or ""
+    """Return whether the URL names this machine."""
+    return is_this_machine(urlsplit(url).hostname or "")
+
+
+def is_this_machine(host: str) -> bool:
+    """Return whether a host is `localhost` or a loopback address."""
     with suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost"

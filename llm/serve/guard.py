@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from starlette.requests import ClientDisconnect, Request
 
+from llm.common.urls import is_this_machine
 from llm.serve.protocol import MAX_BODY, ApiError
 
 BODY_SECONDS = 20.0
@@ -20,28 +21,20 @@ HEADERS = {
 }
 
 
-def is_loopback(host: str) -> bool:
-    """Whether the name is this machine's own."""
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
-
-
 def check_origin(request: Request, host: str) -> None:
     """Refuse a request to another name (DNS rebinding) or from another origin. Raises ApiError 403.
 
     `host` is the address that the server listens on. If it is not loopback, any IP address is a name of the server.
     """
-    asked = request.headers.get("host", "")
+    asked, name = request.headers.get("host", ""), ""
     with suppress(ValueError):
         name = urlsplit(f"//{asked}").hostname or ""
-        if not (is_loopback(name) or (not is_loopback(host) and (name == host.lower() or _is_address(name)))):
-            raise ApiError(403, f"the host {asked!r:.100} is not a name of this server", code="host_not_allowed")
-        origin = request.headers.get("origin")
-        if origin is not None and origin.lower() != f"http://{asked}".lower():
-            raise ApiError(403, f"requests from {origin!r:.100} are not allowed", code="origin_not_allowed")
-        return
-    raise ApiError(403, f"the host {asked!r:.100} is not a name of this server", code="host_not_allowed")
+    own = name and not is_this_machine(host) and (name == host.lower() or _is_address(name))
+    if not (own or is_this_machine(name)):
+        raise ApiError(403, f"the host {asked!r:.100} is not a name of this server", code="host_not_allowed")
+    origin = request.headers.get("origin")
+    if origin is not None and origin.lower() != f"http://{asked}".lower():
+        raise ApiError(403, f"requests from {origin!r:.100} are not allowed", code="origin_not_allowed")
 
 
 async def read_body(request: Request) -> bytes:

@@ -11,10 +11,10 @@ from contextlib import suppress
 import uvicorn
 
 from llm.common.errors import RUNNING, USAGE, Terminated, UserError
+from llm.common.urls import is_this_machine
 from llm.runtime.device import RuntimeConfig
 from llm.serve import models
 from llm.serve.app import make_app
-from llm.serve.guard import is_loopback
 from llm.serve.metrics import Metrics
 from llm.serve.service import Limits
 
@@ -29,7 +29,7 @@ def serve(folders: Sequence[str], runtime: RuntimeConfig, host: str, port: int, 
     metrics = Metrics()
     loaded = models.load(folders, runtime, rows, metrics.step)
     with _listen(host, port) as listening:
-        if not is_loopback(host):
+        if not is_this_machine(host):
             print(f"warning: --host {host}: whoever reaches it may use it, there is no password", file=sys.stderr)
         address = f"[{host}]" if ":" in host else host
         print(f"http://{address}:{listening.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)

@@ -67,8 +67,7 @@ class Service:
     def chat(self, body: ChatBody) -> tuple[Asked, int]:
         """Queue the answer to a conversation; also returns how many messages were left out. Raises ApiError."""
         language = self.language(body.model)
-        roles = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant"}
-        messages = [Message(roles[message.role], message.text) for message in body.messages]  # type: ignore[arg-type]
+        messages = [Message("system" if one.role == "developer" else one.role, one.text) for one in body.messages]
         if messages[-1].role != "user":
             raise ApiError(400, "the last message must be the user's", "messages", "invalid_messages")
         self._check_length(language, max(len(message.text) for message in messages), "messages")

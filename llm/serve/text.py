@@ -7,11 +7,6 @@ from collections.abc import Callable, Sequence
 INCOMPLETE = "\ufffd"  # how a character is decoded while some of its bytes are missing
 
 
-def unchanged(text: str) -> str:
-    """The text as it is."""
-    return text
-
-
 class TextStream:
     """Turns tokens into pieces of text. Joined, the pieces are `clean` of the whole text, cut at the first stop string.
 
@@ -22,7 +17,7 @@ class TextStream:
         self,
         decode: Callable[[Sequence[int]], str],
         stops: Sequence[str] = (),
-        clean: Callable[[str], str] = unchanged,
+        clean: Callable[[str], str] = str,
         hidden: str = "",
     ) -> None:
         self._decode, self._stops, self._clean = decode, [stop for stop in stops if stop], clean
