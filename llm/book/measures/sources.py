@@ -8,7 +8,7 @@ import io
 import os
 import tempfile
 import zipfile
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from llm.weights import model_folder
 
 PINS = "configs/book-offline.yaml"  # names, addresses and hashes of the book's files
 FETCH = f"set LLM_MIRROR to a folder with the book's files, or `python -m llm use {PINS} && dvc repro`"
+FILES = ("the-verdict.txt", "vocab.json", "merges.txt", "SMSSpamCollection", "instruction-data.json")
 LABELS = ["ham", "spam"]  # of the SMS file; the index is the class
 SPAM = SpamConfig(
     format="tsv",
@@ -55,8 +56,7 @@ class Sources:
         """Why a row with this need cannot be measured here, and what to do; None if it can."""
         kind, _, name = need.partition(" ")
         if kind == "mirror":
-            absent = [file for file in ("the-verdict.txt", "vocab.json", "merges.txt") if self._find(file) is None]
-            absent += [f for f in ("SMSSpamCollection", "instruction-data.json") if self._find(f) is None]
+            absent = [name for name in FILES if self._find(name) is None]
             return f"{absent[0]} is not here; {FETCH}" if absent else None
         if kind == "run":
             reason = self.runs[name].missing(self.root, self.home)
@@ -125,16 +125,8 @@ class Sources:
         """The model of a folder in models/."""
         return model_folder.load_model(self.root / "models" / name).eval()
 
+    @cache  # noqa: B019
     def _find(self, name: str) -> bytes | None:
-        if name not in self._found:
-            self._found[name] = self._look_for(name)
-        return self._found[name]
-
-    @cached_property
-    def _found(self) -> dict[str, bytes | None]:
-        return {}
-
-    def _look_for(self, name: str) -> bytes | None:
         """A file with the pinned hash, from LLM_MIRROR or data/raw; None without one."""
         downloads = yaml.safe_load(files.read_text(self.home / PINS))["download"]
         item, pin = next((i, f) for i, section in downloads.items() for f in section["files"] if f["name"] == name)
