@@ -36,6 +36,11 @@ class Output:
         """Whether the output on the disk is the recorded one."""
         return self.found == self.md5
 
+    @property
+    def whole(self) -> bool:
+        """Whether neither the output on the disk nor its objects in the cache are damaged."""
+        return self.on_disk and not self.damaged
+
     def error(self, repair: str) -> UserError:
         """The damage, and what `repair` (a command) does about it."""
         state = "is missing" if self.found is None else f"has md5 {self.found}"
@@ -68,8 +73,8 @@ def not_recorded() -> list[str]:
     return [name for name in stages if name not in known]
 
 
-def look(root: Path) -> tuple[list[Output], list[Output], list[str]]:
-    """The outputs, those that are damaged, and the stages beyond the chapters that ran elsewhere.
+def look(root: Path) -> tuple[list[Output], list[str]]:
+    """The outputs, and the stages beyond the chapters that ran elsewhere.
 
     Of these nothing is here but their reports, which are in git; their outputs are left out.
     """
@@ -78,8 +83,7 @@ def look(root: Path) -> tuple[list[Output], list[Output], list[str]]:
         if output.stage.startswith(BEYOND) and not output.path.startswith("reports/"):
             here[output.stage] = here.get(output.stage, False) or not output.absent
     elsewhere = [stage for stage, is_here in here.items() if not is_here]
-    found = [output for output in found if output.stage not in elsewhere]
-    return found, [output for output in found if not output.on_disk or output.damaged], elsewhere
+    return [output for output in found if output.stage not in elsewhere], elsewhere
 
 
 def repair(root: Path, bad: Sequence[Output], rerun: Callable[[list[str]], object]) -> Iterator[str]:

@@ -19,6 +19,7 @@ from llm.common.progress import Bars
 from llm.runtime import kernels
 
 if TYPE_CHECKING:
+    from llm.generate.config import DecodingConfig
     from llm.generate.session import Session
 
 MAX_INPUT_CHARS = 1 << 20
@@ -118,14 +119,19 @@ def compare_judges(arguments: argparse.Namespace) -> None:
 def _session(arguments: argparse.Namespace) -> Session:
     """Load the model of `--model` with the decoding options."""
     kernels.pin()
-    from llm.generate.config import DecodingConfig
     from llm.generate.session import Session
     from llm.runtime.device import set_up_from_params
 
-    options = ("max_new_tokens", "temperature", "top_k", "top_p")
     runtime = set_up_from_params()
-    decoding = params.parse(DecodingConfig, {name: getattr(arguments, name) for name in options}, "command line")
-    return Session(arguments.model, decoding, runtime, arguments.seed)
+    return Session(arguments.model, decoding(arguments), runtime, arguments.seed)
+
+
+def decoding(arguments: argparse.Namespace) -> DecodingConfig:
+    """The decoding options of a command. Raises UserError for values out of range."""
+    from llm.generate.config import DecodingConfig
+
+    options = ("max_new_tokens", "temperature", "top_k", "top_p")
+    return params.parse(DecodingConfig, {name: getattr(arguments, name) for name in options}, "command line")
 
 
 def typed(read: Callable[[int], str]) -> str:

@@ -208,11 +208,11 @@ def check_outputs(arguments: argparse.Namespace) -> None:
     from llm.cli.repro import run_dvc
 
     root = files.project_root()
-    found, bad, elsewhere = fsck.look(root)
-    if arguments.repair and bad:
+    found, elsewhere = fsck.look(root)
+    if arguments.repair and (bad := [output for output in found if not output.whole]):
         for line in fsck.repair(root, bad, run_dvc):
             print(line, flush=True)
-        found, bad, elsewhere = fsck.look(root)
+        found, elsewhere = fsck.look(root)
     missing = fsck.not_recorded()
     if not found:
         what = f"records no output of the {len(missing)} stages in dvc.yaml"
@@ -221,7 +221,7 @@ def check_outputs(arguments: argparse.Namespace) -> None:
         print(f"not in dvc.lock, so not checked: {', '.join(missing)}")
     if elsewhere:
         print(f"not run here, so not checked: {', '.join(elsewhere)}")
-    raise_all([output.error(f"{program()} fsck --repair") for output in bad])
+    raise_all([output.error(f"{program()} fsck --repair") for output in found if not output.whole])
     print(f"{len(found)} outputs match dvc.lock")
 
 

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm.cli.models import typed
-from llm.common import params
+from llm.cli.models import decoding, typed
 from llm.common.errors import USAGE, UserError, show
 from llm.runtime import kernels
 
@@ -42,14 +41,11 @@ def serve_models(arguments: argparse.Namespace) -> None:
 def chat_with_model(arguments: argparse.Namespace) -> None:
     """Answer one message per line until the input ends; print an error and go on if one cannot be answered."""
     kernels.pin()
-    from llm.generate.config import DecodingConfig
     from llm.runtime.device import set_up_from_params
     from llm.serve.conversation import Conversation
 
-    options = ("max_new_tokens", "temperature", "top_k", "top_p")
     runtime = set_up_from_params()
-    decoding = params.parse(DecodingConfig, {name: getattr(arguments, name) for name in options}, "command line")
-    conversation = Conversation(arguments.model, runtime, decoding, arguments.seed)
+    conversation = Conversation(arguments.model, runtime, decoding(arguments), arguments.seed)
     interactive = sys.stdin.isatty()
     if interactive:
         import readline  # noqa: F401 - arrow keys and history for input()
