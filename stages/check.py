@@ -8,6 +8,7 @@ this stage only.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from operator import attrgetter
 from pathlib import Path
 
 from llm.common import code, files, params
@@ -47,6 +48,10 @@ CLASSIFIER = "models/spam"
 REASON_DATA = ("data/reasoning/tokenizer",)
 REASON_MODELS = ("models/reason_base", "models/reason_control", "models/reason_rl")
 MODEL = ("config.json",)
+READ = (  # keys with a folder or a file that a stage reads
+    *("finetune_spam.init_from", "finetune_instruct.init_from", "preferences.source", "finetune_dpo.init_from"),
+    *("reason_sft.init_from", "reason_rl.init_from", "reason_student.teacher"),
+)
 START = {"reason_sft.init_from": (*MODEL, "tokenizer.json", "vocab.json")}  # a tokenizer, for a new model
 SEEN = WORK / "check" / "code.json"  # the lists of the last run; DVC has deleted those in .check
 CodeLists = dict[str, dict[str, str]]
@@ -75,13 +80,7 @@ def missing_sources(everything: AllParams) -> Iterator[UserError]:
     for item, checkpoint in everything.import_gpt2.items():
         named[f"import_gpt2.{item}.source"] = checkpoint.source
         named[f"import_gpt2.{item}.tokenizer"] = checkpoint.tokenizer
-    named["finetune_spam.init_from"] = everything.finetune_spam.init_from
-    named["finetune_instruct.init_from"] = everything.finetune_instruct.init_from
-    named["preferences.source"] = everything.preferences.source
-    named["finetune_dpo.init_from"] = everything.finetune_dpo.init_from
-    named["reason_sft.init_from"] = everything.reason_sft.init_from
-    named["reason_rl.init_from"] = everything.reason_rl.init_from
-    named["reason_student.teacher"] = everything.reason_student.teacher
+    named |= {key: attrgetter(key)(everything) for key in READ}
     named |= {f"reason_models.{name}": folder for name, folder in everything.reason_models.items()}
     for key, path in named.items():
         usable = made | set(LATER_MODELS) - {f"models/{key.partition('.')[0].removeprefix('finetune_')}"}

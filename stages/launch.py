@@ -159,15 +159,20 @@ def _node(nodes: int) -> int:
     return int(text)
 
 
-def end_with_launcher() -> None:
-    """Have the kernel kill this rank when the launcher ends (Linux); nothing if this is no rank.
+def end_with_parent() -> None:
+    """On Linux, have the kernel end this process when dvc or the launcher of this rank ends: nothing runs on unseen.
 
-    Ends it at once if the launcher has ended before.
+    A rank is killed, and ends at once if its launcher has ended before. A stage gets SIGTERM.
     """
-    if "WORLD_SIZE" in os.environ and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if sys.platform != "linux":
+        return
+    prctl = ctypes.CDLL(None).prctl
+    if "WORLD_SIZE" in os.environ:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.environ.get(LAUNCHER, str(os.getppid())) != str(os.getppid()):
             os._exit(TERMINATED)
+    elif "DVC_STAGE" in os.environ:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @contextmanager

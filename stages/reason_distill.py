@@ -43,7 +43,8 @@ class Params:
 def main(params: Params, name: str) -> None:
     """Let the teacher solve problems, and teach the student `name` from its solutions."""
     config, teacher = item_of(params.reason_distill, name, "reason_distill"), Path(params.reason_student.teacher)
-    with stage(f"reason_distill@{name}", replace(params, reason_distill={name: config})) as run:
+    params = replace(params, reason_distill={name: config})  # the parameters of this student alone
+    with stage(f"reason_distill@{name}", params) as run:
         set_up_device(params.runtime)
         shape = params.reason_student.shape(params.reason_model)
         style = problems.read_task(FOLDER).style
@@ -59,9 +60,8 @@ def main(params: Params, name: str) -> None:
             run.out(f"data/reason_traces/{name}") / "traces.jsonl",
             "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in traces),
         )
-        mine = replace(params, reason_distill={name: config})
         more = {"n_gold": len(gold), "n_traces": len(traces)}
-        teach(run, course, mine, config.updates, f"models/reason_{name}", loss, more)
+        teach(run, course, params, config.updates, f"models/reason_{name}", loss, more)
 
 
 def solved(teacher: Path, config: DistillConfig, params: Params, run: Run) -> list[dict[str, str]]:

@@ -5,11 +5,9 @@ llm/common/errors.py handles Ctrl-C; in a training, llm/train/resume.py saves it
 
 from __future__ import annotations
 
-import ctypes
 import inspect
 import os
 import shutil
-import signal
 import statistics
 import sys
 import time
@@ -32,7 +30,6 @@ from stages import launch
 from stages.launch import LaunchConfig, Ranked
 
 WORK, RAW = Path(".work"), Path("data/raw")
-PR_SET_PDEATHSIG = 1  # prctl(2)
 P = TypeVar("P")
 T = TypeVar("T")
 
@@ -58,8 +55,7 @@ def run_stage(
     A stage that can work on several ranks gives its `runtime`; with `runtime.ranks`, `main` runs in as many processes.
     """
     with launch.rank_contract() if launch.is_launched() else error_contract():
-        _end_with_dvc()
-        launch.end_with_launcher()
+        launch.end_with_parent()
         files.project_root()
         words = sys.argv[1:]
         takes = list(inspect.signature(main).parameters)[1:]
@@ -76,12 +72,6 @@ def run_stage(
             launch.start(settings, how, [name, *words], folder)
         else:
             main(config, *words)
-
-
-def _end_with_dvc() -> None:
-    """Have the kernel send SIGTERM when dvc, our parent, is killed (Linux): no stage runs on unseen."""
-    if "DVC_STAGE" in os.environ and sys.platform == "linux" and not launch.is_launched():
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def item_of(section: Mapping[str, T], item: str, name: str) -> T:

@@ -54,7 +54,7 @@ def test_every_rank_has_a_folder_to_work_in(tmp_path, monkeypatch):
 # A run of five steps that kills its parent in the third.
 CHILD = """
 import os, signal, time
-from stages.run import _end_with_dvc
+from stages.launch import end_with_parent
 from tests.llm import tiny_run
 
 kill = os.kill
@@ -65,7 +65,7 @@ def kill_parent(_pid, number):
         time.sleep(0.01)
     time.sleep(1)  # the kernel tells of it right after
 
-_end_with_dvc()
+end_with_parent()
 os.kill = kill_parent
 tiny_run.main("spam", "SIGKILL@3")
 """
