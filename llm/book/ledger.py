@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 
@@ -19,8 +19,8 @@ from llm.common.errors import DATA, UserError
 from llm.common.params import Problem
 
 GOLDEN = Path(__file__).with_name("golden.yaml")
-VERDICTS = ("equal", "within", "outside", "skipped", "open")
 Verdict = Literal["equal", "within", "outside", "skipped", "open"]
+VERDICTS = get_args(Verdict)
 KINDS = ("mirror", "run", "model")
 HOW = """\
 Written by `llm verify --run chapter5 --write docs/book-numbers.md`, with the book's files in `LLM_MIRROR`
@@ -69,7 +69,6 @@ class Row:
         return shorten(self.text or self.values)
 
     def problems(self) -> Iterator[Problem]:
-        """Contradictions between the fields."""
         if bool(self.text) == bool(self.values):
             yield "values", "given together with text, or both are missing", "give exactly one of values and text"
         if bool(self.open) == bool(self.measure):
@@ -130,7 +129,6 @@ class Ledger:
     rows: tuple[Row, ...]
 
     def problems(self) -> Iterator[Problem]:
-        """Contradictions between the rows."""
         for name, count in Counter(row.id for row in self.rows).items():
             if count > 1:
                 yield "rows", f"{count} rows have the id {name}", "give each row its own id"

@@ -32,7 +32,6 @@ class Run:
     set: tuple[str, ...] = ()  # key=value, overrides the profiles
 
     def problems(self) -> Iterator[Problem]:
-        """Words without an equals sign."""
         for name in ("params", "set"):
             for word in getattr(self, name):
                 if "=" not in word:

@@ -53,7 +53,6 @@ class Ablation:
     rows: tuple[Row, ...]
 
     def problems(self) -> Iterator[Problem]:
-        """Contradictions between the rows."""
         numbers = [row.number for row in self.rows]
         if sorted(set(numbers)) != sorted(numbers) or 1 not in numbers:
             yield "rows", f"numbered {numbers}", "give each row its own number, and one of them number 1"

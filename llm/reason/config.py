@@ -21,7 +21,6 @@ class GrpoConfig:
     kl: float  # weight of the KL divergence from the first model, for each token
 
     def problems(self) -> Iterator[Problem]:
-        """Contradictions between these values."""
         yield from at_least_zero(self, "kl")
         if self.updates < 1:
             yield "updates", f"{self.updates} is below 1", "give 1 or more"
@@ -40,7 +39,6 @@ class RolloutConfig(GrpoConfig):
     format_reward: float  # for an answer in the right form, right or not; a right one has 1 more
 
     def problems(self) -> Iterator[Problem]:
-        """Contradictions between these values."""
         yield from super().problems()
         yield from positive(self, "problems_at_once", "temperature", "max_new_tokens")
         yield from at_least_zero(self, "format_reward")

@@ -18,7 +18,6 @@ class Gate:
     margin: float = 0.0  # a version must be better than the champion by more than this
 
     def problems(self) -> Iterator[Problem]:
-        """Contradictions between these values."""
         yield from at_least_zero(self, "margin")
         if "." not in self.metric.strip("."):
             yield "metric", f"{self.metric!r} names no stage", "write <stage>.<name>, as in finetune_spam.test_accuracy"
@@ -38,5 +37,4 @@ class TrackingConfig:
     traces: int = 20  # generated answers of a stage that are shown as traces
 
     def problems(self) -> Iterator[Problem]:
-        """Contradictions between these values."""
         yield from at_least_zero(self, "traces")

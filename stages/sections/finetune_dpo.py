@@ -24,7 +24,6 @@ class FinetuneDpoConfig(TrainConfig):
     max_new_tokens: int  # of such an answer
 
     def problems(self) -> Iterator[Problem]:
-        """Contradictions between these values."""
         yield from super().problems()
         yield from positive(self, "beta", "answers", "max_new_tokens", "max_pairs")
         yield from at_least_zero(self, "anchor")

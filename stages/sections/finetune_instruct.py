@@ -26,7 +26,6 @@ class FinetuneInstructConfig(TrainConfig):
     dropout: float
 
     def problems(self) -> Iterator[Problem]:
-        """Contradictions between these values."""
         yield from super().problems()
         yield from positive(self, "bucket_batches")
         yield from fraction(self, "dropout")

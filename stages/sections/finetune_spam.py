@@ -26,7 +26,6 @@ class FinetuneSpamConfig(TrainConfig):
     frozen_prefix: bool  # compute blocks that do not train once, not in every epoch; needs dropout 0
 
     def problems(self) -> Iterator[Problem]:
-        """Contradictions between these values."""
         yield from super().problems()
         yield from fraction(self, "dropout")
         yield from check_together(self.trainable, self.lora)

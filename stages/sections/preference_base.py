@@ -16,7 +16,6 @@ class PreferenceBaseConfig(TrainConfig):
     chosen_share: float  # of the rows; the others have the rejected answers. At most 0.5
 
     def problems(self) -> Iterator[Problem]:
-        """Contradictions between these values."""
         yield from super().problems()
         yield from fraction(self, "chosen_share", zero=False)
         if self.chosen_share > 0.5:

@@ -19,7 +19,6 @@ class ShortWindows:
     batch_size: int
 
     def problems(self) -> Iterator[Problem]:
-        """Contradictions between these values."""
         yield from positive(self, "steps", "context", "batch_size")
 
 
@@ -38,7 +37,6 @@ class PretrainConfig(TrainConfig):
     mode: Literal["exact", "book"]  # book: one stream of random numbers, as in chapter 5 (book_mode.py)
 
     def problems(self) -> Iterator[Problem]:
-        """Contradictions between these values."""
         yield from super().problems()
         yield from positive(self, "context", "stride", "sample_tokens")
         if not self.sample_prompt:

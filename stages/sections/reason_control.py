@@ -15,5 +15,4 @@ class ReasonControlConfig:
     updates: int
 
     def problems(self) -> Iterator[Problem]:
-        """Contradictions between these values."""
         yield from positive(self, "updates")

@@ -37,7 +37,6 @@ class DistillConfig:
     updates: int
 
     def problems(self) -> Iterator[Problem]:
-        """Contradictions between these values."""
         yield from at_least_zero(self, "gold", "traces", "temperature")
         yield from positive(self, "max_new_tokens", "updates")
         if self.gold == 0 and self.traces == 0:

@@ -20,7 +20,6 @@ class ReasonEvaluateConfig:
     refine: str | None  # asks the model for a better answer; null: it is not asked
 
     def problems(self) -> Iterator[Problem]:
-        """Contradictions between these values."""
         yield from positive(self, "problems_at_once")
         if "{question}" not in self.ask:
             yield "ask", f"{self.ask!r:.60} has no {{question}}", "write {question} at the place of the question"

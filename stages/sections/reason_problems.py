@@ -29,7 +29,6 @@ class ReasonProblemsConfig:
     vocab_size: int  # of the tokenizer that is trained on the problems; 257: a token for each byte
 
     def problems(self) -> Iterator[Problem]:
-        """Contradictions between these values."""
         yield from at_least_zero(self, *SPLITS)
         if self.family != "file" and not any(self.counts.values()):
             yield SPLITS[0], f"0, and so are {', '.join(SPLITS[1:])}", "give a number of problems"

@@ -32,7 +32,6 @@ class ReasonRlConfig(RolloutConfig):
     clip_norm: float | None
 
     def problems(self) -> Iterator[Problem]:
-        """Contradictions between these values."""
         yield from super().problems()
         yield from positive(self, "steps", "eval_every", "save_every", "val_samples")
         answers = self.problems_at_once * self.group

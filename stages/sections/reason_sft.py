@@ -19,7 +19,6 @@ class ReasonSftConfig(TrainConfig):
     share_with_steps: float  # of the solutions; the others are the answer alone
 
     def problems(self) -> Iterator[Problem]:
-        """Contradictions between these values."""
         yield from super().problems()
         if not 0 <= self.share_with_steps <= 1:
             yield "share_with_steps", f"{self.share_with_steps} is not from 0 to 1", "give a fraction, such as 0.5"

@@ -19,5 +19,4 @@ class RespondConfig:
     response_header: Literal["given", "generated"]  # given: the prompt ends with `### Response:`, unlike the book's
 
     def problems(self) -> Iterator[Problem]:
-        """Contradictions between these values."""
         yield from positive(self, "batch_size")
