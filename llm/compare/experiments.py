@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llm.common import dvc_exp
 from llm.compare import changes
 from llm.compare.changes import Change
-from llm.compare.headlines import FIGURES, Value, value
+from llm.compare.headlines import FIGURES, Value, over_other_tokens, value
 from llm.compare.snapshot import WORKSPACE, Snapshot
 
 
@@ -46,7 +46,11 @@ def _of_commit(group: dict[str, Any]) -> Iterator[Experiment]:
             continue
         made = Snapshot(name, rev)
         done = _values(made) if state == dvc_exp.DONE else []
-        yield Experiment(name, state, changes.parameters(base, made), done)
+        marked = [
+            replace(one, other_tokens=one.value is not None and over_other_tokens(figure, base, made))
+            for figure, one in zip(FIGURES, done, strict=False)
+        ]
+        yield Experiment(name, state, changes.parameters(base, made), marked)
 
 
 def _values(snapshot: Snapshot) -> list[Value]:

@@ -71,6 +71,7 @@ class Value:
     value: float | None
     interval: Interval | None = None
     stale: bool = False  # its stage has not run since an input changed
+    other_tokens: bool = False  # a loss over other tokens than that of the commit that the run started from
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,11 @@ def value(figure: Figure, snapshot: Snapshot) -> Value:
     return found if found.value is None else replace(found, stale=figure.stage in snapshot.stale)
 
 
+def over_other_tokens(figure: Figure, first: Snapshot, second: Snapshot) -> bool:
+    """Whether the figure is a loss, over other tokens in the two runs."""
+    return figure.form == "loss" and targets.differ(figure.stage, first, second)
+
+
 def _read(figure: Figure, metrics: Mapping[str, Any]) -> Value:
     found = metrics.get(figure.key)
     if not isinstance(found, int | float):
@@ -144,7 +150,7 @@ def _line(figure: Figure, first: Snapshot, second: Snapshot) -> Line:
     elif stale:
         how = f"{figure.stage} has not run since an input changed, in {' and '.join(stale)}"
         verdict = Verdict(STALE, "neutral", how)
-    elif figure.form == "loss" and targets.differ(figure.stage, first, second):
+    elif over_other_tokens(figure, first, second):
         verdict = OTHER_TOKENS
     else:
         difference = after.value - before.value

@@ -23,6 +23,7 @@ from llm.compare.rows import Message, Pair
 WIDTH = 100
 LISTED = 8  # rows of a table; the page has more
 MARK = "*"  # of a figure that is stale
+OTHER = "~"  # of a loss over other tokens
 CHANGED = 4  # parameters of an experiment in the table of experiments
 STYLES = {"better": "green", "worse": "red", "neutral": ""}
 
@@ -60,7 +61,7 @@ def show_experiments(found: Sequence[Experiment], to: Console) -> None:
         name = Text(one.name, style="bold" if one.is_baseline else "")
         changed = _cut([(f"{c.where}={value(c.second)}",) for c in one.changed], CHANGED)
         pairs = zip(FIGURES, one.values, strict=False)
-        shown = [figure.show(each.value) + MARK * each.stale for figure, each in pairs]
+        shown = [figure.show(each.value) + MARK * each.stale + OTHER * each.other_tokens for figure, each in pairs]
         if one.state != DONE:
             shown = [one.state]
         shown += [""] * (len(FIGURES) - len(shown))
@@ -72,6 +73,9 @@ def show_experiments(found: Sequence[Experiment], to: Console) -> None:
     to.print(table)
     if any(each.stale for one in found for each in one.values):
         to.print(Text(f"{MARK} {STALE}: an input of the stage has changed since (`llm compare` names it)", style="dim"))
+    if any(each.other_tokens for one in found for each in one.values):
+        text = f"{OTHER} not comparable with that of the commit: the losses are means over other tokens"
+        to.print(Text(text, style="dim"))
     if all(one.is_baseline for one in found):
         to.print("No experiments here. `dvc exp run -S KEY=VALUE -n NAME` makes one.", markup=False)
 

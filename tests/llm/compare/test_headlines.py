@@ -1,13 +1,17 @@
 """The verdicts on two runs: paired where the examples are the same, unpaired where they are not."""
 
+import io
+
 import pytest
+from rich.console import Console
 from scipy.stats import binomtest
 
 from llm.common import files
-from llm.compare import comparison
+from llm.compare import comparison, terminal
+from llm.compare.experiments import experiments
 from llm.compare.headlines import FIGURES, compare
 from llm.compare.snapshot import Snapshot, resolve
-from tests.llm.compare.conftest import N, git, write_run
+from tests.llm.compare.conftest import N, experiment, git, write_run
 
 
 def lines(**changes):
@@ -126,6 +130,24 @@ def test_losses_of_other_instructions_are_not_subtracted(project, monkeypatch, c
     line = found.headlines[2]
     assert (line.verdict.text, line.verdict.how) == (verdict, how or "the losses are means over other tokens")
     assert (line.difference is None, OTHER_ANSWERS in found.notes) == (how is None, how is None)
+
+
+def test_the_table_of_experiments_marks_losses_over_other_tokens(project):
+    from dvc.repo import Repo
+
+    Repo.init(".").close()
+    tuned()
+    git("add", "-A")
+    git("commit", "-q", "-m", "two")
+    tuned(lr=1.0)
+    experiment("same")
+    tuned(mask_prompt=False)
+    experiment("other")
+    file = io.StringIO()
+    terminal.show_experiments(experiments(), Console(file=file, width=100))
+    said = file.getvalue()
+    assert said.count("1.500~") == said.count("1.500 ") == 1
+    assert "~ not comparable with that of the commit: the losses are means over other tokens" in said
 
 
 def test_all_batches_are_the_same_at_every_batch_size(project):
