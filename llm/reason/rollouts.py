@@ -184,7 +184,7 @@ def measured(rewards: Tensor, found: Sequence[Response], most: float, entropy: f
         "right": sum(one.right for one in found) / len(found),
         "dead": (lowest == highest).float().mean().item(),
         "all_right": (lowest == most).float().mean().item(),
-        "all_wrong": (highest < 1).float().mean().item(),
+        "all_wrong": (highest < most).float().mean().item(),  # every right answer has the highest reward
         "length": sum(one.tokens for one in found) / len(found),
         "ended": sum(one.ended for one in found) / len(found),
         "entropy": entropy,

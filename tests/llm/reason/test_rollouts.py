@@ -223,6 +223,12 @@ def test_measures_of_a_set() -> None:
 # Settings
 
 
+def test_a_large_reward_of_the_format_makes_no_answer_right() -> None:
+    rewards = torch.tensor([[1.5, 1.5], [2.5, 1.5]])
+    found = rollouts.measured(rewards, [Response("", None, False, (), 1, 0.0, True)] * 4, 2.5, 0.25)
+    assert (found["all_right"], found["all_wrong"], found["dead"]) == (0, 0.5, 0.5)
+
+
 def test_too_few_problems_are_an_error(make: Make) -> None:
     with pytest.raises(UserError, match=r"reason_rl.problems_at_once: 7, but there are only 6 examples"):
         make(problems_at_once=7)
