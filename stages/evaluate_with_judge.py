@@ -12,7 +12,7 @@ from llm.common import files
 from llm.data import leakage
 from llm.data.instructions import read_entries
 from llm.data.leakage import Leak
-from llm.data.prompts import format_prompt, question
+from llm.data.prompts import all_questions, format_prompt, question
 from llm.evaluate.judge import judge, read_responses, require_coverage, summarize
 from llm.evaluate.judge_config import JudgeConfig
 from stages.run import WORK, run_stage, stage
@@ -46,7 +46,7 @@ def main(params: Params) -> None:
             for record, response in zip(records, responses, strict=True)
         ]
         files.write_json(run.out("reports/evaluate_with_judge/scores.json"), scores)
-        train = [question(entry) for entry in read_entries(TRAIN)]
+        train = [text for entry in read_entries(TRAIN) for text in all_questions(entry)]
         found = leakage.leaks([question(response) for response in responses], train)
         for name, kinds in UNLEAKED.items():
             rest = summarize(leakage.without(verdicts, found, *kinds))

@@ -13,7 +13,7 @@ from llm.data import leakage
 from llm.data.instruction_lengths import fit, frame_cost
 from llm.data.instruction_shapes import Published, read_published, summary
 from llm.data.instructions import InstructionsConfig, refuse_empty, split_entries
-from llm.data.prompts import TEXTS, PromptName, Template, make_frame, question, turns
+from llm.data.prompts import TEXTS, PromptName, Template, all_questions, make_frame, question, turns
 from llm.data.tokenizer import Tokenizer
 from stages.run import from_section, only_file, point_to_source, run_stage, stage
 
@@ -76,7 +76,8 @@ def main(params: Params) -> None:
         lengths = split_entries(fitted.lengths, *fractions)
         for split, part in split_entries(entries, *fractions).items():
             files.write_json(folder / f"{split}.json", part)
-            questions[split] = [question(entry) for entry in part]
+            asked = [all_questions(entry) if split == "train" else [question(entry)] for entry in part]
+            questions[split] = [text for texts in asked for text in texts]
             counts[split] = len(part)
             counts[f"{split}_answers"] = sum(role == "assistant" for entry in part for role, *_ in turns(entry))
             counts[f"{split}_longest_tokens"] = max(lengths[split])

@@ -290,6 +290,13 @@ def question(entry: Mapping[str, Any]) -> str:
     return f"{entry['instruction']}\n{entry['input']}"
 
 
+def all_questions(entry: Mapping[str, Any]) -> list[str]:
+    """Return `question` for each answer of an entry, since a model is trained on all answers of a chat."""
+    chat = entry.get("messages", [])
+    parts = [{"messages": chat[:end]} for end, turn in enumerate(chat, start=1) if turn["role"] == "assistant"]
+    return [question(part) for part in parts] or [question(entry)]
+
+
 def format_prompt(entry: Mapping[str, Any], frame: Frame = ALPACA) -> str:
     """Return the prompt without the header of the answer (section 7.2, exercise 7.1)."""
     return "".join(segment.text for segment in frame.prompt(entry))

@@ -15,7 +15,7 @@ from llm.common.errors import DATA, UserError, raise_first
 from llm.common.files import read_json
 from llm.common.params import Problem, at_least_zero, fraction
 from llm.common.seeds import derive
-from llm.data.prompts import question, single
+from llm.data.prompts import all_questions, question, single
 from llm.preference.wordings import BLUNT, POLITE, divided
 
 PREFERENCES = Path("data/preferences")
@@ -58,7 +58,7 @@ def make_pairs(
     """
     styles = (POLITE, BLUNT) if config.prefer == "polite" else (BLUNT, POLITE)
     seen, unseen = zip(*(divided(style, config.held_out_wordings, seed) for style in styles), strict=True)
-    known = {question(entry) for entry in entries["train"]}
+    known = {text for entry in entries["train"] for text in all_questions(entry)}
     pairs: dict[str, list[Pair]] = {}
     for split, part in {**entries, UNSEEN: entries["test"]}.items():
         fresh = [entry for entry in part if split == "train" or question(entry) not in known]

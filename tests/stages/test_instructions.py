@@ -263,6 +263,13 @@ def test_chats_without_spaces_are_trained_on_answered_and_scored(project, prompt
     assert frame.prompt({"instruction": "你好", "input": ""})[-1].text.endswith("你好")
 
 
+def test_a_question_of_an_earlier_turn_in_training_is_a_leak(project):
+    first = [{"conversations": chat["conversations"][:2]} for chat in CHATS[:6]]
+    set_params(tokenize={"instructions": {"train_fraction": 0.85}})
+    report = project(lines([*CHATS[:34], *first]), "chats.jsonl")
+    assert (report["train"], report["test"], report["test_exact_in_train"]) == (34, 4, 4)
+
+
 def test_the_prompt_of_a_chat_is_the_history_before_its_last_answer(project, monkeypatch):
     project(lines(CHATS), "chats.jsonl")
     set_params(finetune_instruct={"prompt": "phi3"})

@@ -13,6 +13,7 @@ from llm.data.prompts import (
     PREAMBLE,
     Template,
     TemplateFrame,
+    all_questions,
     format_prompt,
     frame_of,
     make_frame,
@@ -151,6 +152,8 @@ def test_a_chat_as_one_question_has_the_turns_before_it_as_input():
     }
     assert single(ENTRY) == ENTRY
     assert question(CHAT) == "Bye.\nsystem: Be short.\nuser: Hi.\nassistant: Hello."
+    assert all_questions(CHAT) == ["Hi.\nsystem: Be short.", question(CHAT)]
+    assert all_questions(ENTRY) == [question(ENTRY)]
     alone = {"messages": [{"role": "assistant", "content": "Hello."}]}
     assert single(alone) == {"instruction": "", "input": "", "output": "Hello."}
 

@@ -70,6 +70,14 @@ def test_a_pair_of_a_chat_is_of_its_last_answer():
     assert entries_of(pair)[1]["messages"][-1] == {"role": "assistant", "content": pair["rejected"]}
 
 
+def test_a_question_of_an_earlier_turn_in_training_is_not_new():
+    turns = [("user", "Hi"), ("assistant", "Hello."), ("user", "Sun?"), ("assistant", "Up.")]
+    chat = {"messages": [{"role": role, "content": text} for role, text in turns]}
+    asked = [{"instruction": text, "input": "", "output": "Yes."} for text in ("Hi", "Sun?")]
+    found = make_pairs({**ENTRIES, "train": [chat], "validation": asked}, CONFIG, 1)["validation"]
+    assert [pair["instruction"] for pair in found] == ["Sun?"]
+
+
 def test_a_split_without_new_questions_makes_no_pairs():
     with pytest.raises(UserError, match="no question of the test split is new"):
         make_pairs({**ENTRIES, "test": ENTRIES["train"][:3]}, CONFIG, 1)
