@@ -42,6 +42,8 @@ class PairBatch(Batch):
 class PreferenceDataset:
     """Framed pairs. Targets outside the answers are IGNORED; an answer ends with the token that the frame puts there.
 
+    Earlier answers of a chat belong to the question: they are the same in both rows, and no targets.
+
     Raises UserError with the numbers of all pairs in `name` that the frame refuses, or that have more than `limit`
     tokens.
     """
@@ -60,7 +62,7 @@ class PreferenceDataset:
 
     def _add(self, pair: Mapping[str, Any], tokenizer: Tokenizer, frame: Frame, limit: int, where: str) -> None:
         try:
-            encoded = [encode_entry(entry, frame, tokenizer) for entry in entries_of(pair)]
+            encoded = [_of_last_answer(encode_entry(entry, frame, tokenizer)) for entry in entries_of(pair)]
         except UserError as error:
             raise UserError(where, error.what, error.fix, DATA) from None
         for kind, one in zip(KINDS, encoded, strict=True):
@@ -96,3 +98,8 @@ class PreferenceDataset:
                 targets[number, kind, : one.length] = torch.where(trained[1:], ids[1:], IGNORED)
         reference = None if self.reference is None else self.reference[list(indices)]
         return PairBatch(inputs, targets, reference=reference)
+
+
+def _of_last_answer(one: Encoded) -> Encoded:
+    """The same, of which only the last answer counts."""
+    return one._replace(trained=[position >= one.last_start for position in range(len(one.ids))])

@@ -69,6 +69,16 @@ def test_targets_are_the_answers_with_their_end(dataset, tokenizer):
     assert all(text.endswith("<|endoftext|>") for pair in texts for text in pair)
 
 
+def test_earlier_answers_of_a_chat_are_no_targets(tokenizer):
+    turns = [("user", "Hi"), ("assistant", "Hello, lazy fox."), ("user", "Say 2")]
+    chat = {"messages": [{"role": role, "content": text} for role, text in turns]}
+    data = encoded(tokenizer, [chat | {"chosen": "2 quick", "rejected": "2 lazy dogs"}])
+    (pair,) = data.batch([0]).targets
+    texts = [tokenizer.decode(row[row != IGNORED].tolist()) for row in pair]
+    assert texts == ["2 quick<|endoftext|>", "2 lazy dogs<|endoftext|>"]
+    assert data.most_targets(1) == int((pair != IGNORED).sum())
+
+
 def test_a_pair_stays_together_in_micro_batches(dataset):
     dataset.reference = torch.arange(20.0).view(10, 2)
     batch = dataset.batch([7, 1, 4])
