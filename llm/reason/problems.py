@@ -176,13 +176,13 @@ def _check_answer(problem: Problem, task: Task, where: str) -> None:
         right = task.check(answer, answer)
     except regex.error as error:
         raise UserError(where, f"answer {answer!r:.60}: {error}", "write a regular expression", DATA) from None
+    if task.verifier == "number" and re.search(r"\d\s*/\s*\d", answer):
+        what = f"the verifier number reads only the last number of the answer {answer!r:.60}"
+        raise UserError(where, what, "use the verifier maths, or write a decimal", DATA)
     literal = task.verifier != "regex"  # an expression seldom matches itself
     if literal and not right:
         what = f"the verifier {task.verifier} cannot read the answer {answer!r:.60}"
         raise UserError(where, what, "correct it, or use another verifier", DATA)
-    if task.verifier == "number" and re.search(r"\d\s*/\s*\d", answer):
-        what = f"the verifier number reads only the last number of the answer {answer!r:.60}"
-        raise UserError(where, what, "use the verifier maths, or write a decimal", DATA)
     for with_steps in (False, True)[: 1 if problem.steps is None else 2]:
         solution = task.style.response(problem, with_steps)
         read = task.style.answer(solution)

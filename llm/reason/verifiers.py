@@ -14,6 +14,7 @@ from llm.common.errors import DATA, UserError
 VerifierName = Literal["exact", "number", "choice", "regex", "maths"]
 Verifier = Callable[[str, str], bool]  # (given, wanted)
 NUMBER = re.compile(r"-?(?:\d+(?:\.\d+)?|(?<![\d.])\.\d+)(?:[eE][+-]?\d+)?")
+FRACTION = re.compile(r"\d\s*/\s*[\d.]+\D*$")  # at the end of a text
 MOST = 80  # characters of a formula
 SECONDS = 5.0  # the most that a regular expression may take for an answer
 
@@ -26,8 +27,10 @@ def exact(given: str, wanted: str) -> bool:
 def number(given: str, wanted: str) -> bool:
     """The same number: commas between thousands, units and words around the last number do not count.
 
-    `7`, `7.0` and `$7 in all.` are equal.
+    `7`, `7.0` and `$7 in all.` are equal. A fraction at the end, such as `3/4`, is no number: it is not 4.
     """
+    if FRACTION.search(given):
+        return False
     plain = (re.sub(r"(?<=\d),(?=\d{3}\b)", "", text.replace("−", "-")) for text in (given, wanted))
     found, right = map(NUMBER.findall, plain)
     if not found or not right:

@@ -19,6 +19,8 @@ CASES: list[tuple[VerifierName, str, str, bool]] = [
     ("number", "1,2", "12", False),
     ("number", "3 and 7", "7", True),
     ("number", "-7", "7", False),
+    ("number", "It is 3/4.", "4", False),
+    ("number", "On 3/4 it is 7.", "7", True),
     ("number", "seven", "7", False),
     ("number", "9" * 5000, "7", False),
     ("number", ".5", "5", False),
