@@ -14,7 +14,7 @@ from llm.common.errors import DATA, UserError
 VerifierName = Literal["exact", "number", "choice", "regex", "maths"]
 Verifier = Callable[[str, str], bool]  # (given, wanted)
 NUMBER = re.compile(r"-?(?:\d+(?:\.\d+)?|(?<![\d.])\.\d+)(?:[eE][+-]?\d+)?")
-FRACTION = re.compile(r"\d\s*/\s*[\d.]+\D*$")  # at the end of a text
+FRACTION = re.compile(r"\d\s*+/\s*+[\d.]++\D*+$")  # at the end of a text; read without going back
 MOST = 80  # characters of a formula
 SECONDS = 5.0  # the most that a regular expression may take for an answer
 

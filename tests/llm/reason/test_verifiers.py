@@ -106,6 +106,15 @@ def test_formulas_are_compared_fast() -> None:
     assert equal > 150, "most of them have a value"
 
 
+@pytest.mark.parametrize(
+    "given", ["1/" + "." * 40_000 + " 5", "1/" * 20_000, "1" + " " * 40_000, "1/" + "5" * 40_000 + "x5"]
+)
+def test_numbers_are_compared_fast(given: str) -> None:
+    start = time.thread_time()
+    VERIFIERS["number"](given, "5")
+    assert time.thread_time() - start < 3
+
+
 def test_a_regular_expression_that_takes_for_ever_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verifiers, "SECONDS", 0.05)
     with pytest.raises(UserError, match=r"a regular expression: took more than 0.05 s on an answer of 4000 characters"):
