@@ -69,7 +69,7 @@ def checkpoints(
         return
     run = fingerprint(config, inputs)
     mine = folder / hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
-    others = [path for path in folder.glob("*") if path != mine]
+    others = [path for path in folder.glob("*/") if path != mine]  # folders: a file manager may have left a file
     if others and is_first():
         say(f"parameters, data or code changed since the interrupted run{_changes(others, run)}: starting over")
         for path in others:

@@ -488,6 +488,14 @@ def test_a_damaged_checkpoint_of_another_run_is_deleted(fresh):
     assert said == ["parameters, data or code changed since the interrupted run: starting over"]
 
 
+def test_a_file_of_a_file_manager_is_no_interrupted_run(fresh):
+    folder, said = stopped_after(4, "spam", fresh()), []
+    (folder / "states" / ".DS_Store").write_text("")
+    with states(folder, say=said.append) as saved:
+        train("spam", saved)
+    assert said == ["resuming after step 4"]
+
+
 def test_the_fingerprint_depends_on_parameters_data_and_code(tmp_path, monkeypatch):
     data = tmp_path / "data"
     data.mkdir()
