@@ -98,7 +98,7 @@ class Batch:
     def __init__(self, model: GPT, rows: int) -> None:
         self.model, self.rows, self.size = model, rows, 0
         self.cache = RaggedCache(model.config, rows, model.transformer.wte.weight)
-        self.unit = 1 if packed_weights.adds_in_one_order(model) else ROWS
+        self.unit = unit_of(model)
 
     def add(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Compute prompts of one `width` and give them the next rows; returns the logits (B, V) of the next tokens.
@@ -144,6 +144,11 @@ class Batch:
         last = hidden[torch.arange(len(ids)), torch.tensor(ends)]
         filled = F.pad(last, (0, 0, 0, up(len(ids), self.unit) - len(ids)))  # as the blocks
         return self.model.lm_head(filled)[: len(ids)]  # type: ignore[no-any-return]
+
+
+def unit_of(model: GPT) -> int:
+    """A step computes a multiple of this many rows."""
+    return 1 if packed_weights.adds_in_one_order(model) else ROWS
 
 
 def up(number: int, unit: int) -> int:

@@ -14,7 +14,7 @@ from llm.model.classifier import Classifier
 from llm.model.config import ModelConfig
 from llm.runtime.device import RuntimeConfig
 from llm.runtime.machine import check_memory
-from llm.serve.batch import ROWS
+from llm.serve.batch import ROWS, unit_of, up
 from llm.serve.dialog import Dialog
 from llm.serve.engine import Engine
 from llm.weights import classifier_folder, model_folder
@@ -91,11 +91,14 @@ def load_language(
     """Load a language model. Raises UserError if the cache of `rows` sequences does not fit into memory."""
     tokenizer = model_folder.load_tokenizer(folder)
     model = model_folder.load_model(folder, tokenizer.vocab_size).to(runtime.device)
-    config = model.config
-    width = 4 if runtime.device == "cpu" or runtime.precision == "fp32" else 2
-    needed = 2 * width * rows * config.n_layer * config.context_length * config.kv_heads * config.head_dim
-    check_memory(folder, f"a cache for {rows} sequences", needed, runtime.device, "give fewer --rows")
     model = packed_weights.pack_for_decoding(model, runtime, rows=ROWS)
+    config, unit = model.config, unit_of(model)
+    held = up(rows, unit)
+    width = 4 if runtime.device == "cpu" or runtime.precision == "fp32" else 2
+    needed = 2 * width * held * config.n_layer * config.context_length * config.kv_heads * config.head_dim
+    longest = "free some memory, or lower max_position_embeddings in its config.json"
+    fix = "give fewer --rows" if held > unit else longest
+    check_memory(folder, f"a cache for {held} sequences", needed, runtime.device, fix)
     dialog = Dialog(folder, tokenizer)
     told = None if observe is None else (lambda size: observe(name, size))
     return Language(name, config, tokenizer, dialog, Engine(model, dialog.stops, rows, told))

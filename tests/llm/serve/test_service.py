@@ -15,6 +15,7 @@ from llm.data.special_tokens import END_OF_TEXT
 from llm.data.tokenizer import Tokenizer
 from llm.generate.config import greedy
 from llm.serve import models, service
+from llm.serve.batch import Batch
 from llm.serve.engine import Piece
 from llm.serve.metrics import Metrics
 from llm.serve.models import Language, Models
@@ -46,6 +47,20 @@ def served(folder: Path, use: Callable[[Service, Language], T]) -> T:
             made.worker.close()
 
     return asyncio.run(run())
+
+
+def test_the_memory_that_is_asked_for_is_that_of_the_rows_of_a_step(folder: Path, monkeypatch: Any) -> None:
+    told: list[tuple[int, str]] = []
+    monkeypatch.setattr(models, "check_memory", lambda _where, _what, needed, _device, fix: told.append((needed, fix)))
+    for rows in (1, 9):
+        batch = Batch(models.load_language(str(folder), "one", tiny.FP32, rows).engine.model, rows)
+        for _ in range(rows):
+            batch.add([[1]])
+        batch.step([1] * rows)
+        cache, filled = batch.cache, batch.cache._touched
+        stores = [store[:filled, :, : batch.model.config.context_length] for store in (*cache.keys, *cache.values)]
+        assert told[-1][0] == sum(store.nbytes for store in stores)
+    assert [fix[:4] for _, fix in told] == ["free", "give"]
 
 
 def begin_with(folder: Path, token: str) -> None:
