@@ -64,7 +64,7 @@ def read(folder: Path) -> Vocabulary:
     if (path := folder / "tokenizer.json").is_file():
         return _parsed(read_text(path), path)
     if not (folder / "vocab.json").is_file():
-        other_tokenizers.refuse(folder)
+        other_tokenizers.refuse(folder, "vocab.txt")  # BERT's, which Chinese GPT-2s have
     if (made := from_pair(folder)) is not None:
         return _parsed(made, folder / "vocab.json")
     return _of_pair(folder)

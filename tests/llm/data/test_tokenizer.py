@@ -245,6 +245,7 @@ def test_missing_file_is_named(vocabulary: Path, tmp_path: Path, name: str) -> N
         ("spiece.model", "use a model with a byte-level BPE"),
         ("sentencepiece.bpe.model", "use a model with a byte-level BPE"),
         ("tekken.json", "use a model with a byte-level BPE"),
+        ("vocab.txt", "use a model with a byte-level BPE"),
         ("encoder.json", "rename encoder.json to vocab.json, and vocab.bpe to merges.txt"),
         ("vocab.bpe", "rename encoder.json to vocab.json, and vocab.bpe to merges.txt"),
     ],
