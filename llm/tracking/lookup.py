@@ -31,17 +31,7 @@ class RunFacts:
 def run(root: Path, run_id: str) -> RunFacts | None:
     """The run with this id; None if there is none."""
 
-    def ask(client: Any, _experiment: str) -> RunFacts | None:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return _facts(client, client.get_run(run_id))
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return None
-
-    return _ask(root, ask)
+    return _ask(root, lambda client, _experiment: _get(client, run_id))
 
 
 def maker(root: Path, path: str, md5: str) -> RunFacts | None:
@@ -53,7 +43,7 @@ def maker(root: Path, path: str, md5: str) -> RunFacts | None:
             return _facts(client, found[0])
         versions = client.search_model_versions(f"tags.`dvc.md5` = '{md5}'")  # of runs without these tags
         ids = [one.run_id for one in versions if one.tags.get("path") == path and one.run_id]
-        return _facts(client, client.get_run(ids[0])) if ids else None
+        return _get(client, ids[0]) if ids else None
 
     return _ask(root, ask)
 
@@ -68,6 +58,18 @@ def _ask(root: Path, question: Callable[[Any, str], RunFacts | None]) -> RunFact
         return question(client, experiment) if experiment else None
     except Exception as error:
         print(f"warning: tracking: {spool.one_line(error)}; MLflow's runs are left out", file=sys.stderr)
+        return None
+
+
+def _get(client: Any, run_id: str) -> RunFacts | None:
+    """The run; None if there is none, as after `mlflow gc`."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _facts(client, client.get_run(run_id))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
         return None
 
 
