@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from llm.common import code, dvc_lock, files
+from llm.common import code, dvc_lock, files, git_here
 from llm.common.dvc_lock import LOCK, Stages, hashes
 from llm.common.errors import USAGE, UserError
 from llm.compare.snapshot import REPORTS, git
@@ -36,8 +36,10 @@ def differing() -> list[str] | None:
 def record() -> list[str]:
     """Commit dvc.lock and reports/, and return the outputs that differ from the last commit: none, if it has them all.
 
-    Raises UserError if something else differs too.
+    Raises UserError if something else differs too, or git does not work here.
     """
+    if problem := git_here.problem():
+        raise problem
     found = differing()
     if found is None:
         what = "the parameters, the code or the data are not those of the last commit, or there is none"

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llm.common import git_here
 from llm.common.errors import USAGE, UserError
 
 DONE = "success"
@@ -66,14 +67,14 @@ def output(words: Sequence[str], where: str) -> str:
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
         errors = [line for line in said if line.startswith(("ERROR", "fatal"))] or said
-        fix = "experiments need a git repository with a commit: `git init`, `git add`, `git commit`"
-        raise UserError(where, errors[-1], "see its message, then try again" if _has_commit() else fix, USAGE)
+        raise UserError(where, errors[-1], _fix(), USAGE)
     return done.stdout
 
 
-def _has_commit() -> bool:
+def _fix() -> str:
+    if problem := git_here.problem():
+        return problem.fix
     asked = ["git", "rev-parse", "--verify", "--quiet", "HEAD"]
-    try:
-        return subprocess.run(asked, capture_output=True, check=False).returncode == 0
-    except OSError:  # no git
-        return False
+    if subprocess.run(asked, capture_output=True, check=False).returncode == 0:
+        return "see its message, then try again"
+    return "experiments need a commit: `git add .`, `git commit`"

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from llm.common import dvc_lock, files, yaml_file
+from llm.common import dvc_lock, files, git_here, yaml_file
 from llm.common.errors import DATA, USAGE, UserError, nearest
 from llm.tracking import links
 
@@ -140,9 +140,8 @@ def resolve(name: str) -> Snapshot:
     """
     if name == WORKSPACE:
         return Snapshot(name, None)
-    if git("rev-parse", "--git-dir") is None:
-        what = "the project is not in a git repository"
-        raise UserError("git", what, "`git init`, `git add .`, `git commit`", USAGE)
+    if problem := git_here.problem():
+        raise problem
     found = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
     if found is not None:
         return Snapshot(name, found.strip())

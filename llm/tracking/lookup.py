@@ -30,7 +30,6 @@ class RunFacts:
 
 def run(root: Path, run_id: str) -> RunFacts | None:
     """The run with this id; None if there is none."""
-
     return _ask(root, lambda client, _experiment: _get(client, run_id))
 
 

@@ -186,5 +186,5 @@ def test_rows_tested_on_other_messages_are_not_compared():
 
 def test_outside_of_git_dvc_says_so_in_one_line(project):
     (project / ".dvc").mkdir()
-    with pytest.raises(UserError, match=r"dvc exp show: .*; ?|fix: experiments need a git repository"):
+    with pytest.raises(UserError, match=r"^dvc exp show: .* fix: `git init`, "):
         variants.experiments()

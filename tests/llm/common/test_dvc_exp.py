@@ -34,10 +34,12 @@ def test_it_asks_again_while_an_experiment_starts(monkeypatch: pytest.MonkeyPatc
 def test_the_fix_names_git_only_where_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["git", "show", "HEAD:none"]
-    with pytest.raises(UserError, match="experiments need a git repository with a commit"):
+    with pytest.raises(UserError, match="fix: `git init`, "):
         dvc_exp.output(words, "none")
     commit = ["-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-q", "--allow-empty", "-m", "one"]
-    for git in (["init", "-q"], commit):
-        subprocess.run(["git", *git], check=True)
+    subprocess.run(["git", "init", "-q"], check=True)
+    with pytest.raises(UserError, match="fix: experiments need a commit"):
+        dvc_exp.output(words, "none")
+    subprocess.run(["git", *commit], check=True)
     with pytest.raises(UserError, match="see its message"):
         dvc_exp.output(words, "none")

@@ -83,7 +83,7 @@ def test_a_project_without_git(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     write_run()
-    assert "not in a git repository" in page()
+    assert "git tells of no commit" in page()
 
 
 def test_a_project_in_which_nothing_has_run(tmp_path, monkeypatch):
