@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -43,3 +44,29 @@ def test_the_fix_names_git_only_where_there_is_no_commit(tmp_path: Path, monkeyp
     subprocess.run(["git", *commit], check=True)
     with pytest.raises(UserError, match="see its message"):
         dvc_exp.output(words, "none")
+
+
+def test_the_commits_with_experiments_are_those_of_refs_the_queue_and_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert dvc_exp.bases() == []
+
+    def git(*words: str, at: int = 0) -> str:
+        day = f"2026-01-{at + 1:02} 12:00 +0000"
+        environment = {**os.environ, "GIT_COMMITTER_DATE": day, "GIT_AUTHOR_DATE": day}
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *words]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+    git("init", "-q")
+    made = []
+    for at in range(6):
+        git("commit", "-q", "--allow-empty", "-m", str(at), at=at)
+        made.append(git("rev-parse", "HEAD"))
+    git("update-ref", f"refs/exps/{made[1][:2]}/{made[1][2:]}/one", "HEAD")
+    git("update-ref", f"refs/exps/00/{'0' * 38}/gone", "HEAD")  # its commit is not in this clone
+    for ref, base in ((dvc_exp.QUEUED, made[2]), (dvc_exp.FAILED, made[3])):
+        git("update-ref", "--create-reflog", "-m", f"commit: dvc-exp:{made[5]}:{base}:two", ref, "HEAD")
+    (run := tmp_path / dvc_exp.RUNS / "a").mkdir(parents=True)
+    (run / "a.run").write_text(json.dumps({"baseline_rev": made[4]}))
+    assert dvc_exp.bases() == made[:0:-1]
