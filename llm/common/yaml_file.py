@@ -115,4 +115,7 @@ class _Composer(Composer):
 
 
 def _line(error: MarkedYAMLError) -> int:
-    return error.problem_mark.line + 1 if error.problem_mark else 0
+    """The line of the problem; of a key without a colon, an open bracket or an open quote, the line where it begins."""
+    begun = str(error.context).startswith(("while scanning a ", "while parsing a flow"))
+    mark = error.context_mark if begun else error.problem_mark
+    return mark.line + 1 if mark else 0
