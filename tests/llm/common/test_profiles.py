@@ -126,3 +126,10 @@ def test_every_profile_in_configs_applied_twice_gives_the_same_bytes(profile, tm
     profiles.use(profile, AllParams, path)
     assert path.read_text("utf-8") == once
     assert re.findall("^# .*", once, re.M) == re.findall("^# .*", REAL, re.M)
+
+
+@pytest.mark.parametrize(("first", "second"), [("lora", "smollm2"), ("gpu", "book-digits")])
+def test_a_profile_replaces_what_another_one_had_set(first, second, tmp_path):
+    path = write(tmp_path, REAL)
+    for name in (first, second):
+        profiles.use(ROOT / f"configs/{name}.yaml", AllParams, path)
