@@ -25,6 +25,8 @@ from llm.serve.service import Asked, Limits, Service, decoding, timed_out
 
 PAGE = Path(__file__).parent / "page"
 SHOWN = 20  # candidates of the next token
+PATHS = ("/", "/health", "/metrics", "/v1/models", "/v1/chat/completions", "/v1/completions")
+PATHS += ("/api/models", "/api/next", "/api/classify")
 
 
 def make_app(models: Models, limits: Limits, metrics: Metrics, host: str) -> ASGIApp:
@@ -199,8 +201,6 @@ class Guard:
 
     def __init__(self, app: ASGIApp, host: str, metrics: Metrics) -> None:
         self._app, self._host, self._metrics = app, host, metrics
-        self._paths = {"/", "/health", "/metrics", "/v1/models", "/v1/chat/completions", "/v1/completions"}
-        self._paths |= {"/api/models", "/api/next", "/api/classify"}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -209,7 +209,7 @@ class Guard:
 
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
-                path = scope["path"] if scope["path"] in self._paths else "other"
+                path = scope["path"] if scope["path"] in PATHS else "other"
                 self._metrics.responses.labels(path, message["status"]).inc()
                 message["headers"] += [(k.lower().encode(), v.encode()) for k, v in guard.HEADERS.items()]
             await send(message)
@@ -254,9 +254,16 @@ async def _error(_request: Request, error: Exception) -> Response:
     return _response(error)
 
 
-async def _http_error(_request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Starlette answers a POST to any unknown path with 405, as the page could be read there."""
     assert isinstance(error, HTTPException)
-    return _response(ApiError(error.status_code, str(error.detail), code=str(error.detail).lower().replace(" ", "_")))
+    path = request.url.path
+    if error.status_code not in (404, 405):
+        return _response(ApiError(error.status_code, str(error.detail)))
+    status, code = (405, "method_not_allowed") if path in PATHS else (404, "not_found")
+    return _response(
+        ApiError(status, f"{request.method} {path} is not offered; there are {', '.join(PATHS)}", code=code)
+    )
 
 
 async def _bug(_request: Request, error: Exception) -> Response:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from llm.serve.engine import Scored
@@ -111,6 +111,13 @@ class ChatBody(Completing):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=TOP)] | None = None
     truncation: Literal["disabled", "auto"] | None = None  # auto: leave out the oldest turns; as in OpenAI's responses
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _with_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value and not info.data.get("logprobs"):
+            raise PydanticCustomError("missing", "needs logprobs: true")
+        return value
 
 
 class CompletionBody(Completing):

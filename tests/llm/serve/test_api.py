@@ -197,6 +197,24 @@ def test_bad_requests_get_the_error_form(address: str, body: Any, status: int, p
 
 
 @pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [("/v1/embeddings", 404, "not_found"), ("/v1/responses", 404, "not_found"), ("/health", 405, "method_not_allowed")],
+)
+def test_a_path_that_is_not_offered_is_named(address: str, path: str, status: int, code: str) -> None:
+    answer = post(address, path, {})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (status, code)
+    assert error["message"].startswith(f"POST {path} is not offered; there are /, ")
+
+
+def test_top_logprobs_without_logprobs_are_refused(address: str) -> None:
+    body = {"model": "one", "messages": ASKED, "max_tokens": 2, "top_logprobs": 2}
+    error = post(address, "/v1/chat/completions", body).json()["error"]
+    assert (error["param"], error["message"]) == ("top_logprobs", "top_logprobs: needs logprobs: true")
+    assert post(address, "/v1/chat/completions", body | {"logprobs": True}).status_code == 200
+
+
+@pytest.mark.parametrize(
     ("headers", "status"),
     [
         ({"Host": "evil.com"}, 403),
