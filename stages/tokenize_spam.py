@@ -46,6 +46,10 @@ def main(params: Params) -> None:
             counts[split] = len(part)
             counts[f"{split}_labels"] = {label: int((part["Label"] == label).sum()) for label in messages.labels}
             counts[f"{split}_longest_tokens"] = max(map(len, vocabulary.encode_all(texts[split])))
+        if (kept := sum(map(len, texts.values()))) < len(messages.frame):
+            rarest = min(messages.labels, key=counts["labels"].__getitem__)
+            what = f"{kept:,} of {len(messages.frame):,} texts are kept: {rarest!r} has {counts['labels'][rarest]:,}"
+            run.say(f"{what} (tokenize.spam.balance: undersample)")
         run.write_metrics(counts | leakage.counts(texts), path="reports/tokenize/spam.json")
 
 

@@ -67,6 +67,7 @@ def test_four_classes_go_from_a_file_to_classify(project: Project, articles: Any
     assert cut["texts_with_two_labels"] == 1
     assert cut["named_texts_with_two_labels"][0]["text"] == "a tie, they say"
     assert cut["train_labels"] == dict.fromkeys(LABELS, 21)
+    assert "120 of 122 texts are kept: 'not sure' has 30 (tokenize.spam.balance: undersample)" in told
     assert json.loads((project.folder / "data/spam/labels.json").read_text()) == LABELS
 
     project.run("stages.finetune_spam")
@@ -94,7 +95,7 @@ def test_four_classes_go_from_a_file_to_classify(project: Project, articles: Any
 def test_declared_names_order_and_balance_reach_the_splits(project: Project) -> None:
     names = {"tech": "science", "sport": "other", "not sure": "other", "politics": "other"}
     project.set(tokenize={"spam": {"labels": names, "balance": "none", "order": "stratified"}})
-    project.run("stages.tokenize_spam")
+    assert "texts are kept" not in project.run("stages.tokenize_spam").stderr
     assert json.loads((project.folder / "data/spam/labels.json").read_text()) == ["science", "other"]
     cut = json.loads((project.folder / "reports/tokenize/spam.json").read_text())
     assert cut["labels"] == {"science": 30, "other": 92}
