@@ -60,7 +60,9 @@ class History:
         """A message on how the run ended."""
         why = "" if self.step == self.planned else f": no lower validation loss in {config.patience} evaluations"
         weights = f"; the weights are those of step {self.best['step']}" if config.keep == "best" else ""
-        return f"ended after {self.step} of {self.planned} updates{why}{weights}"
+        cold = f"; warmup_steps is {config.warmup_steps}: the learning rate never rose to {config.lr:g}"
+        cold = cold if self.planned <= config.warmup_steps else ""
+        return f"ended after {self.step} of {self.planned} updates{why}{weights}{cold}"
 
     def table(self, columns: Sequence[str] = COLUMNS) -> list[list[Any]]:
         return [[row[name] for name in columns] for row in self.rows]

@@ -375,6 +375,13 @@ def test_the_message_on_the_ending() -> None:
     assert told(9, patience=2, keep="best") == f"{early}; the weights are those of step 1"
 
 
+def test_a_run_that_ends_in_its_warm_up_says_so() -> None:
+    history = History(step=3, planned=3)
+    cold = "ended after 3 of 3 updates; warmup_steps is 3: the learning rate never rose to 0.002"
+    assert history.ending(config(warmup_steps=3, lr=0.002)) == cold
+    assert history.ending(config(warmup_steps=2)) == "ended after 3 of 3 updates"
+
+
 def test_ending_early_does_not_change_the_schedule() -> None:
     _, _, whole = follow([5, 4, 3, 3, 3, 3, 3], 6)
     _, _, early = follow([5, 4, 3, 3, 3], 6, patience=2)
