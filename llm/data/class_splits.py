@@ -38,8 +38,7 @@ def read_labels(folder: Path) -> list[str]:
 
 def is_labels(value: object) -> bool:
     """Whether the value is a list of two or more different strings."""
-    strings = isinstance(value, list) and all(type(one) is str for one in value)
-    return strings and len(set(value)) == len(value) > 1  # type: ignore[arg-type, call-overload]
+    return isinstance(value, list) and all(type(one) is str for one in value) and len(set(value)) == len(value) > 1
 
 
 def write_split(frame: pd.DataFrame, labels: Sequence[str], path: Path) -> None:

@@ -31,11 +31,8 @@ def last_cut(text: str, end: int) -> int:
     end = min(end, len(text) - 1)
     for size in (1 << 8, 1 << 14, end):
         start = max(0, end - size)
-        found = None
-        for found in BETWEEN_WORDS.finditer(text[start : end + 1]):  # noqa: B007 (the last one)
-            pass
-        if found:
-            return start + found.start()
+        if cuts := [found.start() for found in BETWEEN_WORDS.finditer(text[start : end + 1])]:
+            return start + cuts[-1]
         if start == 0:
             break
     spaces = SPACES_BEFORE_WORD.match(text)

@@ -25,8 +25,6 @@ from llm.evaluate.judge_replies import Rule, parse_score, score_schema
 from llm.evaluate.judge_tasks import BYTES_PER_TOKEN, MAX_ANSWER_CHARS, TRIAL, Entry, Progress, Questions, Task, ask_all
 from llm.evaluate.reference_score import VERSION, reference_score
 
-__all__ = ["JudgeConfig", "Verdict", "judge", "parse_score", "read_responses", "require_coverage", "summarize"]
-
 ENTRY_KEYS = ("instruction", "input", "output", "model_response")
 
 

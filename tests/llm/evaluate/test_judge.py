@@ -22,9 +22,10 @@ from hypothesis import strategies as st
 from llm.common import http
 from llm.common.errors import DATA, RESOURCES, SERVICE, UserError
 from llm.evaluate import judge_servers
-from llm.evaluate.judge import judge, parse_score, read_responses, require_coverage, summarize
+from llm.evaluate.judge import judge, read_responses, require_coverage, summarize
 from llm.evaluate.judge_journal import Verdict
 from llm.evaluate.judge_prompts import make_marker
+from llm.evaluate.judge_replies import parse_score
 from llm.evaluate.reference_score import reference_score
 from tests.fake_judge import (
     Behaviour,
