@@ -25,8 +25,8 @@ from llm.serve.service import Asked, Limits, Service, decoding, timed_out
 
 PAGE = Path(__file__).parent / "page"
 SHOWN = 20  # candidates of the next token
-PATHS = ("/", "/health", "/metrics", "/v1/models", "/v1/chat/completions", "/v1/completions")
-PATHS += ("/api/models", "/api/next", "/api/classify")
+API = ("/v1/models", "/v1/chat/completions", "/v1/completions", "/api/models", "/api/next", "/api/classify")
+PATHS = ("/", "/health", "/metrics", *API)
 
 
 def make_app(models: Models, limits: Limits, metrics: Metrics, host: str) -> ASGIApp:
@@ -261,9 +261,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
     if error.status_code not in (404, 405):
         return _response(ApiError(error.status_code, str(error.detail)))
     status, code = (405, "method_not_allowed") if path in PATHS else (404, "not_found")
-    return _response(
-        ApiError(status, f"{request.method} {path} is not offered; there are {', '.join(PATHS)}", code=code)
-    )
+    message = f"{request.method} {path} is not offered; there are {', '.join(PATHS)}"
+    return _response(ApiError(status, message, code=code))
 
 
 async def _bug(_request: Request, error: Exception) -> Response:
