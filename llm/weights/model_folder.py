@@ -25,6 +25,7 @@ from llm.weights.tensors import WEIGHTS, read_weights, write_tensors
 CONFIG = "config.json"
 OLD_CLASSIFIER = "Classifier"
 ADAPTER_CONFIG, ADAPTER = "adapter.json", "adapter.safetensors"
+PEFT = "adapter_config.json"  # beside matrices of LoRA that the package peft wrote
 
 
 def save_model(
@@ -93,6 +94,9 @@ def is_classifier(published: Mapping[str, Any]) -> bool:
 def read_config(folder: Path) -> ModelConfig:
     """The settings of the language model in a folder."""
     where = str(folder / CONFIG)
+    if not (folder / CONFIG).is_file() and (folder / PEFT).is_file():
+        fix = "load it with peft, then save the result of its `merge_and_unload()`"
+        raise UserError(str(folder / PEFT), "is of an adapter, not of a whole model", fix, DATA)
     published = read_json(folder / CONFIG, CONFIG_BYTES)
     config = families.parse_config(published, where)
     if is_classifier(published):

@@ -305,6 +305,13 @@ def test_missing_file_is_named(folder: Path, name: str) -> None:
         load_model(folder)
 
 
+def test_an_adapter_of_peft_is_told_from_a_model(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").touch()
+    with pytest.raises(UserError, match=r"adapter_config.json: is of an adapter, not of a whole model .*merge_and_un"):
+        load_model(tmp_path)
+
+
 PEAK = """
 import sys
 from pathlib import Path
