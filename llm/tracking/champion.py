@@ -41,6 +41,8 @@ def choose(client: Any, state: State, metrics: Mapping[str, float]) -> Iterator[
         elif version := models.version_of(client, name, md5):
             on = ", ".join(f"{what} {its_md5[:8]}" for what, its_md5 in state.conditions(stage, maker).items())
             yield name, _choose(client, version, gate, metrics[gate.metric], on)
+        else:
+            yield name, "kept: the registry has no version of this model, as no recorded run made it"
 
 
 def stage_of(metric: str, stages: list[str]) -> str | None:

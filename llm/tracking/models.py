@@ -13,10 +13,18 @@ from typing import Any
 CURRENT = "current"
 
 
-def log(client: Any, run: str, experiment: str, name: str, about: Mapping[str, str], params: Mapping[str, str]) -> str:
+def log(
+    client: Any,
+    run: str,
+    experiment: str,
+    name: str,
+    about: Mapping[str, str],
+    params: Mapping[str, str],
+    stands: bool = True,
+) -> str:
     """Log a model that a run made, and register weights that are new; return its id. Logged again, nothing changes.
 
-    `about` has the tags `path` and `dvc.md5`.
+    `about` has the tags `path` and `dvc.md5`. With `stands`, it is the one in models/ now.
     """
     import mlflow
     from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
@@ -33,8 +41,16 @@ def log(client: Any, run: str, experiment: str, name: str, about: Mapping[str, s
         version = client.create_model_version(name, source, run, dict(about), await_creation_for=0, model_id=logged)
     link = json.dumps([{"name": name, "version": int(version.version)}])  # as mlflow.register_model does
     client.set_logged_model_tags(logged, {MLFLOW_MODEL_VERSIONS: link})
-    client.set_registered_model_alias(name, CURRENT, version.version)
+    if stands:
+        client.set_registered_model_alias(name, CURRENT, version.version)
     return logged
+
+
+def stand(client: Any, name: str, md5: str) -> None:
+    """Let the alias name the version that stands in models/, also if its weights came from DVC's cache."""
+    version = version_of(client, name, md5)
+    if version and CURRENT not in version.aliases:
+        client.set_registered_model_alias(name, CURRENT, version.version)
 
 
 def find(client: Any, experiment: str, name: str, md5: str, *more: str) -> str | None:

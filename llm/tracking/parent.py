@@ -117,6 +117,9 @@ class Parent:
             for stage in measuring:
                 if stage in present and stage != maker_stage and {stage, maker_stage} & self.ran.keys():
                     self._measure(state, maker_stage, stage, metrics)
+        standing = [model for stage in present for model in state.models(stage).items()]
+        for path, md5 in standing if in_project(self._header) else ():
+            models.stand(self._client, Path(path).name, md5)
         for name, why in champion.choose(self._client, state, metrics):
             if not self._tags.get(key := f"champion.{name}", "").startswith("moved"):  # said at an earlier call
                 self._tag(key, why)
@@ -173,6 +176,11 @@ class Parent:
         if value:
             self._client.set_tag(self.id, key, value[:5000])
             self._tags[key] = value
+
+
+def in_project(header: Mapping[str, Any]) -> bool:
+    """Whether the stage ran in the project itself, not in the copy of a queued experiment."""
+    return header.get("root") in (None, header["folder"])
 
 
 def _is_whole(folder: Path) -> bool:

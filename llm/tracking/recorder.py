@@ -15,7 +15,7 @@ from llm.common import dvc_yaml, files
 from llm.common.errors import UserError
 from llm.tracking import exhibits, models, places, spool, traces, usage
 from llm.tracking.entities import Data, as_params, log_data, log_params, log_points, metric_name, points
-from llm.tracking.parent import Parent, tags
+from llm.tracking.parent import Parent, in_project, tags
 
 SEND_SECONDS = 2.0  # how often the metrics of a running stage are sent
 KEEP_SPOOLS = 200  # what may pile up while no server is reached
@@ -162,6 +162,7 @@ class _Run:
         self._stage: str = header["stage"]
         self._started: int = header["time"]
         self._params = as_params(header["params"])
+        self._in_project = in_project(header)
         self._figures: dict[str, float] = {}  # of the reports
         self._read: list[Data] = []
         self._models: list[str] = []  # ids
@@ -257,7 +258,8 @@ class _Run:
         from mlflow.entities import LoggedModelOutput
 
         about = {"dvc.md5": md5, "path": path}
-        model = models.log(self._client, self._id, self._store.experiment, Path(path).name, about, self._params)
+        name, experiment = Path(path).name, self._store.experiment
+        model = models.log(self._client, self._id, experiment, name, about, self._params, self._in_project)
         self._models.append(model)
         if self.parent:
             self._client.log_outputs(self.parent.id, [LoggedModelOutput(model, step=0)])

@@ -80,7 +80,8 @@ class Tracker:
         self._file: TextIO | None = new.open("w", encoding="utf-8", buffering=1)  # by lines: a kill loses none
         fcntl.flock(self._file, fcntl.LOCK_EX)  # until this process ends: so the recorder knows that it lives
         header = {"stage": stage, "params": {key: str(value) for key, value in config.items()}, "time": spool.now_ms()}
-        header |= {"dvc": dvc, "exp": os.environ.get("DVC_EXP_NAME"), "ref": _ref(), "folder": os.getcwd()}
+        header |= {"dvc": dvc, "exp": os.environ.get("DVC_EXP_NAME"), "ref": _ref()}
+        header |= {"folder": os.getcwd(), "root": str(root)}
         self._write(header | {"user": _user(), "git": _git()})
         new.rename(self._path)
         problem = self._recorder.wait(self._run_exists) if required else self._recorder.problem()

@@ -126,3 +126,9 @@ def test_a_model_logged_again_for_its_run_is_one(client: Any) -> None:
     assert other != first
     assert models.find(client, experiment, "m", "x") == other
     assert [str(one.version) for one in client.search_model_versions("name = 'm'")] == ["1"]
+
+
+def test_a_model_that_no_recorded_run_made_is_none(client: Any, folder: Path) -> None:
+    (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS | {"tracking": tracking(m=GATE)}))
+    why = dict(champion.choose(client, State.read(folder), {"train.loss": 1.0}))
+    assert why == {"m": "kept: the registry has no version of this model, as no recorded run made it"}

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from llm.tracking import recorder, spool, tracker
+from llm.tracking import models, recorder, spool, tracker
 from llm.tracking.config import TrackingConfig
 from llm.tracking.parent import Parent
 from tests.llm.tracking.conftest import change, report
@@ -75,6 +75,21 @@ def test_it_is_completed_after_its_recorder_was_killed(
     assert client.get_run(parent.id).data.metrics == {"train.loss": 1.5, "train.by.ham": 2.0}
     assert not left.exists()
     assert list(spools.glob("*.parent")) == []
+
+
+@pytest.mark.parametrize(("root", "stands"), [(None, 1), ("its own", 1), ("another", 2)])
+def test_the_current_model_is_the_one_in_the_project_also_from_the_cache(
+    root: str | None, stands: int, client: Any, parent: Parent, folder: Path
+) -> None:
+    for md5 in ("m", "other"):  # dvc.lock has the first one
+        run = client.create_run(parent._experiment).info.run_id
+        models.log(client, run, parent._experiment, "m", {"path": "models/m", "dvc.md5": md5}, {})
+    parent._header["root"] = str(folder) if root == "its own" else root
+    parent.finish()
+    assert int(client.get_registered_model("m").aliases[models.CURRENT]) == stands
+    unseen = {"path": "models/m", "dvc.md5": "unseen"}
+    models.log(client, client.create_run(parent._experiment).info.run_id, parent._experiment, "m", unseen, {}, False)
+    assert int(client.get_registered_model("m").aliases[models.CURRENT]) == stands
 
 
 GIT = ("git", "-c", "user.name=a", "-c", "user.email=a@b.c")
