@@ -38,9 +38,9 @@ def record() -> list[str]:
 
     Raises UserError if something else differs too, or git does not work here.
     """
-    if problem := git_here.problem():
-        raise problem
     found = differing()
+    if found is None and (problem := git_here.problem()):
+        raise problem
     if found is None:
         what = "the parameters, the code or the data are not those of the last commit, or there is none"
         fix = "undo or commit your own changes, then run `make repro` first"

@@ -410,6 +410,11 @@ def test_a_broken_lock_is_named(project, capsys, command):
     assert refused(capsys, *command, code=2).startswith("error: dvc.lock: stages: [1] is not a section | fix: ")
 
 
+def test_a_baseline_needs_git(project, capsys):
+    line = refused(capsys, "baseline", code=2)
+    assert line == "error: git: the project is not in a git repository | fix: `git init`, `git add .`, `git commit`"
+
+
 @pytest.mark.parametrize("command", ["plan", "repro"])
 def test_a_broken_params_file_is_named_with_its_line(project, capsys, command):
     (project / "params.yaml").write_text("seed: 1\nmodel: {\n")
