@@ -22,7 +22,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llm.common.cores import cores
-from llm.common.errors import BUG, RESOURCES, SERVICE, TERMINATED, USAGE, UserError, error_contract, raise_all, show_all
+from llm.common.errors import (
+    BUG,
+    INTERRUPTED,
+    RESOURCES,
+    RUNNING,
+    SERVICE,
+    TERMINATED,
+    USAGE,
+    UserError,
+    error_contract,
+    raise_all,
+    show_all,
+)
 from llm.common.files import lock, read_json, write_json
 from llm.common.params import Problem, positive
 from llm.common.ranks import TIMEOUT
@@ -33,6 +45,7 @@ PR_SET_PDEATHSIG = 1  # prctl(2)
 GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # gloo, when another rank has ended
 LATE = ("Timed out waiting", "timed out", "timeout")
 STOPPED = ("terminated", "interrupted")
+LAST_PORT = 65535
 
 
 class Ranked(Protocol):
@@ -56,7 +69,8 @@ class LaunchConfig:
 
     def problems(self) -> Iterator[Problem]:
         yield from positive(self, "timeout_seconds", "nodes")
-        if self.nodes > 1 and not re.fullmatch(r"\S+:\d{1,5}", self.endpoint or ""):
+        _, _, port = (self.endpoint or "").rpartition(":")
+        if self.nodes > 1 and not (re.fullmatch(r"\S+:\d{1,5}", self.endpoint or "") and 0 < int(port) <= LAST_PORT):
             yield "endpoint", f"{self.endpoint!r}, but nodes is {self.nodes}", "give HOST:PORT of the first machine"
 
     def problems_with(self, ranks: int) -> Iterator[Problem]:
@@ -139,7 +153,10 @@ def _run(config: LaunchConfig, words: Sequence[str], folder: Path, node: int, mi
         elastic_launch(elastic, sys.executable)("-m", *words)
     except ChildFailedError as error:
         raise_all(_cause({rank: failure.exitcode for rank, failure in error.failures.items()}, mine, ranks, folder))
-    except DistError:  # of the launchers
+    except DistError as error:  # of the launchers
+        if "EADDRINUSE" in str(error):
+            what = f"the port of {config.endpoint} is in use on this machine"
+            raise UserError("params.yaml: launch.endpoint", what, "give another port", RUNNING) from None
         what = f"{config.nodes} machines did not meet at {config.endpoint}"
         fix = "start the stage on each, with NODE_RANK from 0; or raise launch.timeout_seconds"
         raise UserError("params.yaml: launch.endpoint", what, fix, SERVICE) from None
@@ -226,6 +243,8 @@ def _cause(codes: dict[int, int], mine: range, ranks: int, folder: Path) -> list
             what = f"waited in vain for rank {silent}, nothing was published"
             fix = f"look into {folder}; if the ranks are slow, raise launch.timeout_seconds"
             return [UserError(f"rank {rank} of {ranks}", what, fix, SERVICE)]
+    if set(codes.values()) <= {INTERRUPTED, TERMINATED} and (stopped := reported[min(codes)]):
+        return stopped  # the signal came to one of them, and all ranks agreed to stop
     rank = min(codes, key=lambda rank: (codes[rank] == -signal.SIGTERM, codes[rank] >= 0, rank))
     where, code = f"rank {rank} of {ranks}", codes[rank]
     if len(mine) < ranks and any(_is(problem, GONE) for problem in reported[rank]):

@@ -178,11 +178,11 @@ def _open_missing_streams() -> None:
 
 
 def _stop_error(number: int, saved: str = "") -> UserError:
-    how, by = "interrupted" if number == signal.SIGINT else "terminated", signal.Signals(number).name
+    how, by = "interrupted" if number == signal.SIGINT else "terminated", signal.Signals(number)
     if saved:
         fix = "run the same command again, it will resume there"
-        return UserError(how, f"by {by}; {saved}, nothing was published", fix)
-    return UserError(how, f"by {by}; nothing was published", "run the same command again")
+        return UserError(how, f"by {by.name}; {saved}, nothing was published", fix, STOPS[by])
+    return UserError(how, f"by {by.name}; nothing was published", "run the same command again", STOPS[by])
 
 
 def _from_system(error: Exception) -> UserError | None:

@@ -14,7 +14,7 @@ import pytest
 
 from llm.common import files
 from llm.common.cores import cores
-from llm.common.errors import RUNNING, SERVICE, USAGE, UserError
+from llm.common.errors import RUNNING, SERVICE, USAGE, UserError, error_contract
 from llm.runtime.device import RuntimeConfig
 from stages import launch
 from stages.launch import LaunchConfig
@@ -62,6 +62,24 @@ def test_a_machine_that_does_not_come_is_named(divided: Project) -> None:
     assert "2 machines did not meet at 127.0.0.1:" in line
 
 
+@pytest.mark.slow
+def test_a_port_in_use_is_named(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        endpoint = f"127.0.0.1:{taken.getsockname()[1]}"
+        code = f"from tests.stages import test_nodes; test_nodes.meet({str(tmp_path)!r}, {endpoint!r})"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert f"the port of {endpoint} is in use on this machine | fix: give another port" in done.stderr
+
+
+def meet(folder: str, endpoint: str) -> None:
+    """Start the first of two machines; for the test above."""
+    os.environ["NODE_RANK"] = "0"
+    with error_contract():
+        launch.start(TWO, LaunchConfig(20, 2, endpoint), ["tests.stages.test_nodes"], Path(folder, "ranks"))
+
+
 @pytest.mark.long
 def test_a_machine_that_fails_ends_the_other(divided: Project) -> None:
     one = on_two_machines(divided, 1)
@@ -85,7 +103,8 @@ def test_a_second_launcher_leaves_the_first_alone(tmp_path: Path) -> None:
 
 def test_settings_are_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert [key for key, *_ in LaunchConfig(1, nodes=2).problems()] == ["endpoint"]
-    assert [key for key, *_ in LaunchConfig(1, nodes=2, endpoint="host").problems()] == ["endpoint"]
+    for wrong in ("host", "host:0", "host:99999"):
+        assert [key for key, *_ in LaunchConfig(1, nodes=2, endpoint=wrong).problems()] == ["endpoint"]
     several = LaunchConfig(1, nodes=2, endpoint="host:29500")
     assert not list(several.problems())
     assert not list(several.problems_with(4))

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from llm.common.errors import DIVERGED, RESOURCES, SERVICE, TERMINATED
+from llm.common.errors import DIVERGED, INTERRUPTED, RESOURCES, SERVICE, TERMINATED
 from tests.stages.project import Project
 
 pytestmark = pytest.mark.slow
@@ -144,6 +144,14 @@ def test_a_stopped_rank_ends_all_within_the_limit(tokenized: Project, tmp_path: 
     assert code == SERVICE
     assert "rank 0 of 2: waited in vain for rank 1" in line
     assert time.monotonic() - before < 60  # the limit, and the launcher's 30 seconds for a rank to end by itself
+
+
+def test_a_signal_to_one_rank_stops_all(tokenized: Project, tmp_path: Path) -> None:
+    stage, ranks = started(tokenized.copy(tmp_path / "project"))
+    ranks[1].send_signal(signal.SIGINT)
+    code, line = ended(stage, ranks)
+    assert code == INTERRUPTED
+    assert re.search(r"interrupted: by SIGINT; step \d+ is saved, nothing was published", line)
 
 
 def test_a_stop_that_a_rank_does_not_follow_is_told(tokenized: Project, tmp_path: Path) -> None:
