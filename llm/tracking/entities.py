@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llm.common import params
+
 VALUE_LETTERS = 6000  # the most that MLflow takes for a parameter
 METRICS_AT_ONCE, PARAMS_AT_ONCE = 1000, 100
 
@@ -29,9 +31,9 @@ def metric_name(key: str) -> str:
     return re.sub(r"[^\w\-./: ]", "_", key.replace("@", "."))
 
 
-def as_params(values: Mapping[str, str]) -> dict[str, str]:
-    """Parameters as MLflow takes them."""
-    return {metric_name(key): value[:VALUE_LETTERS] for key, value in values.items()}
+def as_params(values: Mapping[str, Any]) -> dict[str, str]:
+    """Parameters as MLflow takes them: texts by dotted key."""
+    return {metric_name(key): str(value)[:VALUE_LETTERS] for key, value in params.flat(values).items()}
 
 
 def log_params(client: Any, run: str, values: Mapping[str, str]) -> None:

@@ -49,11 +49,12 @@ def needed(stages: Stages, names: Iterable[str]) -> set[str]:
     return found
 
 
-def stale(stages: Stages) -> dict[str, list[str]]:
+def stale(stages: Stages, others: Iterable[str] = ()) -> dict[str, list[str]]:
     """The stages that have not run since an input changed, as far as dvc.lock tells, each with these inputs.
 
     An input has changed if the stage that writes it has made another one. Without inputs are the stages that read what
-    a stale stage made. Whether a part of a folder changed cannot be told: dvc.lock has one md5 for all of it.
+    a stale stage made, and `others` that are known to be stale. Whether a part of a folder changed cannot be told:
+    dvc.lock has one md5 for all of it.
     """
     links = Links(stages)
     changed: dict[str, list[str]] = {}
@@ -65,7 +66,7 @@ def stale(stages: Stages) -> dict[str, list[str]]:
             if exact and md5 not in exact.values():
                 changed[name].append(path)
             before[name].update(links.makers(path, md5))
-    found = {name for name, paths in changed.items() if paths}
+    found = {name for name, paths in changed.items() if paths}.union(others)
     while more := {name for name in stages if name not in found and before[name] & found}:
         found |= more
     return {name: changed[name] for name in stages if name in found}

@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from llm.common import files
+from llm.common import files, params
 from llm.common.errors import UserError
 from llm.tracking import champion, exhibits, models, spool, traces
 from llm.tracking.entities import Data, as_params, log_data, log_params, log_points, metric_name, points
@@ -62,7 +62,7 @@ class Parent:
         own["version.python"] = platform.python_version()
         run = self._client.create_run(self._experiment, header["time"], tags(header) | own, name)
         with suppress(OSError, UserError):
-            run.data.params.update(as_params(State.read_parameters(self._folder)))
+            run.data.params.update(as_params(params.load(self._folder / params.PARAMS)))
             log_params(self._client, run.info.run_id, run.data.params)
         if git and git["dirty"] and (text := _difference(self._folder)):
             self._client.log_text(run.info.run_id, text, "changes.diff")
@@ -83,7 +83,7 @@ class Parent:
                 state = self._state(Path(copy))
             except (OSError, UserError):  # the folder of a failed experiment is gone, or DVC is just writing there
                 return
-            if as_params(state.flat_parameters()) == self._parameters:
+            if as_params(state.parameters) == self._parameters:
                 self._complete(state)
 
     def _state(self, copy: Path) -> State:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 from llm.common import dvc_lock, files, params
 from llm.common.dvc_lock import hashes, lookup
+from llm.tracking import links
 from llm.tracking.links import Links
 
 CHECK = "check"  # it reads all parameters and all code, and has no figures
@@ -34,35 +35,20 @@ class State:
         lock = folder / dvc_lock.LOCK
         return cls(folder, params.load(folder / params.PARAMS), dvc_lock.read(lock), files.dvc_md5(lock))
 
-    @staticmethod
-    def read_parameters(folder: Path) -> dict[str, str]:
-        """All parameters by dotted key. Raises OSError or UserError where params.yaml cannot be read."""
-        return _flat(params.load(folder / params.PARAMS))
-
-    def flat_parameters(self) -> dict[str, str]:
-        """All parameters by dotted key."""
-        return _flat(self.parameters)
-
     def up_to_date(self) -> list[str]:
         """The stages whose last run had these parameters, and the outputs of stages that are up to date as its inputs.
 
         An input that is a part of an output, or holds several, is up to date if all stages are that made it. Sources
         outside of the pipeline are not looked at.
         """
-        links = Links(self.stages)
-        known: dict[str, bool] = {}
-
-        def holds(stage: str) -> bool:
-            if stage not in known:
-                known[stage] = False  # until its inputs have been looked at
-                used = self.used_parameters(stage)
-                known[stage] = stage == CHECK or (
-                    all(lookup(self.parameters, key) == value for key, value in used.items())
-                    and all(_same(*dep, links, holds) for dep in hashes(self.stages[stage], "deps").items())
-                )
-            return known[stage]
-
-        return [stage for stage in self.stages if holds(stage) and stage != CHECK]
+        names = [name for name in self.stages if name != CHECK]
+        changed = [
+            name
+            for name in names
+            if any(lookup(self.parameters, key) != value for key, value in self.used_parameters(name).items())
+        ]
+        stale = links.stale(self.stages, changed)
+        return [name for name in names if name not in stale]
 
     def models(self, stage: str) -> dict[str, str]:
         """The md5 of each model that the stage makes, by path."""
@@ -124,9 +110,8 @@ class State:
 
     def before(self, stage: str) -> set[str]:
         """The stages whose outputs this one reads, also in part or with others."""
-        links = Links(self.stages)
-        deps = hashes(self.stages[stage], "deps").items()
-        return {one for path, md5 in deps for one in links.makers(path, md5)} - {CHECK, stage}
+        every, deps = Links(self.stages), hashes(self.stages[stage], "deps").items()
+        return {one for path, md5 in deps for one in every.makers(path, md5)} - {CHECK, stage}
 
     def _models_behind(self, stage: str) -> set[str]:
         """The stage itself if it makes a model; else those that made the models it uses, directly or not."""
@@ -153,19 +138,8 @@ def numbers(report: Any) -> dict[str, float]:
     return {key: float(value) for key, value in params.flat(report).items() if _is_number(value)}
 
 
-def _flat(parameters: Mapping[str, Any]) -> dict[str, str]:
-    return {key: str(value) for key, value in params.flat(parameters).items()}
-
-
 def _md5(value: Any) -> str:
     return hashlib.md5(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _same(path: str, md5: str, links: Links, holds: Callable[[str], bool]) -> bool:
-    """Whether an input is what the stages that are up to date made. A source is."""
-    if exact := links.wrote(path):
-        return any(made == md5 and holds(maker) for maker, made in exact.items())
-    return all(holds(maker) for maker in links.makers(path))
 
 
 def _is_number(value: Any) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from llm.tracking.entities import as_params
 from llm.tracking.state import State
 from tests.llm.tracking.conftest import change, lock, report
 
@@ -15,7 +16,7 @@ def test_all_is_up_to_date_after_a_run(folder: Path) -> None:
     assert state.up_to_date() == ["data@a", "train", "judge"]
     assert state.figures("train") == {"loss": 1.5, "by.ham": 2.0}
     assert state.figures("judge") == {}
-    assert State.read_parameters(folder)["train.lr"] == "0.5"
+    assert as_params(state.parameters)["train.lr"] == "0.5"
 
 
 def test_a_report_that_another_run_wrote_has_no_figures(folder: Path) -> None:
