@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from llm.common.errors import UserError
 from llm.generate.config import DecodingConfig
@@ -24,6 +24,7 @@ from llm.serve.worker import Full, Worker
 LATE = 10.0  # seconds after its deadline that a request is waited for: a step may take some
 LOOK = 1.0  # seconds between two looks whether the worker lives
 RESERVED = 4  # with truncation, 1 / RESERVED of the context is left for the answer
+M = TypeVar("M")
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,11 @@ class Service:
 
     def language(self, name: str) -> Language:
         """A language model by name; raises ApiError 404."""
-        if name not in self.models.languages:
-            raise _unknown_model(name, list(self.models.languages))
-        return self.models.languages[name]
+        return _model(self.models.languages, name)
 
     def classifier(self, name: str) -> TextClassifier:
         """A classifier by name; raises ApiError 404."""
-        if name not in self.models.classifiers:
-            raise _unknown_model(name, list(self.models.classifiers))
-        return self.models.classifiers[name]
+        return _model(self.models.classifiers, name)
 
     def chat(self, body: ChatBody) -> tuple[Asked, int]:
         """Queue the answer to a conversation; also returns how many messages were left out. Raises ApiError."""
@@ -200,6 +197,8 @@ def _too_long(context: int, param: str, what: str) -> ApiError:
     return ApiError(400, message, param, "context_length_exceeded")
 
 
-def _unknown_model(name: str, known: list[str]) -> ApiError:
-    there = f"there are: {', '.join(known)}" if known else "there is none of this kind"
-    return ApiError(404, f"the model {name!r:.100} does not exist; {there}", "model", "model_not_found")
+def _model(known: dict[str, M], name: str) -> M:
+    if name not in known:
+        there = f"there are: {', '.join(known)}" if known else "there is none of this kind"
+        raise ApiError(404, f"the model {name!r:.100} does not exist; {there}", "model", "model_not_found")
+    return known[name]
