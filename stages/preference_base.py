@@ -28,7 +28,7 @@ from llm.train.history import COLUMNS
 from llm.train.loop import evaluation_batches, fit
 from llm.train.task import Task
 from llm.weights import model_folder
-from stages.run import from_section, run_stage, stage
+from stages.run import from_section, full_keys, run_stage, stage
 from stages.sections.preference_base import PreferenceBaseConfig
 
 ALSO = {"init_from": "finetune_instruct.init_from", "prompt": "finetune_instruct.prompt"}
@@ -47,12 +47,7 @@ class Params:
 
 def main(params: Params) -> None:
     """Fine-tune on chosen and rejected answers alike; publish the model with its curve."""
-    settings = {
-        "seed": params.seed,
-        "runtime": params.runtime,
-        "preference_base": params.preference_base,
-        "finetune_instruct": {"init_from": params.init_from, "prompt": params.prompt},
-    }
+    settings = full_keys(params, ALSO)
     with stage("preference_base", settings) as run:
         config, init_from = params.preference_base, Path(params.init_from)
         device = set_up_device(params.runtime)
