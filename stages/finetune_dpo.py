@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from llm.train import resume
 from llm.train.callbacks import Progress
 from llm.train.loop import evaluate, evaluation_batches, fit
 from llm.train.ranks import ranks_of
+from llm.train.room import room_for
 from llm.train.task import Task
 from llm.weights import model_folder
 from stages.run import run_stage, stage
@@ -55,11 +56,10 @@ def main(params: Params) -> None:
         splits = read_splits(tokenizer, shape.context_length, frame, {"train": config.max_pairs})
         data = {name: split.data for name, split in splits.items()}
         steps = config.epochs * steps_per_epoch(len(data["train"]), config.batch_size)
-        pairs_at_once = config.micro_batch_size or config.batch_size
         longest = max(part.longest for part in data.values())
-        targets = max(part.most_targets(pairs_at_once) for part in data.values())
-        size = (shape, params.runtime, 2 * pairs_at_once, longest, config.batch_size > pairs_at_once)
-        training = memory.Training(*size, keeps_best=config.keep == "best", targets=targets)
+        targets = max(part.most_targets(config.rows) for part in data.values())
+        training = room_for(config, shape, params.runtime, longest, targets=targets)
+        training = replace(training, rows=2 * training.rows)  # of each pair
         memory.check_training("finetune_dpo", training, run.work, steps, config.save_every)
         model = model_folder.starting_point(init_from, "pretrained", 0.0, params.seed, tokenizer.vocab_size).to(device)
         run.turn_to("compute")

@@ -23,6 +23,7 @@ from llm.train import losses, resume
 from llm.train.callbacks import Progress
 from llm.train.history import COLUMNS
 from llm.train.loop import evaluation_batches, fit
+from llm.train.room import room_for
 from llm.train.task import Task
 from llm.weights import families, model_card, model_folder
 from llm.weights.model_card import Card
@@ -64,13 +65,12 @@ def main(params: Params) -> None:
         if n_cut := train.n_cut + val.n_cut:
             run.say(f"{n_cut:,} of {len(train) + len(val):,} entries are cut to the context of {limit} tokens")
         steps = config.epochs * steps_per_epoch(len(train), config.batch_size)
-        rows = config.micro_batch_size or config.batch_size
         shape = replace(
             shape, dropout=config.dropout, dropout_attention=None, tie_head=shape.tie_head and not config.lora
         )
-        size = (shape, params.runtime, rows, max(train.longest, val.longest), config.batch_size > rows)
-        targets = max(part.most_targets(rows) for part in (train, val))
-        training = memory.Training(*size, lora=config.lora, keeps_best=config.keep == "best", targets=targets)
+        longest = max(train.longest, val.longest)
+        targets = max(part.most_targets(config.rows) for part in (train, val))
+        training = room_for(config, shape, params.runtime, longest, lora=config.lora, targets=targets)
         memory.check_training("finetune_instruct", training, run.work, steps, config.save_every)
         buckets = Buckets(train.lengths, config.bucket_batches) if config.bucket_batches else None
         start = (init_from, config.weights, config.dropout, params.seed, tokenizer.vocab_size)

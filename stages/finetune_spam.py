@@ -29,6 +29,7 @@ from llm.train.callbacks import Progress
 from llm.train.frozen_blocks import FrozenStates
 from llm.train.history import COLUMNS
 from llm.train.loop import evaluation_batches, fit
+from llm.train.room import room_for
 from llm.train.task import Task
 from llm.weights import classifier_folder, model_card, model_folder
 from llm.weights.model_card import Card
@@ -142,11 +143,11 @@ def check_room(
 ) -> None:
     """Refuse a training that does not fit into memory or on the disk, which also holds the frozen blocks' states."""
     config = params.finetune_spam
-    rows = config.micro_batch_size or config.batch_size
     longest = max(part.width or min(part.longest, shape.context_length) for part in data.values())
     blocks = UPPER_BLOCKS.get(config.trainable)
-    size = (shape, params.runtime, rows, longest, config.batch_size > rows)
-    training = memory.Training(*size, blocks, config.lora, n_classes, config.keep == "best")
+    training = room_for(
+        config, shape, params.runtime, longest, trained_blocks=blocks, lora=config.lora, classes=n_classes
+    )
     cached = 0
     if config.frozen_blocks(shape.n_layer):
         states = sum(sum(frozen_blocks.kept_lengths(p, config.position, shape.context_length)) for p in data.values())

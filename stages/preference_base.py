@@ -26,6 +26,7 @@ from llm.train import losses, resume
 from llm.train.callbacks import Progress
 from llm.train.history import COLUMNS
 from llm.train.loop import evaluation_batches, fit
+from llm.train.room import room_for
 from llm.train.task import Task
 from llm.weights import model_folder
 from stages.run import from_section, full_keys, run_stage, stage
@@ -68,10 +69,9 @@ def main(params: Params) -> None:
             for split in ("train", "validation")
         )
         steps = config.epochs * steps_per_epoch(len(train), config.batch_size)
-        rows = config.micro_batch_size or config.batch_size
-        longest, targets = max(train.longest, val.longest), max(part.most_targets(rows) for part in (train, val))
-        size = (shape, params.runtime, rows, longest, config.batch_size > rows)
-        training = memory.Training(*size, keeps_best=config.keep == "best", targets=targets)
+        longest = max(train.longest, val.longest)
+        targets = max(part.most_targets(config.rows) for part in (train, val))
+        training = room_for(config, shape, params.runtime, longest, targets=targets)
         memory.check_training("preference_base", training, run.work, steps, config.save_every)
         model = model_folder.starting_point(init_from, "pretrained", 0.0, params.seed, tokenizer.vocab_size).to(device)
         run.turn_to("compute")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from llm.train.callbacks import Progress, Samples, SaveOptimizer
 from llm.train.compiled import CompiledNextToken
 from llm.train.history import COLUMNS, History
 from llm.train.loop import evaluate, evaluation_batches, fit
+from llm.train.room import room_for
 from llm.train.task import Callback, Task
 from llm.weights import model_card, model_folder
 from llm.weights.model_card import Card
@@ -123,17 +124,19 @@ def card(params: Params, run: Run, metrics: Mapping[str, Any]) -> Card:
 
 
 def check_room(model: ModelConfig, params: Params, steps: int, run: Run) -> None:
-    """Refuse a training that does not fit into memory or on the disk; the widest windows decide."""
-    config, short = params.pretrain, params.pretrain.short_windows
-    sizes = [(config.batch_size, config.context)] + ([(short.batch_size, short.context)] if short else [])
-    trainings = []
-    for batch, context in sizes:
-        rows = min(batch, config.micro_batch_size or batch)
-        shape = (model, params.runtime, rows, context, batch > rows)
-        trainings.append(memory.Training(*shape, keeps_best=config.keep == "best"))
-    widest = max(trainings, key=lambda t: t.memory)
-    moments = 2 * memory.FP32 * widest.trainable if config.save_optimizer else 0
-    memory.check_training("pretrain", widest, run.work, steps, config.save_every, moments)
+    """Refuse a training that does not fit into memory or on the disk."""
+    config = params.pretrain
+    training = widest(config, model, params.runtime)
+    moments = 2 * memory.FP32 * training.trainable if config.save_optimizer else 0
+    memory.check_training("pretrain", training, run.work, steps, config.save_every, moments)
+
+
+def widest(config: PretrainConfig, model: ModelConfig, runtime: RuntimeConfig) -> memory.Training:
+    """What decides about the memory: the long windows, or the short ones of larger batches."""
+    trainings = [room_for(config, model, runtime, config.context)]
+    if short := config.short_windows:
+        trainings.append(room_for(replace(config, batch_size=short.batch_size), model, runtime, short.context))
+    return max(trainings, key=lambda training: training.memory)
 
 
 def train_model(

@@ -31,6 +31,7 @@ from llm.train import resume
 from llm.train.callbacks import Measures, Progress, Samples
 from llm.train.loop import fit
 from llm.train.ranks import ranks_of
+from llm.train.room import room_for
 from llm.train.task import Task, Training
 from llm.weights import model_folder
 from stages.reason_problems import FOLDER
@@ -84,16 +85,9 @@ def main(params: Params) -> None:
         run.reads(FOLDER)
         folder, training = Path(config.init_from), config.training
         shape, tokenizer = model_folder.read_config(folder), model_folder.load_tokenizer(folder)
-        updates, rows = config.steps * config.updates, config.micro_batch_size or training.batch_size
-        size = memory.Training(
-            shape,
-            params.runtime,
-            rows,
-            shape.context_length,
-            rows < training.batch_size,
-            keeps_best=config.keep == "best",
-        )
-        memory.check_training("reason_rl", size, run.work, updates, training.save_every)
+        updates = config.steps * config.updates
+        room = room_for(training, shape, params.runtime, shape.context_length)
+        memory.check_training("reason_rl", room, run.work, updates, training.save_every)
         start = (folder, "pretrained", 0.0, params.seed, tokenizer.vocab_size)
         model = model_folder.starting_point(*start).to(device)
         reference = model_folder.starting_point(*start).to(device).eval() if config.kl else None

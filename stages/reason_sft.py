@@ -29,6 +29,7 @@ from llm.train import losses, resume
 from llm.train.callbacks import Progress
 from llm.train.history import COLUMNS
 from llm.train.loop import evaluation_batches, fit
+from llm.train.room import room_for
 from llm.train.task import Loss, Task
 from llm.weights import model_folder
 from stages.reason_problems import FOLDER
@@ -128,12 +129,8 @@ def teach(
     runtime: RuntimeConfig = params.runtime
     config: ReasonSftConfig = params.reason_sft
     run.reads(FOLDER)
-    rows = config.micro_batch_size or config.batch_size
-    longest = max(course.train.longest, course.val.longest)
-    size = (course.shape, runtime, rows, longest, config.batch_size > rows)
-    memory.check_training(
-        WHERE, memory.Training(*size, keeps_best=config.keep == "best"), run.work, steps, config.save_every
-    )
+    training = room_for(config, course.shape, runtime, max(course.train.longest, course.val.longest))
+    memory.check_training(WHERE, training, run.work, steps, config.save_every)
     model = course.model(params.seed).to(runtime.device)
     run.say(f"{count_parameters(model):,} parameters, {len(course.train):,} solutions, {steps:,} updates")
     run.turn_to("compute")

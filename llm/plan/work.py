@@ -19,7 +19,9 @@ from llm.model.config import ModelConfig
 from llm.model.memory import Training
 from llm.model.trainable import UPPER_BLOCKS
 from llm.train.config import TrainConfig
+from llm.train.room import room_for
 from llm.weights import model_folder
+from stages import pretrain
 from stages.schema import AllParams
 
 COUNTS = Path("reports/tokenize")
@@ -70,17 +72,14 @@ def _pretrain(everything: AllParams) -> Work:
     updates = config.epochs * steps_per_epoch(windows[0], config.batch_size)
     per_token = forward(model, config.context)
     operations = BOTH * per_token * updates * config.batch_size * config.context
-    sizes = [(config.batch_size, config.context)]
     if short := config.short_windows:
         tokens = short.steps * short.batch_size * short.context
         operations += BOTH * forward(model, short.context) * tokens
-        sizes.append((short.batch_size, short.context))
         updates += short.steps
     rows = _evaluated(updates, config, windows) + windows[1]
     operations += FORWARD * per_token * rows * config.context
-    trainings = [_training(everything, model, config, batch, context) for batch, context in sizes]
-    widest = max(trainings, key=lambda training: training.memory)
-    return Work(operations, BASE + widest.memory, widest)
+    training = pretrain.widest(config, model, everything.runtime)
+    return Work(operations, BASE + training.memory, training)
 
 
 def _finetune_spam(everything: AllParams) -> Work | None:
@@ -98,11 +97,9 @@ def _finetune_spam(everything: AllParams) -> Work | None:
     operations = updates * config.batch_size * width * (per_token + backward)
     operations += per_token * width * (_evaluated(updates, config, splits[:2]) + sum(splits))
     operations += forward(model, longest, frozen, head=0) * width * sum(splits)
-    training = replace(
-        _training(everything, replace(model, dropout=config.dropout), config, config.batch_size, longest),
-        trained_blocks=UPPER_BLOCKS.get(config.trainable),
-        lora=config.lora,
-        classes=classes,
+    shape, blocks = replace(model, dropout=config.dropout), UPPER_BLOCKS.get(config.trainable)
+    training = room_for(
+        config, shape, everything.runtime, longest, trained_blocks=blocks, lora=config.lora, classes=classes
     )
     return Work(operations, BASE + training.memory, training)
 
@@ -120,7 +117,7 @@ def _finetune_instruct(everything: AllParams) -> Work | None:
     operations = passes * per_token * updates * config.batch_size * width
     operations += per_token * width * _evaluated(updates, config, [counts["train"], counts["validation"]])
     shape = replace(model, dropout=config.dropout, tie_head=model.tie_head and not config.lora)
-    training = replace(_training(everything, shape, config, config.batch_size, longest), lora=config.lora)
+    training = room_for(config, shape, everything.runtime, longest, lora=config.lora)
     return Work(operations, BASE + training.memory, training)
 
 
@@ -134,11 +131,6 @@ def _respond(everything: AllParams) -> Work | None:
     rows = min(config.batch_size, counts["test"])
     size = memory.decoding(model, everything.runtime, rows, prompt, new)
     return Work(operations, BASE + size, None)
-
-
-def _training(everything: AllParams, model: ModelConfig, config: TrainConfig, batch: int, length: int) -> Training:
-    rows = min(batch, config.micro_batch_size or batch)
-    return Training(model, everything.runtime, rows, length, batch > rows, keeps_best=config.keep == "best")
 
 
 def _evaluated(updates: int, config: TrainConfig, splits: list[int]) -> int:

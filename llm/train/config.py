@@ -32,6 +32,11 @@ class TrainConfig:
     beta2: float
     clip_norm: float | None  # the largest gradient norm; null: no clipping
 
+    @property
+    def rows(self) -> int:
+        """Rows of a forward pass."""
+        return min(self.batch_size, self.micro_batch_size or self.batch_size)
+
     def problems(self) -> Iterator[Problem]:
         yield from positive(self, "epochs", "batch_size", "micro_batch_size", "eval_every", "eval_batches")
         yield from positive(self, "save_every", "patience", "lr", "clip_norm")
