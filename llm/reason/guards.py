@@ -57,7 +57,10 @@ class Guards(Callback):
         if len(rows) == 1:
             self._check_start(rows[0])
         elif why := collapsed(rows, self.answers, self.chance):
-            raise UserError(f"params.yaml: {self.section}.{self._to_change}", _told(why, rows), self._fix, DIVERGED)
+            key, fix = "lr", "lower it, to a half for example"
+            if self.config.updates > 1 and self.config.clip is None:
+                key, fix = "clip", "set it to [0.2, 0.2], or updates to 1"
+            raise UserError(f"params.yaml: {self.section}.{key}", _told(why, rows), fix, DIVERGED)
 
     def _check_start(self, row: Mapping[str, Any]) -> None:
         if row["dead"] <= self.max_dead:
@@ -70,18 +73,6 @@ class Guards(Callback):
         )
         fix = "take harder problems" if right > wrong else "teach it longer with reason_sft, or take easier problems"
         raise UserError(f"params.yaml: {self.section}.init_from", what, fix, DATA)
-
-    @property
-    def _unclipped(self) -> bool:
-        return self.config.updates > 1 and self.config.clip is None
-
-    @property
-    def _to_change(self) -> str:
-        return "clip" if self._unclipped else "lr"
-
-    @property
-    def _fix(self) -> str:
-        return "set it to [0.2, 0.2], or updates to 1" if self._unclipped else "lower it, to a half for example"
 
 
 def collapsed(rows: Sequence[Mapping[str, Any]], answers: int, chance: float) -> str | None:
