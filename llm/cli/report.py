@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from llm.cli import baseline
 from llm.cli.program import program
 from llm.common import params
 from llm.compare import changes
-from llm.compare.snapshot import WORKSPACE, Snapshot
+from llm.compare.snapshot import REPORTS, WORKSPACE, Snapshot
 
-REPORTS = Path("reports")
 MISSING = "–"
 SHOWN = ("pretrain", "finetune_spam", "finetune_instruct", "evaluate_with_judge")  # stages with figures here
 
 
 def lines() -> list[str]:
     """One line per result of each stage that has run, the sample text, and the next commands."""
-    found = [f"{stage:<13} {name:<42} {value}" for stage, name, value in _results()]
-    if notes := changes.not_rerun(Snapshot(WORKSPACE, None), SHOWN):
+    run = Snapshot(WORKSPACE, None)
+    found = [f"{stage:<13} {name:<42} {value}" for stage, name, value in _results(run)]
+    if notes := changes.not_rerun(run, SHOWN):
         found += ["", *(f"note: {note}" for note in notes)]
-    sample = _last_sample()
-    if sample:
+    samples = run.rows(f"{REPORTS}/pretrain/samples.csv")
+    if samples and (sample := samples[-1].get("text")):
         found += ["", f"The model writes: {sample!r}"]
-    found += _origin()
+    found += _origin(run)
     width = len(program()) + 8
     found += ["", "Next:", f"  {program() + ' ui':<{width}}see all runs in the MLflow UI"]
     found += [f"  {program() + ' chat':<{width}}give instructions to your model"]
@@ -34,9 +33,9 @@ def lines() -> list[str]:
     return [*found, "", hint] if hint else found
 
 
-def _origin() -> list[str]:
+def _origin(run: Snapshot) -> list[str]:
     """Say if the figures were not computed here, or if this machine computes other bytes than the committed ones."""
-    missing = baseline.not_computed(tuple(stage for stage in SHOWN if _metrics(stage)))
+    missing = baseline.not_computed(tuple(stage for stage in SHOWN if _metrics(run, stage)))
     if missing:
         return ["", f"Not computed here, but from git: {', '.join(missing)}. `{program()} repro` computes them."]
     if differing := baseline.differing():
@@ -45,15 +44,15 @@ def _origin() -> list[str]:
     return []
 
 
-def _results() -> Iterator[tuple[str, str, str]]:
-    if pretrain := _metrics("pretrain"):
+def _results(run: Snapshot) -> Iterator[tuple[str, str, str]]:
+    if pretrain := _metrics(run, "pretrain"):
         yield "pretraining", "loss, training / validation", _pair(pretrain, "train_loss", "val_loss", ".3f")
         yield "", "validation bits per byte", _number(pretrain.get("val_bits_per_byte"), ".3f")
-    if spam := _metrics("finetune_spam"):
+    if spam := _metrics(run, "finetune_spam"):
         yield "spam", "accuracy, training / test", _pair(spam, "train_accuracy", "test_accuracy", ".1%")
-    if instruct := _metrics("finetune_instruct"):
+    if instruct := _metrics(run, "finetune_instruct"):
         yield "instructions", "loss, training / validation", _pair(instruct, "train_loss", "val_loss", ".3f")
-    if (judge := _metrics("evaluate_with_judge")) and judge.get("score_mean") is not None:
+    if (judge := _metrics(run, "evaluate_with_judge")) and judge.get("score_mean") is not None:
         shown = f"{_number(judge['score_mean'], '.1f')} of 100"
         low, high = judge.get("score_ci95_low"), judge.get("score_ci95_high")
         if low is not None and high is not None:  # one score has no interval
@@ -62,8 +61,8 @@ def _results() -> Iterator[tuple[str, str, str]]:
         yield "judge", f"{judge.get('backend', MISSING)} score of {counts} answers", shown
 
 
-def _metrics(stage: str) -> dict[str, Any] | None:
-    return Snapshot(WORKSPACE, None).mapping(str(REPORTS / stage / "metrics.json"))
+def _metrics(run: Snapshot, stage: str) -> dict[str, Any] | None:
+    return run.mapping(f"{REPORTS}/{stage}/metrics.json")
 
 
 def _pair(metrics: dict[str, Any], first: str, second: str, form: str) -> str:
@@ -73,11 +72,6 @@ def _pair(metrics: dict[str, Any], first: str, second: str, form: str) -> str:
 def _number(value: Any, form: str) -> str:
     """A number as text; MISSING for what is none, as in a report of another version."""
     return f"{value:{form}}" if isinstance(value, int | float) else MISSING
-
-
-def _last_sample() -> str | None:
-    samples = Snapshot(WORKSPACE, None).rows(str(REPORTS / "pretrain" / "samples.csv"))
-    return samples[-1].get("text") if samples else None
 
 
 def _precision_hint() -> str | None:
