@@ -24,8 +24,9 @@ from llm.common.errors import DATA, USAGE, UserError, error_contract, problems_o
 from llm.common.progress import Bars
 from llm.common.ranks import is_first
 from llm.tracking import record, spool
+from llm.tracking.config import TrackingConfig
 from llm.tracking.state import CHECK, numbers
-from llm.tracking.tracker import NullTracker, Tracker, TrackingConfig, start_tracking
+from llm.tracking.tracker import NullTracker, Tracker, start_tracking
 from stages import launch
 from stages.launch import LaunchConfig, Ranked
 

@@ -17,7 +17,7 @@ from llm.evaluate.judge_config import JudgeConfig
 from llm.model.config import ModelParams
 from llm.preference.pairs import PreferencesConfig
 from llm.runtime.device import RuntimeConfig
-from llm.tracking.tracker import TrackingConfig
+from llm.tracking.config import TrackingConfig
 from stages.launch import LaunchConfig
 from stages.sections.finetune_dpo import FinetuneDpoConfig
 from stages.sections.finetune_instruct import FinetuneInstructConfig

@@ -32,8 +32,6 @@ from llm.common.errors import SERVICE, UserError
 from llm.tracking import spool
 from llm.tracking.config import TrackingConfig
 
-__all__ = ["Recorder", "Tracker", "TrackingConfig", "current", "start_tracking", "warn"]
-
 ARTIFACT_MEGABYTES = 8  # larger files stay where they are: `reports/` and DVC are the record, MLflow is a view
 WAIT_SECONDS = 30.0  # how long a stage that ends waits for the recorder
 LOOK_SECONDS = 2.0  # how often a stage that trains looks whether the recorder lives

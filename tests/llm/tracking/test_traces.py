@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from llm.tracking import recorder, spool, traces
-from llm.tracking.tracker import Recorder, TrackingConfig, current, start_tracking
+from llm.tracking.config import TrackingConfig
+from llm.tracking.tracker import Recorder, current, start_tracking
 
 JUDGE = {"backend": "ollama", "model": "llama3", "prompt": "book"}
 

@@ -17,13 +17,8 @@ import pytest
 
 from llm.common.errors import DATA, RUNNING, SERVICE, USAGE, UserError
 from llm.tracking import attach, models, recorder, spool, tracker, ui
-from llm.tracking.tracker import (
-    ARTIFACT_MEGABYTES,
-    WAIT_SECONDS,
-    NullTracker,
-    TrackingConfig,
-    start_tracking,
-)
+from llm.tracking.config import TrackingConfig
+from llm.tracking.tracker import ARTIFACT_MEGABYTES, WAIT_SECONDS, NullTracker, start_tracking
 from tests.ports import reserved_port
 
 ON = TrackingConfig(enabled=True, required=False)
@@ -47,7 +42,8 @@ STAGE = """
 import os, signal, sys
 from pathlib import Path
 from llm.tracking import tracker
-from llm.tracking.tracker import TrackingConfig, start_tracking
+from llm.tracking.config import TrackingConfig
+from llm.tracking.tracker import start_tracking
 
 tracker.WAIT_SECONDS = 300.0
 stage = sys.argv[1]

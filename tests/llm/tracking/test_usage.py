@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from llm.tracking import recorder, spool, usage
-from llm.tracking.tracker import Recorder, TrackingConfig, start_tracking
+from llm.tracking.config import TrackingConfig
+from llm.tracking.tracker import Recorder, start_tracking
 
 ON = TrackingConfig(enabled=True, required=False)
 
