@@ -115,7 +115,7 @@ def main(params: Params) -> None:
         n_validation = len(val) * config.val_samples
         callbacks = [
             Measures(measure, lambda: probe(rollouts)),
-            Guards(config, config.max_dead, chance, n_validation, run.say, "reason_rl", rollouts),
+            Guards(config, config.max_dead, chance, n_validation, run.say, rollouts),
             Samples(lambda: validation.shown),
             Progress(run),
         ]

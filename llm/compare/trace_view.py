@@ -18,6 +18,7 @@ from llm.compare.history import Artifact, Run
 from llm.compare.lineage import Trace, producers
 from llm.compare.snapshot import WORKSPACE
 from llm.compare.terminal import grid, plain, value
+from llm.tracking.lookup import RunFacts
 
 LISTED = 8  # stages that read the artifact
 FIGURES = 8  # metrics of the run in MLflow
@@ -40,7 +41,7 @@ def show(found: Trace, everything: bool, to: Console) -> None:
     if found.readers:
         _section(to, "Used by", grid(["stage", "recorded in", "outputs"], _readers(found)))
     if found.facts:
-        _section(to, "MLflow", _pairs(_mlflow(found)))
+        _section(to, "MLflow", _pairs(_mlflow(found.facts)))
     _section(to, "Held by", _pairs(_held(found)))
     _section(to, "To bring it back", Text(found.note, style="dim") if found.note else Text())
     if found.restore:
@@ -129,9 +130,7 @@ def _readers(found: Trace) -> Iterator[tuple[str, str, str]]:
         yield f"... {len(rows) - LISTED} more", "", ""
 
 
-def _mlflow(found: Trace) -> Iterator[tuple[str, str]]:
-    facts = found.facts
-    assert facts is not None
+def _mlflow(facts: RunFacts) -> Iterator[tuple[str, str]]:
     yield "run", facts.run_id
     took = "has not ended" if facts.seconds is None else f"{facts.seconds:,.1f} s"
     yield "started", f"{datetime.fromtimestamp(facts.started):%Y-%m-%d %H:%M} by {facts.user or '?'}, {took}"

@@ -34,7 +34,6 @@ class Guards(Callback):
     chance: float  # the accuracy of guessing
     answers: int  # of the validation split, that `val_sampled` is the mean of
     say: Callable[[str], None]
-    section: str
     rollouts: Rollouts
     _said: bool = False
 
@@ -60,7 +59,7 @@ class Guards(Callback):
             key, fix = "lr", "lower it, to a half for example"
             if self.config.updates > 1 and self.config.clip is None:
                 key, fix = "clip", "set it to [0.2, 0.2], or updates to 1"
-            raise UserError(f"params.yaml: {self.section}.{key}", _told(why, rows), fix, DIVERGED)
+            raise UserError(f"params.yaml: reason_rl.{key}", _told(why, rows), fix, DIVERGED)
 
     def _check_start(self, row: Mapping[str, Any]) -> None:
         if row["dead"] <= self.max_dead:
@@ -72,7 +71,7 @@ class Guards(Callback):
             f"{wrong:.0%} all wrong), more than {self.max_dead:.0%}: there is little to learn from rewards"
         )
         fix = "take harder problems" if right > wrong else "teach it longer with reason_sft, or take easier problems"
-        raise UserError(f"params.yaml: {self.section}.init_from", what, fix, DATA)
+        raise UserError("params.yaml: reason_rl.init_from", what, fix, DATA)
 
 
 def collapsed(rows: Sequence[Mapping[str, Any]], answers: int, chance: float) -> str | None:

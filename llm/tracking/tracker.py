@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -267,10 +268,8 @@ def _dvc() -> dict[str, Any] | None:
 
 def _subcommand(words: Sequence[str]) -> list[str]:
     """`repro pretrain`, `exp run`: what follows the first option may be anyone's business."""
-    while words and words[0].startswith("-"):
-        words = words[1:]
-    end = next((at for at, word in enumerate(words) if word.startswith("-")), len(words))
-    return list(words[:end])
+    named = dropwhile(lambda word: word.startswith("-"), words)
+    return list(takewhile(lambda word: not word.startswith("-"), named))
 
 
 def _ref() -> str | None:
