@@ -191,6 +191,7 @@ def _add_models(command: Command) -> None:
     chat = command("chat", chat_with_model, "hold a conversation, one message per line")
     _add_model(chat, "models/instruct")
     _add_decoding(chat, tokens=128)
+    _add_context(chat)
 
     serve = command("serve", serve_models, "serve models with OpenAI's API and a page, on this machine")
     about = "folders of language models and classifiers (default: those of instruct, pretrain and spam that exist)"
@@ -201,6 +202,7 @@ def _add_models(command: Command) -> None:
     serve.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
     about = "decode at most N requests of a model together (default: %(default)s)"
     serve.add_argument("--rows", type=int, default=32, metavar="N", help=about)
+    _add_context(serve)
     about = "at most N requests wait; more are refused with status 429 (default: %(default)s)"
     serve.add_argument("--queue", type=int, default=128, metavar="N", help=about)
     about = "end a request after S seconds (default: %(default)s)"
@@ -285,6 +287,11 @@ def _add_html(command: argparse.ArgumentParser) -> None:
 def _add_model(command: argparse.ArgumentParser, default: str) -> None:
     about = "a model folder (default: %(default)s)"
     _complete(command.add_argument("--model", default=default, metavar="FOLDER", help=about), shtab.DIRECTORY)
+
+
+def _add_context(command: argparse.ArgumentParser) -> None:
+    about = "at most N tokens in a prompt with its answer; fewer need less memory (default: as many as the model reads)"
+    command.add_argument("--context", type=int, metavar="N", help=about)
 
 
 def _add_decoding(command: argparse.ArgumentParser, tokens: int) -> None:

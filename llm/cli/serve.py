@@ -26,26 +26,27 @@ def serve_models(arguments: argparse.Namespace) -> None:
     folders = arguments.model or [folder for folder in SERVED if Path(folder, "config.json").is_file()]
     if not folders:
         raise UserError("models", "there is none to serve", "run the pipeline, or name model folders", USAGE)
-    for name in ("rows", "queue", "seconds"):
-        if not 0 < getattr(arguments, name) <= 10**6:
-            raise UserError(f"--{name}", f"{getattr(arguments, name)} is out of range", "give 1 to 1000000", USAGE)
+    _check_range(arguments, "rows", "queue", "seconds", "context")
     kernels.pin()
     from llm.runtime.device import set_up_from_params
+    from llm.serve.models import Room
     from llm.serve.server import serve
     from llm.serve.service import Limits
 
     limits = Limits(arguments.queue, arguments.seconds)
-    serve(folders, set_up_from_params(), arguments.host, arguments.port, arguments.rows, limits)
+    room = Room(arguments.rows, arguments.context)
+    serve(folders, set_up_from_params(), arguments.host, arguments.port, room, limits)
 
 
 def chat_with_model(arguments: argparse.Namespace) -> None:
     """Answer one message per line until the input ends; print an error and go on if one cannot be answered."""
+    _check_range(arguments, "context")
     kernels.pin()
     from llm.runtime.device import set_up_from_params
     from llm.serve.conversation import Conversation
 
     runtime = set_up_from_params()
-    conversation = Conversation(arguments.model, runtime, decoding(arguments), arguments.seed)
+    conversation = Conversation(arguments.model, runtime, decoding(arguments), arguments.seed, arguments.context)
     interactive = sys.stdin.isatty()
     if interactive:
         import readline  # noqa: F401 - arrow keys and history for input()
@@ -79,6 +80,13 @@ def _take(conversation: Conversation, line: str) -> None:
         if conversation.dropped:
             what = f"the {conversation.dropped} oldest messages do not fit into the context and were left out"
             print(f"note: {what}; /reset forgets all", file=sys.stderr)
+
+
+def _check_range(arguments: argparse.Namespace, *names: str) -> None:
+    for name in names:
+        given = getattr(arguments, name)
+        if given is not None and not 0 < given <= 10**6:
+            raise UserError(f"--{name}", f"{given} is out of range", "give 1 to 1000000", USAGE)
 
 
 def _lines(interactive: bool) -> Iterator[str]:

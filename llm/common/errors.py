@@ -27,6 +27,7 @@ TERMINATED = 143
 STOPS = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
 
 MAX_LISTED = 10  # problems of one file
+NEAR = 0.7  # of two names that one typing error makes similar; cpu is not meant by gpu
 NOT_DETERMINISTIC = " does not have a deterministic implementation"  # in PyTorch's message, after the operation
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -84,7 +85,7 @@ def listed(items: Sequence[object], most: int = MAX_LISTED) -> str:
 
 def nearest(name: object, known: Iterable[str], otherwise: str) -> str:
     """The fix for an unknown name: the most similar known one, or else `otherwise`."""
-    near = difflib.get_close_matches(str(name), list(known), 1)
+    near = difflib.get_close_matches(str(name), list(known), 1, NEAR)
     return f"did you mean {near[0]}?" if near else otherwise
 
 

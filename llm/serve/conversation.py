@@ -10,7 +10,7 @@ from llm.generate.config import DecodingConfig
 from llm.runtime.device import RuntimeConfig
 from llm.serve.dialog import Message
 from llm.serve.engine import Request
-from llm.serve.models import load_language
+from llm.serve.models import Room, load_language
 from llm.serve.service import RESERVED
 from llm.serve.text import TextStream
 
@@ -18,8 +18,15 @@ from llm.serve.text import TextStream
 class Conversation:
     """The messages so far, and the model that answers them."""
 
-    def __init__(self, folder: Path | str, runtime: RuntimeConfig, decoding: DecodingConfig, seed: int) -> None:
-        self._language = load_language(str(folder), "chat", runtime, rows=1)
+    def __init__(
+        self,
+        folder: Path | str,
+        runtime: RuntimeConfig,
+        decoding: DecodingConfig,
+        seed: int,
+        context: int | None = None,
+    ) -> None:
+        self._language = load_language(str(folder), "chat", runtime, Room(1, context))
         self._decoding, self._seed = decoding, seed
         self.system: list[Message] = []
         self.messages: list[Message] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llm.common.errors import USAGE, UserError, collect_errors, raise_all
@@ -21,11 +21,19 @@ from llm.weights import classifier_folder, model_folder
 
 
 @dataclass(frozen=True)
+class Room:
+    """How many requests of one model are decoded together, and how many tokens each may have."""
+
+    rows: int
+    context: int | None = None  # None: as many as the model can read
+
+
+@dataclass(frozen=True)
 class Language:
     """A language model with its engine."""
 
     name: str
-    config: ModelConfig
+    config: ModelConfig  # its context_length is that of the requests
     tokenizer: Tokenizer
     dialog: Dialog
     engine: Engine
@@ -64,9 +72,9 @@ class Models:
 
 
 def load(
-    folders: Sequence[str], runtime: RuntimeConfig, rows: int, observe: Callable[[str, int], None] | None = None
+    folders: Sequence[str], runtime: RuntimeConfig, room: Room, observe: Callable[[str, int], None] | None = None
 ) -> Models:
-    """Load language models and classifiers. `rows` requests of one model are decoded together.
+    """Load language models, with `room` for the requests of each, and classifiers.
 
     A model is named after its folder. Raises UserError for all folders that cannot be loaded, and if two names agree.
     """
@@ -80,28 +88,29 @@ def load(
             if model_folder.is_classifier(read_json(Path(folder) / "config.json")):
                 models.classifiers[name] = load_text_classifier(folder, name, runtime)
             else:
-                models.languages[name] = load_language(folder, name, runtime, rows, observe)
+                models.languages[name] = load_language(folder, name, runtime, room, observe)
     raise_all(problems)
     return models
 
 
 def load_language(
-    folder: str, name: str, runtime: RuntimeConfig, rows: int, observe: Callable[[str, int], None] | None = None
+    folder: str, name: str, runtime: RuntimeConfig, room: Room, observe: Callable[[str, int], None] | None = None
 ) -> Language:
-    """Load a language model. Raises UserError if the cache of `rows` sequences does not fit into memory."""
+    """Load a language model. Raises UserError if the cache for its requests does not fit into memory."""
     tokenizer = model_folder.load_tokenizer(folder)
     model = model_folder.load_model(folder, tokenizer.vocab_size).to(runtime.device)
     model = packed_weights.pack_for_decoding(model, runtime, rows=ROWS)
-    config, unit = model.config, unit_of(model)
-    held = up(rows, unit)
+    most = min(room.context or model.config.context_length, model.config.context_length)
+    config = model.config = replace(model.config, context_length=most)
+    rows = up(room.rows, unit_of(model))
     width = 4 if runtime.device == "cpu" or runtime.precision == "fp32" else 2
-    needed = 2 * width * held * config.n_layer * config.context_length * config.kv_heads * config.head_dim
-    longest = "free some memory, or lower max_position_embeddings in its config.json"
-    fix = "give fewer --rows" if held > unit else longest
-    check_memory(folder, f"a cache for {held} sequences", needed, runtime.device, fix)
+    needed = 2 * width * rows * config.n_layer * config.context_length * config.kv_heads * config.head_dim
+    what = f"a cache for {rows} sequences of {config.context_length:,} tokens"
+    fix = f"give a smaller --context, such as {max(1, config.context_length // 4)}"
+    check_memory(folder, what, needed, runtime.device, f"{fix}, or fewer --rows" if rows > unit_of(model) else fix)
     dialog = Dialog(folder, tokenizer)
     told = None if observe is None else (lambda size: observe(name, size))
-    return Language(name, config, tokenizer, dialog, Engine(model, dialog.stops, rows, told))
+    return Language(name, config, tokenizer, dialog, Engine(model, dialog.stops, room.rows, told))
 
 
 def load_text_classifier(folder: str, name: str, runtime: RuntimeConfig) -> TextClassifier:

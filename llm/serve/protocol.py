@@ -89,6 +89,12 @@ class TextPart(Body):
     text: str
 
 
+class TextFormat(Body):
+    """The form of an answer."""
+
+    type: Literal["text"]
+
+
 class ChatMessage(Body):
     """A message."""
 
@@ -110,6 +116,9 @@ class ChatBody(Completing):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=TOP)] | None = None
+    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    response_format: TextFormat | None = None
     truncation: Literal["disabled", "auto"] | None = None  # auto: leave out the oldest turns; as in OpenAI's responses
 
     @field_validator("top_logprobs")

@@ -22,12 +22,14 @@ CONNECTIONS = 1000
 GRACE_SECONDS = 5  # for running answers when the server ends
 
 
-def serve(folders: Sequence[str], runtime: RuntimeConfig, host: str, port: int, rows: int, limits: Limits) -> None:
+def serve(
+    folders: Sequence[str], runtime: RuntimeConfig, host: str, port: int, room: models.Room, limits: Limits
+) -> None:
     """Serve the models in `folders` until SIGINT or SIGTERM. Raises UserError if it cannot start."""
     if not 0 <= port < 2**16:
         raise UserError(f"port {port}", "is no port", "give one from 0 to 65535; 0 takes a free one", USAGE)
     metrics = Metrics()
-    loaded = models.load(folders, runtime, rows, metrics.step)
+    loaded = models.load(folders, runtime, room, metrics.step)
     with _listen(host, port) as listening:
         if not is_this_machine(host):
             print(f"warning: --host {host}: whoever reaches it may use it, there is no password", file=sys.stderr)

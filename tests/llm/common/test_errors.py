@@ -224,3 +224,8 @@ def test_a_terminal_that_lacks_a_character_gets_its_number(encoding, printed):
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, check=True)
     assert (done.stdout, done.stderr) == (printed, b"")
+
+
+def test_a_name_with_more_than_a_typing_error_is_not_guessed() -> None:
+    assert errors.nearest("gpu", ["cpu", "cuda", "mps"], "write one of them") == "write one of them"
+    assert errors.nearest("cud", ["cpu", "cuda", "mps"], "write one of them") == "did you mean cuda?"

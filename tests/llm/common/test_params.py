@@ -99,6 +99,8 @@ def test_a_whole_number_is_read_as_a_float():
         ("on", 1, "1 is a whole number, not true or false"),
         ("on", "yes", "'yes' is a string, not true or false"),
         ("mode", "fats", "'fats' is not one of fast, slow | fix: did you mean fast?"),
+        ("mode", "flow", "'flow' is not one of fast, slow | fix: did you mean slow?"),
+        ("mode", "quick", "'quick' is not one of fast, slow | fix: write fast or slow"),
         ("mode", True, "True is not one of fast, slow"),
         ("mode", ["fast"], "['fast'] is not one of fast, slow"),
         ("sizes", 1, "1 is not a list"),

@@ -214,6 +214,15 @@ def test_top_logprobs_without_logprobs_are_refused(address: str) -> None:
     assert post(address, "/v1/chat/completions", body | {"logprobs": True}).status_code == 200
 
 
+def test_fields_that_ask_for_nothing_are_accepted(address: str) -> None:
+    body = {"model": "one", "messages": ASKED, "max_tokens": 2, "tool_choice": "auto"}
+    plain = {"tools": [], "response_format": {"type": "text"}}
+    assert post(address, "/v1/chat/completions", body | plain).status_code == 200
+    for field, value in (("tools", [{"type": "function"}]), ("response_format", {"type": "json_object"})):
+        error = post(address, "/v1/chat/completions", body | {field: value}).json()["error"]
+        assert error["param"].startswith(field)
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [

@@ -18,7 +18,7 @@ from llm.serve import models, service
 from llm.serve.batch import Batch
 from llm.serve.engine import Piece
 from llm.serve.metrics import Metrics
-from llm.serve.models import Language, Models
+from llm.serve.models import Language, Models, Room
 from llm.serve.protocol import ApiError, ChatBody, CompletionBody, parse
 from llm.serve.service import Asked, Limits, Service
 from llm.serve.text import TextStream
@@ -35,9 +35,9 @@ def folder(tmp_path: Path, vocabulary: Path) -> Path:
     return tmp_path / "one"
 
 
-def served(folder: Path, use: Callable[[Service, Language], T]) -> T:
+def served(folder: Path, use: Callable[[Service, Language], T], context: int | None = None) -> T:
     """What `use` returns of a service of this model."""
-    language = models.load_language(str(folder), "one", tiny.FP32, 1)
+    language = models.load_language(str(folder), "one", tiny.FP32, Room(1, context))
 
     async def run() -> T:
         made = Service(Models({"one": language}, {}), Limits(8, 60.0), Metrics())
@@ -53,14 +53,35 @@ def test_the_memory_that_is_asked_for_is_that_of_the_rows_of_a_step(folder: Path
     told: list[tuple[int, str]] = []
     monkeypatch.setattr(models, "check_memory", lambda _where, _what, needed, _device, fix: told.append((needed, fix)))
     for rows in (1, 9):
-        batch = Batch(models.load_language(str(folder), "one", tiny.FP32, rows).engine.model, rows)
+        batch = Batch(models.load_language(str(folder), "one", tiny.FP32, Room(rows)).engine.model, rows)
         for _ in range(rows):
             batch.add([[1]])
         batch.step([1] * rows)
         cache, filled = batch.cache, batch.cache._touched
         stores = [store[:filled, :, : batch.model.config.context_length] for store in (*cache.keys, *cache.values)]
         assert told[-1][0] == sum(store.nbytes for store in stores)
-    assert [fix[:4] for _, fix in told] == ["free", "give"]
+    assert [fix.rpartition(" ")[2] for _, fix in told] == ["128", "--rows"]
+
+
+def test_a_shorter_context_takes_less_memory(folder: Path, monkeypatch: Any) -> None:
+    needed: list[int] = []
+    monkeypatch.setattr(models, "check_memory", lambda _where, _what, size, *_: needed.append(size))
+    whole, short = (models.load_language(str(folder), "one", tiny.FP32, Room(1, most)) for most in (None, 64))
+    assert needed[0] == needed[1] * whole.config.context_length / 64
+    assert short.config.context_length == 64
+    assert models.load_language(str(folder), "one", tiny.FP32, Room(1, 10**6)).config == whole.config
+    batch = Batch(short.engine.model, 1)
+    assert batch.cache.keys[0].shape[2] == 64
+    assert batch.add([[5, 6, 7]]).equal(Batch(whole.engine.model, 1).add([[5, 6, 7]]))
+
+
+def test_a_prompt_is_refused_if_a_shorter_context_has_no_room_for_it(folder: Path) -> None:
+    def asked(made: Service, _language: Language) -> Asked:
+        return made.complete(parse(CompletionBody, json.dumps({"model": "one", "prompt": [5] * 16}).encode()))
+
+    assert served(folder, asked, 17).decoding.max_new_tokens == 1
+    with pytest.raises(ApiError, match="context has 16 tokens: 16 tokens leave no room for an answer"):
+        served(folder, asked, 16)
 
 
 def begin_with(folder: Path, token: str) -> None:
