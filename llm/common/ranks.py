@@ -9,4 +9,4 @@ TIMEOUT = "LLM_RANKS_TIMEOUT"  # seconds that a rank waits for another; the laun
 
 def is_first() -> bool:
     """Whether this process is the first rank, which writes and reports; also if it is the only one."""
-    return os.environ.get("RANK", "0") == "0"
+    return "WORLD_SIZE" not in os.environ or os.environ.get("RANK", "0") == "0"  # without it, RANK is not of a launcher

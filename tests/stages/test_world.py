@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from llm.common.errors import DATA, UserError, UserErrors, raise_all
+from llm.common.ranks import is_first
 from llm.data import corpus
 from llm.data.tokenizer import fingerprint
 from stages import pretrain
@@ -45,8 +46,17 @@ def test_every_rank_has_a_folder_to_work_in(tmp_path, monkeypatch):
     """There it keeps the states of frozen blocks."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     with stage("finetune_spam", None) as run:
         assert run.work.is_dir()
+
+
+def test_a_rank_without_a_launcher_is_the_only_process(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert is_first()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not is_first()
 
 
 # dvc is killed
