@@ -7,6 +7,7 @@ Memory the system does not report is not checked.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -70,9 +71,19 @@ class Training:
         """Bytes of a training state on disk: trainable weights, two moments each, and the best weights if kept."""
         return (3 + self.keeps_best) * FP32 * self.trainable
 
+    def _sharded_weights(self) -> int:
+        """Weights and moments of a rank with fsdp: its part, and what is whole for a moment."""
+        whole, block = FP32 * self.parameters, FP32 * block_parameters(self.model)
+        part = (whole + 2 * FP32 * self.trainable) // self.runtime.ranks
+        rest = whole - self.model.n_layer * block
+        gathered = 2 * block + rest + block + rest  # one block ahead; the gradients of one block and of the rest
+        if self.runtime.device == "cpu":  # the model of the task, and the best weights
+            gathered += whole + FP32 * self.trainable * self.keeps_best
+        return part + gathered
+
     @property
     def memory(self) -> int:
-        """Peak bytes, on top of those of a process that has loaded torch but no model."""
+        """Peak bytes of a rank, on top of those of a process that has loaded torch but no model."""
         config, B, T = self.model, self.rows, self.length
         C, H, V = config.n_embd, config.n_head, config.vocab_size
         eager, half = config.attention == "eager", self.runtime.precision == "bf16"
@@ -81,6 +92,8 @@ class Training:
         gradients = FP32 * self.trainable
 
         weights = FP32 * (self.parameters + (2 + self.keeps_best) * self.trainable)  # with AdamW's moments
+        if self.runtime.ranks > 1 and self.runtime.sharding == "fsdp":
+            weights, gradients = self._sharded_weights(), gradients // self.runtime.ranks
         copies = blocks * matrix_parameters(config) + (C * V if self.classes is None else 0)
         weights += 2 * half * copies  # in bf16
 
@@ -175,7 +188,10 @@ def check_training(
     """
     fix = "lower it, shorten the rows, or take a smaller model"
     where = f"params.yaml: {section}.micro_batch_size"
-    check_memory(where, "training", training.memory, training.runtime.device, fix)
+    on_cpu = training.runtime.device == "cpu"  # whose memory the ranks of a machine share
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if on_cpu and training.runtime.ranks > 1 else 1
+    what = "training" if ranks == 1 else f"training on {ranks} ranks"
+    check_memory(where, what, ranks * training.memory, training.runtime.device, fix)
     states = 0 if save_every is None else min(STATES, -(-steps // save_every)) * training.state_bytes
     there = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
     check_disk(work, max(0, FP32 * training.parameters + extra + states - there))

@@ -180,7 +180,7 @@ class Parent:
 
 def in_project(header: Mapping[str, Any]) -> bool:
     """Whether the stage ran in the project itself, not in the copy of a queued experiment."""
-    return header.get("root") in (None, header["folder"])
+    return header.get("root") in (None, header.get("folder"))
 
 
 def _is_whole(folder: Path) -> bool:

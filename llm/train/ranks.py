@@ -106,8 +106,8 @@ class Ranks(Alone):
 
     def prepare(self, model: nn.Module, loss: Loss) -> tuple[nn.Module, Loss]:
         if self.sharded:
-            plain, model = model, copy.deepcopy(model)
-            plain.to("cpu")  # until `end`
+            plain = model.to("cpu")  # until `end`; first, so that the device never holds two whole models
+            model = copy.deepcopy(plain).to(self._device)
             self._trained, self._module = model, _shard(Objective(model, loss), self._device, self.size)
         else:
             self._module = _replicate(Objective(model, loss))

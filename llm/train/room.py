@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from llm.model import memory
@@ -17,5 +18,6 @@ def room_for(
 
     `more` are further fields of `memory.Training`.
     """
-    accumulates = config.batch_size > config.rows
-    return memory.Training(model, runtime, config.rows, length, accumulates, keeps_best=config.keep == "best", **more)
+    rows = config.rows if config.micro_batch_size else math.ceil(config.batch_size / runtime.ranks)
+    accumulates = rows * runtime.ranks < config.batch_size
+    return memory.Training(model, runtime, rows, length, accumulates, keeps_best=config.keep == "best", **more)
