@@ -243,8 +243,13 @@ def _cause(codes: dict[int, int], mine: range, ranks: int, folder: Path) -> list
             what = f"waited in vain for rank {silent}, nothing was published"
             fix = f"look into {folder}; if the ranks are slow, raise launch.timeout_seconds"
             return [UserError(f"rank {rank} of {ranks}", what, fix, SERVICE)]
-    if set(codes.values()) <= {INTERRUPTED, TERMINATED} and (stopped := reported[min(codes)]):
-        return stopped  # the signal came to one of them, and all ranks agreed to stop
+    stopped = [reported[rank] for rank, code in codes.items() if code in (INTERRUPTED, TERMINATED) and reported[rank]]
+    cut_off = all(
+        code in (INTERRUPTED, TERMINATED, -signal.SIGTERM) or any(_is(problem, GONE) for problem in reported[rank])
+        for rank, code in codes.items()
+    )
+    if stopped and cut_off:  # the signal came to one rank, and all agreed to stop; the first one to end cuts off others
+        return stopped[0]
     rank = min(codes, key=lambda rank: (codes[rank] == -signal.SIGTERM, codes[rank] >= 0, rank))
     where, code = f"rank {rank} of {ranks}", codes[rank]
     if len(mine) < ranks and any(_is(problem, GONE) for problem in reported[rank]):

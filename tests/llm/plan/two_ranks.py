@@ -70,6 +70,7 @@ def main() -> None:
     moments = size(t for name, t in optimizer.state().items() if not name.endswith(".step"))
     found = {"weights": size(model.parameters()), "gradients": gradients, "moments": moments}
     (folder / f"{dist.get_rank()}.json").write_text(json.dumps(found | {"messages": messages.bytes}))
+    del module  # before the group: the last reference to it would wait for threads that wait for this one
     dist.destroy_process_group()
 
 
