@@ -15,8 +15,7 @@ from pathlib import Path
 
 from llm.cli import report
 from llm.cli.program import program
-from llm.cli.repair import is_in_git
-from llm.common import files, params, profiles
+from llm.common import files, git_here, params, profiles
 from llm.common.errors import DATA, USAGE, UserError, nearest, raise_all
 from llm.common.progress import Bars
 
@@ -234,7 +233,7 @@ def serve_ui(arguments: argparse.Namespace) -> None:
 
 def _differs_from_git() -> bool | None:
     """Whether params.yaml differs from git's index; None without git."""
-    if not is_in_git(Path.cwd()) or shutil.which("git") is None:
+    if not git_here.holds(Path.cwd()) or shutil.which("git") is None:
         return None
     asked = ["git", "--no-optional-locks", "diff", "--quiet", "--", "params.yaml"]
     code = subprocess.run(asked, capture_output=True, check=False).returncode

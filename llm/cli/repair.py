@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from llm.common import params
+from llm.common import git_here, params
 from llm.common.errors import RUNNING, USAGE, UserError
 
 
@@ -41,7 +40,7 @@ def _match_git(root: Path) -> Iterator[str]:
 
     if not (root / ".dvc").is_dir():  # Repo reports that
         return
-    config, without_git = Config(str(root / ".dvc"), validate=False), not is_in_git(root)
+    config, without_git = Config(str(root / ".dvc"), validate=False), not git_here.holds(root)
     if to_bool(config.read("local")["core"].get("no_scm", "false")) == without_git:
         return
     with config.edit("local") as local:
@@ -50,19 +49,6 @@ def _match_git(root: Path) -> Iterator[str]:
         else:
             del local["core"]["no_scm"]
     yield f"DVC works {'without' if without_git else 'with'} git from now on: .dvc/config.local"
-
-
-def is_in_git(root: Path) -> bool:
-    """Whether the project is a git repository, or a folder of a larger one that does not ignore it."""
-    if (root / ".git").exists():
-        return True
-    if not any((folder / ".git").exists() for folder in root.parents):
-        return False
-    asked = ["git", "check-ignore", "-q", "."]
-    try:
-        return subprocess.run(asked, cwd=root, capture_output=True, check=False).returncode == 1
-    except OSError:  # no git
-        return False
 
 
 def _truncated(path: Path, aside: Path, check: Callable[[Any], object]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Why git tells nothing of the project."""
+"""Whether git holds the project, and why it tells nothing of it."""
 
 from __future__ import annotations
 
@@ -25,3 +25,16 @@ def problem() -> UserError | None:
         fix = f"`git config --global --add safe.directory '{folder}'`, or work as its owner"
         return UserError("git", f"refuses {str(folder)!r}, because it belongs to another user", fix, USAGE)
     return UserError("git", "the project is not in a git repository", "`git init`, `git add .`, `git commit`", USAGE)
+
+
+def holds(root: Path) -> bool:
+    """Whether the project is a git repository, or a folder of a larger one that does not ignore it."""
+    if (root / ".git").exists():
+        return True
+    if not any((folder / ".git").exists() for folder in root.parents):
+        return False
+    asked = ["git", "check-ignore", "-q", "."]
+    try:
+        return subprocess.run(asked, cwd=root, capture_output=True, check=False).returncode == 1
+    except OSError:  # no git
+        return False

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from llm.cli.parser import main
-from llm.cli.repair import is_in_git
+from llm.common import git_here
 
 ROOT = Path(__file__).parents[3]
 DVC_YAML = """
@@ -208,10 +208,10 @@ def test_repair_follows_the_folder_into_git_and_out_of_it(folder):
 
 def test_repair_finds_the_git_of_a_larger_repository(tmp_path):
     (project := tmp_path / "a" / "pröject").mkdir(parents=True)
-    assert not is_in_git(project)
+    assert not git_here.holds(project)
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
-    assert is_in_git(project)
+    assert git_here.holds(project)
     (tmp_path / ".gitignore").write_text("/a/\n")  # as a copy below .work
-    assert not is_in_git(project)
+    assert not git_here.holds(project)
     (project / ".git").mkdir()
-    assert is_in_git(project)
+    assert git_here.holds(project)
