@@ -174,9 +174,15 @@ def fastest_dropout(config: RuntimeConfig, compiled: bool) -> Literal["each", "p
 
 def cpu_has_bf16() -> bool:
     """Whether the CPU multiplies bf16 matrices in hardware. Emulation is slower than fp32."""
+    flags = cpu_flags()
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def cpu_flags() -> list[str]:
+    """The instruction sets and other features that Linux names for the CPU; empty elsewhere."""
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            flags = next((line for line in file if line.startswith("flags")), "")
+            line = next((line for line in file if line.lower().startswith(("flags", "features"))), "")
     except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+        return []
+    return line.partition(":")[2].split()

@@ -6,8 +6,10 @@ The model itself does not change, so evaluations and samples run uncompiled.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -16,9 +18,23 @@ from llm.common.errors import RESOURCES, UserError
 from llm.data.batches import Batch
 from llm.model.gpt import GPT
 from llm.model.rope import rotation
-from llm.runtime.device import COMPILERS
+from llm.runtime.device import COMPILERS, cpu_flags
 from llm.train import fused_loss, losses
 from llm.train.task import Sums
+
+
+def use_cache_of_this_cpu() -> None:
+    """Let PyTorch keep compiled code in a folder for CPUs with these instruction sets, below its usual one.
+
+    The names of its entries (PyTorch 2.13) do not tell the width of vectors, nor what `-march=native` means. Code made
+    on another CPU, or with another ATEN_CPU_CAPABILITY, would be taken: the losses are NaN, or the process crashes.
+    """
+    from torch._inductor.runtime.cache_dir_utils import cache_dir  # slow to import
+
+    sets = f"{torch.backends.cpu.get_cpu_capability()} {' '.join(sorted(cpu_flags()))}"
+    name = "cpu-" + hashlib.sha256(sets.encode()).hexdigest()[:16]
+    folder = Path(cache_dir())
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder if folder.name == name else folder / name)
 
 
 class CompiledNextToken:
@@ -33,6 +49,7 @@ class CompiledNextToken:
         if not any(shutil.which(name) for name in (os.environ.get("CXX", ""), *COMPILERS)):
             fix = f"install {COMPILERS[0]}, or set it to false"
             raise UserError("params.yaml: pretrain.compile", "no C++ compiler is installed", fix, RESOURCES)
+        use_cache_of_this_cpu()
         self._fused, self._uncompiled = fused, losses.next_token_of(fused)
         self._chunk_loss = torch.compile(fused_loss.loss_to_compile, dynamic=False)
         self._blocks = [torch.compile(block, dynamic=False) for block in model.transformer.h]

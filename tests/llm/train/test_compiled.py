@@ -1,7 +1,11 @@
 """Compiled training passes: loss and gradients equal plain ones, evaluations do not change, results repeat."""
 
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +13,7 @@ import torch
 from llm.common.errors import RESOURCES, UserError
 from llm.data.batches import Batch
 from llm.model.gpt import GPT
-from llm.train import fused_loss, losses
+from llm.train import compiled, fused_loss, losses
 from llm.train.compiled import COMPILERS, CompiledNextToken
 from tests.llm.tiny_run import MODEL
 
@@ -147,3 +151,40 @@ def test_a_missing_compiler_is_an_error(monkeypatch, tmp_path):
     with pytest.raises(UserError, match=r"pretrain\.compile: no C\+\+ compiler") as caught:
         CompiledNextToken(model(), FUSED)
     assert caught.value.code == RESOURCES
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_code_compiled_for_other_instruction_sets_is_not_taken(tmp_path):
+    gpt = model()
+    plain, _ = step(gpt, losses.next_token)
+    script = (
+        "from tests.llm.train.test_compiled import *; gpt = model(); print(step(gpt, CompiledNextToken(gpt, True))[0])"
+    )
+    widest = torch.backends.cpu.get_cpu_capability()
+    for capability in (widest, {"AVX512": "avx2"}.get(widest, "default")):
+        changed = {"ATEN_CPU_CAPABILITY": capability.lower(), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=Path(__file__).parents[3],
+            env=os.environ | changed,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert float(done.stdout) == pytest.approx(plain, rel=1e-6)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_cache_is_named_after_the_cpu(monkeypatch, tmp_path):
+    def folder(flags: list[str]) -> Path:
+        monkeypatch.setattr(compiled, "cpu_flags", lambda: flags)
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+        compiled.use_cache_of_this_cpu()
+        compiled.use_cache_of_this_cpu()  # the second time changes nothing
+        return Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+
+    first, other = folder(["fma", "avx512f"]), folder(["fma", "avx2"])
+    assert first.parent == other.parent == tmp_path
+    assert first != other
+    assert folder(["avx512f", "fma"]) == first
