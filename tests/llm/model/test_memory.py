@@ -20,11 +20,10 @@ from llm.model.classifier import Classifier, freeze
 from llm.model.gpt import GPT, count_parameters
 from llm.model.kv_cache import KVCache
 from llm.model.memory import Training
-from llm.model.packed_weights import can_pack_bf16
 from llm.model.parts import FAMILIES
 from llm.model.trainable import LoraConfig
 from llm.runtime import machine
-from llm.runtime.device import RuntimeConfig
+from llm.runtime.device import RuntimeConfig, cpu_has_bf16
 from llm.weights.families import untie_head
 from tests.forks import Forks
 from tests.llm.tiny_run import MODEL
@@ -79,10 +78,10 @@ def measured(forks: Forks, folder: Path, module: str, *words: object) -> dict[st
 @pytest.mark.parametrize("case", [pytest.param(one, marks=[pytest.mark.slow] * (one not in QUICK)) for one in CASES])
 def test_the_estimate_is_near_the_measured_peak(case, forks):
     settings = dict(CASES[case])
-    if settings["precision"] == "bf16" and not can_pack_bf16():
-        settings["precision"] = "fp32"  # PyTorch's own products in bf16 would take minutes
+    if settings["precision"] == "bf16" and not cpu_has_bf16():
+        settings["precision"] = "fp32"  # emulated products would take minutes
         if settings in CASES.values():
-            pytest.skip("oneDNN has no bf16 on this CPU, and the case is measured in fp32")
+            pytest.skip("this CPU has no bf16, and the case is measured in fp32")
     seen = measured(forks, ROOT, "peak_of_training", settings)
     ratio = (seen["before"] + seen["work"]) / seen["peak"]
     print(case, f"{ratio:.2f}")
@@ -93,8 +92,8 @@ def test_the_estimate_is_near_the_measured_peak(case, forks):
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_estimates_of_stages_without_training_are_near_the_measured_peaks(precision, forks, tmp_path):
-    if precision == "bf16" and not can_pack_bf16():
-        pytest.skip("oneDNN has no bf16 on this CPU")  # PyTorch's own products take minutes
+    if precision == "bf16" and not cpu_has_bf16():
+        pytest.skip("this CPU has no bf16")  # emulated products take minutes
     settings = {
         "runtime": {"precision": precision, "threads": 2, "kernels": "native"},
         "respond": {"batch_size": 32, "decoding": {"max_new_tokens": 8}},

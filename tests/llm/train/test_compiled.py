@@ -153,26 +153,25 @@ def test_a_missing_compiler_is_an_error(monkeypatch, tmp_path):
     assert caught.value.code == RESOURCES
 
 
+CHUNK = (torch.linspace(-3, 3, 40).view(2, 20), torch.tensor([3, 19]))
+COMPILED_CHUNK = """
+from tests.llm.train.test_compiled import CHUNK, CompiledNextToken, model
+print(CompiledNextToken(model(), True)._chunk_loss(*CHUNK).item())
+"""
+
+
 @needs_compiler
 @pytest.mark.slow
 def test_code_compiled_for_other_instruction_sets_is_not_taken(tmp_path):
-    gpt = model()
-    plain, _ = step(gpt, losses.next_token)
-    script = (
-        "from tests.llm.train.test_compiled import *; gpt = model(); print(step(gpt, CompiledNextToken(gpt, True))[0])"
-    )
+    expected = fused_loss.loss_to_compile(CHUNK[0].clone(), CHUNK[1]).item()
     widest = torch.backends.cpu.get_cpu_capability()
     for capability in (widest, {"AVX512": "avx2"}.get(widest, "default")):
         changed = {"ATEN_CPU_CAPABILITY": capability.lower(), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+        command, root = [sys.executable, "-c", COMPILED_CHUNK], Path(__file__).parents[3]
         done = subprocess.run(
-            [sys.executable, "-c", script],
-            cwd=Path(__file__).parents[3],
-            env=os.environ | changed,
-            capture_output=True,
-            text=True,
-            check=True,
+            command, cwd=root, env=os.environ | changed, stdout=subprocess.PIPE, text=True, check=True
         )
-        assert float(done.stdout) == pytest.approx(plain, rel=1e-6)
+        assert float(done.stdout) == pytest.approx(expected, rel=1e-6)
     assert len(list(tmp_path.iterdir())) == 2
 
 
