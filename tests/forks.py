@@ -71,7 +71,8 @@ class Forks:
     """A process that has loaded `modules`, with more `variables`, and runs others in forks of itself."""
 
     def __init__(self, modules: Sequence[str] = OURS, variables: Mapping[str, str] | None = None) -> None:
-        self._modules, self._environment = modules, os.environ | (variables or {})
+        spins = {"GOMP_SPINCOUNT": "3000"}  # as `stages` sets it: OpenMP reads it when torch is loaded
+        self._modules, self._environment = modules, spins | os.environ | (variables or {})
 
     def __enter__(self) -> Forks:
         self._folder = tempfile.TemporaryDirectory(prefix="forks")

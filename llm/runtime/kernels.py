@@ -12,6 +12,7 @@ PyTorch's exp, log and sqrt of whole tensors still use MKL. Training and decodin
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,12 @@ _LIBRARY: list[Any] = []  # torch removes the kernels together with this object
 
 
 def pin() -> None:
-    """Set the variables if params.yaml asks for portable kernels. Call it before torch is imported."""
+    """Set the variables if params.yaml asks for portable kernels. Call it before torch is imported.
+
+    Afterwards it does nothing: the variables would not change this process, but those that it starts, and the compiler.
+    """
+    if "torch" in sys.modules:
+        return
     try:
         runtime = params.load().get("runtime") if params.PARAMS.is_file() else None
     except UserError:  # reported later, when the whole file is read

@@ -31,7 +31,8 @@ def use_cache_of_this_cpu() -> None:
     """
     from torch._inductor.runtime.cache_dir_utils import cache_dir  # slow to import
 
-    sets = f"{torch.backends.cpu.get_cpu_capability()} {' '.join(sorted(cpu_flags()))}"
+    chosen = os.environ.get("ATEN_CPU_CAPABILITY", "")  # the compiler reads it now, and PyTorch read it at its import
+    sets = " ".join([chosen, torch.backends.cpu.get_cpu_capability(), *sorted(cpu_flags())])
     name = "cpu-" + hashlib.sha256(sets.encode()).hexdigest()[:16]
     folder = Path(cache_dir())
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder if folder.name == name else folder / name)

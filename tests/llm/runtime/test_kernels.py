@@ -107,6 +107,9 @@ def test_variables_are_set_for_portable_kernels_only(text, pins, monkeypatch, tm
         Path("params.yaml").write_text(text)
     before = dict(os.environ)
     pin()
+    assert dict(os.environ) == before  # torch is loaded
+    monkeypatch.delitem(sys.modules, "torch")
+    pin()
     assert dict(os.environ) == before | (PINNED if pins else {})
     assert unpinned() == before
 

@@ -183,7 +183,10 @@ def test_the_cache_is_named_after_the_cpu(monkeypatch, tmp_path):
         compiled.use_cache_of_this_cpu()  # the second time changes nothing
         return Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
 
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
     first, other = folder(["fma", "avx512f"]), folder(["fma", "avx2"])
     assert first.parent == other.parent == tmp_path
     assert first != other
     assert folder(["avx512f", "fma"]) == first
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    assert folder(["avx512f", "fma"]) != first
