@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from llm.common.errors import RESOURCES, UserError
 from llm.data.batches import Batch
@@ -21,6 +21,8 @@ from llm.model.rope import rotation
 from llm.runtime.device import COMPILERS, cpu_flags
 from llm.train import fused_loss, losses
 from llm.train.task import Sums
+
+WHERE = "params.yaml: pretrain.compile"
 
 
 def use_cache_of_this_cpu() -> None:
@@ -43,13 +45,14 @@ class CompiledNextToken:
 
     Equal to `losses.next_token_of(fused)` up to rounding, except that dropout draws other random numbers. Each window
     size is compiled at its first batch, which takes a few seconds. Raises UserError (code RESOURCES) if there is no
-    C++ compiler.
+    C++ compiler, or it fails.
     """
 
     def __init__(self, model: GPT, fused: bool) -> None:
         if not any(shutil.which(name) for name in (os.environ.get("CXX", ""), *COMPILERS)):
-            fix = f"install {COMPILERS[0]}, or set it to false"
-            raise UserError("params.yaml: pretrain.compile", "no C++ compiler is installed", fix, RESOURCES)
+            raise UserError(
+                WHERE, "no C++ compiler is installed", f"install {COMPILERS[0]}, or set it to false", RESOURCES
+            )
         use_cache_of_this_cpu()
         self._fused, self._uncompiled = fused, losses.next_token_of(fused)
         self._chunk_loss = torch.compile(fused_loss.loss_to_compile, dynamic=False)
@@ -60,6 +63,14 @@ class CompiledNextToken:
         if not model.training:
             return self._uncompiled(model, batch)
         assert isinstance(model, GPT)
+        from torch._dynamo.exc import BackendCompilerFailed  # slow to import
+
+        try:
+            return {"loss": self._loss(model, batch)}
+        except BackendCompilerFailed as error:
+            raise _failed(error.inner_exception) from error
+
+    def _loss(self, model: GPT, batch: Batch) -> Tensor:
         # With a tied head, the gradient of the embedding is added to the dense one of the head. A second dense
         # gradient, mostly zeros, would only cost memory bandwidth.
         sparse = model.config.tie_head and batch.inputs.device.type == "cpu"
@@ -68,4 +79,14 @@ class CompiledNextToken:
         for block in self._blocks:
             x = model.transformer.run(block, x, None, None, turned)
         hidden = model.transformer.ln_f(x)
-        return {"loss": losses.next_token_loss(hidden, model.lm_head, batch, self._fused, self._chunk_loss)}
+        return losses.next_token_loss(hidden, model.lm_head, batch, self._fused, self._chunk_loss)
+
+
+def _failed(error: Exception) -> UserError:
+    """The error line, with what the C++ compiler said first, if it was that."""
+    said = str(getattr(error, "output", "")) or f"{type(error).__name__}: {error}"
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    what = next((line for line in lines if "error" in line.lower()), lines[0])[:300]
+    packages = f"{COMPILERS[0]} and the headers of Python (Debian: python3-dev)"
+    fix = f"install {packages}; or remove {os.environ['TORCHINDUCTOR_CACHE_DIR']}; or set it to false"
+    return UserError(WHERE, f"PyTorch's compiler failed: {what}", fix, RESOURCES)

@@ -153,6 +153,13 @@ def test_a_missing_compiler_is_an_error(monkeypatch, tmp_path):
     assert caught.value.code == RESOURCES
 
 
+def run(script: str, **variables: str) -> str:
+    command, root = [sys.executable, "-c", script], Path(__file__).parents[3]
+    return subprocess.run(
+        command, cwd=root, env=os.environ | variables, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
+
+
 CHUNK = (torch.linspace(-3, 3, 40).view(2, 20), torch.tensor([3, 19]))
 COMPILED_CHUNK = """
 from tests.llm.train.test_compiled import CHUNK, CompiledNextToken, model
@@ -173,6 +180,32 @@ def test_code_compiled_for_other_instruction_sets_is_not_taken(tmp_path):
         )
         assert float(done.stdout) == pytest.approx(expected, rel=1e-6)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+FAILING = """
+from tests.llm.train.test_compiled import CompiledNextToken, UserError, model, step
+gpt = model()
+try:
+    step(gpt, CompiledNextToken(gpt, True))
+except UserError as error:
+    print(error.code, error)
+"""
+BROKEN = """#!/bin/sh
+test "$1" = --version && exec g++ --version
+echo 'x.h:1: fatal error: Python.h: No such file or directory' >&2
+exit 1
+"""
+
+
+@pytest.mark.slow
+def test_what_a_failing_compiler_said_is_in_the_error_line(tmp_path):
+    compiler = tmp_path / "c++"
+    compiler.write_text(BROKEN)
+    compiler.chmod(0o755)
+    said = run(FAILING, CXX=str(compiler), TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))
+    what = "params.yaml: pretrain.compile: PyTorch's compiler failed: x.h:1: fatal error: Python.h: No such file"
+    assert said.startswith(f"{RESOURCES} {what}")
+    assert f"or remove {tmp_path / 'cache'}" in said
 
 
 def test_the_cache_is_named_after_the_cpu(monkeypatch, tmp_path):
