@@ -38,10 +38,10 @@ HPARAMS = {
 KEYS = {"context_length": "n_positions", "dropout": "resid_pdrop"}
 KEYS |= {"dropout_embedding": "embd_pdrop", "dropout_attention": "attn_pdrop"}
 
-# Other names of keys in some files: those of transformers' attributes, and an older one.
+# Other names of keys in some files: an older one, and those of transformers' attributes.
 OTHER_KEYS = {
-    "max_position_embeddings": "n_positions",
     "n_ctx": "n_positions",
+    "max_position_embeddings": "n_positions",
     "hidden_size": "n_embd",
     "num_attention_heads": "n_head",
     "num_hidden_layers": "n_layer",
@@ -90,8 +90,13 @@ def published(config: ModelConfig) -> dict[str, Any]:
 
 def parse_config(published: Mapping[str, Any], where: str) -> ModelConfig:
     """The settings of the model in a `config.json`; raises UserError that lists every missing or unsupported key."""
-    renamed = {ours: published[other] for other, ours in OTHER_KEYS.items() if other in published}
+    others = {other: value for other in OTHER_KEYS if (value := published.get(other)) is not None}
+    renamed = {OTHER_KEYS[other]: value for other, value in others.items()}
     keys = Keys(renamed | dict(published), where)
+    for other, value in others.items():  # transformers takes the other key, but ignores n_ctx
+        found = keys.published[OTHER_KEYS[other]]
+        if found != value and other != "n_ctx":
+            keys.report(f"{other} is {value!r:.60}, but {OTHER_KEYS[other]} is {found!r:.60}", "keep the right one")
     keys.only(SUPPORTED)
     dropout = keys.number("resid_pdrop", 0.0)
     embedding, attention = (keys.number(key, dropout) for key in ("embd_pdrop", "attn_pdrop"))
