@@ -156,7 +156,7 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     "smaug-bpe": PreTokenizer(_split(_words(r"\p{N}{1,3}")), ignore_merges=True),
     "qwen2": PreTokenizer(_split(_words(r"\p{N}")), normalizer={"type": "NFC"}),
 }
-ALIASES = {"llama3": "llama-bpe", "llama-v3": "llama-bpe"}
+ALIASES = {"llama3": "llama-bpe", "llama-v3": "llama-bpe", "deepseek-r1-qwen": "qwen2"}
 
 # The rotary scaling of Llama 3.1 and later. All published models share these, and differ in `factor`.
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}

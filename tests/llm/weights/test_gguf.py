@@ -287,6 +287,21 @@ def test_published_files_of_smollm3_have_the_tokenizer_of_its_folder(tmp_path: P
         assert tokenized(file, text, add_special=True, parse_special=False) == found.encode_prompt(text)
 
 
+@pytest.mark.parametrize("add_bos", [True, False, None])
+def test_published_files_of_deepseek_r1_distill_qwen_have_the_tokenizer_of_its_folder(
+    tmp_path: Path, add_bos: bool | None
+) -> None:
+    """Qwen's pattern; what differs from Qwen is that most files put the begin of a text before it."""
+    folder, file = make_folder(tmp_path / "model", "qwen2"), tmp_path / "a.gguf"
+    edit(folder / "tokenizer.json", post_processor=BEGIN if add_bos else None)
+    write_variant(folder, file, settings={"tokenizer.ggml.pre": "deepseek-r1-qwen", ADD_BOS: add_bos})
+    gguf_import.unpack(file, tmp_path / "back")
+    expected, found = Tokenizer.load(folder), Tokenizer.load(tmp_path / "back")
+    for text in TEXTS:
+        assert found.encode_prompt(text) == expected.encode_prompt(text)
+        assert tokenized(file, text, add_special=True, parse_special=False) == found.encode_prompt(text)
+
+
 @pytest.mark.parametrize(("family", "added"), [("llama3", True), ("smollm2", False)])
 def test_the_begin_of_a_text_is_llama_cpps_where_the_file_does_not_say(
     tmp_path: Path, family: str, added: bool
