@@ -22,6 +22,8 @@ FIX = "download weights and config of the same checkpoint again"
 HEAD, EMBEDDING = "lm_head.weight", "transformer.wte.weight"  # in our models; the head has this name in all families
 TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # smaller ones need scales
 BIAS = "attn.c_attn.bias"
+# In names of tensors of a model saved inside torch.compile, DistributedDataParallel, FSDP or activation checkpointing.
+WRAPPERS = re.compile(r"\b(_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def export(model: GPT, family: Format) -> dict[str, Tensor]:
 
 
 def load(config: ModelConfig, tensors: Mapping[str, Tensor], family: Format, where: str) -> GPT:
-    """A model with these tensors, named as published, with or without the prefix; in fp32.
+    """A model with these tensors, named as published, with or without the prefix and what wraps a module; in fp32.
 
     Raises UserError that lists every missing tensor, every unknown one, and every one with the wrong shape, a type
     that is not floating point, NaN or infinity.
@@ -126,10 +128,11 @@ def _checked(
     """The tensors under their full names, checked."""
     problems = []
     found: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
+    for stored, tensor in tensors.items():
+        name = WRAPPERS.sub("", stored)
         full = name if name.startswith((family.prefix, "lm_head.")) else family.prefix + name
         if full in found:
-            problems.append(UserError(where, f"{full} is stored twice, with and without {family.prefix}", FIX, DATA))
+            problems.append(UserError(where, f"{full} is stored twice, also as {stored}", FIX, DATA))
         elif not family.constants.fullmatch(name):
             found[full] = tensor
     if HEAD in found and HEAD not in shapes:  # some files store a tied head too

@@ -190,6 +190,31 @@ def test_keys_named_as_transformers_attributes_are_read(tmp_path: Path) -> None:
     torch.testing.assert_close(logits(load_model(tmp_path).eval()), logits(model), atol=1e-5, rtol=0)
     reconfigure(tmp_path, max_position_embeddings=None, n_ctx=16)
     assert load_model(tmp_path).config.context_length == 16
+    reconfigure(tmp_path, max_position_embeddings=16, n_ctx=12)  # ignored, as in transformers
+    assert load_model(tmp_path).config.context_length == 16
+
+
+@pytest.mark.parametrize(
+    ("ours", "other"),
+    [
+        ("n_head", {"num_attention_heads": 4}),
+        ("n_layer", {"num_hidden_layers": 1}),
+        ("n_embd", {"hidden_size": 16}),
+        ("n_positions", {"max_position_embeddings": 8}),
+    ],
+)
+def test_two_names_of_a_key_with_different_values_are_refused(
+    published: Path, ours: str, other: dict[str, int]
+) -> None:
+    """transformers takes the other name; nothing in the tensors would tell that the number of heads is wrong."""
+    ((name, value),) = other.items()
+    right = json.loads((published / "config.json").read_text())[ours]
+    reconfigure(published, **{name: right})
+    assert load_model(published)
+    reconfigure(published, **other)
+    with pytest.raises(UserError, match=f"{name} is {value}, but {ours} is {right}") as caught:
+        load_model(published)
+    assert caught.value.code == DATA
 
 
 # Round trips
@@ -281,6 +306,35 @@ def openai_names(tensors: Tensors) -> None:
 def test_names_without_prefix_and_stored_masks_are_read(published: Path) -> None:
     right = logits(load_model(published).eval())
     rewrite(published, openai_names)
+    assert torch.equal(logits(load_model(published).eval()), right)
+
+
+@pytest.mark.parametrize("wrapped", ["_orig_mod.{}", "module.{}", "module._orig_mod.{}", "_orig_mod.module.{}"])
+@pytest.mark.parametrize("short", [True, False])
+def test_names_of_wrapped_modules_are_read(published: Path, wrapped: str, short: bool) -> None:
+    """As torch.compile and DistributedDataParallel name the tensors of the model that they wrap."""
+    right = logits(load_model(published).eval())
+
+    def change(tensors: Tensors) -> None:
+        if short:
+            openai_names(tensors)
+        for name in list(tensors):
+            tensors[wrapped.format(name)] = tensors.pop(name)
+
+    rewrite(published, change)
+    assert torch.equal(logits(load_model(published).eval()), right)
+
+
+def test_names_of_wrapped_blocks_are_read(published: Path) -> None:
+    """As FSDP and torch.compile name the tensors of blocks that they wrap."""
+    right = logits(load_model(published).eval())
+
+    def change(tensors: Tensors) -> None:
+        for name in [name for name in tensors if ".h." in name]:
+            wrapped = name.replace(".h.0.", ".h.0._orig_mod.").replace(".h.1.", ".h.1._fsdp_wrapped_module.")
+            tensors[wrapped] = tensors.pop(name)
+
+    rewrite(published, change)
     assert torch.equal(logits(load_model(published).eval()), right)
 
 
