@@ -96,12 +96,13 @@ class ChatTemplate:
         # The template reads special tokens in answers, such as </think>.
         answers = {n for n, message in enumerate(messages) if message["role"] == ASSISTANT}
         text = self._run([m if n in answers else self._hide(m, hidden) for n, m in enumerate(messages)], variables)
-        kept, wrapped = (
-            self._run([self._mask(m, n, n in answers, wrap) for n, m in enumerate(messages)], variables)
-            for wrap in (False, True)
-        )
-        if _fits(text, kept) and (found := self._mask_tokens(kept, wrapped)):
-            return _show(text, hidden), found
+        masks = [self._mask(message, n, n in answers) for n, message in enumerate(messages)]
+        kept = self._run(masks, variables)
+        if _fits(text, kept):
+            wrapped = self._run([self._mask(m, n, n in answers, wrap=True) for n, m in enumerate(messages)], variables)
+            found = self._mask_tokens(kept, wrapped) or self._mask_doubled(kept, masks, variables)
+            if found:
+                return _show(text, hidden), found
         # It reads special tokens in other messages: it gets to see none.
         text = self._run([self._hide(message, hidden) for message in messages], variables)
         if _fits(text, masked):
@@ -161,6 +162,27 @@ class ChatTemplate:
             if before == behind and (n := ord(before or "-") - OTHER) >= 0:
                 kept = kept[: token.start()] + chr(MASK + n) * len(token[0]) + kept[token.end() :]
         return kept
+
+    def _mask_doubled(self, kept: str, masks: Sequence[Message], variables: Mapping[str, Any]) -> str | None:
+        """Mask the special tokens in `kept` of messages, which are there twice if the message has each of its twice.
+
+        The template may not see a character more where it asks whether there is a text, such as between two tokens.
+        """
+        runs = re.compile(rf"({self._tokens.pattern})\1*")
+        masked = kept
+        for n, message in enumerate(masks):
+            content = self._tokens.sub(r"\g<0>\g<0>", message["content"])
+            if content == message["content"]:
+                continue
+            doubled = self._run([*masks[:n], {**message, "content": content}, *masks[n + 1 :]], variables)
+            if runs.split(kept) != runs.split(doubled):
+                return None
+            for run, other in zip(runs.finditer(kept), runs.finditer(doubled), strict=True):
+                if len(other[0]) == 2 * len(run[0]):
+                    masked = masked[: run.start()] + chr(MASK + n) * len(run[0]) + masked[run.end() :]
+                elif other[0] != run[0]:  # some of the template, some of the message
+                    return None
+        return masked
 
     def _hide(self, message: Message, hidden: Mapping[str, str]) -> Message:
         """Replace the special tokens in a message by private-use characters."""

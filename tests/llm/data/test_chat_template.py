@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,36 @@ def test_prompts_are_those_of_transformers(folders: dict[str, Path], family: str
         assert ours.encode_segments(segments)[0] == theirs(expected, add_special_tokens=False)["input_ids"]
         lengths.add(len(expected))
     assert len(lengths) > 100
+
+
+EMPTY = "<think>\n\n</think>"
+ASKS = {  # what a template may ask before it writes the thoughts; the first is that of unsloth's Qwen3
+    "thoughts": "thoughts",
+    "trimmed thoughts": "thoughts|trim",
+    "answer": "content",
+    "no empty thoughts": r"'<think>\n\n</think>' not in message.content",
+}
+
+
+@pytest.mark.parametrize("asked", ASKS)
+def test_a_template_may_ask_whether_a_part_of_an_answer_is_empty(folders: dict[str, Path], asked: str) -> None:
+    source = tiny_tokenizers.THINK.replace("(loop.last or thoughts)", ASKS[asked])
+    theirs, ours = AutoTokenizer.from_pretrained(folders["qwen3"]), Tokenizer.load(folders["qwen3"])
+    assert ours.chat
+    template = ChatTemplate(source, ours.chat.special, ours.chat.names)
+    thinking = ["", EMPTY, f"{EMPTY}\n\n", "<think></think>", "<think>\nwhy\n</think>\n\n", "</think>", EMPTY * 2]
+    for thoughts, answer in product(thinking, ["", "yes", " yes", "<tool_call>x</tool_call>", "a <|im_end|> b"]):
+        for asking, ask in product(["q", "<think> q", "<tool_call>q"], [False, True]):
+            messages = answered(asking, thoughts + answer, *(["r"] if ask else []))
+            segments = template.render(messages, ask)
+            expected = theirs.apply_chat_template(
+                messages, chat_template=source, add_generation_prompt=ask, tokenize=False
+            )
+            assert joined(segments) == expected
+            written = [token for s in segments if s.special for token in template._tokens.findall(s.text)]
+            turns = [token for token in written if "im_" in token]
+            assert turns == ["<|im_start|>", "<|im_end|>"] * len(messages) + ["<|im_start|>"] * ask
+            assert len(written) - len(turns) in (0, 2)  # the template's own around thoughts
 
 
 def test_options_are_variables_of_the_template(folders: dict[str, Path]) -> None:
