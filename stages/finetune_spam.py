@@ -151,7 +151,7 @@ def check_room(
     cached = 0
     if config.frozen_blocks(shape.n_layer):
         states = sum(sum(frozen_blocks.kept_lengths(p, config.position, shape.context_length)) for p in data.values())
-        cached = frozen_blocks.STATE_BYTES * states * shape.n_embd
+        cached = params.runtime.ranks * frozen_blocks.STATE_BYTES * states * shape.n_embd  # each rank has its own
     memory.check_training("finetune_spam", training, run.work, steps, config.save_every, cached)
 
 

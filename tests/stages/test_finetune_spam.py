@@ -34,3 +34,5 @@ def test_what_frozen_blocks_write_is_asked_for_before(position, vocabulary, mode
 
     assert asked == [sum(part.states.untyped_storage().nbytes() for part in states.values())]
     assert (asked == [2 * 2 * 12 * 8 * 4]) == (position == "last")  # the control: padding counts where it is read
+    check_room(shape, data, Params(1, replace(FP32, ranks=3), config, Source("spam.tsv")), 10, run, 2)
+    assert asked[1] == 3 * asked[0]  # each rank writes its own
