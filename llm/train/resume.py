@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from llm.common import code, params
-from llm.common.errors import Terminated, UserError
+from llm.common.errors import DATA, Terminated, UserError
 from llm.common.files import dvc_md5, read_json, sha256, write_json, write_text
 from llm.common.ranks import is_first
 from llm.train.divided import Joined, part
@@ -62,18 +62,21 @@ def checkpoints(
     stop the run; a second SIGINT stops at once. If `save_every` is None, nothing is saved and signals are not handled.
     `keep_moments` saves the moments after the last update too, for a callback that needs them. Within each `together`
     updates, such as those from one set of sampled answers, nothing is saved, and a signal waits for the last of them;
-    `save_every` is a multiple of it.
+    `save_every` is a multiple of it. Raises UserError if a file is in place of the folder.
     """
     if save_every is None:
         yield Callback()
         return
     run = fingerprint(config, inputs)
     mine = folder / hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
+    for path in (folder, mine):
+        if path.exists() and not path.is_dir():
+            raise UserError(str(path), "is not a folder, but saved states go there", "move it away", DATA)
     others = [path for path in folder.glob("*/") if path != mine]  # folders: a file manager may have left a file
     if others and is_first():
         say(f"parameters, data or code changed since the interrupted run{_changes(others, run)}: starting over")
         for path in others:
-            shutil.rmtree(path)
+            _remove(path)
     saved = TrainingCheckpoints(mine, save_every, say, run, keep_moments, together)
     in_main_thread = threading.current_thread() is threading.main_thread()  # the only one that may set handlers
     numbers = (signal.SIGTERM, signal.SIGINT) if in_main_thread else ()
@@ -151,7 +154,7 @@ class TrainingCheckpoints(Callback):
             self.saved_step = history.step
             if training.ranks.rank == 0:
                 for old in self._newest_first()[KEPT:]:
-                    shutil.rmtree(old)
+                    _remove(old)
         if stop:
             self.stop_signal = stop
             self.stop_if_asked()
@@ -174,7 +177,7 @@ class TrainingCheckpoints(Callback):
                 return _read(checkpoint)
             except (UserError, OSError, KeyError):  # a kill interrupted writing or deleting it, or it was damaged later
                 self.say(f"the checkpoint {checkpoint} is incomplete: skipping it")
-                shutil.rmtree(checkpoint)
+                _remove(checkpoint)
         return None
 
     def _at(self, step: int) -> Path:
@@ -236,6 +239,14 @@ def _read(folder: Path) -> _Saved:
     if (folder / BEST).exists():
         history.best_weights = {name: tensor.clone() for name, tensor in read_tensors(folder / BEST).items()}
     return _Saved(history, _stored(folder, WEIGHTS) or {}, _stored(folder, MOMENTS), ranks)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Delete a folder, or what is there in place of one."""
+    if checkpoint.is_dir() and not checkpoint.is_symlink():
+        shutil.rmtree(checkpoint)
+    else:
+        checkpoint.unlink()
 
 
 def _of_rank(name: str, rank: int, size: int) -> str:

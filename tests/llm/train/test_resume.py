@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from llm.common.errors import DATA, UserError
 from llm.common.files import sha256
 from llm.data.batches import ConcatBatches, SequentialBatches
 from llm.model.gpt import GPT
@@ -439,6 +440,34 @@ def test_if_the_newest_checkpoint_is_damaged_the_one_before_is_loaded(damage, fr
         "resuming after step 2",
     ]
     assert resumed == finish("spam", fresh())
+
+
+@pytest.mark.parametrize("kind", ["file", "link to nothing", "link to a folder"])
+def test_what_is_no_folder_in_place_of_a_checkpoint_is_skipped(kind, fresh):
+    folder, said = stopped_after(STEPS - 1, "spam", fresh()), []
+    (newest,) = (folder / "states").glob("*/step-000000004")
+    moved = newest.rename(folder / "moved")
+    if kind == "file":
+        newest.write_text("no state")
+    else:
+        newest.symlink_to(moved if kind == "link to a folder" else folder / "nothing")
+    with states(folder, say=said.append) as saved:
+        resumed = bytes_of(*train("spam", saved), folder / "out")
+    assert said[-1] == f"resuming after step {4 if kind == 'link to a folder' else 2}"
+    assert moved.is_dir()
+    assert resumed == finish("spam", fresh())
+
+
+@pytest.mark.parametrize("place", ["states", "states/*"])
+def test_a_file_in_place_of_the_folder_of_checkpoints_is_refused_before_the_training(place, fresh):
+    folder = stopped_after(2, "spam", fresh())
+    (path,) = folder.glob(place)
+    shutil.rmtree(path)
+    path.write_text("mine")
+    with pytest.raises(UserError, match="is not a folder") as caught, states(folder):
+        raise AssertionError("the training begins")
+    assert (caught.value.where, caught.value.code) == (str(path), DATA)
+    assert path.read_text() == "mine"
 
 
 def test_if_all_checkpoints_are_damaged_the_run_starts_over(fresh):
