@@ -38,6 +38,7 @@ from llm.common.errors import (
 from llm.common.files import lock, read_json, write_json
 from llm.common.params import Problem, positive
 from llm.common.ranks import TIMEOUT
+from llm.runtime import meeting
 
 REPORTS = "LLM_RANK_REPORTS"  # the folder for the errors of the ranks; set in ranks that `start` started
 LAUNCHER = "LLM_LAUNCHER"  # the process that started the ranks, set in these
@@ -46,6 +47,7 @@ GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe") 
 LATE = ("Timed out waiting", "timed out", "timeout")
 STOPPED = ("terminated", "interrupted")
 LAST_PORT = 65535
+ENDPOINT = "params.yaml: launch.endpoint"
 
 
 class Ranked(Protocol):
@@ -114,6 +116,8 @@ def start(runtime: Ranked, config: LaunchConfig, words: Sequence[str], folder: P
         fewer = f"runtime.threads: {max(1, cores() // number)} is faster"
         print(f"{number} ranks x {runtime.threads} threads on {cores()} cores; {fewer}", file=sys.stderr)
     with lock(folder.with_suffix(".lock")):
+        if config.nodes > 1:
+            meeting.find_first(ENDPOINT, str(config.endpoint), config.nodes, node, config.timeout_seconds)
         _run(config, words, folder, node, range(node * number, (node + 1) * number), runtime.ranks)
 
 
@@ -131,7 +135,7 @@ def _run(config: LaunchConfig, words: Sequence[str], folder: Path, node: int, mi
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     os.environ |= {REPORTS: str(folder), LAUNCHER: str(os.getpid())}
     quiet: Any = dict.fromkeys(range(len(mine)) if node else range(1, len(mine)), Std.ALL)
-    meeting: dict[str, Any] = {
+    where: dict[str, Any] = {
         "rdzv_backend": "static",
         "run_id": "@".join(words),  # equal on all machines
         "rdzv_endpoint": config.endpoint,
@@ -139,9 +143,9 @@ def _run(config: LaunchConfig, words: Sequence[str], folder: Path, node: int, mi
     }
     if config.nodes == 1:  # no name has to be resolved
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        meeting = {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0", "local_addr": "127.0.0.1"}
+        where = {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0", "local_addr": "127.0.0.1"}
     elastic = Elastic(
-        **meeting,
+        **where,
         min_nodes=config.nodes,
         max_nodes=config.nodes,
         nproc_per_node=len(mine),
@@ -156,10 +160,8 @@ def _run(config: LaunchConfig, words: Sequence[str], folder: Path, node: int, mi
     except DistError as error:  # of the launchers
         if "EADDRINUSE" in str(error):
             what = f"the port of {config.endpoint} is in use on this machine"
-            raise UserError("params.yaml: launch.endpoint", what, "give another port", RUNNING) from None
-        what = f"{config.nodes} machines did not meet at {config.endpoint}"
-        fix = "start the stage on each, with NODE_RANK from 0; or raise launch.timeout_seconds"
-        raise UserError("params.yaml: launch.endpoint", what, fix, SERVICE) from None
+            raise UserError(ENDPOINT, what, "give another port", RUNNING) from None
+        raise meeting.apart(ENDPOINT, str(config.endpoint), config.nodes) from None
     except SignalException as stop:
         show_all(_last_words(folder, mine[0], signal.Signals(stop.sigval)))
         raise SystemExit(128 + stop.sigval) from None

@@ -7,6 +7,8 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,11 +75,55 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     assert f"the port of {endpoint} is in use on this machine | fix: give another port" in done.stderr
 
 
-def meet(folder: str, endpoint: str) -> None:
-    """Start the first of two machines; for the test above."""
-    os.environ["NODE_RANK"] = "0"
+@pytest.mark.parametrize("node", [0, 1])
+def test_a_host_that_is_not_known_is_named(tmp_path: Path, node: int) -> None:
+    for host in ("no-such-host.invalid", "a..b"):
+        (line,) = said(tmp_path, f"{host}:29500", node)
+        assert line.startswith(f"error: params.yaml: launch.endpoint: the host '{host}' is not known on this machine: ")
+
+
+def test_a_first_machine_that_does_not_come_is_one_line(tmp_path: Path) -> None:
+    endpoint = f"127.0.0.1:{free_port()}"
+    (line,) = said(tmp_path, endpoint, 1)
+    assert f"launch.endpoint: 2 machines did not meet at {endpoint}: Connection refused | fix: " in line
+
+
+@pytest.mark.parametrize("reply", [None, b"HTTP/1.1 400 Bad Request\r\n\r\n"], ids=["silent", "another protocol"])
+def test_another_program_at_the_endpoint_is_named(tmp_path: Path, reply: bytes | None) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        endpoint, open_ = f"127.0.0.1:{other.getsockname()[1]}", []
+
+        def answer() -> None:
+            with suppress(OSError):  # the listener was closed
+                while True:
+                    open_.append(other.accept()[0])
+                    if reply:
+                        open_[-1].sendall(reply)
+
+        threading.Thread(target=answer, daemon=True).start()
+        (line,) = said(tmp_path, endpoint, 1)
+        other.shutdown(socket.SHUT_RDWR)
+    what = f"another program than the first machine's stage listens at {endpoint}"
+    assert line == f"error: params.yaml: launch.endpoint: {what} | fix: give a port that is free on the first machine"
+
+
+def said(folder: Path, endpoint: str, node: int) -> list[str]:
+    """What one of two machines prints on stderr, which fails because it cannot reach the other."""
+    code = f"from tests.stages import test_nodes; test_nodes.meet({str(folder)!r}, {endpoint!r}, {node}, 3)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False, timeout=120
+    )
+    assert done.returncode == SERVICE
+    return done.stderr.splitlines()
+
+
+def meet(folder: str, endpoint: str, node: int = 0, seconds: float = 20) -> None:
+    """Start one of two machines; for the tests above."""
+    os.environ["NODE_RANK"] = str(node)
     with error_contract():
-        launch.start(TWO, LaunchConfig(20, 2, endpoint), ["tests.stages.test_nodes"], Path(folder, "ranks"))
+        launch.start(TWO, LaunchConfig(seconds, 2, endpoint), ["tests.stages.test_nodes"], Path(folder, "ranks"))
 
 
 @pytest.mark.long

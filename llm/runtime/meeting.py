@@ -1,0 +1,68 @@
+"""How the machines of a training find the first one, before PyTorch connects them.
+
+PyTorch alone would wait for ever for another program that accepts and says nothing, and print traces of other failures.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import socket
+import subprocess
+import sys
+import time
+from datetime import timedelta
+
+from llm.common.errors import SERVICE, UserError
+
+
+def find_first(where: str, endpoint: str, nodes: int, node: int, seconds: float) -> None:
+    """Wait until the first of `nodes` machines answers at HOST:PORT; on that one (`node` 0), only look up the host.
+
+    Raises UserError about `where` if the host is not known, or if nothing or another program answers.
+    """
+    name, _, digits = endpoint.rpartition(":")
+    host, port = name.strip("[]"), int(digits)  # brackets of an IPv6 address
+    try:
+        socket.getaddrinfo(host, port)
+    except (OSError, UnicodeError) as error:
+        what = f"the host {host!r} is not known on this machine: {getattr(error, 'strerror', None) or error}"
+        raise UserError(where, what, "give a name or an address that all machines know", SERVICE) from None
+    if node == 0:
+        return
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host, port), max(0.1, until - time.monotonic())).close()
+            break
+        except OSError as error:
+            if time.monotonic() > until:
+                raise apart(where, endpoint, nodes, f": {error.strerror or error}") from None
+            time.sleep(0.2)
+    if not _answers(host, port, seconds):
+        what = f"another program than the first machine's stage listens at {endpoint}"
+        raise UserError(where, what, "give a port that is free on the first machine", SERVICE)
+
+
+def apart(where: str, endpoint: str, nodes: int, why: str = "") -> UserError:
+    """The error if machines do not come."""
+    fix = "start the stage on each, with NODE_RANK from 0; or raise launch.timeout_seconds"
+    return UserError(where, f"{nodes} machines did not meet at {endpoint}{why}", fix, SERVICE)
+
+
+def _answers(host: str, port: int, seconds: float) -> bool:
+    """Whether PyTorch's store answers there. Asked by a process of its own, as only its end ends the waiting."""
+    words = ["-m", __spec__.name, host, str(port), str(math.ceil(seconds))]
+    return subprocess.run([sys.executable, *words], stderr=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def main(host: str, port: str, seconds: str) -> None:
+    """Connect to PyTorch's store, and end by a signal or an exception if it does not answer in time."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    signal.alarm(int(seconds))
+    TCPStore(host, int(port), timeout=timedelta(seconds=int(seconds)), wait_for_workers=False)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
