@@ -55,6 +55,10 @@ class Source:
     def problems(self) -> Iterator[Problem]:
         if not self.source.strip():
             yield "source", "is empty", f"write {WEB}, or the path of a file or folder"
+        elif "://" in self.source:
+            web = f"write source: {WEB} and files: [{{name: ..., url: {self.source!r}}}], then run `llm pin`"
+            fix = web if is_plain_url(self.source) else "download it, and write the path of the file"
+            yield "source", f"{self.source!r} is a URL, not a path", fix
         elif self.source == WEB and not self.files:
             yield "files", f"is empty, although source is {WEB}", "list name and url of each file"
         elif self.source != WEB and self.files:

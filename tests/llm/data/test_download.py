@@ -266,6 +266,13 @@ def test_a_bad_pin_is_named(bad: dict[str, Any], where: str) -> None:
         ("data/sample", [GOOD], "files: is given, although source is the local path 'data/sample'"),
         ("data/web/", [GOOD], "files: is given, although source is the local path 'data/web/'"),
         (" ", [], "source: is empty"),
+        (
+            "https://h/a.txt",
+            [],
+            "source: 'https://h/a.txt' is a URL, not a path | fix: write source: data/web and files",
+        ),
+        ("https://h/a.txt", [GOOD], "source: 'https://h/a.txt' is a URL, not a path | fix: write source: data/web"),
+        ("s3://bucket/a.txt", [], "source: 's3://bucket/a.txt' is a URL, not a path | fix: download it, and write"),
         (WEB, [GOOD, {**GOOD, "name": "A.txt"}], "files: the name 'a.txt' is used 2 times"),
     ],
 )
