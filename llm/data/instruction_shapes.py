@@ -55,7 +55,7 @@ class Keys:
             what = f"names {named}, which is neither a pair nor a chat"
             yield "instruction", what, "name instruction and output (and input), or messages, role and content"
 
-    def fits(self, row: Mapping[str, Any]) -> bool:
+    def fits(self, row: Mapping[Any, Any]) -> bool:
         """Whether an entry has these keys."""
         if self.messages is None:
             return self.instruction in row and self.output in row
@@ -104,14 +104,16 @@ class Published:
 def read_published(
     path: Path, form: Format | Literal["guess"], shape: ShapeName | Literal["guess"] | Keys, as_text: Sequence[str]
 ) -> Published:
-    """Read a file. `as_text` names the keys whose numbers and lists are made text.
+    """Read a file. `as_text` names the keys whose numbers and lists are made text. A chat may be a bare list of turns.
 
     Raises UserError with the number of each invalid entry.
     """
     rows, form, beside = read_rows(path, form)
     if not rows:
         raise UserError(str(path), "has no entries", "add entries", DATA)
-    keys = shape if isinstance(shape, Keys) else SHAPES[shape] if shape != "guess" else _guess(rows, path)
+    known = [shape] if isinstance(shape, Keys) else _CHATS if shape == "guess" else [SHAPES[shape]]
+    rows = [next((chat for keys in known if keys.fits(chat := {keys.messages: row})), row) for row in rows]
+    keys = known[0] if shape != "guess" else _guess(rows, path)
     texts = [name for name in (keys.instruction, keys.input, keys.output, keys.role, keys.content) if name]
     if unknown := [name for name in as_text if name not in texts]:
         raise UserError(
@@ -148,20 +150,20 @@ def read_rows(path: Path, form: Format | Literal["guess"]) -> tuple[list[Any], F
         raise UserError(str(path), what, fix, DATA)
     text = read_text(path)
     if form == "guess":
-        lines = path.suffix.lower() in (".jsonl", ".ndjson") or _has_object_lines(text)
         is_array = text.lstrip().startswith("[")  # whatever the name ends with
-        form = "jsonl" if lines and not is_array else "json"
+        lines = path.suffix.lower() in (".jsonl", ".ndjson") and not is_array
+        form = "jsonl" if lines or _has_entry_lines(text) else "json"
     if form == "json":
         rows, beside = _unwrap(parse_json(text, path), path)
         return rows, form, beside
     return [row for _, row in parse_json_lines(text, path)], form, []
 
 
-def _has_object_lines(text: str) -> bool:
-    """Whether the first line is an object and more lines follow."""
+def _has_entry_lines(text: str) -> bool:
+    """Whether the first line is an object or a list, and more lines follow."""
     first, _, rest = text.strip().partition("\n")
     try:
-        return first.startswith("{") and bool(rest) and isinstance(json.loads(first), dict)
+        return first.startswith(("{", "[")) and bool(rest) and isinstance(json.loads(first), dict | list)
     except (ValueError, RecursionError):
         return False
 

@@ -72,6 +72,29 @@ def test_one_line_in_a_jsonl_file_is_one_entry(name, tmp_path):
     assert entries(read(write(tmp_path, MESSAGES, name))) == [MESSAGES]
 
 
+@pytest.mark.parametrize("name", ["chats.jsonl", "chats.json", "chats"])
+def test_a_chat_may_be_the_bare_list_of_its_turns(name, tmp_path):
+    bare = [MESSAGES["messages"], MESSAGES["messages"][:2]]
+    expected = [MESSAGES, {"instruction": "Hi.", "input": "", "output": "Hello."}]
+    spoken = [[{"who": turn["role"], "text": turn["content"]} for turn in chat] for chat in bare]
+    own = Keys(messages="dialog", role="who", content="text")
+    for text, form in ((lines(bare), "jsonl"), (json.dumps(bare), "json"), (json.dumps(bare, indent=1), "json")):
+        found = read(path := write(tmp_path, text, name))
+        assert entries(found) == entries(read(path, shape="messages")) == expected
+        assert (found.form, found.shape, found.rows, found.extra_keys) == (form, "messages", 2, {})
+    assert entries(read(write(tmp_path, lines(spoken), name), shape=own)) == expected
+    assert entries(read(write(tmp_path, lines([SHAREGPT["conversations"]] * 2), name))) == [MESSAGES, MESSAGES]
+    (problem,) = refused(write(tmp_path, lines([bare[0], [*bare[1], {"role": "user"}]]), name))
+    assert "entry 2, turn 3: missing 'content'" in problem
+
+
+def test_lines_with_lists_of_other_things_are_no_chats(tmp_path):
+    for rows in ([[ENTRY, OTHER], [OTHER]], [["Hi.", "Hello."], ["Bye.", "Ciao."]], [[], [1]]):
+        assert "no entry has the keys of a known shape" in refused(write(tmp_path, lines(rows), "data.jsonl"))[0]
+    first, _ = refused(write(tmp_path, lines([[ENTRY], [OTHER]]), "data.jsonl"), shape="alpaca")
+    assert "entry 1: is [{'instruction': 'Say 1.'" in first
+
+
 def test_line_separators_of_unicode_do_not_end_a_line(tmp_path):
     entry = ENTRY | {"output": "a\u2028b\x85c"}
     path = write(tmp_path, json.dumps(entry, ensure_ascii=False) + "\n" + json.dumps(OTHER))
