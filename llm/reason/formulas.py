@@ -9,9 +9,9 @@ from itertools import pairwise
 
 import sympy
 
-TOKEN = re.compile(r"\d+\.?\d*|\.\d+|[A-Za-z]+|\*\*|[-+*/^()]")
+TOKEN = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[A-Za-z]+|\*\*|[-+*/^()]")
 FUNCTIONS = {name: getattr(sympy, name) for name in ("sqrt", "sin", "cos", "tan", "exp", "log")}
-SIGNS = str.maketrans({"−": "-", "×": "*", "·": "*"})
+SIGNS = str.maketrans({"−": "-", "×": "*", "·": "*", "⋅": "*", "÷": "/"})
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 POINTS = (sympy.Rational(3, 11), sympy.Rational(-5, 13), sympy.Rational(17, 13))
 STEP = sympy.Rational(1, 37)  # between the values of two letters at a point
@@ -76,7 +76,10 @@ def _build(node: ast.expr, source: str) -> tuple[sympy.Expr, float]:
     match node:
         case ast.Constant():
             text = ast.get_source_segment(source, node) or ""
-            value, digits = sympy.Rational(text), float(len(text))
+            digits = len(text) + abs(float(text.lower().partition("e")[2] or 0))
+            if digits > LONGEST:
+                raise NotReadable
+            value = sympy.Rational(text)
         case ast.Name(name) if name == "pi" or len(name) == 1:
             value, digits = sympy.pi if name == "pi" else sympy.Symbol(name), 0.5
         case ast.UnaryOp(ast.UAdd() | ast.USub() as sign, operand):

@@ -13,8 +13,10 @@ from llm.common.errors import DATA, UserError
 
 VerifierName = Literal["exact", "number", "choice", "regex", "maths"]
 Verifier = Callable[[str, str], bool]  # (given, wanted)
-NUMBER = re.compile(r"-?(?:\d+(?:\.\d+)?|(?<![\d.])\.\d+)(?:[eE][+-]?\d+)?")
-FRACTION = re.compile(r"\d\s*+/\s*+[\d.]++\D*+$")  # at the end of a text; read without going back
+# a minus after a digit, a letter or a bracket belongs to what is before it, as in 10-7
+NUMBER = re.compile(r"(?:(?<![\w)\]%])-)?(?:\d+(?:\.\d+)?|(?<![\d.])\.\d+)(?:[eE][+-]?\d+)?")
+# a fraction or a power at the end of a text; read without going back
+FRACTION = re.compile(r"\d\s*+[/^]\s*+[\d.]++\D*+$")
 MOST = 80  # characters of a formula
 SECONDS = 5.0  # the most that a regular expression may take for an answer
 
@@ -27,7 +29,7 @@ def exact(given: str, wanted: str) -> bool:
 def number(given: str, wanted: str) -> bool:
     """The same number: commas between thousands, units and words around the last number do not count.
 
-    `7`, `7.0` and `$7 in all.` are equal. A fraction at the end, such as `3/4`, is no number: it is not 4.
+    `7`, `7.0` and `$7 in all.` are equal. A fraction or a power at the end is no number: `3/4` is not 4. `10-7` is 7.
     """
     if FRACTION.search(given):
         return False
