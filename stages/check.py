@@ -92,7 +92,8 @@ def missing_sources(everything: AllParams) -> Iterator[UserError]:
             what = f"{path!r} is the classifier of finetune_spam, not a language model"
             yield UserError(f"params.yaml: {key}", what, "name another model, such as models/instruct", USAGE)
         elif not Path(path).exists():
-            fix = nearest(path, sorted(usable), "correct the path")
+            declare = "declare its files below download, and name data/raw/ITEM"
+            fix = declare if "://" in path else nearest(path, sorted(usable), "correct the path")
             yield UserError(f"params.yaml: {key}", f"{path!r} is not on disk, and no stage makes it", fix, USAGE)
         elif key.endswith(".init_from") and not any(Path(path, name).is_file() for name in START.get(key, MODEL)):
             yield UserError(f"params.yaml: {key}", f"{path!r} holds no config.json", "name a model folder", USAGE)

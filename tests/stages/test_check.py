@@ -145,6 +145,14 @@ def test_a_missing_file_of_the_user_is_named(everything):
     assert str(error).startswith("params.yaml: download.spam.source: 'my messages.tsv' is not on disk")
 
 
+def test_a_url_of_a_model_is_to_be_downloaded(everything):
+    made = everything.import_gpt2
+    imported = made | {"gpt2": replace(made["gpt2-sample"], source="https://h/gpt2")}
+    (error,) = missing_sources(replace(everything, import_gpt2=imported))
+    assert str(error).startswith("params.yaml: import_gpt2.gpt2.source: 'https://h/gpt2' is not on disk")
+    assert error.fix == "declare its files below download, and name data/raw/ITEM"
+
+
 def test_a_missing_vocabulary_is_named(everything):
     other = replace(everything.tokenizer, source="data/raw/vocab")  # no such download in the sample profile
     assert [error.where for error in missing_sources(replace(everything, tokenizer=other))] == [
