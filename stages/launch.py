@@ -26,7 +26,6 @@ from llm.common.errors import (
     BUG,
     INTERRUPTED,
     RESOURCES,
-    RUNNING,
     SERVICE,
     TERMINATED,
     USAGE,
@@ -157,10 +156,7 @@ def _run(config: LaunchConfig, words: Sequence[str], folder: Path, node: int, mi
         elastic_launch(elastic, sys.executable)("-m", *words)
     except ChildFailedError as error:
         raise_all(_cause({rank: failure.exitcode for rank, failure in error.failures.items()}, mine, ranks, folder))
-    except DistError as error:  # of the launchers
-        if "EADDRINUSE" in str(error):
-            what = f"the port of {config.endpoint} is in use on this machine"
-            raise UserError(ENDPOINT, what, "give another port", RUNNING) from None
+    except DistError:  # of the launchers
         raise meeting.apart(ENDPOINT, str(config.endpoint), config.nodes) from None
     except SignalException as stop:
         show_all(_last_words(folder, mine[0], signal.Signals(stop.sigval)))

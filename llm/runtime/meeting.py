@@ -5,7 +5,9 @@ PyTorch alone would wait for ever for another program that accepts and says noth
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import signal
 import socket
 import subprocess
@@ -13,11 +15,13 @@ import sys
 import time
 from datetime import timedelta
 
-from llm.common.errors import SERVICE, UserError
+from llm.common.errors import RUNNING, SERVICE, USAGE, UserError
+
+OWN_SECONDS = 10.0  # a machine reaches itself at once, or a firewall drops what it sends
 
 
 def find_first(where: str, endpoint: str, nodes: int, node: int, seconds: float) -> None:
-    """Wait until the first of `nodes` machines answers at HOST:PORT; on that one (`node` 0), only look up the host.
+    """Wait until the first of `nodes` machines answers at HOST:PORT; on that one (`node` 0), check that it can.
 
     Raises UserError about `where` if the host is not known, or if nothing or another program answers.
     """
@@ -29,6 +33,7 @@ def find_first(where: str, endpoint: str, nodes: int, node: int, seconds: float)
         what = f"the host {host!r} is not known on this machine: {getattr(error, 'strerror', None) or error}"
         raise UserError(where, what, "give a name or an address that all machines know", SERVICE) from None
     if node == 0:
+        _reach_itself(where, endpoint, host, port)
         return
     until = time.monotonic() + seconds
     while True:
@@ -42,6 +47,26 @@ def find_first(where: str, endpoint: str, nodes: int, node: int, seconds: float)
     if not _answers(host, port, seconds):
         what = f"another program than the first machine's stage listens at {endpoint}"
         raise UserError(where, what, "give a port that is free on the first machine", SERVICE)
+
+
+def _reach_itself(where: str, endpoint: str, host: str, port: int) -> None:
+    both = socket.has_dualstack_ipv6()
+    try:
+        server = socket.create_server(
+            ("", port), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both
+        )
+    except OSError as error:
+        what = f"the port of {endpoint} cannot be used on this machine: {os.strerror(error.errno or 0)}"
+        code = RUNNING if error.errno == errno.EADDRINUSE else USAGE
+        raise UserError(where, what, "give another port", code) from None
+    try:
+        with server:
+            socket.create_connection((host, port), OWN_SECONDS).close()
+    except OSError as error:
+        what = f"this machine, the first one, cannot reach itself at {endpoint}: {error.strerror or error}"
+        raise UserError(
+            where, what, "give its own name or address, or start it with another NODE_RANK", USAGE
+        ) from None
 
 
 def apart(where: str, endpoint: str, nodes: int, why: str = "") -> UserError:

@@ -64,7 +64,6 @@ def test_a_machine_that_does_not_come_is_named(divided: Project) -> None:
     assert "2 machines did not meet at 127.0.0.1:" in line
 
 
-@pytest.mark.slow
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -72,7 +71,9 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         endpoint = f"127.0.0.1:{taken.getsockname()[1]}"
         code = f"from tests.stages import test_nodes; test_nodes.meet({str(tmp_path)!r}, {endpoint!r})"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
-    assert f"the port of {endpoint} is in use on this machine | fix: give another port" in done.stderr
+    what = f"the port of {endpoint} cannot be used on this machine: Address already in use"
+    assert done.stderr == f"error: params.yaml: launch.endpoint: {what} | fix: give another port\n"
+    assert done.returncode == RUNNING
 
 
 @pytest.mark.parametrize("node", [0, 1])
@@ -80,6 +81,12 @@ def test_a_host_that_is_not_known_is_named(tmp_path: Path, node: int) -> None:
     for host in ("no-such-host.invalid", "a..b"):
         (line,) = said(tmp_path, f"{host}:29500", node)
         assert line.startswith(f"error: params.yaml: launch.endpoint: the host '{host}' is not known on this machine: ")
+
+
+def test_a_first_machine_that_is_another_one_is_named(tmp_path: Path) -> None:
+    """An address that is kept for documentation is of no machine."""
+    (line,) = said(tmp_path, f"192.0.2.1:{free_port()}", 0, USAGE)
+    assert "launch.endpoint: this machine, the first one, cannot reach itself at 192.0.2.1:" in line
 
 
 def test_a_first_machine_that_does_not_come_is_one_line(tmp_path: Path) -> None:
@@ -109,13 +116,13 @@ def test_another_program_at_the_endpoint_is_named(tmp_path: Path, reply: bytes |
     assert line == f"error: params.yaml: launch.endpoint: {what} | fix: give a port that is free on the first machine"
 
 
-def said(folder: Path, endpoint: str, node: int) -> list[str]:
+def said(folder: Path, endpoint: str, node: int, code: int = SERVICE) -> list[str]:
     """What one of two machines prints on stderr, which fails because it cannot reach the other."""
-    code = f"from tests.stages import test_nodes; test_nodes.meet({str(folder)!r}, {endpoint!r}, {node}, 3)"
+    run = f"from tests.stages import test_nodes; test_nodes.meet({str(folder)!r}, {endpoint!r}, {node}, 3)"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False, timeout=120
+        [sys.executable, "-c", run], capture_output=True, text=True, cwd=ROOT, check=False, timeout=120
     )
-    assert done.returncode == SERVICE
+    assert done.returncode == code
     return done.stderr.splitlines()
 
 
