@@ -119,23 +119,25 @@ def by_split(problems: Iterable[Problem], counts: Mapping[Split, int], where: st
 
 
 def read_source(path: Path, task: Task) -> dict[Split, list[Problem]]:
-    """All problems of a JSON Lines file, each line an object with `question`, `answer`, and if known `steps`.
+    """All problems of a file of JSON Lines or a JSON list: objects with `question`, `answer`, and if known `steps`.
 
-    A line may name its `split`; else the hash of the question decides it. Raises UserError for all lines that are not
-    such an object, repeat a question, or have an answer that the verifier cannot read, alone or in a solution.
+    One may name its `split`; else the hash of the question decides it. Raises UserError for all that are not such an
+    object, repeat a question, or have an answer that the verifier cannot read, alone or in a solution.
     """
     found: dict[Split, list[Problem]] = {split: [] for split in SPLITS}
     lines: dict[str, int] = {}
     problems: list[UserError] = []
-    for number, text in enumerate(files.read_text(path).split("\n"), start=1):
-        if not text.strip():
+    text = files.read_text(path)
+    kind = "entry" if text.lstrip().startswith("[") else "line"
+    for number, part in enumerate(files.parse_json(text, path) if kind == "entry" else text.split("\n"), start=1):
+        if kind == "line" and not part.strip():
             continue
-        where = f"{path}:{number}"
+        where = f"{path}:{number}" if kind == "line" else f"{path}: entry {number}"
         try:
-            split, problem = _entry(files.parse_json(text, path, number), where)
+            split, problem = _entry(files.parse_json(part, path, number) if kind == "line" else part, where)
             first = lines.setdefault(normal(problem.question), number)
             if first != number:
-                what = f"the question of line {first} again: {problem.question!r:.60}"
+                what = f"the question of {kind} {first} again: {problem.question!r:.60}"
                 raise UserError(where, what, "remove one of them", DATA)
             _check_answer(problem, task, where)
         except UserError as error:
@@ -176,7 +178,7 @@ def _check_answer(problem: Problem, task: Task, where: str) -> None:
         right = task.check(answer, answer)
     except regex.error as error:
         raise UserError(where, f"answer {answer!r:.60}: {error}", "write a regular expression", DATA) from None
-    if task.verifier == "number" and re.search(r"\d\s*/\s*\d", answer):
+    if task.verifier == "number" and re.search(r"\d\s*[-+*/^]\s*\d", answer):
         what = f"the verifier number reads only the last number of the answer {answer!r:.60}"
         raise UserError(where, what, "use the verifier maths, or write a decimal", DATA)
     literal = task.verifier != "regex"  # an expression seldom matches itself

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llm.common.errors import UserError
+from llm.common.errors import UserError, UserErrors
 from llm.reason import problems
 from llm.reason.families import Addition, Clock, Family, draws
 from llm.reason.problems import Problem, Style, Task, by_split, normal, read_source, split_of
@@ -119,6 +119,8 @@ def test_own_problems_keep_the_split_that_they_name(tmp_path: Path) -> None:
         ({"question": "a", "answer": "4", "split": "dev"}, "split is 'dev'"),
         ({"question": "a", "answer": "4", "level": 1}, "unknown key 'level'"),
         ({"question": "a", "answer": "1/2"}, "the verifier number reads only the last number of the answer '1/2'"),
+        ({"question": "a", "answer": "10-7"}, "the verifier number reads only the last number of the answer '10-7'"),
+        ({"question": "a", "answer": "10^3"}, "the verifier number reads only the last number of the answer '10^3'"),
         ({"question": "a", "answer": "four"}, "the verifier number cannot read the answer 'four'"),
         ({"question": "ONE?", "answer": "1"}, "the question of line 1 again"),
         ("{", "mine.jsonl:2"),
@@ -155,6 +157,21 @@ def test_a_style_without_a_mark_keeps_the_answer_apart_from_the_steps(tmp_path: 
     (problem,) = [one for some in read_source(path, task).values() for one in some]
     assert task.style.response(problem, with_steps=True) == "Steps: 6 + 3 = 9. 9"
     assert task.style.response(problem, with_steps=False) == "9"
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_problems_in_a_json_list_are_read_as_in_lines(tmp_path: Path, indent: int | None) -> None:
+    rows: list[object] = [{"question": f"{n} + 1?", "answer": str(n + 1)} for n in range(20)]
+    (listed := tmp_path / "mine.json").write_text(json.dumps(rows, indent=indent))
+    assert read_source(listed, Task("number", STYLE)) == read_source(
+        write(tmp_path / "a", *rows), Task("number", STYLE)
+    )
+    listed.write_text(json.dumps([*rows, {"question": "a"}, rows[4]], indent=indent))
+    with pytest.raises(UserErrors) as caught:
+        read_source(listed, Task("number", STYLE))
+    missing, again = map(str, caught.value.problems)
+    assert f"{listed}: entry 21: answer is missing" in missing
+    assert f"{listed}: entry 22: the question of entry 5 again" in again
 
 
 def test_all_bad_lines_are_reported_at_once(tmp_path: Path) -> None:
