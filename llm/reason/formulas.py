@@ -55,7 +55,7 @@ def parse(text: str) -> sympy.Expr:
     Only numbers, operators, single letters, pi and the names of FUNCTIONS are read. Raises NotReadable for all else.
     """
     text = text.strip().strip("$").rpartition("=")[2].translate(SIGNS)
-    text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)  # between thousands
+    text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)  # between thousands
     tokens = TOKEN.findall(text)
     if "".join(tokens) != "".join(text.split()):
         raise NotReadable

@@ -33,7 +33,7 @@ def number(given: str, wanted: str) -> bool:
     """
     if FRACTION.search(given):
         return False
-    plain = (re.sub(r"(?<=\d),(?=\d{3}\b)", "", text.replace("−", "-")) for text in (given, wanted))
+    plain = (re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text.replace("−", "-")) for text in (given, wanted))
     found, right = map(NUMBER.findall, plain)
     if not found or not right:
         return False
