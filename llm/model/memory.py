@@ -14,6 +14,7 @@ from pathlib import Path
 
 from torch import nn
 
+from llm.common.ranks import is_first
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT, Block, count_parameters
 from llm.model.lora import fused_sizes
@@ -184,7 +185,8 @@ def check_training(
 ) -> None:
     """Raise UserError if a training does not fit into memory, or its files do not fit on the disk of folder `work`.
 
-    `extra` is the bytes of further files in `work`. Files of an interrupted run that are already there count.
+    `extra` is the bytes of further files in `work`, of all ranks. Files of an interrupted run that are already there
+    count. The first rank checks the disk, for all.
     """
     fix = "lower it, shorten the rows, or take a smaller model"
     where = f"params.yaml: {section}.micro_batch_size"
@@ -192,6 +194,8 @@ def check_training(
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if on_cpu and training.runtime.ranks > 1 else 1
     what = "training" if ranks == 1 else f"training on {ranks} ranks"
     check_memory(where, what, ranks * training.memory, training.runtime.device, fix)
+    if not is_first():
+        return
     states = 0 if save_every is None else min(STATES, -(-steps // save_every)) * training.state_bytes
     there = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
     check_disk(work, max(0, FP32 * training.parameters + extra + states - there))

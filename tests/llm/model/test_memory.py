@@ -165,6 +165,22 @@ def test_a_full_disk_is_refused_and_existing_files_count(monkeypatch, tmp_path):
     check(tmp_path)
 
 
+def test_the_first_rank_checks_the_disk_for_all(monkeypatch, tmp_path):
+    """What an interrupted run has saved is in the folder of the stage, not in those of the other ranks."""
+    needed = 4 * TRAINING.parameters + 3 * TRAINING.state_bytes
+    (tmp_path / "ranks/1").mkdir(parents=True)
+    (tmp_path / "state").write_bytes(b"1" * TRAINING.state_bytes)
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _path: SimpleNamespace(free=needed - 1))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, folder in (("0", tmp_path), ("1", tmp_path / "ranks/1")):
+        monkeypatch.setenv("RANK", rank)
+        check(folder)
+    monkeypatch.setenv("RANK", "0")
+    (tmp_path / "state").unlink()
+    with pytest.raises(UserError, match="kB of disk space"):
+        check(tmp_path)
+
+
 def test_checking_is_fast(tmp_path):
     start = time.thread_time()
     for _ in range(10):
