@@ -17,6 +17,7 @@ from datetime import timedelta
 
 from llm.common.errors import RUNNING, SERVICE, USAGE, UserError
 
+REFUSED = 3  # the exit code of `main`
 OWN_SECONDS = 10.0  # a machine reaches itself at once, or a firewall drops what it sends
 
 
@@ -78,15 +79,19 @@ def apart(where: str, endpoint: str, nodes: int, why: str = "") -> UserError:
 def _answers(host: str, port: int, seconds: float) -> bool:
     """Whether PyTorch's store answers there. Asked by a process of its own, as only its end ends the waiting."""
     words = ["-m", __spec__.name, host, str(port), str(math.ceil(seconds))]
-    return subprocess.run([sys.executable, *words], stderr=subprocess.DEVNULL, check=False).returncode == 0
+    asked = subprocess.run([sys.executable, *words], stderr=subprocess.DEVNULL, check=False)
+    return asked.returncode not in (REFUSED, -signal.SIGALRM)
 
 
 def main(host: str, port: str, seconds: str) -> None:
-    """Connect to PyTorch's store, and end by a signal or an exception if it does not answer in time."""
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+    """Connect to PyTorch's store. Ends with REFUSED, or by SIGALRM, if it does not answer in time."""
+    from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
 
     signal.alarm(int(seconds))
-    TCPStore(host, int(port), timeout=timedelta(seconds=int(seconds)), wait_for_workers=False)
+    try:
+        TCPStore(host, int(port), timeout=timedelta(seconds=int(seconds)), wait_for_workers=False)
+    except DistError:
+        sys.exit(REFUSED)
 
 
 if __name__ == "__main__":
