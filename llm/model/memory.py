@@ -177,6 +177,14 @@ def decoding(config: ModelConfig, runtime: RuntimeConfig, rows: int, prompt: int
     return weights + cache + first
 
 
+def first_pass(config: ModelConfig, tokens: int, by_steps: bool) -> int:
+    """Bytes to compute a prompt of so many tokens, beside the cache; `by_steps`: without fused attention."""
+    heads = 2 * (config.n_head + 2 * config.kv_heads) * config.head_dim
+    inner = (2 if config.parts.mlp == "gelu" else 3) * config.n_inner
+    scores = 3 * config.n_head * tokens * by_steps
+    return FP32 * tokens * (3 * config.n_embd + heads + inner + scores)
+
+
 MODELS = Path("models")  # the model goes there, perhaps on another disk than `work`
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -38,7 +40,8 @@ def check_disk(folder: Path, size: int) -> None:
 def available(device: str) -> int | None:
     """Bytes that this process can still allocate on `device`; None if unknown."""
     if device == "cuda":
-        return int(torch.cuda.mem_get_info()[0])
+        kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # freed, and kept by PyTorch for reuse
+        return int(torch.cuda.mem_get_info()[0]) + kept
     if device != "cpu":
         return None
     try:
@@ -48,6 +51,12 @@ def available(device: str) -> int | None:
     free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     free += cgroup_free()
     return min(free) if free else None
+
+
+def give_back() -> None:
+    """Give freed memory of the host back to the system, which glibc would keep with `runtime.keep_pages`."""
+    with suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def cgroup_free() -> list[int]:

@@ -189,6 +189,9 @@ class Reply:
     def _failed(self, piece: Piece) -> ApiError:
         if piece.finish == "timeout":
             return timed_out(self._service.limits.seconds)
+        if piece.finish == "memory":
+            fix = "ask for fewer tokens (max_tokens), or try again later"
+            return ApiError(503, f"{self._asked.lacks}; {fix}", code="insufficient_memory")
         return ApiError(500, "the model could not answer; see the server's output", code="internal")
 
     @staticmethod

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from llm.common.errors import RESOURCES, UserError
 from llm.generate.config import DecodingConfig
 from llm.runtime.device import RuntimeConfig
 from llm.serve.dialog import Message
@@ -59,9 +60,12 @@ class Conversation:
         try:
             while language.engine.busy:
                 for _, piece in language.engine.step():
+                    if piece.finish == "memory":
+                        raise UserError("answer", request.lacks, "give a smaller --max-new-tokens or /reset", RESOURCES)
                     said += piece.text
                     yield piece.text
         finally:
             request.cancelled = True
             language.engine.step()  # it leaves the batch
-            self.messages = [*asked, Message("assistant", said)]
+            if not request.lacks:
+                self.messages = [*asked, Message("assistant", said)]

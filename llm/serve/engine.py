@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -13,12 +14,15 @@ from torch import Tensor
 
 from llm.generate.config import DecodingConfig
 from llm.generate.decoding import choose_each, generator_on
+from llm.model import memory
 from llm.model.gpt import GPT
+from llm.runtime import machine
 from llm.serve.batch import Batch
 from llm.serve.text import TextStream
 
 PREFILL = 512  # tokens of prompts in one step, beyond the first prompt; more would hold up the running answers
-Finish = Literal["stop", "length", "cancelled", "timeout", "error"]
+LARGE = 64 << 20  # bytes; less is not looked for, as it takes time to find out what is free
+Finish = Literal["stop", "length", "cancelled", "timeout", "memory", "error"]
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,17 @@ class Request:
     logprobs: int | None = None  # report each token, with this many alternatives
     deadline: float = float("inf")  # in time.monotonic()'s seconds
     cancelled: bool = False  # set by any thread; the request leaves at the next step
+    lacks: str = ""  # why it cannot run, if it ends for lack of memory
     tokens: list[int] = field(default_factory=list)
     submitted: float = field(default_factory=time.monotonic)
     first_token: float | None = None
     _scored: list[Scored] = field(default_factory=list)
     _generator: torch.Generator | None = None
+
+    @property
+    def most(self) -> int:
+        """Tokens of the prompt and of the longest answer."""
+        return len(self.prompt) + self.decoding.max_new_tokens
 
     def generator(self, device: torch.device) -> torch.Generator:
         """The generator that samples the tokens: they depend on the seed and the number of tokens so far only."""
@@ -91,11 +101,42 @@ class Request:
         return "timeout" if time.monotonic() > self.deadline else None
 
 
-class Engine:
-    """Decodes the requests of one model. `step` belongs to one thread; others may append to `waiting`."""
+class Memory:
+    """The memory of a device, shared by engines. One thread steps them all."""
 
-    def __init__(self, model: GPT, stops: frozenset[int], rows: int, observe: Callable[[int], None] | None = None):
+    def __init__(self, device: str) -> None:
+        self._device, self.engines = device, list[Engine]()
+
+    @property
+    def used(self) -> bool:
+        """Whether a request runs, so that memory will become free."""
+        return any(engine.running for engine in self.engines)
+
+    def free(self, engine: Engine) -> float:
+        """Bytes for `engine`: what is free, without what the running requests of the others may still need."""
+        found = machine.available(self._device)
+        owed = sum(other.owed() for other in self.engines if other is not engine)
+        return math.inf if found is None else found - owed
+
+
+class Engine:
+    """Decodes the requests of one model. `step` belongs to one thread; others may append to `waiting`.
+
+    A request joins if there is memory for all that it may write. So the running ones never lack memory.
+    """
+
+    def __init__(
+        self,
+        model: GPT,
+        stops: frozenset[int],
+        rows: int,
+        observe: Callable[[int], None] | None = None,
+        memory: Memory | None = None,
+    ) -> None:
         self.model, self.stops, self._observe = model.eval(), stops, observe
+        self._memory = memory or Memory(model.transformer.wte.weight.device.type)
+        self._memory.engines.append(self)
+        self._held: Request | None = None  # it waits for memory
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []  # by row of the batch
         self._rows = rows
@@ -145,11 +186,19 @@ class Engine:
     def _join(self, batch: Batch) -> None:
         """Compute the first waiting prompts, as many as fit into the batch and PREFILL, those of one width together."""
         groups: dict[int, list[Request]] = {}
-        computed = 0
+        computed, most = 0, list[int]()
         for request in list(self.waiting)[: batch.rows - batch.size]:
             width = batch.width(request.prompt)
             if computed and computed + width > PREFILL:
                 break
+            request.lacks = self._lacks(batch, request, most)
+            if request.lacks:
+                if most or self._memory.used:
+                    break
+                self.waiting.remove(request)
+                self._sent.append((request, request.end("memory")))
+                continue
+            most.append(request.most)
             groups.setdefault(width, []).append(request)
             computed += width
         for group in groups.values():
@@ -157,10 +206,32 @@ class Engine:
             self.running += group
             for request in group:
                 self.waiting.remove(request)
-            ended = self._take(group, batch.add([request.prompt for request in group]))
+            ended = self._take(group, batch.add([one.prompt for one in group], [one.most for one in group]))
             for row in reversed(range(first, first + len(group))):
                 if self.running[row] in ended:
                     self._remove(batch, row)
+
+    def owed(self, *others: int) -> int:
+        """Bytes that the running requests may still need, and others of so many tokens."""
+        cache = None if self._batch is None else self._batch.cache
+        return 0 if cache is None else max(0, cache.most_bytes(*others) - cache.nbytes)
+
+    def _lacks(self, batch: Batch, request: Request, joining: Sequence[int]) -> str:
+        """What `request` lacks to join together with others of so many tokens; an empty text if there is memory."""
+        config = self.model.config
+        by_steps = config.attention == "eager" or not torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
+        first = memory.first_pass(config, max(PREFILL, batch.width(request.prompt)), by_steps)
+        needed = first + self.owed(*joining, request.most)
+        if needed <= LARGE or needed <= (free := self._memory.free(self)):
+            return ""
+        if request is not self._held or not self._memory.used:
+            self._held = request
+            machine.give_back()
+            free = self._memory.free(self)
+        if needed <= free:
+            return ""
+        sizes = f"{machine.readable(needed)} of memory, {machine.readable(max(0, int(free)))} are free"
+        return f"{len(request.prompt):,} tokens with an answer of {request.decoding.max_new_tokens:,} need {sizes}"
 
     def _leave_expired(self, batch: Batch) -> None:
         for request in list(self.waiting):

@@ -13,16 +13,16 @@ from llm.model import packed_weights
 from llm.model.classifier import Classifier
 from llm.model.config import ModelConfig
 from llm.runtime.device import RuntimeConfig
-from llm.runtime.machine import check_memory
-from llm.serve.batch import ROWS, unit_of, up
+from llm.runtime.machine import available, check_memory
+from llm.serve.batch import ROWS, SLOTS
 from llm.serve.dialog import Dialog
-from llm.serve.engine import Engine
+from llm.serve.engine import Engine, Memory
 from llm.weights import classifier_folder, model_folder
 
 
 @dataclass(frozen=True)
 class Room:
-    """How many requests of one model are decoded together, and how many tokens each may have."""
+    """How many requests of one model are decoded together at most, and how many tokens each may have."""
 
     rows: int
     context: int | None = None  # None: as many as the model can read
@@ -78,7 +78,7 @@ def load(
 
     A model is named after its folder. Raises UserError for all folders that cannot be loaded, and if two names agree.
     """
-    models, problems = Models({}, {}), list[UserError]()
+    models, problems, memory = Models({}, {}), list[UserError](), Memory(runtime.device)
     for folder in folders:
         name = Path(folder).resolve().name
         if name in models.languages or name in models.classifiers:
@@ -88,29 +88,32 @@ def load(
             if model_folder.is_classifier(read_json(Path(folder) / "config.json")):
                 models.classifiers[name] = load_text_classifier(folder, name, runtime)
             else:
-                models.languages[name] = load_language(folder, name, runtime, room, observe)
+                models.languages[name] = load_language(folder, name, runtime, room, memory, observe)
     raise_all(problems)
     return models
 
 
 def load_language(
-    folder: str, name: str, runtime: RuntimeConfig, room: Room, observe: Callable[[str, int], None] | None = None
+    folder: str,
+    name: str,
+    runtime: RuntimeConfig,
+    room: Room,
+    memory: Memory | None = None,
+    observe: Callable[[str, int], None] | None = None,
 ) -> Language:
-    """Load a language model. Raises UserError if the cache for its requests does not fit into memory."""
+    """Load a language model. Raises UserError if the cache for one request of the whole context exceeds the memory."""
     tokenizer = model_folder.load_tokenizer(folder)
     model = model_folder.load_model(folder, tokenizer.vocab_size).to(runtime.device)
     model = packed_weights.pack_for_decoding(model, runtime, rows=ROWS)
     most = min(room.context or model.config.context_length, model.config.context_length)
     config = model.config = replace(model.config, context_length=most)
-    rows = up(room.rows, unit_of(model))
-    width = 4 if runtime.device == "cpu" or runtime.precision == "fp32" else 2
-    needed = 2 * width * rows * config.n_layer * config.context_length * config.kv_heads * config.head_dim
-    what = f"a cache for {rows} sequences of {config.context_length:,} tokens"
-    fix = f"give a smaller --context, such as {max(1, config.context_length // 4)}"
-    check_memory(folder, what, needed, runtime.device, f"{fix}, or fewer --rows" if rows > unit_of(model) else fix)
     dialog = Dialog(folder, tokenizer)
     told = None if observe is None else (lambda size: observe(name, size))
-    return Language(name, config, tokenizer, dialog, Engine(model, dialog.stops, room.rows, told))
+    engine = Engine(model, dialog.stops, room.rows, told, memory)
+    fits = (available(runtime.device) or 0) // engine.owed(1) * SLOTS
+    fix = f"give a smaller --context, such as {min(fits, most)}" if fits else "free some memory"
+    check_memory(folder, f"a request of {most:,} tokens", engine.owed(most), runtime.device, fix)
+    return Language(name, config, tokenizer, dialog, engine)
 
 
 def load_text_classifier(folder: str, name: str, runtime: RuntimeConfig) -> TextClassifier:

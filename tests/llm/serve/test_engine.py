@@ -7,15 +7,18 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.generate.config import DecodingConfig, greedy
 from llm.generate.decoding import generate
+from llm.model import memory
 from llm.model.gpt import GPT
 from llm.model.packed_weights import pack_for_decoding
-from llm.serve.batch import ROWS, Batch
-from llm.serve.engine import Engine, Piece, Request
+from llm.runtime import machine
+from llm.serve import engine
+from llm.serve.batch import ROWS, SLOTS, Batch
+from llm.serve.engine import Engine, Memory, Piece, Request
 from llm.serve.text import TextStream
 from tests.llm.model.test_packed_weights import PORTABLE, needs_avx2
 from tests.llm.serve import world
@@ -79,6 +82,75 @@ def test_logits_are_the_same_bits_alone_and_in_any_batch(packed: bool) -> None:
                 rows.pop()
     for at, logits in seen.items():
         assert torch.equal(torch.stack(logits), torch.stack(alone[at])), at
+
+
+def test_the_cache_follows_the_tokens_that_are_there(model: GPT) -> None:
+    batch = Batch(model, 16)
+    cache, bytes_of = batch.cache, batch.cache.most_bytes(1) * 4 // 5 // SLOTS  # of a token; a fifth is for copies
+    seen, promised = list[int](), cache.most_bytes(*[400] * 5)
+    for length in (1, 70, 3, 3, 3):
+        batch.add([[1] * length], [400])
+        seen.append(cache.nbytes // bytes_of)
+    assert seen == [64, 2 * 128, 4 * 128, 4 * 128, 8 * 128]
+    while cache.lengths[1] < 399:
+        batch.step([1] * 5)
+        assert cache.nbytes <= promised
+    assert cache.nbytes // bytes_of == 8 * 448
+    for left, slots in ((1, 8 * 448), (1, 8 * 448), (1, 2 * 448), (0, 2 * 448), (0, 0)):
+        batch.remove(left)
+        assert cache.nbytes // bytes_of == slots
+
+
+def with_memory(monkeypatch: pytest.MonkeyPatch, total: int, *engines: Engine) -> None:
+    """Let these engines share so many bytes, those for a prompt left out."""
+    shared = Memory("cpu")
+    for one in engines:
+        one._memory = shared
+        shared.engines.append(one)
+    monkeypatch.setattr(engine, "LARGE", 0)
+    monkeypatch.setattr(memory, "first_pass", lambda *_: 0)
+    monkeypatch.setattr(machine, "available", lambda _: total - sum(held(one) for one in engines))
+
+
+def held(one: Engine) -> int:
+    return one._batch.cache.nbytes if one._batch else 0
+
+
+@given(st.lists(st.tuples(st.integers(1, 120), st.integers(1, 90)), min_size=1, max_size=9), st.integers(2, 25))
+@settings(max_examples=10, deadline=None)
+def test_running_requests_never_lack_memory(sizes: list[tuple[int, int]], blocks: int) -> None:
+    model = world.model()
+    one_block = Batch(model, 1).cache.most_bytes(1)
+    requests = [request([7] * prompt, greedy(new)) for prompt, new in sizes]
+    engines = [Engine(model, frozenset(), 8) for _ in range(2)]
+    with pytest.MonkeyPatch.context() as patch:
+        with_memory(patch, blocks * one_block, *engines)
+        for at, each in enumerate(requests):
+            engines[at % 2].waiting.append(each)
+        ends = {}
+        while any(one.busy for one in engines):
+            for one in engines:
+                ends |= {which: piece.finish for which, piece in one.step() if piece.finish}
+                assert sum(map(held, engines)) <= blocks * one_block
+    for each in requests:
+        fits = -(-each.most // SLOTS) <= blocks
+        assert (ends[each], len(each.tokens)) == (("length", each.decoding.max_new_tokens) if fits else ("memory", 0))
+        assert fits == (not each.lacks)
+
+
+def test_a_request_waits_for_memory_that_another_engine_uses(model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = engines = [Engine(model, frozenset(), 8) for _ in range(2)]
+    with_memory(monkeypatch, Batch(model, 1).cache.most_bytes(256), *engines)
+    first.waiting.append(request([1], greedy(200)))
+    second.waiting.append(request([1], greedy(100)))
+    first.step()
+    second.step()
+    assert held(first) < first._batch.cache.most_bytes()  # type: ignore[union-attr]
+    assert (len(first.running), len(second.running), len(second.waiting)) == (1, 0, 1)
+    first.running[0].cancelled = True
+    first.step()
+    second.step()
+    assert len(second.running) == 1
 
 
 @pytest.mark.parametrize("each", [1, 3, 40])

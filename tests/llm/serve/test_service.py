@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from fastapi.testclient import TestClient
 
 from llm.data.special_tokens import END_OF_TEXT
 from llm.data.tokenizer import Tokenizer
 from llm.generate.config import greedy
-from llm.serve import models, service
+from llm.runtime import machine
+from llm.serve import engine, models, service
+from llm.serve.app import make_app
 from llm.serve.batch import Batch
 from llm.serve.engine import Piece
 from llm.serve.metrics import Metrics
@@ -49,30 +53,25 @@ def served(folder: Path, use: Callable[[Service, Language], T], context: int | N
     return asyncio.run(run())
 
 
-def test_the_memory_that_is_asked_for_is_that_of_the_rows_of_a_step(folder: Path, monkeypatch: Any) -> None:
+def test_the_memory_that_is_asked_for_is_that_of_one_whole_context(folder: Path, monkeypatch: Any) -> None:
     told: list[tuple[int, str]] = []
     monkeypatch.setattr(models, "check_memory", lambda _where, _what, needed, _device, fix: told.append((needed, fix)))
-    for rows in (1, 9):
-        batch = Batch(models.load_language(str(folder), "one", tiny.FP32, Room(rows)).engine.model, rows)
-        for _ in range(rows):
-            batch.add([[1]])
-        batch.step([1] * rows)
-        cache, filled = batch.cache, batch.cache._touched
-        stores = [store[:filled, :, : batch.model.config.context_length] for store in (*cache.keys, *cache.values)]
-        assert told[-1][0] == sum(store.nbytes for store in stores)
-    assert [fix.rpartition(" ")[2] for _, fix in told] == ["128", "--rows"]
+    monkeypatch.setattr(models, "available", lambda _device: 100_000)
+    for context in (None, 64):
+        batch = Batch(models.load_language(str(folder), "one", tiny.FP32, Room(9, context)).engine.model, 9)
+        batch.add([[1] * 60])
+        most = batch.model.config.context_length
+        while batch.cache.lengths[0] < most - 1:
+            batch.step([1])
+        assert told[-1][0] == batch.cache.nbytes + batch.cache.keys[0].nbytes  # one tensor while it is copied
+    assert [fix for _, fix in told] == ["give a smaller --context, such as " + size for size in ("256", "64")]
 
 
-def test_a_shorter_context_takes_less_memory(folder: Path, monkeypatch: Any) -> None:
-    needed: list[int] = []
-    monkeypatch.setattr(models, "check_memory", lambda _where, _what, size, *_: needed.append(size))
+def test_a_shorter_context_gives_the_same_logits(folder: Path) -> None:
     whole, short = (models.load_language(str(folder), "one", tiny.FP32, Room(1, most)) for most in (None, 64))
-    assert needed[0] == needed[1] * whole.config.context_length / 64
     assert short.config.context_length == 64
     assert models.load_language(str(folder), "one", tiny.FP32, Room(1, 10**6)).config == whole.config
-    batch = Batch(short.engine.model, 1)
-    assert batch.cache.keys[0].shape[2] == 64
-    assert batch.add([[5, 6, 7]]).equal(Batch(whole.engine.model, 1).add([[5, 6, 7]]))
+    assert Batch(short.engine.model, 1).add([[5, 6, 7]]).equal(Batch(whole.engine.model, 1).add([[5, 6, 7]]))
 
 
 def test_a_prompt_is_refused_if_a_shorter_context_has_no_room_for_it(folder: Path) -> None:
@@ -175,3 +174,23 @@ def test_a_client_does_not_wait_for_a_worker_that_says_nothing(
         return found
 
     assert asyncio.run(asyncio.wait_for(pieces(), 5)) == [Piece("a", [], None), Piece("", [], finish)]
+
+
+def test_a_request_without_memory_gets_an_error_that_says_how_much(folder: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(engine, "LARGE", 0)
+    monkeypatch.setattr(machine, "available", lambda _device: 600_000)
+    loaded = models.load([str(folder)], tiny.FP32, Room(4))
+    with TestClient(make_app(loaded, Limits(8, 60.0), Metrics(), "127.0.0.1"), "http://127.0.0.1") as client:
+        body: dict[str, Any] = {"model": "one", "prompt": "Every effort", "temperature": 0}
+        assert client.post("/v1/completions", json=body | {"max_tokens": 5}).status_code == 200
+        answer = client.post("/v1/completions", json=body | {"max_tokens": 450})
+        stream = client.post("/v1/completions", json=body | {"max_tokens": 450, "stream": True}).text
+        assert client.post("/v1/completions", json=body | {"max_tokens": 5}).status_code == 200
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["type"]) == (503, "insufficient_memory", "server_error")
+    assert re.fullmatch(
+        r"\d+ tokens with an answer of 450 need 0.7 MB of memory, 0.6 MB are free; "
+        r"ask for fewer tokens \(max_tokens\), or try again later",
+        error["message"],
+    )
+    assert json.loads(stream.removeprefix("data: "))["error"] == error
