@@ -178,8 +178,7 @@ class Tokenizer:
         A special token is special only where a segment that is `special` has all of it. The text between two of them
         is encoded as one, as Hugging Face does.
         """
-        ids: list[int] = []
-        trained: list[bool] = []
+        ids, trained = list[int](), list[bool]()
         run: list[tuple[str, bool]] = []  # text since the last special token
         for segment in segments:
             parts = self._special.split(segment.text) if segment.special else [segment.text]
@@ -214,11 +213,12 @@ class Tokenizer:
         return len(self._normalize(text).encode("utf-8", "surrogatepass").translate(None, self._missing))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of the ids, special tokens included. Invalid UTF-8 becomes U+FFFD.
+        """The text of the ids, special tokens included. Invalid UTF-8 becomes U+FFFD."""
+        return self.bytes_of(ids).decode("utf-8", "replace")
 
-        An id without a token gives no text: embeddings may have more rows than there are tokens.
-        """
-        return b"".join(self._tokens.get(token, b"") for token in ids).decode("utf-8", "replace")
+    def bytes_of(self, ids: Iterable[int]) -> bytes:
+        """The bytes of the ids. An id without a token has none: embeddings may have more rows than there are tokens."""
+        return b"".join(self._tokens.get(token, b"") for token in ids)
 
     @cached_property
     def stops(self) -> frozenset[int]:

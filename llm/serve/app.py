@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from llm.serve import guard, look, protocol
 from llm.serve.engine import Piece
@@ -29,7 +29,7 @@ API = ("/v1/models", "/v1/chat/completions", "/v1/completions", "/api/models", "
 PATHS = ("/", "/health", "/metrics", *API)
 
 
-def make_app(models: Models, limits: Limits, metrics: Metrics, host: str) -> ASGIApp:
+def make_app(models: Models, limits: Limits, metrics: Metrics, host: str) -> Guard:
     """The application. `host` is the address that it is served on."""
     numbers = count(1)
 
@@ -47,7 +47,7 @@ def make_app(models: Models, limits: Limits, metrics: Metrics, host: str) -> ASG
     def service() -> Service:
         return app.state.service  # type: ignore[no-any-return]
 
-    @app.get("/health")
+    @app.api_route("/health", methods=["GET", "HEAD"])
     async def health() -> JSONResponse:
         alive = service().worker.alive
         return JSONResponse({"status": "ok" if alive else "the worker has ended"}, 200 if alive else 503)
@@ -172,7 +172,7 @@ class Reply:
     def _choice(self, piece: Piece, key: str) -> dict[str, Any]:
         decode, logprobs = self._asked.language.tokenizer.decode, None
         if self._asked.logprobs is not None and self._chat:
-            logprobs = protocol.chat_logprobs(piece.scored, lambda token: decode([token]))
+            logprobs = protocol.chat_logprobs(piece.scored, self._asked.language.tokenizer.bytes_of)
         elif self._asked.logprobs is not None:
             logprobs = protocol.text_logprobs(piece.scored, lambda token: decode([token]), self._characters)
         self._characters += len(piece.text)
@@ -189,6 +189,8 @@ class Reply:
     def _failed(self, piece: Piece) -> ApiError:
         if piece.finish == "timeout":
             return timed_out(self._service.limits.seconds)
+        if piece.finish == "stopping":
+            return stopping()
         if piece.finish == "memory":
             fix = "ask for fewer tokens (max_tokens), or try again later"
             return ApiError(503, f"{self._asked.lacks}; {fix}", code="insufficient_memory")
@@ -202,16 +204,24 @@ class Reply:
 class Guard:
     """Checks where each request comes from, adds the headers of the page, counts the responses."""
 
-    def __init__(self, app: ASGIApp, host: str, metrics: Metrics) -> None:
-        self._app, self._host, self._metrics = app, host, metrics
+    def __init__(self, app: FastAPI, host: str, metrics: Metrics) -> None:
+        self._app, self._host, self._metrics, self.stopping = app, host, metrics, False
+
+    def stop(self) -> None:
+        """End the running answers with an error."""
+        self.stopping = self._app.state.service.stopping = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
 
+        started = False
+
         async def counted(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 path = scope["path"] if scope["path"] in PATHS else "other"
                 self._metrics.responses.labels(path, message["status"]).inc()
                 message["headers"] += [(k.lower().encode(), v.encode()) for k, v in guard.HEADERS.items()]
@@ -222,7 +232,11 @@ class Guard:
         except ApiError as error:
             await _response(error)(scope, receive, counted)
             return
-        await self._app(scope, receive, counted)
+        try:
+            await self._app(scope, receive, counted)
+        except asyncio.CancelledError:  # the server ends, and does not wait any longer
+            if not started:
+                await _response(stopping())(scope, receive, counted)
 
 
 async def _unless_left(request: Request, work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
@@ -245,6 +259,11 @@ async def _unless_left(request: Request, work: Coroutine[Any, Any, dict[str, Any
 
 def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "llm"}
+
+
+def stopping() -> ApiError:
+    """The error of a request that the end of the server cuts off."""
+    return ApiError(503, "the server is stopping", code="stopping")
 
 
 def _response(error: ApiError) -> JSONResponse:

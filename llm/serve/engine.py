@@ -22,7 +22,7 @@ from llm.serve.text import TextStream
 
 PREFILL = 512  # tokens of prompts in one step, beyond the first prompt; more would hold up the running answers
 LARGE = 64 << 20  # bytes; less is not looked for, as it takes time to find out what is free
-Finish = Literal["stop", "length", "cancelled", "timeout", "memory", "error"]
+Finish = Literal["stop", "length", "cancelled", "timeout", "memory", "stopping", "error"]
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from llm.serve.engine import Scored
@@ -15,8 +16,23 @@ from llm.serve.engine import Scored
 MAX_BODY = 1 << 20  # bytes
 MAX_MESSAGES = 1000
 OTHER_TYPE = 2
+TOOLS = "tools are not supported; leave out tools, tool_choice, functions and function_call"
+ONLY = {  # what is not supported: the values that ask for nothing
+    "n": "1",
+    "best_of": "1",
+    "frequency_penalty": "0",
+    "presence_penalty": "0",
+    "logit_bias": "{}",
+    "response_format": '{"type": "text"}',
+    "modalities": '["text"]',
+    "service_tier": '"auto"',
+    "store": "false",
+    "echo": "false",
+    "suffix": "null",
+}
 TOP = 20  # most alternatives of a token
 B = TypeVar("B", bound="Body")
+Name = Annotated[str, Field(max_length=1000)]
 
 
 class ApiError(Exception):
@@ -32,15 +48,25 @@ class ApiError(Exception):
 
 
 class Body(BaseModel):
-    """A body whose unknown fields, wrong types and numbers out of range are errors."""
+    """A body whose unknown fields, wrong types and numbers out of range are errors.
+
+    Unknown fields that ask for nothing are left out: clients send back messages with `tool_calls: null`.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nothing(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: each for name, each in value.items() if name in cls.model_fields or each not in (None, [], {})}
 
 
 class Decoding(Body):
     """How tokens are chosen; the defaults of the protocol."""
 
-    model: Annotated[str, Field(max_length=1000)]
+    model: Name
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=1)] | None = None  # not OpenAI's; as in other servers
@@ -69,7 +95,11 @@ class Completing(Decoding):
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
-    user: Annotated[str, Field(max_length=1000)] | None = None  # ignored, as nothing is recorded
+    store: Literal[False] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    user: Name | None = None  # ignored, as nothing is recorded
+    safety_identifier: Name | None = None  # the same
+    prompt_cache_key: Name | None = None  # the same
 
     @property
     def stops(self) -> list[str]:
@@ -118,6 +148,8 @@ class ChatBody(Completing):
     top_logprobs: Annotated[int, Field(ge=0, le=TOP)] | None = None
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
     tool_choice: Literal["none", "auto"] | None = None
+    parallel_tool_calls: bool | None = None  # ignored, as there are no tools
+    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
     response_format: TextFormat | None = None
     truncation: Literal["disabled", "auto"] | None = None  # auto: leave out the oldest turns; as in OpenAI's responses
 
@@ -132,11 +164,7 @@ class ChatBody(Completing):
 class CompletionBody(Completing):
     """The body of /v1/completions."""
 
-    prompt: (
-        str
-        | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-        | Annotated[list[str], Field(min_length=1)]
-    )
+    prompt: str | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     logprobs: Annotated[int, Field(ge=0, le=TOP)] | None = None
     echo: Literal[False] | None = None
     suffix: None = None
@@ -145,9 +173,11 @@ class CompletionBody(Completing):
     @field_validator("prompt", mode="before")
     @classmethod
     def _one_prompt(cls, value: Any) -> Any:
-        if isinstance(value, list) and len(value) > 1 and all(isinstance(each, str | list) for each in value):
+        if not isinstance(value, list) or not value or not all(isinstance(each, str | list) for each in value):
+            return value
+        if len(value) > 1:
             raise PydanticCustomError("too_long", "give one prompt at a time")
-        return value
+        return value[0]
 
 
 class NextBody(Decoding):
@@ -161,7 +191,7 @@ class NextBody(Decoding):
 class ClassifyBody(Body):
     """The body of /api/classify."""
 
-    model: Annotated[str, Field(max_length=1000)]
+    model: Name
     text: str
 
 
@@ -172,14 +202,36 @@ def parse(body: type[B], raw: bytes) -> B:
     except ValidationError as error:
         errors = error.errors(include_url=False, include_context=False, include_input=False)
         first = min(errors, key=_distance)
-        where = ".".join(str(part) for part in first["loc"] if str(part) in body.model_fields or type(part) is int)
+        names = [part for part in first["loc"] if isinstance(part, int) or part in _fields()]
+        where = ".".join(map(str, names))
         code = "invalid_json" if first["type"] == "json_invalid" else first["type"]
-        message = first["msg"]
-        if _distance(first) == OTHER_TYPE:  # all alternatives are of other types than the value
-            message = " or ".join(dict.fromkeys(one["msg"].removeprefix("Input should be ") for one in errors))
-            message = f"Input should be {message}"
-        what = f"{where}: {message}" if where else _unknown(first["loc"], first["msg"])
-        raise ApiError(400, what, where or None, code) from None
+        raise ApiError(400, _message(first, where, errors), where or None, code) from None
+
+
+def _message(first: Mapping[str, Any], where: str, errors: Sequence[Mapping[str, Any]]) -> str:
+    """What is wrong, and where."""
+    name = first["loc"][0] if first["loc"] else ""
+    if name in ("tools", "tool_choice", "functions", "function_call"):
+        return f"{name}: {TOOLS}"
+    if first["type"] == "extra_forbidden":
+        path = where.removesuffix(str(first["loc"][-1])).rstrip(".")
+        return f"{path}{'.' if path else ''}{first['loc'][-1]!s:.100}: is not supported; leave it out"
+    if name in ONLY:
+        return f"{name}: is not supported; leave it out, or give {ONLY[name]}"
+    said = first["msg"]
+    if _distance(first) == OTHER_TYPE:  # all alternatives are of other types than the value
+        said = " or ".join(dict.fromkeys(one["msg"].removeprefix("Input should be ") for one in errors))
+        said = f"Input should be {said}"
+    return f"{where}: {said}" if where else said
+
+
+@cache
+def _fields() -> frozenset[str]:
+    """The names of all fields; the places of errors hold those of types too."""
+    kinds = [Body]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    return frozenset(name for kind in kinds for name in kind.model_fields)
 
 
 def _distance(error: Mapping[str, Any]) -> int:
@@ -193,10 +245,6 @@ def _distance(error: Mapping[str, Any]) -> int:
     return 1 if isinstance(at, int) else OTHER_TYPE if at.endswith("str") or at.startswith("list[") else 0
 
 
-def _unknown(loc: Sequence[int | str], message: str) -> str:
-    return f"{loc[0]!s:.100}: {message}" if loc else message
-
-
 def envelope(kind: str, id: str, model: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
     """A response or a chunk of one."""
     return {"id": id, "object": kind, "created": int(time.time()), "model": model, "choices": choices, **more}
@@ -207,12 +255,12 @@ def usage(prompt: int, completion: int) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def chat_logprobs(scored: Sequence[Scored], text_of: Any) -> dict[str, Any]:
-    """The field `logprobs` of a chat choice. `text_of` decodes one token."""
+def chat_logprobs(scored: Sequence[Scored], bytes_of: Callable[[list[int]], bytes]) -> dict[str, Any]:
+    """The field `logprobs` of a chat choice. A token may be a part of a character: its bytes are given as they are."""
 
     def one(token: int, logprob: float) -> dict[str, Any]:
-        text = text_of(token)
-        return {"token": text, "logprob": finite(logprob), "bytes": None if "\ufffd" in text else list(text.encode())}
+        raw = bytes_of([token])
+        return {"token": raw.decode("utf-8", "replace"), "logprob": finite(logprob), "bytes": list(raw)}
 
     content = [
         one(each.token, each.logprob) | {"top_logprobs": [one(token, value) for token, value in each.top]}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from types import FrameType
 
 import uvicorn
 
@@ -14,12 +16,30 @@ from llm.common.errors import RUNNING, USAGE, Terminated, UserError
 from llm.common.urls import is_this_machine
 from llm.runtime.device import RuntimeConfig
 from llm.serve import models
-from llm.serve.app import make_app
+from llm.serve.app import Guard, make_app
 from llm.serve.metrics import Metrics
 from llm.serve.service import Limits
 
 CONNECTIONS = 1000
 GRACE_SECONDS = 5  # for running answers when the server ends
+
+
+class Server(uvicorn.Server):
+    """Ends the answers that still run GRACE_SECONDS after a signal to end, or at the second one."""
+
+    def __init__(self, config: uvicorn.Config, app: Guard) -> None:
+        super().__init__(config)
+        self._app = app
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self.should_exit or self._app.stopping:
+            super().handle_exit(sig, frame)  # at the third signal, uvicorn does not wait for the current step
+        else:
+            self._app.stop()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().call_later(GRACE_SECONDS, self._app.stop)
+        await super().shutdown(sockets)
 
 
 def serve(
@@ -35,17 +55,18 @@ def serve(
             print(f"warning: --host {host}: whoever reaches it may use it, there is no password", file=sys.stderr)
         address = f"[{host}]" if ":" in host else host
         print(f"http://{address}:{listening.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
+        app = make_app(loaded, limits, metrics, host)
         config = uvicorn.Config(
-            make_app(loaded, limits, metrics, host),
+            app,
             log_level="warning",
             access_log=False,
             limit_concurrency=CONNECTIONS,
-            timeout_graceful_shutdown=GRACE_SECONDS,
+            timeout_graceful_shutdown=2 * GRACE_SECONDS,
             server_header=False,
             ws="none",
         )
         with suppress(KeyboardInterrupt, Terminated):  # uvicorn raises the signal again when it has ended
-            uvicorn.Server(config).run(sockets=[listening])
+            Server(config, app).run(sockets=[listening])
         print("stopped", file=sys.stderr)
 
 

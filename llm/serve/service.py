@@ -48,6 +48,7 @@ class Service:
 
     def __init__(self, models: Models, limits: Limits, metrics: Metrics) -> None:
         self.models, self.limits, self.metrics = models, limits, metrics
+        self.stopping = False
         self._loop = asyncio.get_running_loop()
         self.worker = Worker(models.engines, self._deliver, limits.queue)
         metrics.watch("llm_running_requests", "Requests that are being decoded", lambda: self.worker.running)
@@ -89,15 +90,11 @@ class Service:
     def complete(self, body: CompletionBody) -> Asked:
         """Queue the continuation of a text, or of token ids."""
         language = self.language(body.model)
-        prompt = body.prompt[0] if isinstance(body.prompt, list) and isinstance(body.prompt[0], str) else body.prompt
-        ids: list[int]
-        if isinstance(prompt, str):
-            ids = self.encode(language, prompt, "prompt")
-        else:
-            ids = [token for token in prompt if isinstance(token, int)]
-            if max(ids) >= language.config.vocab_size:
-                what = f"token {max(ids)} is outside the vocabulary of {language.config.vocab_size}"
-                raise ApiError(400, what, "prompt", "invalid_token")
+        if isinstance(body.prompt, str):
+            ids = self.encode(language, body.prompt, "prompt")
+        elif max(ids := body.prompt) >= language.config.vocab_size:
+            what = f"token {max(ids)} is outside the vocabulary of {language.config.vocab_size}"
+            raise ApiError(400, what, "prompt", "invalid_token")
         text = TextStream(language.tokenizer.decode, body.stops)
         return self._submit(language, ids, body, body.max_tokens or 16, text, body.logprobs, "prompt")
 
@@ -120,11 +117,13 @@ class Service:
             asked.cancelled = True  # no effect if it has ended
 
     async def _next(self, asked: Asked) -> Piece:
-        """The next piece; one that ends the answer if the worker has ended, or is LATE after the deadline."""
-        while self.worker.alive and time.monotonic() < asked.deadline + LATE:
+        """The next piece; one that ends the answer if the worker or the server ends, or LATE after the deadline."""
+        while not self.stopping and self.worker.alive and time.monotonic() < asked.deadline + LATE:
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK):
                     return await asked.events.get()
+        if self.stopping:
+            return Piece("", [], "stopping")
         if not asked.events.empty():
             return asked.events.get_nowait()
         return Piece("", [], "timeout" if self.worker.alive else "error")

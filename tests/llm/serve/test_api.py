@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -77,6 +78,7 @@ def test_the_models_are_listed(client: Any, address: str) -> None:
     assert [model.id for model in client.models.list()] == ["one", "two"]
     assert client.models.retrieve("two").id == "two"
     assert requests.get(f"{address}/health", timeout=60).json() == {"status": "ok"}
+    assert requests.head(f"{address}/health", timeout=60).status_code == 200
     assert requests.get(f"{address}/api/models", timeout=60).json()["classifiers"][0]["labels"][1] == "<b>spam</b>"
 
 
@@ -102,6 +104,20 @@ def test_logprobs_are_in_the_form_of_each_endpoint(client: Any) -> None:
     streamed = list(client.chat.completions.create(model="one", messages=ASKED, stream=True, **options))
     parts = [each for chunk in streamed if chunk.choices[0].logprobs for each in chunk.choices[0].logprobs.content]
     assert parts == chat
+
+
+def test_the_bytes_of_the_tokens_are_those_of_the_answer(client: Any) -> None:
+    options = {"temperature": 0, "max_tokens": 40, "logprobs": True}
+    answer = client.chat.completions.create(model="one", messages=ASKED, **options).choices[0]
+    raw = b"".join(bytes(each.bytes) for each in answer.logprobs.content)
+    assert raw.decode("utf-8", "replace").strip() == answer.message.content
+    assert any("\ufffd" in each.token for each in answer.logprobs.content)  # a part of a character
+
+
+def test_an_answer_can_be_sent_back_as_the_client_dumps_it(client: Any) -> None:
+    said = client.chat.completions.create(model="one", messages=ASKED, max_tokens=3).choices[0].message.model_dump()
+    assert said["tool_calls"] is None
+    assert client.chat.completions.create(model="one", messages=[*ASKED, said, *ASKED], max_tokens=3).choices
 
 
 def test_many_clients_at_once_get_the_texts_of_one_at_a_time(address: str) -> None:
@@ -299,6 +315,35 @@ def test_a_full_queue_and_a_late_answer(tmp_path: Any, vocabulary: Any) -> None:
         assert {answer.status_code for answer in answers} == {200, 429}
         busy = next(answer for answer in answers if answer.status_code == 429)
         assert (busy.json()["error"]["type"], busy.headers["retry-after"]) == ("rate_limit_error", "1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signals", [1, 2])
+def test_the_end_of_the_server_ends_running_answers_with_an_error(
+    signals: int, tmp_path: Any, vocabulary: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world, "CONFIG", replace(world.CONFIG, context_length=8192))  # answers of many seconds
+    world.write(tmp_path, vocabulary)
+
+    def ask(address: str, number: int) -> requests.Response:
+        return complete(address, max_tokens=8000, stream=number % 2 == 0, temperature=1.5, top_p=0.01, seed=number)
+
+    with ThreadPoolExecutor(12) as pool:
+        with world.server(tmp_path, "--rows", "4", stop=signal.SIGINT) as address:
+            (process,) = [p for p in psutil.Process().children(recursive=True) if has_port(p, urlsplit(address).port)]
+            answers = [pool.submit(ask, address, number) for number in range(12)]
+            while metric(address, "llm_running_requests") + metric(address, "llm_waiting_requests") < 8:
+                assert not all(answer.done() for answer in answers)
+            for _ in range(signals - 1):
+                process.send_signal(signal.SIGINT)
+                time.sleep(0.1)
+        found = [answer.result() for answer in answers]
+    assert (tmp_path / "log").read_text() == "stopped\n"
+    cut = [one for one in found if '"code": "stopping"' in one.text or one.status_code == 503]
+    assert len(cut) >= 4
+    for one in cut:
+        error = one.text.splitlines()[-2] if one.status_code == 200 else one.text
+        assert json.loads(error.removeprefix("data: "))["error"]["message"] == "the server is stopping"
 
 
 def noise(random: random.Random) -> Any:
