@@ -108,6 +108,8 @@ def make_app(models: Models, limits: Limits, metrics: Metrics, host: str) -> Gua
         context = language.config.context_length
         if len(ids) > context:
             raise ApiError(400, f"{len(ids)} tokens, but the context has {context}", "text", "context_length_exceeded")
+        if lacks := language.engine.lacks(len(ids), language.engine.owed()):
+            raise no_memory(f"{len(ids):,} tokens need {lacks}; shorten the text", "text")
         decode = language.tokenizer.decode
         work = look.next_token(
             language.engine.model, ids, decoding(body, 1), SHOWN, body.layer - 1, body.head - 1, decode
@@ -192,8 +194,7 @@ class Reply:
         if piece.finish == "stopping":
             return stopping()
         if piece.finish == "memory":
-            fix = "ask for fewer tokens (max_tokens), or try again later"
-            return ApiError(503, f"{self._asked.lacks}; {fix}", code="insufficient_memory")
+            return no_memory(f"{self._asked.lacks}; ask for fewer tokens (max_tokens)")
         return ApiError(500, "the model could not answer; see the server's output", code="internal")
 
     @staticmethod
@@ -264,6 +265,11 @@ def _model(name: str) -> dict[str, Any]:
 def stopping() -> ApiError:
     """The error of a request that the end of the server cuts off."""
     return ApiError(503, "the server is stopping", code="stopping")
+
+
+def no_memory(what: str, param: str | None = None) -> ApiError:
+    """The error of a request that needs more memory than is free."""
+    return ApiError(503, f"{what}, or try again later", param, "insufficient_memory")
 
 
 def _response(error: ApiError) -> JSONResponse:

@@ -216,22 +216,29 @@ class Engine:
         cache = None if self._batch is None else self._batch.cache
         return 0 if cache is None else max(0, cache.most_bytes(*others) - cache.nbytes)
 
-    def _lacks(self, batch: Batch, request: Request, joining: Sequence[int]) -> str:
-        """What `request` lacks to join together with others of so many tokens; an empty text if there is memory."""
+    def lacks(self, tokens: int, cache: int, again: bool = True) -> str:
+        """What is missing to compute a prompt of so many tokens beside `cache` bytes; an empty text if there is memory.
+
+        With `again`, freed memory is given back to the system first, which takes time.
+        """
         config = self.model.config
-        by_steps = config.attention == "eager" or not torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
-        first = memory.first_pass(config, max(PREFILL, batch.width(request.prompt)), by_steps)
-        needed = first + self.owed(*joining, request.most)
+        fused = torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
+        needed = cache + memory.first_pass(config, tokens, config.attention == "eager" or not fused)
         if needed <= LARGE or needed <= (free := self._memory.free(self)):
             return ""
-        if request is not self._held or not self._memory.used:
-            self._held = request
+        if again:
             machine.give_back()
             free = self._memory.free(self)
-        if needed <= free:
-            return ""
         sizes = f"{machine.readable(needed)} of memory, {machine.readable(max(0, int(free)))} are free"
-        return f"{len(request.prompt):,} tokens with an answer of {request.decoding.max_new_tokens:,} need {sizes}"
+        return "" if needed <= free else sizes
+
+    def _lacks(self, batch: Batch, request: Request, joining: Sequence[int]) -> str:
+        """What `request` lacks to join together with others of so many tokens; an empty text if there is memory."""
+        again = request is not self._held or not self._memory.used
+        found = self.lacks(max(PREFILL, batch.width(request.prompt)), self.owed(*joining, request.most), again)
+        self._held = request if found else None
+        size = f"{len(request.prompt):,} tokens with an answer of {request.decoding.max_new_tokens:,}"
+        return found and f"{size} need {found}"
 
     def _leave_expired(self, batch: Batch) -> None:
         for request in list(self.waiting):

@@ -29,21 +29,24 @@ Work = Generator[None, None, dict[str, Any]]
 
 
 class AttentionRecorder(KVCache):
-    """Stands for an empty cache, and records the attention weights (H, T, T) of one layer for one sequence."""
+    """Stands for an empty cache, and records attention weights of one layer and head for one sequence of T tokens.
 
-    def __init__(self, layer: int) -> None:
-        self.length, self._layer = 0, layer
-        self.weights = torch.empty(0)
+    `weights` (t, T) are those of the last t tokens, at most SHOWN_TOKENS.
+    """
+
+    def __init__(self, layer: int, head: int) -> None:
+        self.length, self._layer, self._head = 0, layer, head
+        self.weights = torch.empty(0, 0)
 
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, attend: Callable[..., Tensor]
     ) -> Tensor:
         """The model's own attention: (B, H, T, D) -> (B, H, T, D)."""
         if layer == self._layer:
-            keys = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
-            scores = q.float() @ keys.float().transpose(2, 3) * q.shape[-1] ** -0.5
-            hidden = torch.ones_like(scores, dtype=torch.bool).triu(1)
-            self.weights = scores.masked_fill(hidden, -math.inf).softmax(dim=-1)[0]
+            last, keys = q[0, self._head, -SHOWN_TOKENS:], k[0, self._head * k.shape[1] // q.shape[1]]
+            scores = last.float() @ keys.float().T * q.shape[-1] ** -0.5
+            hidden = torch.ones_like(scores, dtype=torch.bool).triu(1 + len(keys) - len(last))
+            self.weights = scores.masked_fill(hidden, -math.inf).softmax(dim=-1)
         return attend(q, k, v, mask)
 
 
@@ -56,7 +59,7 @@ def next_token(
     """
     yield
     with torch.inference_mode():
-        recorder = AttentionRecorder(layer)
+        recorder = AttentionRecorder(layer, head)
         weight = model.transformer.wte.weight
         hidden = model.transformer(torch.tensor([ids], device=weight.device), recorder)
         logits = model.lm_head(hidden[:, -1]).float().cpu()  # (1, V)
@@ -73,8 +76,7 @@ def next_token(
             {"token": decode([token]), "id": token, "probability": value, "drawn": float(drawn[token])}
             for token, value in rows
         ]
-        last = recorder.weights[head, -SHOWN_TOKENS:, -SHOWN_TOKENS:]
-        attention = [[round(value, 4) for value in row] for row in last.tolist()]
+        attention = [[round(value, 4) for value in row] for row in recorder.weights[:, -SHOWN_TOKENS:].tolist()]
     tokens = [decode([token]) for token in ids[-SHOWN_TOKENS:]]
     entropy = float(torch.special.entr(likely).sum() / math.log(2))
     return {"tokens": tokens, "n_tokens": len(ids), "candidates": candidates, "attention": attention, "bits": entropy}

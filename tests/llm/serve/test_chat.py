@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from llm.common.errors import UserError
+from llm.common.errors import RESOURCES, UserError
 from llm.generate.config import greedy
+from llm.runtime import machine
+from llm.serve import engine
 from llm.serve.conversation import Conversation
 from llm.serve.dialog import Message
 from tests import tiny
@@ -64,6 +66,20 @@ def test_what_was_taken_of_a_stopped_answer_is_remembered(conversation: Conversa
     assert whole.startswith(conversation.messages[-1].text)
     assert conversation.messages[-1].text == taken
     assert list(conversation.answer("Hello"))
+
+
+def test_an_answer_without_memory_is_an_error_and_not_remembered(
+    conversation: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = "".join(conversation.answer("Hello"))
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "LARGE", 0)
+        patch.setattr(machine, "available", lambda _device: 1000)
+        with pytest.raises(UserError, match=r"an answer of 12 need 0\.\d MB of memory, 1 kB are free") as raised:
+            list(conversation.answer("Hello"))
+    assert raised.value.code == RESOURCES
+    assert conversation.messages == [Message("user", "Hello"), Message("assistant", first)]
+    assert "".join(conversation.answer("Hello"))
 
 
 @pytest.mark.slow

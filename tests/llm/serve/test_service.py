@@ -7,20 +7,24 @@ import json
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+import torch
 from fastapi.testclient import TestClient
 
 from llm.data.special_tokens import END_OF_TEXT
 from llm.data.tokenizer import Tokenizer
 from llm.generate.config import greedy
+from llm.model.gpt import GPT
 from llm.runtime import machine
 from llm.serve import engine, models, service
 from llm.serve.app import make_app
 from llm.serve.batch import Batch
 from llm.serve.engine import Piece
+from llm.serve.look import AttentionRecorder
 from llm.serve.metrics import Metrics
 from llm.serve.models import Language, Models, Room
 from llm.serve.protocol import ApiError, ChatBody, CompletionBody, parse
@@ -186,6 +190,9 @@ def test_a_request_without_memory_gets_an_error_that_says_how_much(folder: Path,
         answer = client.post("/v1/completions", json=body | {"max_tokens": 450})
         stream = client.post("/v1/completions", json=body | {"max_tokens": 450, "stream": True}).text
         assert client.post("/v1/completions", json=body | {"max_tokens": 5}).status_code == 200
+        monkeypatch.setattr(machine, "available", lambda _device: 1000)
+        text = client.post("/api/next", json={"model": "one", "text": "Every effort"}).json()["error"]
+    assert (text["code"], text["param"]) == ("insufficient_memory", "text")
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["type"]) == (503, "insufficient_memory", "server_error")
     assert re.fullmatch(
@@ -194,3 +201,23 @@ def test_a_request_without_memory_gets_an_error_that_says_how_much(folder: Path,
         error["message"],
     )
     assert json.loads(stream.removeprefix("data: "))["error"] == error
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_attention_of_the_last_tokens_is_that_of_all_tokens(shared: bool) -> None:
+    shape = tiny.of_family("llama") if shared else tiny.MODEL
+    model, ids = GPT(replace(shape, context_length=100)).eval(), torch.arange(100)[None]
+    recorder, all_weights = AttentionRecorder(1, 1), list[torch.Tensor]()
+
+    class Whole(AttentionRecorder):
+        def attend(self, layer: int, q: Any, k: Any, *rest: Any) -> Any:
+            keys = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+            mask = torch.ones(100, 100, dtype=torch.bool).triu(1)
+            all_weights.append((q @ keys.mT / q.shape[-1] ** 0.5).masked_fill(mask, -torch.inf).softmax(-1))
+            return super().attend(layer, q, k, *rest)
+
+    with torch.inference_mode():
+        model.transformer(ids, recorder)
+        model.transformer(ids, Whole(0, 0))
+    assert recorder.weights.shape == (64, 100)  # and not as many rows as there are tokens
+    torch.testing.assert_close(recorder.weights, all_weights[1][0, 1, -64:])
