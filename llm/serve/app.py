@@ -108,12 +108,11 @@ def make_app(models: Models, limits: Limits, metrics: Metrics, host: str) -> Gua
         context = language.config.context_length
         if len(ids) > context:
             raise ApiError(400, f"{len(ids)} tokens, but the context has {context}", "text", "context_length_exceeded")
-        if lacks := language.engine.lacks(len(ids), language.engine.owed()):
+        engine = language.engine
+        if lacks := engine.lacks(engine.prompt_bytes(len(ids)) + engine.owed()):
             raise no_memory(f"{len(ids):,} tokens need {lacks}; shorten the text", "text")
         decode = language.tokenizer.decode
-        work = look.next_token(
-            language.engine.model, ids, decoding(body, 1), SHOWN, body.layer - 1, body.head - 1, decode
-        )
+        work = look.next_token(engine.model, ids, decoding(body, 1), SHOWN, body.layer - 1, body.head - 1, decode)
         return JSONResponse(await _unless_left(request, service().work(work)))
 
     @app.post("/api/classify")

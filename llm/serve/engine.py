@@ -134,8 +134,8 @@ class Engine:
         memory: Memory | None = None,
     ) -> None:
         self.model, self.stops, self._observe = model.eval(), stops, observe
-        self._memory = memory or Memory(model.transformer.wte.weight.device.type)
-        self._memory.engines.append(self)
+        self.memory = memory or Memory(model.transformer.wte.weight.device.type)
+        self.memory.engines.append(self)
         self._held: Request | None = None  # it waits for memory
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []  # by row of the batch
@@ -193,7 +193,7 @@ class Engine:
                 break
             request.lacks = self._lacks(batch, request, most)
             if request.lacks:
-                if most or self._memory.used:
+                if most or self.memory.used:
                     break
                 self.waiting.remove(request)
                 self._sent.append((request, request.end("memory")))
@@ -216,26 +216,29 @@ class Engine:
         cache = None if self._batch is None else self._batch.cache
         return 0 if cache is None else max(0, cache.most_bytes(*others) - cache.nbytes)
 
-    def lacks(self, tokens: int, cache: int, again: bool = True) -> str:
-        """What is missing to compute a prompt of so many tokens beside `cache` bytes; an empty text if there is memory.
+    def prompt_bytes(self, tokens: int) -> int:
+        """The memory to compute a prompt of so many tokens, beside the cache."""
+        fused = torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
+        return memory.first_pass(self.model.config, tokens, self.model.config.attention == "eager" or not fused)
+
+    def lacks(self, needed: int, again: bool = True) -> str:
+        """An empty text if so many bytes are free; else how many are needed, and how many are free.
 
         With `again`, freed memory is given back to the system first, which takes time.
         """
-        config = self.model.config
-        fused = torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
-        needed = cache + memory.first_pass(config, tokens, config.attention == "eager" or not fused)
-        if needed <= LARGE or needed <= (free := self._memory.free(self)):
+        if needed <= LARGE or needed <= (free := self.memory.free(self)):
             return ""
         if again:
             machine.give_back()
-            free = self._memory.free(self)
+            free = self.memory.free(self)
         sizes = f"{machine.readable(needed)} of memory, {machine.readable(max(0, int(free)))} are free"
         return "" if needed <= free else sizes
 
     def _lacks(self, batch: Batch, request: Request, joining: Sequence[int]) -> str:
         """What `request` lacks to join together with others of so many tokens; an empty text if there is memory."""
-        again = request is not self._held or not self._memory.used
-        found = self.lacks(max(PREFILL, batch.width(request.prompt)), self.owed(*joining, request.most), again)
+        again = request is not self._held or not self.memory.used
+        first = self.prompt_bytes(max(PREFILL, batch.width(request.prompt)))
+        found = self.lacks(first + self.owed(*joining, request.most), again)
         self._held = request if found else None
         size = f"{len(request.prompt):,} tokens with an answer of {request.decoding.max_new_tokens:,}"
         return found and f"{size} need {found}"

@@ -6,18 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llm.common.errors import USAGE, UserError, collect_errors, raise_all
+from llm.common.errors import RESOURCES, USAGE, UserError, collect_errors, raise_all
 from llm.common.files import read_json
 from llm.data.tokenizer import Tokenizer
 from llm.model import packed_weights
 from llm.model.classifier import Classifier
 from llm.model.config import ModelConfig
 from llm.runtime.device import RuntimeConfig
-from llm.runtime.machine import available, check_memory
 from llm.serve.batch import ROWS, SLOTS
 from llm.serve.dialog import Dialog
-from llm.serve.engine import Engine, Memory
+from llm.serve.engine import PREFILL, Engine, Memory
 from llm.weights import classifier_folder, model_folder
+
+SAFE = 0.9  # share of the free memory that a suggested context takes
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def load_language(
     memory: Memory | None = None,
     observe: Callable[[str, int], None] | None = None,
 ) -> Language:
-    """Load a language model. Raises UserError if the cache for one request of the whole context exceeds the memory."""
+    """Load a language model. Raises UserError if there is no memory for one request of the whole context."""
     tokenizer = model_folder.load_tokenizer(folder)
     model = model_folder.load_model(folder, tokenizer.vocab_size).to(runtime.device)
     model = packed_weights.pack_for_decoding(model, runtime, rows=ROWS)
@@ -110,9 +111,11 @@ def load_language(
     dialog = Dialog(folder, tokenizer)
     told = None if observe is None else (lambda size: observe(name, size))
     engine = Engine(model, dialog.stops, room.rows, told, memory)
-    fits = (available(runtime.device) or 0) // engine.owed(1) * SLOTS
-    fix = f"give a smaller --context, such as {min(fits, most)}" if fits else "free some memory"
-    check_memory(folder, f"a request of {most:,} tokens", engine.owed(most), runtime.device, fix)
+    first = engine.prompt_bytes(PREFILL)
+    if lacks := engine.lacks(first + engine.owed(most)):
+        fits = int(SAFE * engine.memory.free(engine) - first) // engine.owed(1) * SLOTS
+        fix = f"give a smaller --context, such as {fits}" if fits > 0 else "free some memory, or take a smaller model"
+        raise UserError(folder, f"a request of {most:,} tokens needs {lacks}", fix, RESOURCES)
     return Language(name, config, tokenizer, dialog, engine)
 
 

@@ -105,7 +105,7 @@ def with_memory(monkeypatch: pytest.MonkeyPatch, total: int, *engines: Engine) -
     """Let these engines share so many bytes, those for a prompt left out."""
     shared = Memory("cpu")
     for one in engines:
-        one._memory = shared
+        one.memory = shared
         shared.engines.append(one)
     monkeypatch.setattr(engine, "LARGE", 0)
     monkeypatch.setattr(memory, "first_pass", lambda *_: 0)

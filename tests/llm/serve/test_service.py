@@ -15,6 +15,7 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 
+from llm.common.errors import RESOURCES, UserError
 from llm.data.special_tokens import END_OF_TEXT
 from llm.data.tokenizer import Tokenizer
 from llm.generate.config import greedy
@@ -34,6 +35,7 @@ from tests import tiny
 from tests.llm.serve import world
 
 T = TypeVar("T")
+BODY = json.dumps({"model": "one", "prompt": [5], "max_tokens": 10**6}).encode()
 
 
 @pytest.fixture
@@ -57,18 +59,22 @@ def served(folder: Path, use: Callable[[Service, Language], T], context: int | N
     return asyncio.run(run())
 
 
-def test_the_memory_that_is_asked_for_is_that_of_one_whole_context(folder: Path, monkeypatch: Any) -> None:
-    told: list[tuple[int, str]] = []
-    monkeypatch.setattr(models, "check_memory", lambda _where, _what, needed, _device, fix: told.append((needed, fix)))
-    monkeypatch.setattr(models, "available", lambda _device: 100_000)
-    for context in (None, 64):
-        batch = Batch(models.load_language(str(folder), "one", tiny.FP32, Room(9, context)).engine.model, 9)
-        batch.add([[1] * 60])
-        most = batch.model.config.context_length
-        while batch.cache.lengths[0] < most - 1:
-            batch.step([1])
-        assert told[-1][0] == batch.cache.nbytes + batch.cache.keys[0].nbytes  # one tensor while it is copied
-    assert [fix for _, fix in told] == ["give a smaller --context, such as " + size for size in ("256", "64")]
+def test_a_server_starts_if_there_is_memory_for_one_request(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "LARGE", 0)
+    monkeypatch.setattr(machine, "available", lambda _device: 1 << 30)
+    language = models.load_language(str(folder), "one", tiny.FP32, Room(9))
+    needed = language.engine.prompt_bytes(engine.PREFILL) + language.engine.owed(512)
+    monkeypatch.setattr(machine, "available", lambda _device: needed)
+    assert served(folder, lambda made, _: made.complete(parse(CompletionBody, BODY)).decoding.max_new_tokens) == 511
+    monkeypatch.setattr(machine, "available", lambda _device: needed - 1)
+    with pytest.raises(UserError, match=r"a request of 512 tokens needs 0.7 MB of memory, 0.7 MB are free") as raised:
+        models.load_language(str(folder), "one", tiny.FP32, Room(9))
+    assert raised.value.code == RESOURCES
+    assert raised.value.fix == "give a smaller --context, such as 256"
+    models.load_language(str(folder), "one", tiny.FP32, Room(9, 256))
+    monkeypatch.setattr(machine, "available", lambda _device: 1000)
+    with pytest.raises(UserError, match="free some memory"):
+        models.load_language(str(folder), "one", tiny.FP32, Room(9, 1))
 
 
 def test_a_shorter_context_gives_the_same_logits(folder: Path) -> None:
@@ -182,8 +188,8 @@ def test_a_client_does_not_wait_for_a_worker_that_says_nothing(
 
 def test_a_request_without_memory_gets_an_error_that_says_how_much(folder: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(engine, "LARGE", 0)
-    monkeypatch.setattr(machine, "available", lambda _device: 600_000)
     loaded = models.load([str(folder)], tiny.FP32, Room(4))
+    monkeypatch.setattr(machine, "available", lambda _device: 600_000)  # another process has taken the rest
     with TestClient(make_app(loaded, Limits(8, 60.0), Metrics(), "127.0.0.1"), "http://127.0.0.1") as client:
         body: dict[str, Any] = {"model": "one", "prompt": "Every effort", "temperature": 0}
         assert client.post("/v1/completions", json=body | {"max_tokens": 5}).status_code == 200
