@@ -3,8 +3,8 @@
 Each sequence has a row of the cache and starts at its first slot. A matrix product adds in another order if it has few
 rows or a width that is no multiple of the vector registers. So a step always computes ROWS, 2 ROWS, ... rows, unless
 all weights are packed in fp32, and attends to SLOTS, 2 SLOTS, ... slots. Prompts are padded to PROMPT, 2 PROMPT, ...
-tokens. With that, on the CPUs that were measured, the logits of a sequence are the same bits whatever else is in the
-batch.
+tokens. Attention is computed for the rows of sequences only. With that, on the CPUs that were measured, the logits of a
+sequence are the same bits whatever else is in the batch, and however large the cache is.
 """
 
 from __future__ import annotations
