@@ -16,8 +16,8 @@ from llm.serve.engine import Scored
 MAX_BODY = 1 << 20  # bytes
 MAX_MESSAGES = 1000
 OTHER_TYPE = 2
-TOOLS = "tools are not supported; leave out tools, tool_choice, functions and function_call"
-ONLY = {  # what is not supported: the values that ask for nothing
+TOOLS = "function calling is not supported; leave out tools, tool_choice, functions and function_call"
+ONLY = {  # the values that ask for nothing, of fields that are not supported
     "n": "1",
     "best_of": "1",
     "frequency_penalty": "0",
@@ -217,7 +217,7 @@ def _message(first: Mapping[str, Any], where: str, errors: Sequence[Mapping[str,
         path = where.removesuffix(str(first["loc"][-1])).rstrip(".")
         return f"{path}{'.' if path else ''}{first['loc'][-1]!s:.100}: is not supported; leave it out"
     if name in ONLY:
-        return f"{name}: is not supported; leave it out, or give {ONLY[name]}"
+        return f"{name}: only {ONLY[name]} is supported; give that, or leave it out"
     said = first["msg"]
     if _distance(first) == OTHER_TYPE:  # all alternatives are of other types than the value
         said = " or ".join(dict.fromkeys(one["msg"].removeprefix("Input should be ") for one in errors))

@@ -33,12 +33,15 @@ USER = {"role": "user", "content": "a"}
         ({"messages": [USER], "tools": [{"type": "function"}]}, f"tools: {TOOLS}"),
         ({"messages": [USER], "tool_choice": "required"}, f"tool_choice: {TOOLS}"),
         ({"messages": [USER], "functions": [{}]}, f"functions: {TOOLS}"),
-        ({"messages": [USER], "n": 2}, "n: is not supported; leave it out, or give 1"),
-        ({"messages": [USER], "frequency_penalty": 1}, "frequency_penalty: is not supported; leave it out, or give 0"),
-        ({"messages": [USER], "logit_bias": {"5": 1}}, "logit_bias: is not supported; leave it out, or give {}"),
+        ({"messages": [USER], "n": 2}, "n: only 1 is supported; give that, or leave it out"),
+        (
+            {"messages": [USER], "frequency_penalty": 1},
+            "frequency_penalty: only 0 is supported; give that, or leave it out",
+        ),
+        ({"messages": [USER], "logit_bias": {"5": 1}}, "logit_bias: only {} is supported; give that, or leave it out"),
         (
             {"messages": [USER], "response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
-            'response_format: is not supported; leave it out, or give {"type": "text"}',
+            'response_format: only {"type": "text"} is supported; give that, or leave it out',
         ),
     ],
 )
