@@ -58,6 +58,24 @@ for turn in range(2):  # the first warms up
 print(faults() - before)
 """
 
+# MB that a process holds before, while and after it has 100 tensors of 2 MB, and when it has given them back.
+GIVE_BACK = """
+import torch
+from llm.runtime import device, machine
+assert device.keep_pages()
+def held():
+    with open("/proc/self/statm") as file:
+        print(int(file.read().split()[1]) * 4096 // 10**6)
+held()
+many = [torch.ones(500_000) for _ in range(100)]
+last = torch.ones(1000)
+held()
+del many
+held()
+machine.give_back()
+held()
+"""
+
 
 @pytest.fixture(autouse=True)
 def same_threads() -> Iterator[None]:
@@ -70,6 +88,14 @@ def said(code: str, how: str) -> list[int]:
     """The numbers printed by a process with or without `keep_pages`."""
     done = subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, check=True)
     return [int(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not GLIBC, reason="the allocator is not glibc's")
+def test_kept_pages_can_be_given_back() -> None:
+    before, full, freed, given_back = said(GIVE_BACK, "keep")
+    assert min(full, freed) > before + 150
+    assert given_back < before + 50
 
 
 @pytest.mark.slow

@@ -53,3 +53,9 @@ def test_unknown_systems_are_not_checked(monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "PROC", tmp_path)
     assert machine.available("cpu") is None
     assert machine.available("mps") is None
+
+
+def test_memory_that_pytorch_keeps_for_reuse_is_free(monkeypatch):
+    for name, value in (("mem_get_info", (1000, 9000)), ("memory_reserved", 700), ("memory_allocated", 500)):
+        monkeypatch.setattr(machine.torch.cuda, name, lambda value=value: value)
+    assert machine.available("cuda") == 1200
