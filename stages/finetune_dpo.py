@@ -8,22 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from llm.common import files
-from llm.data.batches import SequentialBatches, ShuffledBatches, steps_per_epoch
+from llm.data.batches import SequentialBatches
 from llm.data.prompts import frame_of, prompt_of
 from llm.evaluate import stats
-from llm.model import memory
 from llm.preference import answers
 from llm.preference.loss import MEASURES, Preference, set_reference
 from llm.preference.pairs import PREFERENCES
 from llm.preference.splits import read_splits
 from llm.runtime.device import RuntimeConfig, set_up_device
-from llm.train import resume
-from llm.train.callbacks import Progress
-from llm.train.loop import evaluate, evaluation_batches, fit
+from llm.train.loop import evaluate
 from llm.train.ranks import ranks_of
 from llm.train.room import room_for
-from llm.train.task import Task
 from llm.weights import model_folder
+from stages.recipe import Recipe
 from stages.run import run_stage, stage
 from stages.sections.finetune_dpo import FinetuneDpoConfig
 
@@ -48,6 +45,7 @@ def main(params: Params) -> None:
     """Train on pairs; publish the model with its curve, its held-out accuracies, and its answers before and after."""
     with stage("finetune_dpo", params) as run:
         config, init_from = params.finetune_dpo, Path(params.finetune_dpo.init_from)
+        recipe = Recipe(run, "finetune_dpo", config, params.runtime, params.seed)
         device = set_up_device(params.runtime)
         run.reads(PREFERENCES)
         tokenizer = model_folder.load_tokenizer(init_from)
@@ -55,12 +53,11 @@ def main(params: Params) -> None:
         frame = frame_of(init_from, tokenizer)
         splits = read_splits(tokenizer, shape.context_length, frame, {"train": config.max_pairs})
         data = {name: split.data for name, split in splits.items()}
-        steps = config.epochs * steps_per_epoch(len(data["train"]), config.batch_size)
+        steps = recipe.steps(data["train"])
         longest = max(part.longest for part in data.values())
         targets = max(part.most_targets(config.rows) for part in data.values())
         training = room_for(config, shape, params.runtime, longest, targets=targets)
-        training = replace(training, rows=2 * training.rows)  # of each pair
-        memory.check_training("finetune_dpo", training, run.work, steps, config.save_every)
+        recipe.check_room(replace(training, rows=2 * training.rows), steps)  # of each pair
         model = model_folder.starting_point(init_from, "pretrained", 0.0, params.seed, tokenizer.vocab_size).to(device)
         run.turn_to("compute")
         asked = splits["test"].pairs[: config.answers]
@@ -71,16 +68,8 @@ def main(params: Params) -> None:
         loss = Preference(config.beta, config.average, config.label_smoothing, config.anchor)
         for part in data.values():
             set_reference(model, part, loss, params.runtime, *sizes, ranks)
-        task = Task(
-            model,
-            loss,
-            ShuffledBatches(data["train"], config.batch_size, steps, params.seed, "finetune_dpo.batch_size"),
-            evaluation_batches(data["train"], data["validation"], config),
-            "finetune_dpo",
-        )
-        with resume.checkpoints(run.states, params, [init_from, PREFERENCES], config.save_every, run.say) as saved:
-            history = fit(task, config, params.runtime, params.seed, [Progress(run), saved], ranks)
-        run.say(history.ending(config))
+        task = recipe.task(model, loss, data["train"], data["validation"], steps)
+        history = recipe.train(task, [init_from, PREFERENCES], ranks=ranks)
         held_out: dict[str, Any] = {}
         for name in (name for name in data if name not in ("train", "validation")):
             batches = SequentialBatches(data[name], config.batch_size)
@@ -89,7 +78,7 @@ def main(params: Params) -> None:
         after = answers.answer(model, asked, tokenizer, frame, config.max_new_tokens)
         run.turn_to("save")
         model_folder.save_model(model, init_from, run.out("models/dpo"), prompt_of(init_from, tokenizer))
-        files.write_csv(run.out("reports/finetune_dpo/curve.csv"), COLUMNS, history.table(COLUMNS))
+        run.write_table("curve", COLUMNS, history.table(COLUMNS))
         files.write_json(run.out("reports/finetune_dpo/answers.json"), answers.table(asked, before, after))
         run.write_metrics(
             {**history.losses(config), **held_out, **answers.measures(before, after)},

@@ -7,26 +7,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llm.common import files
 from llm.common.errors import UserError, collect_errors, raise_all
 from llm.common.seeds import derive
-from llm.data.ahead import prepared
-from llm.data.batches import Buckets, ShuffledBatches, steps_per_epoch
+from llm.data.batches import Buckets
 from llm.data.instruction_dataset import InstructionDataset
 from llm.data.instructions import read_entries
 from llm.data.prompts import make_frame, to_json
 from llm.data.source import Source
-from llm.model import lora, memory
+from llm.model import lora
+from llm.model.config import ModelConfig
 from llm.model.gpt import count_parameters
+from llm.model.memory import Training
 from llm.runtime.device import RuntimeConfig, set_up_device
-from llm.train import losses, resume
-from llm.train.callbacks import Progress
+from llm.train import losses
 from llm.train.history import COLUMNS
-from llm.train.loop import evaluation_batches, fit
 from llm.train.room import room_for
-from llm.train.task import Task
 from llm.weights import families, model_card, model_folder
 from llm.weights.model_card import Card
+from stages.recipe import Recipe
 from stages.run import Run, from_section, full_keys, run_stage, stage
 from stages.sections.finetune_instruct import FinetuneInstructConfig
 
@@ -48,6 +46,7 @@ def main(params: Params) -> None:
     """Fine-tune on prompts with answers; publish the model with its curve."""
     with stage("finetune_instruct", full_keys(params, ALSO)) as run:
         config = params.finetune_instruct
+        recipe = Recipe(run, "finetune_instruct", config, params.runtime, params.seed)
         device = set_up_device(params.runtime)
         run.reads(INSTRUCTIONS)
         init_from = Path(config.init_from)
@@ -64,15 +63,10 @@ def main(params: Params) -> None:
         train, val = parts
         if n_cut := train.n_cut + val.n_cut:
             run.say(f"{n_cut:,} of {len(train) + len(val):,} entries are cut to the context of {limit} tokens")
-        steps = config.epochs * steps_per_epoch(len(train), config.batch_size)
-        shape = replace(
-            shape, dropout=config.dropout, dropout_attention=None, tie_head=shape.tie_head and not config.lora
-        )
+        steps = recipe.steps(train)
         longest = max(train.longest, val.longest)
-        targets = max(part.most_targets(config.rows) for part in (train, val))
-        training = room_for(config, shape, params.runtime, longest, lora=config.lora, targets=targets)
-        memory.check_training("finetune_instruct", training, run.work, steps, config.save_every)
-        buckets = Buckets(train.lengths, config.bucket_batches) if config.bucket_batches else None
+        targets = max(part.most_targets(config.rows) for part in parts)
+        recipe.check_room(room(config, shape, params.runtime, longest, targets), steps)
         start = (init_from, config.weights, config.dropout, params.seed, tokenizer.vocab_size)
         model = model_folder.starting_point(*start)
         if config.lora:
@@ -82,26 +76,15 @@ def main(params: Params) -> None:
         trainable = count_parameters(model, trainable_only=True)
         run.say(f"{trainable:,} of {count_parameters(model):,} parameters train, {len(train)} entries on {device}")
         run.turn_to("compute")
-        where = "finetune_instruct.batch_size"
-        source = ShuffledBatches(train, config.batch_size, steps, params.seed, where, buckets)
-        task = Task(
-            model,
-            losses.next_token_of(params.runtime.fused_loss),
-            prepared(source, params.runtime.device),
-            evaluation_batches(train, val, config),
-            "finetune_instruct",
-        )
-        with resume.checkpoints(
-            run.states, params, [init_from, INSTRUCTIONS], config.save_every, run.say
-        ) as checkpoints:
-            history = fit(task, config, params.runtime, params.seed, [Progress(run), checkpoints])
-        run.say(history.ending(config))
+        buckets = Buckets(train.lengths, config.bucket_batches) if config.bucket_batches else None
+        loss = losses.next_token_of(params.runtime.fused_loss)
+        history = recipe.train(recipe.task(model, loss, train, val, steps, buckets), [init_from, INSTRUCTIONS])
         run.turn_to("save")
         adapter = lora.merge_lora(model)
         model_folder.save_model(model, init_from, folder := run.out("models/instruct"), to_json(config.prompt))
         if config.lora:
             model_folder.save_adapter(adapter, config.lora, config.init_from, folder)
-        files.write_csv(run.out("reports/finetune_instruct/loss.csv"), COLUMNS, history.table())
+        run.write_table("loss", COLUMNS, history.table())
         metrics = {
             **history.losses(config),
             "tokens_seen": history.kept(config)["tokens_seen"],
@@ -110,6 +93,18 @@ def main(params: Params) -> None:
         }
         run.write_metrics(metrics, headline=["val_loss"])
         model_card.write(folder, card(params, run, metrics), model_card.read(init_from))
+
+
+def room(
+    config: FinetuneInstructConfig, shape: ModelConfig, runtime: RuntimeConfig, length: int, targets: int | None = None
+) -> Training:
+    """What decides about the memory of fine-tuning a model of this shape, on rows of up to `length` tokens.
+
+    In the rows of a forward pass, at most so many `targets` count; None: all.
+    """
+    tied = shape.tie_head and not config.lora
+    shape = replace(shape, dropout=config.dropout, dropout_attention=None, tie_head=tied)
+    return room_for(config, shape, runtime, length, lora=config.lora, targets=targets)
 
 
 def card(params: Params, run: Run, metrics: Mapping[str, Any]) -> Card:

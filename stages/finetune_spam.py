@@ -10,29 +10,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from llm.common import files
 from llm.common.seeds import derive
-from llm.data.ahead import prepared
-from llm.data.batches import ShuffledBatches, steps_per_epoch
 from llm.data.class_splits import SPLITS, read_labels, read_split
 from llm.data.source import Source
 from llm.data.spam_dataset import SpamDataset
 from llm.evaluate import accuracy, class_metrics
-from llm.model import classifier, lora, memory
+from llm.model import classifier, lora
 from llm.model.classifier import Classifier
 from llm.model.config import ModelConfig
 from llm.model.gpt import count_parameters
+from llm.model.memory import Training
 from llm.model.trainable import UPPER_BLOCKS
 from llm.runtime.device import RuntimeConfig, set_up_device
-from llm.train import frozen_blocks, losses, resume
-from llm.train.callbacks import Progress
+from llm.train import frozen_blocks, losses
 from llm.train.frozen_blocks import FrozenStates
 from llm.train.history import COLUMNS
-from llm.train.loop import evaluation_batches, fit
 from llm.train.room import room_for
-from llm.train.task import Task
 from llm.weights import classifier_folder, model_card, model_folder
 from llm.weights.model_card import Card
+from stages.recipe import Recipe
 from stages.run import Run, from_section, full_keys, run_stage, stage
 from stages.sections.finetune_spam import FinetuneSpamConfig
 
@@ -55,10 +51,11 @@ def main(params: Params) -> None:
     """Fine-tune, predict every message of the three splits, publish the classifier."""
     with stage("finetune_spam", full_keys(params, ALSO)) as run:
         config = params.finetune_spam
+        recipe = Recipe(run, "finetune_spam", config, params.runtime, params.seed)
         device = set_up_device(params.runtime)
         run.reads(SPAM)
         init_from = Path(config.init_from)
-        shape = replace(model_folder.read_config(init_from), dropout=config.dropout, dropout_attention=None)
+        shape = model_folder.read_config(init_from)
         labels = read_labels(SPAM)
         data = read_datasets(shape.context_length, init_from, config, len(labels))
         cut = {split: part.cut for split, part in data.items()}
@@ -66,8 +63,8 @@ def main(params: Params) -> None:
             counts = ", ".join(f"{count:,} of {len(data[split]):,} ({split})" for split, count in cut.items())
             most = data["train"].width or shape.context_length
             run.say(f"messages of more than {most} tokens, of which only the start is read: {counts}")
-        steps = config.epochs * steps_per_epoch(len(data["train"]), config.batch_size)
-        check_room(shape, data, params, steps, run, len(labels))
+        steps = recipe.steps(data["train"])
+        check_room(recipe, shape, data, config, steps, len(labels))
         gpt = model_folder.starting_point(init_from, config.weights, config.dropout, params.seed)
         torch.manual_seed(derive(params.seed, "head"))
         model = Classifier(gpt, len(labels), config.position, data["train"].width, config.causal).to(device)
@@ -78,18 +75,8 @@ def main(params: Params) -> None:
         run.say(f"{trainable:,} of {count_parameters(model):,} parameters train")
         run.turn_to("compute")
         trained, seen = above_frozen_blocks(model, data, config, params.runtime, run)
-        where = "finetune_spam.batch_size"
-        source = ShuffledBatches(seen["train"], config.batch_size, steps, params.seed, where)
-        task = Task(
-            trained,
-            losses.classification,
-            prepared(source, params.runtime.device),
-            evaluation_batches(seen["train"], seen["validation"], config),
-            "finetune_spam",
-        )
-        with resume.checkpoints(run.states, params, [init_from, SPAM], config.save_every, run.say) as checkpoints:
-            history = fit(task, config, params.runtime, params.seed, [Progress(run), checkpoints])
-        run.say(history.ending(config))
+        task = recipe.task(trained, losses.classification, seen["train"], seen["validation"], steps)
+        history = recipe.train(task, [init_from, SPAM])
         adapter = lora.merge_lora(model)
         measured = accuracy.measure_splits(
             trained, seen, labels, params.runtime, config.batch_size, config.micro_batch_size
@@ -99,13 +86,10 @@ def main(params: Params) -> None:
         classifier_folder.save_classifier(model, labels, init_from, folder := run.out("models/spam"))
         if config.lora:
             model_folder.save_adapter(adapter, config.lora, config.init_from, folder)
-        files.write_csv(run.out("reports/finetune_spam/loss.csv"), COLUMNS, history.table())
-        table = history.table(ACCURACY_COLUMNS)
-        files.write_csv(run.out("reports/finetune_spam/accuracy.csv"), ACCURACY_COLUMNS, table)
-        header = accuracy.prediction_columns(labels)
-        files.write_csv(run.out("reports/finetune_spam/predictions.csv"), header, measured.predictions)
-        header = ["split", *class_metrics.BIN_COLUMNS]
-        files.write_csv(run.out("reports/finetune_spam/calibration.csv"), header, measured.calibration)
+        run.write_table("loss", COLUMNS, history.table())
+        run.write_table("accuracy", ACCURACY_COLUMNS, history.table(ACCURACY_COLUMNS))
+        run.write_table("predictions", accuracy.prediction_columns(labels), measured.predictions)
+        run.write_table("calibration", ["split", *class_metrics.BIN_COLUMNS], measured.calibration)
         metrics |= {
             **history.losses(config),
             "trainable_parameters": trainable,
@@ -138,21 +122,28 @@ def card(params: Params, run: Run, labels: list[str], metrics: Mapping[str, Any]
     )
 
 
+def room(config: FinetuneSpamConfig, shape: ModelConfig, runtime: RuntimeConfig, length: int, classes: int) -> Training:
+    """What decides about the memory of fine-tuning a model of this shape, on messages of up to `length` tokens."""
+    shape = replace(shape, dropout=config.dropout, dropout_attention=None)
+    blocks = UPPER_BLOCKS.get(config.trainable)
+    return room_for(config, shape, runtime, length, trained_blocks=blocks, lora=config.lora, classes=classes)
+
+
 def check_room(
-    shape: ModelConfig, data: Mapping[str, SpamDataset], params: Params, steps: int, run: Run, n_classes: int
+    recipe: Recipe,
+    shape: ModelConfig,
+    data: Mapping[str, SpamDataset],
+    config: FinetuneSpamConfig,
+    steps: int,
+    classes: int,
 ) -> None:
     """Refuse a training that does not fit into memory or on the disk, which also holds the frozen blocks' states."""
-    config = params.finetune_spam
     longest = max(part.width or min(part.longest, shape.context_length) for part in data.values())
-    blocks = UPPER_BLOCKS.get(config.trainable)
-    training = room_for(
-        config, shape, params.runtime, longest, trained_blocks=blocks, lora=config.lora, classes=n_classes
-    )
     cached = 0
     if config.frozen_blocks(shape.n_layer):
         states = sum(sum(frozen_blocks.kept_lengths(p, config.position, shape.context_length)) for p in data.values())
-        cached = params.runtime.ranks * frozen_blocks.STATE_BYTES * states * shape.n_embd  # each rank has its own
-    memory.check_training("finetune_spam", training, run.work, steps, config.save_every, cached)
+        cached = recipe.runtime.ranks * frozen_blocks.STATE_BYTES * states * shape.n_embd  # each rank has its own
+    recipe.check_room(room(config, shape, recipe.runtime, longest, classes), steps, cached)
 
 
 def read_datasets(limit: int, init_from: Path, config: FinetuneSpamConfig, n_classes: int) -> dict[str, SpamDataset]:

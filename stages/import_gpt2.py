@@ -15,7 +15,7 @@ from typing import Any
 from llm.common import files
 from llm.common.errors import DATA, UserError
 from llm.data.tokenizer import Tokenizer
-from llm.model.gpt import GPT, count_parameters
+from llm.model.gpt import count_parameters
 from llm.runtime import machine
 from llm.weights import families, gguf_import, model_card, model_folder, openai_checkpoint
 from llm.weights.families import Checkpoint
@@ -96,11 +96,6 @@ def _gguf(path: Path) -> Path | None:
         what = f"holds {len(found)} GGUF files: {', '.join(file.name for file in found)}"
         raise UserError(str(path), what, "keep one of them", DATA)
     return None if any((path / name).exists() for name in (WEIGHTS, INDEX)) else next(iter(found), None)
-
-
-def load(folder: Path) -> GPT:
-    """The model of a folder in either format."""
-    return read(folder).model()
 
 
 def read(folder: Path) -> Checkpoint:

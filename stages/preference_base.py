@@ -13,22 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm.common import files
 from llm.common.seeds import derive
-from llm.data.batches import ShuffledBatches, steps_per_epoch
 from llm.data.instruction_dataset import InstructionDataset
 from llm.data.prompts import PromptName, Template, make_frame, to_json
-from llm.model import memory
 from llm.preference.pairs import PREFERENCES, Pair, entries_of
 from llm.preference.splits import read_splits
 from llm.runtime.device import RuntimeConfig, set_up_device
-from llm.train import losses, resume
-from llm.train.callbacks import Progress
+from llm.train import losses
 from llm.train.history import COLUMNS
-from llm.train.loop import evaluation_batches, fit
 from llm.train.room import room_for
-from llm.train.task import Task
 from llm.weights import model_folder
+from stages.recipe import Recipe
 from stages.run import from_section, full_keys, run_stage, stage
 from stages.sections.preference_base import PreferenceBaseConfig
 
@@ -48,9 +43,9 @@ class Params:
 
 def main(params: Params) -> None:
     """Fine-tune on chosen and rejected answers alike; publish the model with its curve."""
-    settings = full_keys(params, ALSO)
-    with stage("preference_base", settings) as run:
+    with stage("preference_base", full_keys(params, ALSO)) as run:
         config, init_from = params.preference_base, Path(params.init_from)
+        recipe = Recipe(run, "preference_base", config, params.runtime, params.seed)
         device = set_up_device(params.runtime)
         run.reads(PREFERENCES)
         tokenizer = model_folder.load_tokenizer(init_from)
@@ -68,26 +63,17 @@ def main(params: Params) -> None:
             )
             for split in ("train", "validation")
         )
-        steps = config.epochs * steps_per_epoch(len(train), config.batch_size)
+        steps = recipe.steps(train)
         longest = max(train.longest, val.longest)
         targets = max(part.most_targets(config.rows) for part in (train, val))
-        training = room_for(config, shape, params.runtime, longest, targets=targets)
-        memory.check_training("preference_base", training, run.work, steps, config.save_every)
+        recipe.check_room(room_for(config, shape, params.runtime, longest, targets=targets), steps)
         model = model_folder.starting_point(init_from, "pretrained", 0.0, params.seed, tokenizer.vocab_size).to(device)
         run.turn_to("compute")
-        task = Task(
-            model,
-            losses.next_token_of(params.runtime.fused_loss),
-            ShuffledBatches(train, config.batch_size, steps, params.seed, "preference_base.batch_size"),
-            evaluation_batches(train, val, config),
-            "preference_base",
-        )
-        with resume.checkpoints(run.states, settings, [init_from, PREFERENCES], config.save_every, run.say) as saved:
-            history = fit(task, config, params.runtime, params.seed, [Progress(run), saved])
-        run.say(history.ending(config))
+        loss = losses.next_token_of(params.runtime.fused_loss)
+        history = recipe.train(recipe.task(model, loss, train, val, steps), [init_from, PREFERENCES])
         run.turn_to("save")
         model_folder.save_model(model, init_from, run.out("models/preference_base"), to_json(params.prompt))
-        files.write_csv(run.out("reports/preference_base/loss.csv"), COLUMNS, history.table())
+        run.write_table("loss", COLUMNS, history.table())
         run.write_metrics({**history.losses(config), "tokens_seen": history.kept(config)["tokens_seen"]})
 
 

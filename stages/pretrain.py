@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from llm.common import files
 from llm.common.errors import DATA, USAGE, UserError
 from llm.common.seeds import derive
 from llm.data.ahead import prepared
@@ -24,22 +23,22 @@ from llm.model import memory, packed_weights
 from llm.model.config import ModelConfig, ModelParams
 from llm.model.gpt import GPT, count_parameters
 from llm.runtime.device import RuntimeConfig, autocast, set_up_device
-from llm.train import losses, resume
+from llm.train import losses
 from llm.train.book_mode import fit_as_the_book
 from llm.train.callbacks import Progress, Samples, SaveOptimizer
 from llm.train.compiled import CompiledNextToken
-from llm.train.history import COLUMNS, History
-from llm.train.loop import evaluate, evaluation_batches, fit
+from llm.train.history import COLUMNS, SAMPLE_COLUMNS, History
+from llm.train.loop import evaluate, evaluation_batches
 from llm.train.room import room_for
 from llm.train.task import Callback, Task
 from llm.weights import model_card, model_folder
 from llm.weights.model_card import Card
+from stages.recipe import Recipe
 from stages.run import Run, from_section, full_keys, run_stage, stage
 from stages.sections.pretrain import PretrainConfig
 
 CORPUS, TOKENIZER = Path("data/corpus"), Path("data/tokenizer")
 OPTIMIZER = "optimizer.safetensors"
-SAMPLE_COLUMNS = ("step", "text")
 ALSO = {"corpus": "download.corpus"}
 
 
@@ -58,6 +57,7 @@ def main(params: Params) -> None:
     """Train, sample along the way, publish the model with its curve."""
     with stage("pretrain", full_keys(params, ALSO)) as run:
         config = params.pretrain
+        recipe = Recipe(run, "pretrain", config, params.runtime, params.seed)
         device = set_up_device(params.runtime)
         run.reads(CORPUS)
         tokenizer = Tokenizer.load(TOKENIZER)
@@ -65,7 +65,9 @@ def main(params: Params) -> None:
         train = windows("train", shape.vocab_size, config.context, config.stride)
         val = windows("val", shape.vocab_size, config.context, config.stride)
         prompt = sample_prompt(tokenizer, config, shape.context_length)
-        check_room(shape, params, len(batches(train, params, shape.vocab_size)), run)
+        training = widest(config, shape, params.runtime)
+        moments = 2 * memory.FP32 * training.trainable if config.save_optimizer else 0
+        recipe.check_room(training, len(batches(train, params, shape.vocab_size)), moments)
         torch.manual_seed(params.seed if config.mode == "book" else derive(params.seed, "init"))
         model = GPT(shape).to(device)
         run.say(f"{count_parameters(model):,} parameters, {train.tokens:,} training tokens on {device}")
@@ -75,12 +77,9 @@ def main(params: Params) -> None:
             lambda: continue_text(model, tokenizer, prompt, config.sample_tokens, params.runtime),
             samples_due(len(train), config),
         )
-        callbacks = [Progress(run), samples]
-        if config.save_optimizer:
-            callbacks.append(SaveOptimizer(out / OPTIMIZER))
+        callbacks = [samples, *([SaveOptimizer(out / OPTIMIZER)] if config.save_optimizer else [])]
         run.turn_to("compute")
-        history = train_model(model, train, val, params, run, callbacks)
-        run.say(history.ending(config))
+        history = train_model(recipe, model, train, val, params, callbacks)
         every_window = SequentialBatches(val, config.batch_size)
         whole_val = evaluate(
             packed_weights.packed_copy(model, params.runtime, packed_weights.EVALUATION_ROWS),
@@ -92,8 +91,8 @@ def main(params: Params) -> None:
         )
         run.turn_to("save")
         model_folder.save_model(model, TOKENIZER, out)
-        files.write_csv(run.out("reports/pretrain/loss.csv"), COLUMNS, history.table())
-        files.write_csv(run.out("reports/pretrain/samples.csv"), SAMPLE_COLUMNS, history.samples)
+        run.write_table("loss", COLUMNS, history.table())
+        run.write_table("samples", SAMPLE_COLUMNS, history.samples)
         metrics = {
             **history.losses(config),
             "val_bits_per_byte": whole_val["loss"] / math.log(2) * val.tokens / val.text_bytes,
@@ -123,14 +122,6 @@ def card(params: Params, run: Run, metrics: Mapping[str, Any]) -> Card:
     )
 
 
-def check_room(model: ModelConfig, params: Params, steps: int, run: Run) -> None:
-    """Refuse a training that does not fit into memory or on the disk."""
-    config = params.pretrain
-    training = widest(config, model, params.runtime)
-    moments = 2 * memory.FP32 * training.trainable if config.save_optimizer else 0
-    memory.check_training("pretrain", training, run.work, steps, config.save_every, moments)
-
-
 def widest(config: PretrainConfig, model: ModelConfig, runtime: RuntimeConfig) -> memory.Training:
     """What decides about the memory: the long windows, or the short ones of larger batches."""
     trainings = [room_for(config, model, runtime, config.context)]
@@ -140,24 +131,23 @@ def widest(config: PretrainConfig, model: ModelConfig, runtime: RuntimeConfig) -
 
 
 def train_model(
-    model: GPT, train: TokenWindows, val: TokenWindows, params: Params, run: Run, callbacks: list[Callback]
+    recipe: Recipe, model: GPT, train: TokenWindows, val: TokenWindows, params: Params, callbacks: list[Callback]
 ) -> History:
     """Train, and return the history; in mode exact a stopped run resumes."""
     config, loss = params.pretrain, losses.next_token_of(params.runtime.fused_loss)
     if config.mode == "book":
-        run.say("mode book saves no states: a stopped run starts over")
-        return fit_as_the_book(
+        recipe.run.say("mode book saves no states: a stopped run starts over")
+        callbacks = [*callbacks, Progress(recipe.run)]
+        history = fit_as_the_book(
             model, loss, train, val, config, params.runtime, params.seed, callbacks, section="pretrain"
         )
+        recipe.run.say(history.ending(config))
+        return history
     if config.compile:
         loss = CompiledNextToken(model, params.runtime.fused_loss)
     training = prepared(batches(train, params, model.config.vocab_size), params.runtime.device)
     task = Task(model, loss, training, evaluation_batches(train, val, config), "pretrain")
-    inputs = [CORPUS, TOKENIZER]
-    with resume.checkpoints(
-        run.states, params, inputs, config.save_every, run.say, keep_moments=config.save_optimizer
-    ) as checkpoints:
-        return fit(task, config, params.runtime, params.seed, [*callbacks, checkpoints])
+    return recipe.train(task, [CORPUS, TOKENIZER], callbacks, keep_moments=config.save_optimizer)
 
 
 def windows(split: str, vocab_size: int, context: int, stride: int, where: str = "pretrain.context") -> TokenWindows:

@@ -42,7 +42,7 @@ def main(params: Params) -> None:
         run.turn_to("save")
         side_by_side(run.out("data/reason_comparison") / "responses.csv", every)
         columns = ["model", *(f"{name}{end}" for name in MEASURES for end in ("", "_ci95_low", "_ci95_high"))]
-        files.write_csv(run.out("reports/reason_compare/models.csv"), columns, rows)
+        run.write_table("models", columns, rows)
         run.write_metrics(differences)
         for name, *values in rows:
             run.say(", ".join([name, *(f"{each} {values[3 * i]:.3f}" for i, each in enumerate(MEASURES))]))

@@ -25,8 +25,6 @@ from stages.reason_problems import FOLDER
 from stages.run import item_of, run_stage, stage
 from stages.sections.reason_evaluate import ReasonEvaluateConfig
 
-SHOWN = 10  # responses in the report
-
 
 @dataclass(frozen=True)
 class Params:
@@ -71,11 +69,7 @@ def main(params: Params, name: str) -> None:
         asker.ranks.leave()
         run.turn_to("save")
         free = found["free"]
-        files.write_csv(
-            run.out(f"reports/reason_evaluate/{name}/scaling.csv"),
-            scaling.COLUMNS,
-            [list(row.values()) for row in rows],
-        )
+        run.write_table("scaling", scaling.COLUMNS, [list(row.values()) for row in rows])
         shown = [
             {
                 "question": problem.question,
@@ -88,7 +82,7 @@ def main(params: Params, name: str) -> None:
             for problem, one, stepped, samples in zip(test, free, found["steps"], sampled["free"], strict=True)
         ]
         files.write_json(run.out(f"data/reason_answers/{name}") / "answers.json", shown)
-        run.write_metrics(measures(found, sampled), ["accuracy"], f"reports/reason_evaluate/{name}/metrics.json")
+        run.write_metrics(measures(found, sampled), headline=["accuracy"])
 
 
 def load(folder: Path, test: Sequence[Problem], config: ReasonEvaluateConfig, runtime: RuntimeConfig) -> Asker:

@@ -19,7 +19,6 @@ from llm.common.seeds import derive
 from llm.data.prompts import frame_of
 from llm.evaluate.stats import wilson, with_interval
 from llm.generate.config import greedy
-from llm.model import memory
 from llm.model.gpt import GPT, count_parameters
 from llm.reason import problems
 from llm.reason.grpo import GrpoLoss
@@ -27,14 +26,14 @@ from llm.reason.guards import Guards, probe
 from llm.reason.responses import Asker
 from llm.reason.rollouts import Rollouts
 from llm.runtime.device import RuntimeConfig, set_up_device
-from llm.train import resume
-from llm.train.callbacks import Measures, Progress, Samples
-from llm.train.loop import fit
+from llm.train.callbacks import Measures, Samples
+from llm.train.history import SAMPLE_COLUMNS
 from llm.train.ranks import ranks_of
 from llm.train.room import room_for
 from llm.train.task import Task, Training
 from llm.weights import model_folder
 from stages.reason_problems import FOLDER
+from stages.recipe import Recipe
 from stages.run import run_stage, stage
 from stages.sections.reason_rl import ReasonRlConfig
 
@@ -84,10 +83,10 @@ def main(params: Params) -> None:
         config, device = params.reason_rl, set_up_device(params.runtime)
         run.reads(FOLDER)
         folder, training = Path(config.init_from), config.training
+        recipe = Recipe(run, "reason_rl", training, params.runtime, params.seed)
         shape, tokenizer = model_folder.read_config(folder), model_folder.load_tokenizer(folder)
         updates = config.steps * config.updates
-        room = room_for(training, shape, params.runtime, shape.context_length)
-        memory.check_training("reason_rl", room, run.work, updates, training.save_every)
+        recipe.check_room(room_for(training, shape, params.runtime, shape.context_length), updates)
         start = (folder, "pretrained", 0.0, params.seed, tokenizer.vocab_size)
         model = model_folder.starting_point(*start).to(device)
         reference = model_folder.starting_point(*start).to(device).eval() if config.kl else None
@@ -117,21 +116,15 @@ def main(params: Params) -> None:
             Measures(measure, lambda: probe(rollouts)),
             Guards(config, config.max_dead, chance, n_validation, run.say, rollouts),
             Samples(lambda: validation.shown),
-            Progress(run),
         ]
         task = Task(model, loss, rollouts, {"val": validation}, "reason_rl")
-        with resume.checkpoints(
-            run.states, params, [folder, FOLDER], training.save_every, run.say, together=config.updates
-        ) as checkpoints:
-            history = fit(task, training, params.runtime, params.seed, [*callbacks, checkpoints], ranks)
-        run.say(history.ending(training))
+        history = recipe.train(task, [folder, FOLDER], callbacks, ranks, together=config.updates)
         run.turn_to("save")
         model_folder.save_model(
             model, folder, run.out("models/reason_rl"), files.read_json(folder / model_folder.CONFIG).get("prompt")
         )
-        table = [[row.get(name, "") for name in COLUMNS] for row in history.rows]
-        files.write_csv(run.out("reports/reason_rl/curve.csv"), COLUMNS, table)
-        files.write_csv(run.out("reports/reason_rl/samples.csv"), ("step", "text"), history.samples)
+        run.write_table("curve", COLUMNS, [[row.get(name, "") for name in COLUMNS] for row in history.rows])
+        run.write_table("samples", SAMPLE_COLUMNS, history.samples)
         first, kept = history.rows[0], history.kept(training)
         run.write_metrics(
             {

@@ -12,27 +12,24 @@ from typing import Any
 
 import torch
 
-from llm.common import files
 from llm.common.errors import UserError, collect_errors, raise_all
 from llm.common.seeds import derive
-from llm.data.batches import ShuffledBatches, steps_per_epoch
+from llm.data.batches import steps_per_epoch
 from llm.data.instruction_dataset import InstructionDataset
 from llm.data.prompts import make_frame, to_json
 from llm.data.tokenizer import Tokenizer
-from llm.model import memory
 from llm.model.config import ModelConfig, ModelParams
 from llm.model.gpt import GPT, count_parameters
 from llm.reason import problems
 from llm.reason.lessons import lessons, solutions
 from llm.runtime.device import RuntimeConfig, set_up_device
-from llm.train import losses, resume
-from llm.train.callbacks import Progress
+from llm.train import losses
 from llm.train.history import COLUMNS
-from llm.train.loop import evaluation_batches, fit
 from llm.train.room import room_for
-from llm.train.task import Loss, Task
+from llm.train.task import Loss
 from llm.weights import model_folder
 from stages.reason_problems import FOLDER
+from stages.recipe import Recipe
 from stages.run import Run, run_stage, stage
 from stages.sections.reason_sft import ReasonSftConfig
 
@@ -128,32 +125,20 @@ def teach(
     """
     runtime: RuntimeConfig = params.runtime
     config: ReasonSftConfig = params.reason_sft
+    recipe = Recipe(run, WHERE, config, runtime, params.seed)
     run.reads(FOLDER)
-    training = room_for(config, course.shape, runtime, max(course.train.longest, course.val.longest))
-    memory.check_training(WHERE, training, run.work, steps, config.save_every)
+    longest = max(course.train.longest, course.val.longest)
+    recipe.check_room(room_for(config, course.shape, runtime, longest), steps)
     model = course.model(params.seed).to(runtime.device)
     run.say(f"{count_parameters(model):,} parameters, {len(course.train):,} solutions, {steps:,} updates")
     run.turn_to("compute")
-    task = Task(
-        model,
-        loss or losses.next_token_of(runtime.fused_loss),
-        ShuffledBatches(course.train, config.batch_size, steps, params.seed, f"{WHERE}.batch_size"),
-        evaluation_batches(course.train, course.val, config),
-        WHERE,
-    )
-    inputs = [course.folder, FOLDER]
-    with resume.checkpoints(run.states, params, inputs, config.save_every, run.say) as checkpoints:
-        history = fit(task, config, runtime, params.seed, [Progress(run), checkpoints])
-    run.say(history.ending(config))
+    loss = loss or losses.next_token_of(runtime.fused_loss)
+    history = recipe.train(recipe.task(model, loss, course.train, course.val, steps), [course.folder, FOLDER])
     run.turn_to("save")
     model_folder.save_model(model, course.folder, run.out(output), to_json(config.prompt))
-    reports = f"reports/{run.name.replace('@', '/')}"
-    files.write_csv(run.out(f"{reports}/loss.csv"), COLUMNS, history.table())
-    run.write_metrics(
-        {**history.losses(config), "updates": history.step, "parameters": count_parameters(model), **(more or {})},
-        ["val_loss"],
-        f"{reports}/metrics.json",
-    )
+    run.write_table("loss", COLUMNS, history.table())
+    metrics = {**history.losses(config), "updates": history.step, "parameters": count_parameters(model)}
+    run.write_metrics(metrics | dict(more or {}), headline=["val_loss"])
 
 
 if __name__ == "__main__":

@@ -154,8 +154,9 @@ class Stopwatch:
 class Run:
     """One run of a stage: where it builds its outputs, and whom it tells about progress."""
 
-    def __init__(self, name: str, work: Path, tracker: Tracker) -> None:
-        self.name, self._tracker = name, tracker
+    def __init__(self, name: str, settings: Any, work: Path, tracker: Tracker) -> None:
+        self.name, self.settings, self._tracker = name, settings, tracker
+        self._reports = f"reports/{name.replace('@', '/')}"
         self._build = work / "outputs"
         shutil.rmtree(self._build, ignore_errors=True)  # of a run that was killed
         self.work = work
@@ -186,10 +187,14 @@ class Run:
 
     def write_metrics(self, values: Mapping[str, Any], headline: Sequence[str] = (), path: str | None = None) -> None:
         """Write the stage's metrics report; MLflow shows the `headline` ones in the row of the whole `dvc repro`."""
-        files.write_json(self.out(path or f"reports/{self.name}/metrics.json"), values)
+        files.write_json(self.out(path or f"{self._reports}/metrics.json"), values)
         numbers = {k: v for k, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)}
         self._tracker.headline({key: numbers[key] for key in headline if key in numbers})
         self._tracker.metrics({k: v for k, v in numbers.items() if k not in headline}, 0)
+
+    def write_table(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Write a CSV report of the stage."""
+        files.write_csv(self.out(f"{self._reports}/{name}.csv"), header, rows)
 
     def progress(self, step: int, steps: int, loss: float, tokens_per_second: float) -> None:
         """Move the progress bar."""
@@ -257,8 +262,8 @@ class Run:
 class Follower(Run):
     """The run of any rank but the first: nobody sees it, and it publishes nothing."""
 
-    def __init__(self, name: str, work: Path) -> None:
-        super().__init__(name, work / "ranks" / os.environ["RANK"], NullTracker())
+    def __init__(self, name: str, settings: Any, work: Path) -> None:
+        super().__init__(name, settings, work / "ranks" / os.environ["RANK"], NullTracker())
         self.states = work / "states"
         self.work.mkdir(parents=True, exist_ok=True)
 
@@ -270,19 +275,18 @@ class Follower(Run):
 
 
 @contextmanager
-def stage(name: str, config: Any) -> Iterator[Run]:
-    """Run a stage: locked, tracked, its outputs published only when the block ends well.
+def stage(name: str, settings: Any) -> Iterator[Run]:
+    """Run a stage with these parameters: locked, tracked, its outputs published only when the block ends well.
 
     Raises UserError (code 7) while another process runs the same stage. Of several ranks, only the first one is seen.
     """
     work = WORK / name
     if not is_first():
-        yield Follower(name, work)
+        yield Follower(name, settings, work)
         return
     with files.lock(work / "lock"):
-        settings = params.read(_Tracking).tracking
-        tracker = start_tracking(name, config, Path.cwd(), settings)
-        run = Run(name, work, tracker)
+        tracker = start_tracking(name, settings, Path.cwd(), params.read(_Tracking).tracking)
+        run = Run(name, settings, work, tracker)
         if said := record.left(record.expected(spool.main_root(Path.cwd())), name):
             run.say(said)
         try:

@@ -16,7 +16,6 @@ from llm.data.instruction_shapes import ROLES, Entry, Keys
 T = TypeVar("T")
 KEYS = ("instruction", "input", "output")
 TURN_KEYS = ("role", "content")
-SPLITS = ("train", "test", "validation")  # in the order of the file, as in the book
 FIX = f"give each entry the keys {', '.join(KEYS)}, or messages"
 
 

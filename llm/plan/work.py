@@ -7,7 +7,7 @@ twice its forward pass. All the rest is in the speed, which is measured over the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,8 @@ from llm.model.config import ModelConfig
 from llm.model.memory import Training
 from llm.model.trainable import UPPER_BLOCKS
 from llm.train.config import TrainConfig
-from llm.train.room import room_for
 from llm.weights import model_folder
-from stages import pretrain
+from stages import finetune_instruct, finetune_spam, pretrain
 from stages.schema import AllParams
 
 COUNTS = Path("reports/tokenize")
@@ -97,10 +96,7 @@ def _finetune_spam(everything: AllParams) -> Work | None:
     operations = updates * config.batch_size * width * (per_token + backward)
     operations += per_token * width * (_evaluated(updates, config, splits[:2]) + sum(splits))
     operations += forward(model, longest, frozen, head=0) * width * sum(splits)
-    shape, blocks = replace(model, dropout=config.dropout), UPPER_BLOCKS.get(config.trainable)
-    training = room_for(
-        config, shape, everything.runtime, longest, trained_blocks=blocks, lora=config.lora, classes=classes
-    )
+    training = finetune_spam.room(config, model, everything.runtime, longest, classes)
     return Work(operations, BASE + training.memory, training)
 
 
@@ -116,8 +112,7 @@ def _finetune_instruct(everything: AllParams) -> Work | None:
     passes = 2 if config.lora else BOTH
     operations = passes * per_token * updates * config.batch_size * width
     operations += per_token * width * _evaluated(updates, config, [counts["train"], counts["validation"]])
-    shape = replace(model, dropout=config.dropout, tie_head=model.tie_head and not config.lora)
-    training = room_for(config, shape, everything.runtime, longest, lora=config.lora)
+    training = finetune_instruct.room(config, model, everything.runtime, longest)
     return Work(operations, BASE + training.memory, training)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from llm.train.config import TrainConfig
 
 COLUMNS = ("step", "tokens_seen", "train_loss", "val_loss", "lr")
+SAMPLE_COLUMNS = ("step", "text")
 
 
 @dataclass

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 import pytest
 
 from llm.common.params import load, parse
-from llm.data.source import Source
 from llm.data.spam_dataset import SpamDataset
 from llm.data.tokenizer import Tokenizer
 from llm.model import memory
 from llm.model.classifier import Classifier
 from llm.model.gpt import GPT
-from stages.finetune_spam import Params, above_frozen_blocks, check_room
+from stages.finetune_spam import above_frozen_blocks, check_room
+from stages.recipe import Recipe
 from stages.sections.finetune_spam import FinetuneSpamConfig
 from tests.tiny import FP32
 
@@ -29,10 +29,10 @@ def test_what_frozen_blocks_write_is_asked_for_before(position, vocabulary, mode
     monkeypatch.setattr(memory, "check_training", lambda *arguments: asked.append(arguments[-1]))
     run = SimpleNamespace(work=tmp_path, say=lambda _text: None)
 
-    check_room(shape, data, Params(1, FP32, config, Source("spam.tsv")), 10, run, 2)
+    check_room(Recipe(run, "finetune_spam", config, FP32, 1), shape, data, config, 10, 2)
     _, states = above_frozen_blocks(Classifier(GPT(shape), 2, position, 12), data, config, FP32, run)
 
     assert asked == [sum(part.states.untyped_storage().nbytes() for part in states.values())]
     assert (asked == [2 * 2 * 12 * 8 * 4]) == (position == "last")  # the control: padding counts where it is read
-    check_room(shape, data, Params(1, replace(FP32, ranks=3), config, Source("spam.tsv")), 10, run, 2)
+    check_room(Recipe(run, "finetune_spam", config, replace(FP32, ranks=3), 1), shape, data, config, 10, 2)
     assert asked[1] == 3 * asked[0]  # each rank writes its own

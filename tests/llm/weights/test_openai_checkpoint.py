@@ -38,7 +38,7 @@ from llm.weights.openai_checkpoint import (
     read,
     read_index,
 )
-from stages.import_gpt2 import load
+from stages import import_gpt2
 from tests.llm.weights.fixtures.write_tf_checkpoint import TINY, shapes, tensors, write
 
 FIXTURE = Path(__file__).parent / "fixtures" / "tf_checkpoint"  # written by TensorFlow 2.21
@@ -154,29 +154,29 @@ def test_full_size_checkpoint_of_tensorflow_gives_transformers_logits(tmp_path: 
 
 
 def test_stage_recognises_both_formats(tmp_path: Path, vocabulary: Path) -> None:
-    model = load(FIXTURE)
+    model = import_gpt2.read(FIXTURE).model()
     save_model(model, vocabulary, tmp_path)
-    again = load(tmp_path)
+    again = import_gpt2.read(tmp_path).model()
     assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_folder_with_both_formats_is_refused(folder: Path, vocabulary: Path) -> None:
     save_model(read(folder).model(), vocabulary, folder)
     with pytest.raises(UserError, match=r"holds two formats: hparams.json.* and config.json, model.safetensors"):
-        load(folder)
+        import_gpt2.read(folder).model()
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(UserError, match="no such file") as caught:
-        load(folder)
+        import_gpt2.read(folder).model()
     assert (caught.value.where, caught.value.code) == (str(folder / name), DATA)
 
 
 def test_empty_folder_is_read_as_the_usual_format(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"config.json: no such file"):
-        load(tmp_path)
+        import_gpt2.read(tmp_path).model()
 
 
 # Checksums
