@@ -31,9 +31,9 @@ def main(params: Params) -> None:
     """Go on from models/reason_base."""
     with stage("reason_control", params) as run:
         set_up_device(params.runtime)
-        config, share = params.reason_sft, params.reason_sft.share_with_steps
-        course = Course.of(BASE, None, config, mixture("train", share), share)
-        teach(run, course, params, params.reason_control.updates, "models/reason_control")
+        share = params.reason_sft.share_with_steps
+        updates = params.reason_control.updates
+        teach(run, Course(BASE, None, mixture("train", share), share, updates, "models/reason_control"), params)
 
 
 if __name__ == "__main__":

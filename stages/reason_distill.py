@@ -46,12 +46,11 @@ def main(params: Params, name: str) -> None:
     params = replace(params, reason_distill={name: config})  # the parameters of this student alone
     with stage(f"reason_distill@{name}", params) as run:
         set_up_device(params.runtime)
-        shape = params.reason_student.shape(params.reason_model)
+        new = params.reason_student.shape(params.reason_model)
         style = problems.read_task(FOLDER).style
         gold = problems.read(FOLDER, "train")[: config.gold]
         traces = solved(teacher, config, params, run) if config.traces else []
         entries = solutions(gold, style, 1.0) + traces
-        course = Course.of(teacher, shape, params.reason_sft, entries, 1.0)
         loss: Loss | None = None
         if config.targets == "soft":
             tokens = model_folder.load_tokenizer(teacher).vocab_size
@@ -61,7 +60,7 @@ def main(params: Params, name: str) -> None:
             "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in traces),
         )
         more = {"n_gold": len(gold), "n_traces": len(traces)}
-        teach(run, course, params, config.updates, f"models/reason_{name}", loss, more)
+        teach(run, Course(teacher, new, entries, 1.0, config.updates, f"models/reason_{name}"), params, loss, more)
 
 
 def solved(teacher: Path, config: DistillConfig, params: Params, run: Run) -> list[dict[str, str]]:
