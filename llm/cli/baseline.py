@@ -9,7 +9,7 @@ from typing import Any
 from llm.common import code, dvc_lock, files, git_here
 from llm.common.dvc_lock import LOCK, Stages, hashes
 from llm.common.errors import USAGE, UserError
-from llm.compare.snapshot import REPORTS, git
+from llm.compare.snapshot import REPORTS
 
 MESSAGE = "Record the baseline of this machine"
 
@@ -23,7 +23,7 @@ def not_computed(stages: tuple[str, ...]) -> list[str]:
 
 def differing() -> list[str] | None:
     """Outputs with other bytes than in the last commit; None if code, parameters or data differ too, or without git."""
-    now, committed = dvc_lock.read(), git("show", f"HEAD:./{LOCK}")
+    now, committed = dvc_lock.read(), git_here.text("show", f"HEAD:./{LOCK}")
     if committed is None:
         return None
     before = dvc_lock.parse(committed, f"HEAD: {LOCK}", f"commit a whole {LOCK}")

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
-import subprocess
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -233,8 +231,5 @@ def serve_ui(arguments: argparse.Namespace) -> None:
 
 def _differs_from_git() -> bool | None:
     """Whether params.yaml differs from git's index; None without git."""
-    if not git_here.holds(Path.cwd()) or shutil.which("git") is None:
-        return None
-    asked = ["git", "--no-optional-locks", "diff", "--quiet", "--", "params.yaml"]
-    code = subprocess.run(asked, capture_output=True, check=False).returncode
-    return bool(code) if code in (0, 1) else None
+    changed = git_here.text("diff", "--name-only", "--", "params.yaml") if git_here.holds(Path.cwd()) else None
+    return None if changed is None else bool(changed)

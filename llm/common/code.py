@@ -22,7 +22,10 @@ from llm.common.errors import USAGE, UserError
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("llm", "stages")
 # These files cannot change a result, so an edit re-runs no stage.
-EXEMPT = ("llm/common/dvc_lock.py", "llm/common/errors.py", "llm/common/progress.py", "llm/tracking/")
+EXEMPT = (
+    *("llm/common/dvc_lock.py", "llm/common/errors.py", "llm/common/git_here.py", "llm/common/progress.py"),
+    "llm/tracking/",
+)
 LAYOUT = {tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")  # the fields of a statement that hold statements

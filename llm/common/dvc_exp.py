@@ -45,22 +45,14 @@ def by_commit(every_commit: bool = False) -> list[Group]:
 def bases() -> list[str]:
     """HEAD and the commits that experiments started from, newest first; none without a commit."""
     found = {"".join(groups).replace("/", "") for text in _records() for groups in BASE.findall(text)}
-    return _git("rev-list", "--no-walk=sorted", "--ignore-missing", "HEAD", *sorted(found)).split()
+    return (git_here.text("rev-list", "--no-walk=sorted", "--ignore-missing", "HEAD", *sorted(found)) or "").split()
 
 
 def _records() -> Iterator[str]:
     """What tells of experiments that have ended, are queued, failed, and run."""
-    yield _git("for-each-ref", "--format=%(refname)", "refs/exps")
-    yield from (_git("log", "-g", "--format=%gs", ref, "--") for ref in (QUEUED, FAILED))
+    yield git_here.text("for-each-ref", "--format=%(refname)", "refs/exps") or ""
+    yield from (git_here.text("log", "-g", "--format=%gs", ref, "--") or "" for ref in (QUEUED, FAILED))
     yield from (path.read_text("utf-8", "replace") for path in RUNS.glob("*/*.run"))
-
-
-def _git(*words: str) -> str:
-    """What git says; nothing if it fails."""
-    try:
-        return subprocess.run(["git", *words], capture_output=True, text=True, encoding="utf-8", check=False).stdout
-    except OSError:
-        return ""
 
 
 def _groups(words: Sequence[str]) -> list[Group]:
@@ -103,6 +95,6 @@ def output(words: Sequence[str], where: str) -> str:
 def _fix() -> str:
     if problem := git_here.problem():
         return problem.fix
-    if _git("rev-parse", "--verify", "--quiet", "HEAD"):
+    if git_here.text("rev-parse", "--verify", "--quiet", "HEAD"):
         return "see its message, then try again"
     return "experiments need a commit: `git add .`, `git commit`"

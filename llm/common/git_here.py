@@ -1,4 +1,4 @@
-"""Whether git holds the project, and why it tells nothing of it."""
+"""Git in this folder: what its commands print, whether it holds the project, and why it does not work."""
 
 from __future__ import annotations
 
@@ -7,6 +7,30 @@ import subprocess
 from pathlib import Path
 
 from llm.common.errors import USAGE, UserError
+
+SOURCES = (".", ":!dvc.lock", ":!reports")  # without what a run writes itself
+
+
+def output(*words: str, given: bytes = b"", folder: Path | None = None, seconds: float | None = None) -> bytes | None:
+    """What a git command that reads `given` prints; None if it fails, takes longer, or git is not installed."""
+    command = ["git", "--no-optional-locks", *words]  # dvc may hold git's lock, or want it
+    try:
+        done = subprocess.run(command, input=given, cwd=folder, timeout=seconds, capture_output=True, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def text(*words: str, folder: Path | None = None, seconds: float | None = None) -> str | None:
+    """The same as text."""
+    told = output(*words, folder=folder, seconds=seconds)
+    return None if told is None else told.decode("utf-8", "replace")
+
+
+def difference(folder: Path | None = None, seconds: float | None = None) -> str:
+    """How the sources differ from the last commit, as a diff; empty without a commit."""
+    words = ("diff", "--no-color", "--no-ext-diff", "--relative", "HEAD", "--", *SOURCES)
+    return text(*words, folder=folder, seconds=seconds) or ""
 
 
 def problem() -> UserError | None:

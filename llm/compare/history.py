@@ -9,8 +9,8 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from llm.common import dvc_lock
-from llm.compare.snapshot import WORKSPACE, git, git_bytes
+from llm.common import dvc_lock, git_here
+from llm.compare.snapshot import WORKSPACE
 
 LOCK = "dvc.lock"
 RUN_CACHE = "run cache"
@@ -115,11 +115,11 @@ def cached_states(run_cache: Path) -> list[State]:
 def _commits() -> Iterator[State]:
     """dvc.lock in each commit of any ref that changed it, experiments included, newest first; none without git."""
     form = "--format=%H%x00%cs%x00%s"
-    listed = git("log", "--all", "--full-history", form, "--", LOCK) or ""
+    listed = git_here.text("log", "--all", "--full-history", form, "--", LOCK) or ""
     facts = [tuple(line.split("\0", 2)) for line in listed.split("\n") if line]
-    prefix = (git("rev-parse", "--show-prefix") or "").strip()
+    prefix = (git_here.text("rev-parse", "--show-prefix") or "").strip()
     asked = "".join(f"{commit}:{prefix}{LOCK}\n" for commit, _, _ in facts).encode()
-    told = git_bytes("cat-file", "--batch", given=asked)
+    told = git_here.output("cat-file", "--batch", given=asked)
     if told is None:
         return
     at = 0

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm.common import files
+from llm.common import files, git_here
 from llm.compare.history import Artifact
-from llm.compare.snapshot import git, git_bytes
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -93,7 +92,7 @@ def folder(odb: Any, md5: str) -> dict[str, str] | None:
 
 def in_git(commit: str, path: str) -> str | None:
     """The md5, as DVC computes it, of a file or a folder in a commit; None if it is not there."""
-    listed = git("ls-tree", "-r", "-z", "--name-only", commit, "--", path) or ""
+    listed = git_here.text("ls-tree", "-r", "-z", "--name-only", commit, "--", path) or ""
     names = [name for name in listed.split("\0") if name]
     if names == [path]:
         return _md5(_blob(commit, path))
@@ -106,7 +105,7 @@ def in_git(commit: str, path: str) -> str | None:
 
 
 def _blob(commit: str, path: str) -> bytes:
-    return git_bytes("show", f"{commit}:./{path}") or b""
+    return git_here.output("show", f"{commit}:./{path}") or b""
 
 
 def _md5(data: bytes) -> str:

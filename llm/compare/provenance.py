@@ -6,13 +6,13 @@ import platform
 from dataclasses import dataclass
 from importlib import metadata
 
+from llm.common import git_here
 from llm.common.dvc_lock import hashes
 from llm.compare import changes
-from llm.compare.snapshot import REPORTS, Snapshot, changed_files, git
+from llm.compare.snapshot import Snapshot, changed_files
 
 PACKAGES = ("torch", "numpy", "tokenizers", "tiktoken", "safetensors", "dvc")
 MOST_LINES = 2_000  # of a diff
-NOT_SOURCES = (f":!{REPORTS}", ":!dvc.lock")  # what a run writes itself
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,11 @@ class Provenance:
 
 def provenance(snapshot: Snapshot) -> Provenance:
     """Where the run in the workspace came from."""
-    head = git("rev-parse", "--verify", "--quiet", "HEAD")
-    dirty: list[tuple[str, str]] = []
-    diff = ""
-    if head is not None:
-        dirty = changed_files(Snapshot("HEAD", head.strip()), snapshot, [".", *NOT_SOURCES])
-        lines = (
-            git("diff", "--no-color", "--no-ext-diff", "--relative", "HEAD", "--", ".", *NOT_SOURCES) or ""
-        ).splitlines()
-        more = len(lines) - MOST_LINES
-        diff = "\n".join([*lines[:MOST_LINES], *([f"... {more} more lines"] if more > 0 else [])])
+    head = git_here.text("rev-parse", "--verify", "--quiet", "HEAD")
+    dirty = changed_files(Snapshot("HEAD", head.strip()), snapshot, git_here.SOURCES) if head else []
+    lines = git_here.difference().splitlines()
+    if (more := len(lines) - MOST_LINES) > 0:
+        lines[MOST_LINES:] = [f"... {more} more lines"]
     outputs = [
         (name, path, md5)
         for name, stage in snapshot.stages.items()
@@ -48,9 +43,9 @@ def provenance(snapshot: Snapshot) -> Provenance:
     ]
     return Provenance(
         head.strip() if head else None,
-        (git("branch", "--show-current") or "").strip(),
+        (git_here.text("branch", "--show-current") or "").strip(),
         dirty,
-        diff,
+        "\n".join(lines),
         changes.sources(snapshot),
         outputs,
         {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,7 +40,7 @@ class Snapshot:
         """The text of a file, or None if it is not there."""
         if self.commit is None:
             return files.read_text(path) if Path(path).is_file() else None
-        return git("show", f"{self.commit}:./{path}")
+        return git_here.text("show", f"{self.commit}:./{path}")
 
     def json(self, path: str) -> Any:
         """The content of a JSON file, or None if it is not there. Raises UserError for invalid JSON."""
@@ -101,7 +100,7 @@ class Snapshot:
         """Paths of all reports, sorted."""
         if self.commit is None:
             return sorted(path.as_posix() for path in Path(REPORTS).rglob("*") if path.is_file())
-        listed = git("ls-tree", "-r", "-z", "--name-only", self.commit, f"{REPORTS}/") or ""
+        listed = git_here.text("ls-tree", "-r", "-z", "--name-only", self.commit, f"{REPORTS}/") or ""
         return sorted(name for name in listed.split("\0") if name)
 
     def hashes(self, path: str, part: str) -> set[str]:
@@ -142,13 +141,13 @@ def resolve(name: str) -> Snapshot:
         return Snapshot(name, None)
     if problem := git_here.problem():
         raise problem
-    found = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+    found = git_here.text("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
     if found is not None:
         return Snapshot(name, found.strip())
     known = experiment_commits()
     if name in known:
         return Snapshot(name, known[name])
-    if git("rev-parse", "--verify", "--quiet", "HEAD") is None:
+    if git_here.text("rev-parse", "--verify", "--quiet", "HEAD") is None:
         what = f"{name!r} is no git revision: there is no commit yet"
         raise UserError("command line", what, "`git add . && git commit`", USAGE)
     fix = nearest(name, [*known, WORKSPACE], "see `git log` and `llm experiments`")
@@ -157,9 +156,9 @@ def resolve(name: str) -> Snapshot:
 
 def experiment_commits() -> dict[str, str]:
     """The commits of all experiments with results, by name. Of equal names, one on HEAD counts, else the newest."""
-    head = (git("rev-parse", "HEAD") or "").strip()
+    head = (git_here.text("rev-parse", "HEAD") or "").strip()
     form = "--format=%(objectname) %(refname)"
-    listed = git("for-each-ref", "--sort=committerdate", form, EXPERIMENTS) or ""
+    listed = git_here.text("for-each-ref", "--sort=committerdate", form, EXPERIMENTS) or ""
     found: dict[str, tuple[bool, str]] = {}
     for line in listed.splitlines():
         commit, _, ref = line.partition(" ")
@@ -170,21 +169,6 @@ def experiment_commits() -> dict[str, str]:
         if on_head >= found.get(parts[4], (False, ""))[0]:
             found[parts[4]] = (on_head, commit)
     return {name: commit for name, (_, commit) in found.items()}
-
-
-def git(*words: str) -> str | None:
-    """The output of a git command, or None if it failed or git is not installed."""
-    told = git_bytes(*words)
-    return None if told is None else told.decode("utf-8", "replace")
-
-
-def git_bytes(*words: str, given: bytes = b"") -> bytes | None:
-    """The same as bytes; `given` is what the command reads."""
-    try:
-        done = subprocess.run(["git", "--no-optional-locks", *words], input=given, capture_output=True, check=False)
-    except OSError:
-        return None
-    return done.stdout if done.returncode == 0 else None
 
 
 def changed_files(first: Snapshot, second: Snapshot, paths: Sequence[str]) -> list[tuple[str, str]]:
@@ -198,7 +182,7 @@ def changed_files(first: Snapshot, second: Snapshot, paths: Sequence[str]) -> li
         commits, sign = [str(second.commit)], -1  # git compares a commit with the workspace in this order only
     else:
         commits, sign = [first.commit, *([second.commit] if second.commit else [])], 1
-    listed = git("diff", "--numstat", "--no-renames", "--relative", "-z", *commits, "--", *paths) or ""
+    listed = git_here.text("diff", "--numstat", "--no-renames", "--relative", "-z", *commits, "--", *paths) or ""
     found = []
     for entry in filter(None, listed.split("\0")):
         added, removed, path = entry.split("\t", 2)
@@ -206,6 +190,6 @@ def changed_files(first: Snapshot, second: Snapshot, paths: Sequence[str]) -> li
             added, removed = removed, added
         found.append((path, "binary" if added == "-" else f"+{added} -{removed}"))
     if None in (first.commit, second.commit):
-        new = git("ls-files", "--others", "--exclude-standard", "-z", "--", *paths) or ""
+        new = git_here.text("ls-files", "--others", "--exclude-standard", "-z", "--", *paths) or ""
         found += [(path, "new" if second.commit is None else "only in workspace") for path in new.split("\0") if path]
     return sorted(found)

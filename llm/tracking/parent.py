@@ -7,11 +7,9 @@ The tag `cached` names those stages, and `made_by.<stage>` is the run that made 
 from __future__ import annotations
 
 import io
-import os
 import platform
 import re
 import shutil
-import subprocess
 import tarfile
 import tempfile
 from collections.abc import Mapping
@@ -21,14 +19,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from llm.common import files, params
+from llm.common import files, git_here, params
 from llm.common.errors import UserError
 from llm.tracking import champion, exhibits, models, spool, traces
 from llm.tracking.entities import Data, as_params, log_data, log_params, log_points, metric_name, points
 from llm.tracking.state import State
 
 PACKAGES = ("torch", "mlflow", "dvc")  # whose versions the run tells
-DIFF_BYTES = 2**20
+DIFF_LETTERS = 2**20
 REPORTS, FILES = "reports", ("params.yaml", "dvc.lock")  # what tells of a run
 
 
@@ -93,12 +91,10 @@ class Parent:
                 shutil.copyfile(self._folder / name, copy / name)
             shutil.copytree(self._folder / REPORTS, copy / REPORTS)
         if (ref := self._header.get("ref")) and not _is_whole(copy):
-            with suppress(OSError, subprocess.SubprocessError, tarfile.TarError):
-                words = ["git", "archive", "--format=tar", ref, *FILES, REPORTS]
-                told = subprocess.run(words, capture_output=True, timeout=30, check=True)
-                with tarfile.open(fileobj=io.BytesIO(told.stdout)) as archive:
-                    for one in filter(tarfile.TarInfo.isfile, archive):
-                        files.write_bytes(copy / one.name, archive.extractfile(one).read())  # type: ignore[union-attr]
+            told = git_here.output("archive", "--format=tar", ref, *FILES, REPORTS, seconds=30)
+            with suppress(OSError, tarfile.TarError), tarfile.open(fileobj=io.BytesIO(told or b"")) as archive:
+                for one in filter(tarfile.TarInfo.isfile, archive):
+                    files.write_bytes(copy / one.name, archive.extractfile(one).read())  # type: ignore[union-attr]
         return State.read(copy)
 
     def _complete(self, state: State) -> None:
@@ -213,13 +209,5 @@ def _cpu() -> str:
 
 def _difference(folder: Path) -> str:
     """What differs from the last commit: the list of files, then the diff; bounded."""
-    words = ["--", ".", ":!dvc.lock", ":!reports"]
-    environment = dict(os.environ) | {"GIT_OPTIONAL_LOCKS": "0"}
-    found = []
-    for command in (["status", "--short"], ["diff", "--no-color", "--no-ext-diff", "HEAD"]):
-        with suppress(OSError, subprocess.SubprocessError):
-            done = subprocess.run(
-                ["git", *command, *words], cwd=folder, env=environment, capture_output=True, timeout=10, check=True
-            )
-            found.append(done.stdout[:DIFF_BYTES].decode(errors="replace"))
-    return "\n".join(found)
+    changed = git_here.text("status", "--short", "--", *git_here.SOURCES, folder=folder, seconds=10) or ""
+    return "\n".join(text[:DIFF_LETTERS] for text in (changed, git_here.difference(folder, seconds=10)) if text)

@@ -28,7 +28,7 @@ from typing import Any, TextIO
 
 import psutil
 
-from llm.common import params
+from llm.common import git_here, params
 from llm.common.errors import SERVICE, UserError
 from llm.tracking import spool
 from llm.tracking.config import TrackingConfig
@@ -280,13 +280,10 @@ def _ref() -> str | None:
 
 def _git() -> dict[str, Any] | None:
     """Commit, branch, and whether sources differ from it: the outputs of the very run do not count."""
-    command = ["git", "status", "--porcelain=v2", "--branch", "--", ".", ":!dvc.lock", ":!reports"]
-    environment = dict(os.environ) | {"GIT_OPTIONAL_LOCKS": "0"}  # dvc may hold git's lock, or want it
-    try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=5, check=True)
-    except (OSError, subprocess.SubprocessError):
+    told = git_here.text("status", "--porcelain=v2", "--branch", "--", *git_here.SOURCES, seconds=5)
+    if told is None:
         return None
-    lines = done.stdout.splitlines()
+    lines = told.splitlines()
     facts = dict(line[2:].split(" ", 1) for line in lines if line.startswith("# "))
     dirty = any(not line.startswith("#") for line in lines)
     return {"commit": facts.get("branch.oid", ""), "branch": facts.get("branch.head", ""), "dirty": dirty}
