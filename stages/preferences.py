@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llm.common import files
-from llm.common.errors import DATA, UserError
 from llm.data.instructions import read_entries
 from llm.preference.pairs import PREFERENCES, SPLITS, PreferencesConfig, make_pairs
 from llm.preference.published import read_published
-from stages.run import run_stage, stage
+from stages.run import one_file, run_stage, stage
 
 INSTRUCTIONS = Path("data/instructions")
 NAMED = 10  # keys that the stage names
@@ -34,7 +33,8 @@ def main(params: Params) -> None:
             entries = {split: read_entries(source / f"{split}.json") for split in SPLITS}
             pairs, doubts = make_pairs(entries, config, params.seed), {}
         else:
-            found = read_published(_only_file(source), config)
+            file = one_file(source, "preferences.source") if source.is_dir() else source  # such as data/raw/preferences
+            found = read_published(file, config)
             pairs, doubts = found.splits, {"alike": len(found.alike), "repeated": len(found.repeated)}
             if found.other_keys:
                 keys = ", ".join(f"{key} {count:,}" for key, count in found.other_keys.most_common(NAMED))
@@ -46,17 +46,6 @@ def main(params: Params) -> None:
             files.write_json(folder / f"{split}.json", part)
         run.say(", ".join(f"{name} {count:,}" for name, count in counts.items()))
         run.write_metrics(counts)
-
-
-def _only_file(source: Path) -> Path:
-    """The source, or the one file in it if it is a folder, such as data/raw/preferences."""
-    if not source.is_dir():
-        return source
-    found = sorted(path for path in source.iterdir() if not path.name.startswith("."))
-    if len(found) != 1:
-        what = f"{str(source)!r} is a folder with {len(found)} files"
-        raise UserError("params.yaml: preferences.source", what, "name one file", DATA)
-    return found[0]
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -33,16 +33,6 @@ from stages.launch import LaunchConfig, Ranked
 WORK, RAW = Path(".work"), Path("data/raw")
 P = TypeVar("P")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class _Tracking:
-    tracking: TrackingConfig
-
-
-@dataclass(frozen=True)
-class _Launch:
-    launch: LaunchConfig
 
 
 def run_stage(
@@ -66,7 +56,7 @@ def run_stage(
         config = read(schema)
         settings = runtime(config) if runtime else None
         ranks = settings.ranks if settings else 1
-        how = params.read(_Launch).launch if ranks > 1 else None
+        how = params.read_section(LaunchConfig, "launch") if ranks > 1 else None
         if launch.must_start(ranks, how) and settings and how:
             name = sys.modules["__main__"].__spec__.name  # type: ignore[union-attr]
             folder = WORK / "@".join([name.removeprefix("stages."), *words]) / "ranks"
@@ -109,10 +99,15 @@ def full_keys(config: Any, also: Mapping[str, str]) -> dict[str, Any]:
 
 def only_file(item: str) -> Path:
     """The one file that `download` put into data/raw/<item>; raises UserError if it is not one."""
-    found = sorted(path for path in (RAW / item).iterdir() if not path.name.startswith("."))
+    return one_file(RAW / item, f"download.{item}.source")
+
+
+def one_file(folder: Path, key: str) -> Path:
+    """The one file in a folder that the `key` of params.yaml names; raises UserError if it is not one."""
+    found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     if len(found) != 1:
-        what = f"brought {len(found)} files, not one"
-        raise UserError(f"params.yaml: download.{item}.source", what, "name one of them", DATA)
+        what = f"{str(folder)!r} holds {len(found)} files, not one"
+        raise UserError(f"params.yaml: {key}", what, "name one file", DATA)
     return found[0]
 
 
@@ -285,7 +280,7 @@ def stage(name: str, settings: Any) -> Iterator[Run]:
         yield Follower(name, settings, work)
         return
     with files.lock(work / "lock"):
-        tracker = start_tracking(name, settings, Path.cwd(), params.read(_Tracking).tracking)
+        tracker = start_tracking(name, settings, Path.cwd(), params.read_section(TrackingConfig, "tracking"))
         run = Run(name, settings, work, tracker)
         if said := record.left(record.expected(spool.main_root(Path.cwd())), name):
             run.say(said)

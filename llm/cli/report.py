@@ -77,7 +77,7 @@ def _number(value: Any, form: str) -> str:
 def _precision_hint() -> str | None:
     from llm.runtime.device import RuntimeConfig, cpu_has_bf16
 
-    config = params.parse(RuntimeConfig, params.load().get("runtime"), "params.yaml: runtime")
+    config = params.read_section(RuntimeConfig, "runtime")
     if (config.precision, config.device) == ("fp32", "cpu") and cpu_has_bf16():
         return f"This CPU multiplies bf16 in hardware: `{program()} use auto` makes training faster."
     return None

@@ -10,7 +10,7 @@ import math
 import re
 import types
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass, make_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -34,6 +34,12 @@ def read(schema: type[T], path: Path | str = PARAMS) -> T:
     sections = load(path)
     wanted = {field.name for field in fields(schema)}  # type: ignore[arg-type]
     return parse(schema, {key: value for key, value in sections.items() if key in wanted}, str(path))
+
+
+def read_section(schema: type[T], name: str, path: Path | str = PARAMS) -> T:
+    """Read one section. Raises UserError as `read` does."""
+    section: T = getattr(read(make_dataclass("Section", [(name, schema)]), path), name)
+    return section
 
 
 def read_all(schema: type[T], path: Path | str = PARAMS) -> T:

@@ -12,7 +12,7 @@ import resource
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, make_dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from llm.common import params
@@ -91,8 +91,7 @@ def set_up_from_params() -> RuntimeConfig:
     import torch
 
     if params.PARAMS.is_file():
-        schema = make_dataclass("Settings", [("runtime", RuntimeConfig)])
-        config: RuntimeConfig = params.read(schema).runtime
+        config = params.read_section(RuntimeConfig, "runtime")
     else:
         config = RuntimeConfig("fp32", "cpu", torch.get_num_threads(), keep_pages=False, fused_loss=False)
     set_up_device(config)
