@@ -6,8 +6,6 @@ messages (McNemar's test), since the difference of two accuracies is less noisy 
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from ruamel.yaml.error import YAMLError
 
-from llm.common import dvc_exp, params, yaml_file
+from llm.common import dvc_exp, files, params, yaml_file
 from llm.common.errors import DATA, USAGE, UserError, raise_all
 from llm.common.params import Problem
 from llm.evaluate.stats import mcnemar, wilson
@@ -150,7 +148,7 @@ def outcome(commit: str) -> Outcome:
         dvc_exp.output(["git", "show", f"{commit}:./{path}"], f"{path} of experiment {commit[:7]}")
         for path in (PREDICTIONS, params.PARAMS)
     )
-    rows = [row for row in csv.DictReader(io.StringIO(text)) if row["split"] == "test"]
+    rows = [row for row in files.csv_rows(text) if row["split"] == "test"]
     model = Path(yaml_file.plain().load(settings)["finetune_spam"]["init_from"]).name
     return Outcome(model, {(row["row"], row["actual"]): row["actual"] == row["predicted"] for row in rows})
 

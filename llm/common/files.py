@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import math
 import os
@@ -103,6 +105,12 @@ def write_csv(path: Path | str, header: Sequence[str], rows: Iterable[Sequence[A
     """Write CSV with LF line ends, floats of 6 significant digits, and None as an empty field."""
     table = [header, *([round_floats(value, str(path)) for value in row] for row in rows)]
     write_text(path, "".join(",".join(map(_csv_field, row)) + "\n" for row in table))
+
+
+def csv_rows(text: str) -> list[dict[str, str]]:
+    """The rows of a CSV report, by its header."""
+    csv.field_size_limit(2**31 - 1)  # a message may be longer than csv's 131,072 characters
+    return list(csv.DictReader(io.StringIO(text)))
 
 
 def _csv_field(value: Any) -> str:

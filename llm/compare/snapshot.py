@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,7 +67,7 @@ class Snapshot:
     def rows(self, path: str) -> list[Row]:
         """The rows of a CSV file by its header; an empty list if the file is not there."""
         text = self.text(path)
-        return [] if text is None else _csv_rows(text)
+        return [] if text is None else files.csv_rows(text)
 
     def where(self, path: str) -> str:
         """A file of this state for a message: the path, with the name of a state that is not the workspace."""
@@ -111,7 +109,7 @@ class Snapshot:
     def data_rows(self, path: str) -> list[Row]:
         """The rows of a CSV file that `data_text` finds, such as data/spam/test.csv; else empty."""
         text = self.data_text(path)
-        return [] if text is None else _csv_rows(text)
+        return [] if text is None else files.csv_rows(text)
 
     def data_text(self, path: str) -> str | None:
         """The text of a file in an output, from the disk or DVC's cache; None if they do not have it."""
@@ -125,11 +123,6 @@ class Snapshot:
             return str(DVCFileSystem(".", rev=self.commit).read_text(path, encoding="utf-8"))
         except (OSError, DvcException, DataIndexError, UnicodeDecodeError):
             return None
-
-
-def _csv_rows(text: str) -> list[Row]:
-    csv.field_size_limit(2**31 - 1)  # a message may be longer than csv's 131,072 characters
-    return list(csv.DictReader(io.StringIO(text)))
 
 
 def resolve(name: str) -> Snapshot:

@@ -6,7 +6,6 @@ parameters of a run above an image, and leave no room for it.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -57,8 +56,7 @@ def _rows(report: Path) -> list[Mapping[str, Any]]:
     if report.suffix == ".json":
         rows = files.read_json(report)
     elif report.name == "predictions.csv":
-        with report.open(encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row.pop("split") == figures.SPLIT]
+        rows = [row for row in files.csv_rows(report.read_bytes().decode()) if row.pop("split") == figures.SPLIT]
     return rows[:MOST_ROWS] if isinstance(rows, list) and rows and isinstance(rows[0], dict) else []
 
 

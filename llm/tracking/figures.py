@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm.common import plots
+from llm.common import files, plots
 from llm.common.plots import Line
 
 DOTS = 160  # for each inch
@@ -23,8 +22,7 @@ def draw(report: Path) -> Iterator[tuple[str, Any]]:
     - `predictions.csv`: the confusion matrix of the test split
     - `calibration.csv`: the accuracy on the test split by confidence
     """
-    with report.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = files.csv_rows(report.read_bytes().decode())
     if not rows:
         return
     of_split = [row for row in rows if row.get("split") == SPLIT]

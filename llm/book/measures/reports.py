@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-
 from llm.book.measures.common import Measured, measure
 from llm.book.measures.sources import Sources
 from llm.common import files
@@ -14,7 +11,7 @@ from llm.common.errors import DATA, UserError
 @measure
 def curve(sources: Sources, file: str, column: str, steps: str) -> Measured:
     """A column of a report at these steps; `first` and `last` are rows, `best` is the lowest value."""
-    rows = list(csv.DictReader(io.StringIO(files.read_text(sources.root / "reports" / file))))
+    rows = files.csv_rows(files.read_text(sources.root / "reports" / file))
     at = {row["step"]: float(row[column]) for row in rows}
     at |= {"first": float(rows[0][column]), "last": float(rows[-1][column]), "best": min(at.values())}
     absent = [step for step in steps.split() if step not in at]
