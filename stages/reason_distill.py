@@ -10,7 +10,6 @@ from typing import Literal
 from llm.common import files
 from llm.common.errors import DATA, UserError
 from llm.common.seeds import derive
-from llm.data.prompts import frame_of
 from llm.generate.config import DecodingConfig
 from llm.model.config import ModelParams
 from llm.reason import problems
@@ -18,7 +17,6 @@ from llm.reason.lessons import entry, solutions
 from llm.reason.responses import Asker, Response
 from llm.reason.soft_targets import soft_targets
 from llm.runtime.device import RuntimeConfig, set_up_device
-from llm.train.ranks import ranks_of
 from llm.train.task import Loss
 from llm.weights import model_folder
 from stages.reason_problems import FOLDER
@@ -68,10 +66,7 @@ def solved(teacher: Path, config: DistillConfig, params: Params, run: Run) -> li
 
     Raises UserError if none is left after the filter.
     """
-    tokenizer = model_folder.load_tokenizer(teacher)
-    model = model_folder.load_model(teacher, tokenizer.vocab_size).to(params.runtime.device)
-    frame, ranks = frame_of(teacher, tokenizer), ranks_of(params.runtime)
-    asker = Asker(model, tokenizer, frame, problems.read_task(FOLDER), ranks=ranks)
+    asker = Asker.load(teacher, problems.read_task(FOLDER), params.runtime)
     asked = problems.read(FOLDER, "rl")[: config.traces]
     decoding = DecodingConfig(config.max_new_tokens, config.temperature, None, None)
     run.turn_to("compute")

@@ -9,7 +9,6 @@ from typing import Any
 
 from llm.common import files
 from llm.common.seeds import derive
-from llm.data.prompts import frame_of
 from llm.evaluate.stats import share
 from llm.generate.config import greedy
 from llm.model import memory, packed_weights
@@ -19,8 +18,6 @@ from llm.reason.refine import refined
 from llm.reason.responses import Asker, Opening, Response
 from llm.runtime import machine
 from llm.runtime.device import RuntimeConfig, set_up_device
-from llm.train.ranks import ranks_of
-from llm.weights import model_folder
 from stages.reason_problems import FOLDER
 from stages.run import item_of, run_stage, stage
 from stages.sections.reason_evaluate import ReasonEvaluateConfig
@@ -86,19 +83,13 @@ def main(params: Params, name: str) -> None:
 
 
 def load(folder: Path, test: Sequence[Problem], config: ReasonEvaluateConfig, runtime: RuntimeConfig) -> Asker:
-    """The model of a folder with its prompt frame, which is its chat template if it was published with one.
-
-    Raises UserError if the memory does not hold the responses to some problems at once.
-    """
-    tokenizer = model_folder.load_tokenizer(folder)
-    model = model_folder.load_model(folder, tokenizer.vocab_size).to(runtime.device)
-    frame, ranks = frame_of(folder, tokenizer), ranks_of(runtime)
-    asker = Asker(model, tokenizer, frame, problems.read_task(FOLDER), config.ask, ranks)
+    """The model of a folder; raises UserError if the memory does not hold the responses to some problems at once."""
+    asker = Asker.load(folder, problems.read_task(FOLDER), runtime, config.ask)
     rows, longest = config.problems_at_once * config.samples, max(len(asker.prompt(one)) for one in test)
-    size = memory.decoding(model.config, runtime, rows, longest, config.sampling.max_new_tokens)
+    size = memory.decoding(asker.model.config, runtime, rows, longest, config.sampling.max_new_tokens)
     where = "params.yaml: reason_evaluate.problems_at_once"
     machine.check_memory(where, "decoding", size, runtime.device, "lower it, or take a smaller model")
-    return replace(asker, model=packed_weights.pack_for_decoding(model, runtime, rows))
+    return replace(asker, model=packed_weights.pack_for_decoding(asker.model, runtime, rows))
 
 
 def greedy_row(opening: str, method: str, found: Sequence[Response], spent: Sequence[Response] = ()) -> dict[str, Any]:

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Literal
 
 from llm.common.seeds import derive
 from llm.data.chat_template import Segment
-from llm.data.prompts import Frame
+from llm.data.prompts import Frame, frame_of
 from llm.data.tokenizer import Tokenizer
 from llm.generate.config import DecodingConfig
 from llm.generate.decoding import Continuation, continuations
 from llm.model.gpt import GPT
 from llm.reason.problems import Problem, Style, Task
-from llm.train.ranks import ALONE, Alone
+from llm.runtime.device import RuntimeConfig
+from llm.train.ranks import ALONE, Alone, ranks_of
+from llm.weights import model_folder
 
 Opening = Literal["free", "steps", "direct"]  # how a response begins: as the model likes, or one form is forced
 
@@ -48,6 +51,13 @@ class Asker:
     task: Task
     ask: str = "{question}"  # the text that a question is put into
     ranks: Alone = ALONE  # who share the work; all of them call, and get all responses
+
+    @classmethod
+    def load(cls, folder: Path, task: Task, runtime: RuntimeConfig, ask: str = "{question}") -> Asker:
+        """The model of a folder with its prompt frame, which is its chat template if it was published with one."""
+        tokenizer = model_folder.load_tokenizer(folder)
+        model = model_folder.load_model(folder, tokenizer.vocab_size).to(runtime.device)
+        return cls(model, tokenizer, frame_of(folder, tokenizer), task, ask, ranks_of(runtime))
 
     def prompt(self, problem: Problem, opening: Opening = "free") -> list[int]:
         """The token ids that the response continues."""
