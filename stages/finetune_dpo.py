@@ -94,4 +94,4 @@ def of_split(name: str, means: Mapping[str, float], pairs: int) -> dict[str, Any
 
 
 if __name__ == "__main__":
-    run_stage(main, Params, runtime=lambda params: params.runtime)
+    run_stage(main, Params, ranked=True)

@@ -125,4 +125,4 @@ def card(params: Params, run: Run, metrics: Mapping[str, Any]) -> Card:
 
 
 if __name__ == "__main__":
-    run_stage(main, Params, from_section("finetune_instruct", ALSO), runtime=lambda params: params.runtime)
+    run_stage(main, Params, from_section("finetune_instruct", ALSO), ranked=True)

@@ -169,4 +169,4 @@ def above_frozen_blocks(
 
 
 if __name__ == "__main__":
-    run_stage(main, Params, from_section("finetune_spam", ALSO), runtime=lambda params: params.runtime)
+    run_stage(main, Params, from_section("finetune_spam", ALSO), ranked=True)

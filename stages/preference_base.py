@@ -86,4 +86,4 @@ def both_answers(pairs: Sequence[Pair], chosen_share: float, seed: int) -> list[
 
 
 if __name__ == "__main__":
-    run_stage(main, Params, from_section("preference_base", ALSO), runtime=lambda params: params.runtime)
+    run_stage(main, Params, from_section("preference_base", ALSO), ranked=True)

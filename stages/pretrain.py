@@ -204,4 +204,4 @@ def continue_text(
 
 
 if __name__ == "__main__":
-    run_stage(main, Params, from_section("pretrain", ALSO), runtime=lambda params: params.runtime)
+    run_stage(main, Params, from_section("pretrain", ALSO), ranked=True)

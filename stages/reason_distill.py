@@ -86,4 +86,4 @@ def keeps(response: Response, chosen: Literal["none", "verified"]) -> bool:
 
 
 if __name__ == "__main__":
-    run_stage(main, Params, runtime=lambda params: params.runtime)
+    run_stage(main, Params, ranked=True)

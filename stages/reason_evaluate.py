@@ -119,4 +119,4 @@ def measures(found: dict[Opening, list[Response]], sampled: dict[Opening, list[l
 
 
 if __name__ == "__main__":
-    run_stage(main, Params, runtime=lambda params: params.runtime)
+    run_stage(main, Params, ranked=True)

@@ -160,4 +160,4 @@ def check_context(asker: Asker, some: Sequence[problems.Problem], new: int, cont
 
 
 if __name__ == "__main__":
-    run_stage(main, Params, runtime=lambda params: params.runtime)
+    run_stage(main, Params, ranked=True)

@@ -109,4 +109,4 @@ def main(params: Params) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main, Params, runtime=lambda params: params.runtime)
+    run_stage(main, Params, ranked=True)

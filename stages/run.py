@@ -39,11 +39,11 @@ def run_stage(
     main: Callable[..., None],
     schema: type[P],
     read: Callable[[type[P]], P] = params.read,
-    runtime: Callable[[P], Ranked] | None = None,
+    ranked: bool = False,
 ) -> None:
     """The `if __name__ == "__main__"` of a stage: params in, `main(params, *words)`, exit code out.
 
-    A stage that can work on several ranks gives its `runtime`; with `runtime.ranks`, `main` runs in as many processes.
+    A stage that is `ranked` can work on several ranks: `main` runs in as many processes as its `runtime.ranks`.
     """
     with launch.rank_contract() if launch.is_launched() else error_contract():
         launch.end_with_parent()
@@ -54,13 +54,13 @@ def run_stage(
             what = f"{len(words)} words, not {len(takes)}"
             raise UserError("command line", what, f"name the {' and '.join(takes) or 'module only'}", USAGE)
         config = read(schema)
-        settings = runtime(config) if runtime else None
-        ranks = settings.ranks if settings else 1
+        runtime: Ranked | None = config.runtime if ranked else None  # type: ignore[attr-defined]
+        ranks = runtime.ranks if runtime else 1
         how = params.read_section(LaunchConfig, "launch") if ranks > 1 else None
-        if launch.must_start(ranks, how) and settings and how:
+        if launch.must_start(ranks, how) and runtime and how:
             name = sys.modules["__main__"].__spec__.name  # type: ignore[union-attr]
             folder = WORK / "@".join([name.removeprefix("stages."), *words]) / "ranks"
-            launch.start(settings, how, [name, *words], folder)
+            launch.start(runtime, how, [name, *words], folder)
         else:
             main(config, *words)
 
@@ -183,9 +183,9 @@ class Run:
     def write_metrics(self, values: Mapping[str, Any], headline: Sequence[str] = (), path: str | None = None) -> None:
         """Write the stage's metrics report; MLflow shows the `headline` ones in the row of the whole `dvc repro`."""
         files.write_json(self.out(path or f"{self._reports}/metrics.json"), values)
-        numbers = {k: v for k, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-        self._tracker.headline({key: numbers[key] for key in headline if key in numbers})
-        self._tracker.metrics({k: v for k, v in numbers.items() if k not in headline}, 0)
+        single = {k: v for k, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        self._tracker.headline({key: single[key] for key in headline if key in single})
+        self._tracker.metrics({k: v for k, v in single.items() if k not in headline}, 0)
 
     def write_table(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Write a CSV report of the stage."""

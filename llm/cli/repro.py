@@ -13,7 +13,7 @@ import psutil
 from llm.book.runs import with_python
 from llm.common import dvc_yaml
 from llm.common.errors import Terminated, UserError
-from llm.tracking import attach
+from llm.tracking import spool
 
 BEYOND = ("reason_", "preference", "finetune_dpo")  # how the stages of appendix F and of the bonus begin
 
@@ -42,7 +42,7 @@ def run_dvc(words: Sequence[str]) -> str:
     try:
         command = [sys.executable, "-m", "dvc", "repro", *words]
         with subprocess.Popen(command, env=with_python()) as process:
-            key = attach.key_of(process.pid)
+            key = spool.key_of(process.pid)
             try:
                 code = process.wait()
             except Terminated:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from llm.common import files
 from llm.common.errors import DATA, UserError
 from llm.compare.snapshot import AGAIN, Row, Snapshot
 
@@ -97,8 +98,8 @@ def texts(snapshot: Snapshot) -> list[str]:
     """The messages of the test split in order; empty if it was cut anew since, or DVC's cache does not have it."""
     if not snapshot.hashes(MESSAGES, "outs") <= snapshot.hashes(MESSAGES, "deps"):
         return []
-    rows = snapshot.data_rows(f"{MESSAGES}/{TEST}.csv")
-    return [row.get("Text") or list(row.values())[-1] for row in rows]
+    found = files.csv_rows(snapshot.data_text(f"{MESSAGES}/{TEST}.csv") or "")
+    return [row.get("Text") or list(row.values())[-1] for row in found]
 
 
 def with_texts(found: Sequence[Message], known: Sequence[str]) -> list[Message]:

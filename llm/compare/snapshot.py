@@ -66,8 +66,7 @@ class Snapshot:
 
     def rows(self, path: str) -> list[Row]:
         """The rows of a CSV file by its header; an empty list if the file is not there."""
-        text = self.text(path)
-        return [] if text is None else files.csv_rows(text)
+        return files.csv_rows(self.text(path) or "")
 
     def where(self, path: str) -> str:
         """A file of this state for a message: the path, with the name of a state that is not the workspace."""
@@ -105,11 +104,6 @@ class Snapshot:
         """The md5s that dvc.lock has for a path among the `outs` or the `deps` of all stages."""
         found = [dvc_lock.hashes(stage, part) for stage in self.stages.values()]
         return {md5s[path] for md5s in found if path in md5s}
-
-    def data_rows(self, path: str) -> list[Row]:
-        """The rows of a CSV file that `data_text` finds, such as data/spam/test.csv; else empty."""
-        text = self.data_text(path)
-        return [] if text is None else files.csv_rows(text)
 
     def data_text(self, path: str) -> str | None:
         """The text of a file in an output, from the disk or DVC's cache; None if they do not have it."""

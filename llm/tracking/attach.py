@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 from llm.tracking import spool
 from llm.tracking.tracker import warn
-
-
-def key_of(pid: int) -> str:
-    """The name of a dvc process that lives, by which its run is found."""
-    return f"{socket.gethostname()}:{pid}:{spool.born(pid)}"
 
 
 def last_recorded(root: Path) -> int:

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import os
 import re
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,11 @@ def born(pid: int) -> str:
         return "" if facts[0] == "Z" else facts[19]
     except OSError:
         return f"{psutil.Process(pid).create_time():.2f}" if psutil.pid_exists(pid) else ""
+
+
+def key_of(pid: int) -> str:
+    """The name of a dvc process that lives, by which its run is found."""
+    return f"{socket.gethostname()}:{pid}:{born(pid)}"
 
 
 def age() -> float:

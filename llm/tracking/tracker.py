@@ -15,7 +15,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -259,10 +258,9 @@ def _dvc() -> dict[str, Any] | None:
         if words and Path(words[0]).name.lower().startswith("python"):  # `python bin/dvc repro`, `python -m dvc repro`
             words = words[2:] if words[1:2] == ["-m"] else words[1:]
         if words and Path(words[0]).name == "dvc":
-            born = spool.born(process.pid)
-            key = f"{socket.gethostname()}:{process.pid}:{born}"
             command = " ".join(["dvc", *_subcommand(words[1:])])
-            return {"key": key, "pid": process.pid, "born": born, "command": command}
+            pid = process.pid
+            return {"key": spool.key_of(pid), "pid": pid, "born": spool.born(pid), "command": command}
     return None
 
 
