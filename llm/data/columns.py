@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from llm.common.errors import DATA, UserError
-from llm.data.table import SECTION, Row, Table
+from llm.data.delimited import SECTION
+from llm.data.table import Row, Table
 
 # Usual names, the surest first. `v1` and `v2` are those of the SMS collection on Kaggle.
 TEXT_NAMES = (

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from llm.common.errors import DATA, UserError, raise_first
 from llm.common.files import parse_json, parse_json_lines, read_bytes
 from llm.data.decoding import has_lone_surrogate, read_decoded
+from llm.data.delimited import SECTION, parse_records, read_records
 
 Format = Literal["guess", "tsv", "csv", "jsonl", "json", "parquet"]
 Reading = Literal["strict", "book"]
@@ -23,7 +24,6 @@ DELIMITERS = (",", ";", "\t", "|")
 SUFFIXES: dict[str, Format] = {".tsv": "tsv", ".tab": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 SUFFIXES |= {".parquet": "parquet", ".pq": "parquet"}
 PARQUET = b"PAR1"
-SECTION = "tokenize.spam"  # of params.yaml, in the messages
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _tsv(text: str, path: Path, reading: Reading, guessed: bool) -> Table:
         rows.append(Row(f"{path}:{number}", list(cells)))
     if problems and guessed and '"' in text:
         try:
-            quoted = [record for record in _parse(text, "\t", False) if record[1]]
+            quoted = [record for record in parse_records(text, "\t", False) if record[1]]
         except csv.Error:
             quoted = []
         if quoted and len({len(cells) for _, cells in quoted}) == 1 and len(quoted[0][1]) > 1:
@@ -151,56 +151,9 @@ def _as_pandas_quotes(lines: Sequence[tuple[int, str]], path: Path, width: int) 
         yield Row(f"{path}: row {row + 1} as pandas reads it" if joined else f"{path}:{lines[row][0]}", list(cells))
 
 
-def _parse(text: str, delimiter: str, skip_spaces: bool) -> list[tuple[int, list[Any]]]:
-    """First line and cells of each record. Raises csv.Error that names the line."""
-    csv.field_size_limit(2**31 - 1)  # a message may be longer than csv's 131,072 characters
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=skip_spaces, strict=True)
-    records, line = [], 1
-    try:
-        for cells in reader:
-            records.append((line, list(cells)))
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise csv.Error(f"line {line}: {error}") from None
-    return records
-
-
 def _csv(text: str, path: Path, delimiters: Sequence[str]) -> Table:
-    """Quoted records. The delimiter is the one that gives most records the same number of fields, two or more.
-
-    If several do, it is the one with the column of fewest different values, which is likely the label.
-    """
-    tries: list[tuple[float, int, int, str, int]] = []
-    records: list[tuple[int, list[Any]]] = []  # of the best try
-    errors = []
-    spaced = [one for one in delimiters if f"{one} " in text or "\n " in f"\n{text}"]
-    # `a, "b, c"` is quoted only if the space is skipped
-    for delimiter, skip_spaces in [(one, False) for one in delimiters] + [(one, True) for one in spaced]:
-        try:
-            parsed = _parse(text, delimiter, skip_spaces)
-        except csv.Error as error:
-            errors.append((delimiter, error))
-            continue
-        found = [(line, cells) for line, cells in parsed if any(cell.strip() for cell in cells)]
-        if not found:  # separators alone
-            continue
-        (width, often), *_ = sorted(Counter(len(cells) for _, cells in found).items(), key=lambda item: -item[1])
-        this = (often / len(found) if width > 1 else 0.0, -_fewest_values(found))
-        records = found if not tries or this > max(one[:2] for one in tries) else records
-        tries.append((*this, len(parsed) - len(found), delimiter, len(found)))
-    share, fewest, empty, delimiter, _ = max(tries, key=lambda one: one[:2], default=(0.0, 0, 0, ",", 0))
-    # Another delimiter fits as well, and both give a column that may be the label.
-    others = [one[3] for one in tries if one[0] == share and one[3] != delimiter and -one[1] <= one[4] / 2]
-    if share and others and -fewest <= len(records) / 2:
-        what = f"the delimiter may be {delimiter!r} or {others[0]!r}: both give all rows the same number of fields"
-        raise UserError(str(path), what, f"declare {SECTION}.delimiter", DATA)
-    if share == 0:
-        first = text.split("\n", 1)[0]
-        said = [str(error) for delimiter, error in errors if delimiter in first] or [str(error) for _, error in errors]
-        what = said[0] if said else f"one field a line, no {' or '.join(map(repr, delimiters))} between fields"
-        fix = f"declare {SECTION}.format and delimiter"
-        fix = f"double each quote inside a quoted field, or {fix}" if said else f"write label and text, or {fix}"
-        raise UserError(str(path), f"not CSV: {what}", fix, DATA)
+    """Quoted records, as rows of the most frequent number of fields. Raises UserError for those with more."""
+    records, empty, delimiter = read_records(text, path, delimiters)
     width = Counter(len(cells) for _, cells in records).most_common(1)[0][0]
     named = len(records[0][1])
     wider = sum(any(cell.strip() for cell in cells[named:]) for _, cells in records)
@@ -217,12 +170,6 @@ def _csv(text: str, path: Path, delimiters: Sequence[str]) -> Table:
         rows.append(Row(f"{path}:{line}", (cells + [None] * width)[:width]))
     raise_first(problems, str(path))
     return Table(None, rows, {"delimiter": delimiter}, empty)
-
-
-def _fewest_values(records: Sequence[tuple[int, list[Any]]]) -> int:
-    """The number of different values in the column with the fewest, but more than one."""
-    columns = zip(*(cells for _, cells in records), strict=False)
-    return min((number for number in (len(set(column)) for column in columns) if number > 1), default=len(records))
 
 
 def _unwrap(value: Any, path: Path) -> list[Any]:

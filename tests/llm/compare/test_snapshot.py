@@ -27,11 +27,10 @@ def test_a_missing_file_is_none(project):
 
 
 def test_a_field_of_a_table_may_be_long(project):
-    Path("data/spam").mkdir(parents=True, exist_ok=True)
     text = "a word " * 40_000
-    Path("data/spam/test.csv").write_text(f"Label,Text\n0,{text}\n")
+    Path("reports/long.csv").write_text(f"Label,Text\n0,{text}\n")
     csv.field_size_limit(131_072)  # Python's default
-    assert resolve("workspace").data_rows("data/spam/test.csv") == [{"Label": "0", "Text": text}]
+    assert resolve("workspace").rows("reports/long.csv") == [{"Label": "0", "Text": text}]
 
 
 def test_a_project_in_a_folder_of_a_repository(project, monkeypatch):
@@ -95,14 +94,14 @@ def test_broken_reports_are_named(project):
 
 
 @pytest.mark.parametrize("name", ["workspace", "HEAD"])
-def test_a_data_set_that_the_cache_lacks_has_no_rows(project, name):
+def test_a_data_set_that_the_cache_lacks_has_no_text(project, name):
     Path(".dvc").mkdir()
     Path(".dvc/config").touch()
     shutil.rmtree("data/spam")
     Path("data/spam.dvc").write_text(f"outs:\n- md5: {'a' * 32}.dir\n  hash: md5\n  path: spam\n")
     git("add", "-A")
     git("commit", "-q", "-m", "a fresh clone")
-    assert resolve(name).data_rows("data/spam/test.csv") == []
+    assert resolve(name).data_text("data/spam/test.csv") is None
 
 
 def test_files_that_changed(project):
