@@ -13,7 +13,6 @@ from llm.serve.dialog import Message
 from llm.serve.engine import Request
 from llm.serve.models import Room, load_language
 from llm.serve.service import RESERVED
-from llm.serve.text import TextStream
 
 
 class Conversation:
@@ -53,9 +52,7 @@ class Conversation:
         reserved = min(self._decoding.max_new_tokens, context // RESERVED)
         ids, self.dropped = language.dialog.fit([*self.system, *asked], context - reserved)
         decoding = replace(self._decoding, max_new_tokens=min(self._decoding.max_new_tokens, context - len(ids)))
-        dialog = language.dialog
-        stream = TextStream(language.tokenizer.decode, (), dialog.clean, dialog.frame.header.strip())
-        request = Request(ids, decoding, self._seed, stream)
+        request = Request(ids, decoding, self._seed, language.dialog.stream())
         language.engine.waiting.append(request)
         try:
             while language.engine.busy:

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 from llm.common.errors import USAGE, UserError
 from llm.data.prompts import frame_of
 from llm.data.tokenizer import Tokenizer
+from llm.serve.text import TextStream
 
 LONGEST_TOKEN = 128  # characters; a text longer than the context times this is too long without encoding it
 Role = Literal["system", "user", "assistant"]
@@ -43,9 +44,9 @@ class Dialog:
         chat += [{"role": role, "content": text} for role, text in messages if role != "system"]
         return self.tokenizer.encode_segments(self.frame.prompt({"messages": chat}, header=True))[0]
 
-    def clean(self, generated: str) -> str:
-        """The answer in a generated text."""
-        return self.frame.extract_answer(generated)
+    def stream(self, stops: Sequence[str] = ()) -> TextStream:
+        """Turns the tokens of an answer into its text."""
+        return TextStream(self.tokenizer.decode, stops, self.frame.extract_answer, self.frame.header.strip())
 
     def fit(self, messages: Sequence[Message], room: int) -> tuple[list[int], int]:
         """Token ids of the newest turns that fit into `room` tokens, and the number of messages left out.

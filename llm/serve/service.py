@@ -81,8 +81,7 @@ class Service:
             raise _too_long(context, "messages", error.what) from None
         except UserError as error:  # of the chat template
             raise ApiError(400, error.what, "messages", "invalid_messages") from None
-        dialog = language.dialog
-        text = TextStream(language.tokenizer.decode, body.stops, dialog.clean, dialog.frame.header.strip())
+        text = language.dialog.stream(body.stops)
         most = body.max_completion_tokens or body.max_tokens
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
         return self._submit(language, ids, body, most or context, text, logprobs, "messages"), dropped
