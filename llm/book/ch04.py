@@ -37,6 +37,27 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
+def model_config(cfg: Mapping[str, Any], tie_head: bool) -> ModelConfig:
+    """The pipeline's settings for the keys of GPT_CONFIG_124M."""
+    return ModelConfig(
+        family="gpt2",
+        vocab_size=cfg["vocab_size"],
+        context_length=cfg["context_length"],
+        n_layer=cfg["n_layers"],
+        n_head=cfg["n_heads"],
+        n_kv_head=None,
+        n_embd=cfg["emb_dim"],
+        dropout=cfg["drop_rate"],
+        dropout_embedding=None,
+        dropout_attention=None,
+        qkv_bias=cfg["qkv_bias"],
+        tie_head=tie_head,
+        init="torch",
+        attention="eager",
+        dropout_random="each",
+    )
+
+
 class GPTModel(GPT):
     """The pipeline's GPT, built from the keys of GPT_CONFIG_124M (section 4.6).
 
@@ -45,24 +66,7 @@ class GPTModel(GPT):
     """
 
     def __init__(self, cfg: Mapping[str, Any], tie_head: bool = False) -> None:
-        shape = ModelConfig(
-            family="gpt2",
-            vocab_size=cfg["vocab_size"],
-            context_length=cfg["context_length"],
-            n_layer=cfg["n_layers"],
-            n_head=cfg["n_heads"],
-            n_kv_head=None,
-            n_embd=cfg["emb_dim"],
-            dropout=cfg["drop_rate"],
-            dropout_embedding=None,
-            dropout_attention=None,
-            qkv_bias=cfg["qkv_bias"],
-            tie_head=tie_head,
-            init="torch",
-            attention="eager",
-            dropout_random="each",
-        )
-        super().__init__(shape)
+        super().__init__(model_config(cfg, tie_head))
 
 
 class LayerNorm(nn.Module):

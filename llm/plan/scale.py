@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from llm.book.ch04 import CONFIGS, model_config
 from llm.model import memory
 from llm.model.config import ModelConfig
 from llm.model.parts import FAMILIES
@@ -26,8 +27,7 @@ OVERHEAD = 2e9  # bytes of the CUDA context, NCCL's buffers and fragments
 OVERLAP = 0.1  # share of the shorter of computing and sending that is not hidden behind the other
 LATENCY = 20e-6  # seconds of a message between two ranks, times log2(ranks)
 TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022, "Training Compute-Optimal Large Language Models"
-GPT2_SIZES = {"124M": (12, 12, 768), "355M": (24, 16, 1024), "774M": (36, 20, 1280), "1558M": (48, 25, 1600)}
-MODELS = (*GPT2_SIZES, "7B")
+MODELS = (*CONFIGS, "7B")
 
 
 @dataclass(frozen=True)
@@ -102,26 +102,10 @@ class Plan:
 
 def model(name: str, context: int) -> ModelConfig:
     """A published shape: GPT-2's sizes with a tied head, or Llama 2 7B's."""
-    shape = ModelConfig(
-        family="gpt2",
-        vocab_size=50257,
-        context_length=context,
-        n_layer=12,
-        n_head=12,
-        n_kv_head=None,
-        n_embd=768,
-        dropout=0.0,
-        dropout_embedding=None,
-        dropout_attention=None,
-        dropout_random="each",
-        qkv_bias=True,
-        tie_head=True,
-        init="gpt2",
-        attention="sdpa",
-    )
-    if name in GPT2_SIZES:
-        n_layer, n_head, n_embd = GPT2_SIZES[name]
-        return replace(shape, n_layer=n_layer, n_head=n_head, n_embd=n_embd)
+    given = {"context_length": context, "drop_rate": 0.0, "qkv_bias": True}
+    shape = replace(model_config(CONFIGS.get(name, CONFIGS["124M"]) | given, tie_head=True), attention="sdpa")
+    if name in CONFIGS:
+        return shape
     parts = replace(FAMILIES["llama"], n_inner=11008)
     llama = replace(shape, family="llama", qkv_bias=False, tie_head=False, parts=parts)
     return replace(llama, vocab_size=32000, n_layer=32, n_head=32, n_embd=4096)
