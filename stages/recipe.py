@@ -42,13 +42,7 @@ class Recipe:
         memory.check_training(self.section, training, self.run.work, steps, self.config.save_every, extra)
 
     def task(
-        self,
-        model: nn.Module,
-        loss: Loss,
-        train: Dataset,
-        val: Dataset,
-        steps: int,
-        buckets: Buckets | None = None,
+        self, model: nn.Module, loss: Loss, train: Dataset, val: Dataset, steps: int, buckets: Buckets | None = None
     ) -> Task:
         """`steps` shuffled batches of `train`, and evaluations on both data sets."""
         where = f"{self.section}.batch_size"
