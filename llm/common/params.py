@@ -36,9 +36,9 @@ def read(schema: type[T], path: Path | str = PARAMS) -> T:
     return parse(schema, {key: value for key, value in sections.items() if key in wanted}, str(path))
 
 
-def read_section(schema: type[T], name: str, path: Path | str = PARAMS) -> T:
-    """Read one section. Raises UserError as `read` does."""
-    section: T = getattr(read(make_dataclass("Section", [(name, schema)]), path), name)
+def read_section(schema: type[T], name: str) -> T:
+    """Read one section of params.yaml. Raises UserError as `read` does."""
+    section: T = getattr(read(make_dataclass("Section", [(name, schema)])), name)
     return section
 
 
