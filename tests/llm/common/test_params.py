@@ -83,6 +83,19 @@ def test_valid_values_are_read():
     assert config == Config(Part(3, 0.5), "a name", True, "fast", None, (1, 2), {"gpt2-124M": Part(1, 1.0)}, extra=0.5)
 
 
+def test_a_section_is_read_alone_and_its_errors_name_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    kind = get_type_hints(AllParams)["tracking"]
+    Path("params.yaml").write_text("tracking:\n  enabled: false\n  required: false\nother: 1\n")
+    assert params.read_section(kind, "tracking") == kind(enabled=False, required=False)
+    Path("params.yaml").write_text("tracking:\n  enabled: 1\n  required: false\n")
+    with pytest.raises(UserError, match=r"^params.yaml: tracking.enabled: 1 is a whole number"):
+        params.read_section(kind, "tracking")
+    Path("params.yaml").write_text("other: 1\n")
+    with pytest.raises(UserError, match=r"^params.yaml: tracking: missing"):
+        params.read_section(kind, "tracking")
+
+
 def test_a_whole_number_is_read_as_a_float():
     rate = parse(Part, {"width": 1, "rate": 2}).rate
     assert (rate, type(rate)) == (2.0, float)
