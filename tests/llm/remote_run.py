@@ -18,14 +18,12 @@ from torch import Tensor, nn
 
 from llm.common.errors import UserError
 from llm.data.batches import Batch, ShuffledBatches
-from llm.generate import decoding
 from llm.generate.config import DecodingConfig, greedy
 from llm.generate.decoding import generate
 from llm.model.classifier import Classifier
 from llm.model.gpt import GPT
 from llm.reason.config import GrpoConfig
 from llm.reason.grpo import Answers, GrpoLoss
-from llm.serve import batch, engine
 from llm.serve.engine import Engine, Request
 from llm.serve.text import TextStream
 from llm.train import losses, resume
@@ -34,8 +32,9 @@ from llm.train.loop import evaluation_batches, fit
 from llm.train.task import Callback, Sums, Task, Training
 from tests import tiny
 from tests.llm.train.test_loop import Sentences
-from tests.remote_device import DEVICE, Remote
+from tests.remote_device import Remote
 
+DEVICE = torch.device("cuda", 0)
 STEPS = 12
 SETTINGS = replace(tiny.TRAIN, eval_every=1000)
 SAMPLED = DecodingConfig(10, 1.3, top_k=40, top_p=0.9)
@@ -160,10 +159,6 @@ def served(model: GPT, configs: Sequence[DecodingConfig]) -> list[list[int]]:
 
 
 def main() -> None:
-    # The device has no generators, and its tensors cannot be in inference mode.
-    decoding.generator_on = engine.generator_on = lambda device, seed: torch.Generator().manual_seed(seed)
-    decoding._no_gradients = lambda device: torch.no_grad()
-    batch.Batch._logits = torch.no_grad()(batch.Batch._logits.__wrapped__)
     torch.set_num_threads(1)
     micro = replace(SETTINGS, micro_batch_size=2, clip_norm=None)
     found: dict[str, Any] = {
