@@ -78,12 +78,24 @@ def set_up_device(config: RuntimeConfig) -> torch.device:
         raise UserError("params.yaml: runtime.device", what, "run `python -m llm use auto`", RESOURCES)
     if config.device == "cuda":
         if "LOCAL_RANK" in os.environ:  # one of several ranks
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            _take_own_gpu(int(os.environ["LOCAL_RANK"]))
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)  # with warn_only, gradients of fused attention would vary
         torch.backends.cuda.matmul.allow_tf32 = config.tf32
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return torch.device(config.device)
+
+
+def _take_own_gpu(number: int) -> None:
+    """Let the rank with this number on this machine compute on a GPU of its own."""
+    import torch
+
+    there = torch.cuda.device_count()
+    if number >= there:
+        ranks = os.environ.get("LOCAL_WORLD_SIZE", number + 1)
+        what = f"{ranks} of them are on this machine, which has {there} GPU{'s' * (there != 1)}"
+        raise UserError("params.yaml: runtime.ranks", what, "give a rank for each GPU", RESOURCES)
+    torch.cuda.set_device(number)
 
 
 def set_up_from_params() -> RuntimeConfig:

@@ -164,6 +164,35 @@ def test_cuda_uses_deterministic_algorithms_and_tf32_if_asked() -> None:
     assert done.stdout.splitlines() == ["cpu False None False", "cuda True :4096:8 False", "cuda True :4096:8 True"]
 
 
+@pytest.mark.parametrize(
+    ("environment", "gpus", "taken", "what"),
+    [
+        ({}, 1, [], None),
+        ({"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}, 2, [1], None),
+        ({"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}, 1, [], "2 of them are on this machine, which has 1 GPU"),
+        ({"LOCAL_RANK": "4"}, 4, [], "5 of them are on this machine, which has 4 GPUs"),
+    ],
+)
+def test_each_rank_has_a_gpu_of_its_own(monkeypatch, environment, gpus, taken, what):
+    found: list[int] = []
+    for name, value in (("is_available", lambda: True), ("device_count", lambda: gpus), ("set_device", found.append)):
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda _on: None)
+    for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "CUBLAS_WORKSPACE_CONFIG"):
+        monkeypatch.setenv(name, "")  # so that it is as before afterwards
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    config = RuntimeConfig("fp32", "cuda", 1, False, True, ranks=2)
+    if what is None:
+        set_up_device(config)
+    else:
+        with pytest.raises(UserError, match=rf"params.yaml: runtime.ranks: {what} \| fix: give a rank") as caught:
+            set_up_device(config)
+        assert caught.value.code == RESOURCES
+    assert found == taken
+
+
 @pytest.mark.parametrize(("device", "wrong"), [("cpu", ["tf32"]), ("mps", ["tf32"]), ("cuda", [])])
 def test_tf32_needs_an_nvidia_gpu(device: Any, wrong: list[str]) -> None:
     assert [name for name, *_ in RuntimeConfig("fp32", device, 1, False, True, tf32=True).problems()] == wrong
