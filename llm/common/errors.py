@@ -29,6 +29,7 @@ STOPS = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
 MAX_LISTED = 10  # problems of one file
 NEAR = 0.7  # of two names that one typing error makes similar; cpu is not meant by gpu
 NOT_DETERMINISTIC = " does not have a deterministic implementation"  # in PyTorch's message, after the operation
+NO_MEMORY = ("can't allocate memory", "out of memory", "_STATUS_ALLOC_FAILED")  # the last one of CUDA's libraries
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -205,7 +206,7 @@ def _from_system(error: Exception) -> UserError | None:
 def is_out_of_memory(error: Exception) -> bool:
     """Whether the host or the device ran out of memory. On the CPU and on MPS, torch raises a plain RuntimeError."""
     text = str(error)
-    by_torch = isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+    by_torch = isinstance(error, RuntimeError) and any(words in text for words in NO_MEMORY)
     return isinstance(error, MemoryError) or by_torch
 
 

@@ -108,6 +108,7 @@ def test_llm_traceback_shows_the_traceback_before_the_error_line(capsys, monkeyp
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes\nat x.cpp"), 6, "memory"),
         (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory."), 6, "memory"),
         (RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GiB)."), 6, "memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), 6, "memory"),
         (
             RuntimeError("foo_cuda does not have a deterministic implementation, but you set"),
             6,
