@@ -110,12 +110,12 @@ class AllParams:
         yield from self.launch.problems_with(self.runtime.ranks)
         if self.runtime.ranks > 1:
             yield from self._divided()
-        if self.model.dropout_random != "packed":
-            return
-        if self.runtime.device != "cpu":
-            what = f"packed, which is for CPUs, but runtime.device is {self.runtime.device}"
-            yield "model.dropout_random", what, "set it to each"
-        if self.pretrain.compile and any((self.model.dropout, self.model.embedding_rate, self.model.attention_rate)):
+        for name, model in (("model", self.model), ("reason_model", self.reason_model)):
+            if model.dropout_random == "packed" and self.runtime.device != "cpu":
+                what = f"packed, which is for CPUs, but runtime.device is {self.runtime.device}"
+                yield f"{name}.dropout_random", what, "set it to each"
+        drops = any((self.model.dropout, self.model.embedding_rate, self.model.attention_rate))
+        if self.model.dropout_random == "packed" and self.pretrain.compile and drops:
             what = "packed, which cannot be compiled, but pretrain.compile is true"
             yield "model.dropout_random", what, "set it to each, or pretrain.compile to false"
 

@@ -185,6 +185,16 @@ def test_packed_dropout_is_for_cpus_and_not_compiled(everything, device, compile
     assert not list(replace(changed, model=replace(changed.model, dropout_random="each")).problems())
 
 
+@pytest.mark.parametrize(("device", "fine"), [("cpu", True), ("cuda", False), ("mps", False)])
+def test_packed_dropout_of_the_reasoning_model_is_for_cpus_too(everything, device, fine):
+    changed = replace(
+        everything,
+        reason_model=replace(everything.reason_model, dropout_random="packed"),
+        runtime=replace(everything.runtime, device=device, kernels="native"),
+    )
+    assert [key for key, *_ in changed.problems()] == ([] if fine else ["reason_model.dropout_random"])
+
+
 @pytest.mark.parametrize(("kernels", "compiled", "fine"), [("portable", True, False), ("native", True, True)])
 def test_portable_kernels_are_not_compiled(everything, kernels, compiled, fine):
     changed = replace(
