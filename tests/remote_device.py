@@ -103,6 +103,9 @@ class Remote(TorchDispatchMode):
 
     def __enter__(self) -> Remote:
         super().__enter__()
+        overwrite = torch.__future__.set_overwrite_module_params_on_conversion
+        overwrite(True)  # a changed parameter is another wrapper
+        self._stack.callback(overwrite, False)
         made = torch.tensor  # it hides what it does from dispatch modes
         there: Any = {
             (torch, "tensor"): lambda data, device="cpu", **options: made(data, **options).to(device),

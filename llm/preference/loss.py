@@ -27,12 +27,14 @@ def log_probabilities(model: nn.Module, batch: PairBatch) -> tuple[Tensor, Tenso
     Logits are computed for the tokens of the answers only.
     """
     assert isinstance(model, GPT)
-    counts = batch.targets != IGNORED
-    hidden = model.transformer(batch.inputs.flatten(0, 1)).unflatten(0, batch.inputs.shape[:2])
-    logits = model.lm_head(hidden[counts]).float()
-    of_tokens = -F.cross_entropy(logits, batch.targets[counts], reduction="none")
-    summed = torch.zeros(counts.shape, device=of_tokens.device).masked_scatter(counts, of_tokens).sum(dim=-1)
-    return summed, counts.sum(dim=-1)
+    counts, at = batch.targets != IGNORED, batch.counted  # not found on a GPU, which would wait for it
+    hidden, targets = model.transformer(batch.inputs.flatten(0, 1)).flatten(0, 1), batch.targets.flatten()
+    if at is not None:
+        hidden, targets = hidden[at], targets[at]
+    of_tokens = -F.cross_entropy(model.lm_head(hidden).float(), targets, reduction="none")
+    if at is not None:
+        of_tokens = of_tokens.new_zeros(counts.numel()).index_put((at,), of_tokens)
+    return of_tokens.view(counts.shape).sum(dim=-1), counts.sum(dim=-1)
 
 
 @dataclass(frozen=True)

@@ -103,13 +103,12 @@ class Rollouts:
         lengths = torch.tensor([float(one.tokens) for one in found])
         weights, total = grpo.factors(lengths, config.average, config.max_new_tokens)
         rows = token_rows([prompt for prompt in prompts for _ in range(config.group)], new)
-        rows = rows.to(next(self.asker.model.parameters()).device)
         old, entropies = self._log_probabilities(self.asker.model, rows)
         batch = Answers(
             rows.inputs,
             rows.targets,
-            advantages=grpo.advantages(rewards, config.advantage).flatten().to(old.device),
-            factors=weights.to(old.device),
+            advantages=grpo.advantages(rewards, config.advantage).flatten(),
+            factors=weights,
             old=old,
             reference=None if self.reference is None else self._log_probabilities(self.reference, rows)[0],
             total=total,
@@ -140,19 +139,19 @@ class Rollouts:
 
     @torch.no_grad()
     def _log_probabilities(self, model: nn.Module, rows: Batch) -> tuple[Tensor, Tensor]:
-        was_training = model.training
+        was_training, device = model.training, next(model.parameters()).device
         model.eval()
 
         def compute(some: slice) -> list[tuple[Tensor, Tensor]]:
-            micro_batches = rows.rows(some).split(self.micro_batch_size)
-            found = [grpo.log_probabilities(model, micro, self.config.temperature) for micro in micro_batches]
+            parts = rows.rows(some).split(self.micro_batch_size)
+            found = [grpo.log_probabilities(model, part.to(device), self.config.temperature) for part in parts]
             return [(logs.cpu(), entropies.cpu()) for logs, entropies in found]
 
         with autocast(self.runtime):
             parts = self.asker.ranks.each(compute, self._parts(len(rows.inputs) // self.config.group))
         model.train(was_training)
         logs, entropies = (torch.cat([one[i] for part in parts for one in part]) for i in range(2))
-        return logs.to(rows.inputs.device), entropies.to(rows.inputs.device)
+        return logs, entropies
 
     def _with_gradient(self, batch: Answers) -> Answers:
         """The rows that change the gradient; at least one, so that there is a batch."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from llm.data.batches import IGNORED, Batch
+from llm.data.batches import Batch
 from llm.model.gpt import GPT
 from llm.train.task import Loss, Sums
 
@@ -19,10 +19,15 @@ def soft_targets(teacher: GPT) -> Loss:
     teacher.eval().requires_grad_(False)
 
     def loss(student: nn.Module, batch: Batch) -> Sums:
-        counts = batch.targets != IGNORED
         with torch.no_grad():
-            wanted = torch.log_softmax(teacher(batch.inputs)[counts].float(), dim=-1)  # (N, V)
-        found = torch.log_softmax(student(batch.inputs)[counts].float(), dim=-1)
+            wanted = _log_probabilities(teacher, batch)
+        found = _log_probabilities(student, batch)
         return {"loss": nn.functional.kl_div(found, wanted, reduction="sum", log_target=True)}
 
     return loss
+
+
+def _log_probabilities(model: nn.Module, batch: Batch) -> Tensor:
+    """Those of all tokens at the targets that count, (N, V)."""
+    logits = model(batch.inputs).flatten(0, -2)
+    return torch.log_softmax((logits if batch.counted is None else logits[batch.counted]).float(), dim=-1)

@@ -27,10 +27,12 @@ from llm.reason.grpo import Answers, GrpoLoss
 from llm.serve.engine import Engine, Request
 from llm.serve.text import TextStream
 from llm.train import losses, resume
+from llm.train.callbacks import Measures
 from llm.train.config import TrainConfig
 from llm.train.loop import evaluation_batches, fit
 from llm.train.task import Callback, Sums, Task, Training
 from tests import tiny
+from tests.llm.reason import ranked as with_rewards
 from tests.llm.train.test_loop import Sentences
 from tests.remote_device import Remote
 
@@ -110,6 +112,29 @@ def reward() -> None:
     assert measured["kl"] > 0
 
 
+class Numbers(Callback):
+    """Keeps the mean gradient norm of each row of the curve, and whether a speed was known then."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[float, bool]] = []
+
+    def on_evaluation(self, training: Training) -> None:
+        self.found.append((training.history.last.get("norm", 0.0), training.tokens_per_second > 0))
+
+
+def numbers(log_every: int, *callbacks: Callback) -> list[tuple[float, bool]]:
+    with Remote():
+        train(DEVICE, log_every, replace(SETTINGS, eval_every=4), callbacks=[*callbacks, seen := Numbers()])
+    return seen.found
+
+
+def searches(name: str) -> dict[str, int]:
+    """The operations of a training of tests/llm/reason/ranked.py that look for what counts on the device, and wait."""
+    with Remote() as remote:
+        with_rewards.train(name, replace(tiny.FP32, device="cuda", log_every=100))
+    return {operation: count for operation, count in remote.waits.items() if operation != "_to_copy"}
+
+
 def waits(work: Callable[[], Any]) -> int:
     with Remote() as remote:
         work()
@@ -168,6 +193,11 @@ def main() -> None:
     }
     found["train classifier 4"] = waits(lambda: classify(4))
     found["rewards"] = waits(reward)
+    found["searches"] = {name: searches(name) for name in ("grpo", "dpo", "soft targets")}
+    found["norms"] = [
+        numbers(every, Measures(lambda t: {"norm": t.gradient_norm}, lambda: {"norm": 0.0})) for every in (1, 3)
+    ]
+    found["speeds"] = [known for _, known in numbers(100)]
     with Remote():
         on_device = train(DEVICE, 5)[1]
     found["loss"] = [on_device, train("cpu", 5)[1]]

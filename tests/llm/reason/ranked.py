@@ -38,9 +38,9 @@ from tests.tiny import TRAIN
 REWARDS = replace(CONFIG, problems_at_once=3)
 
 
-def model_of(**changes: Any) -> GPT:
+def model_of(device: str, **changes: Any) -> GPT:
     torch.manual_seed(0)
-    return GPT(replace(tiny.MODEL, vocab_size=257, init="torch", **changes))
+    return GPT(replace(tiny.MODEL, vocab_size=257, init="torch", **changes)).to(device)
 
 
 def with_rewards(runtime: Any, micro_batch_size: int | None = None, **changes: Any) -> dict[str, Any]:
@@ -48,7 +48,8 @@ def with_rewards(runtime: Any, micro_batch_size: int | None = None, **changes: A
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.train(["0+1=A1 S1"], 257, Path(folder))
         words = Tokenizer.load(Path(folder))
-    model, reference = model_of(), model_of(n_layer=1).eval() if config.kl else None
+    model = model_of(runtime.device)
+    reference = model_of(runtime.device, n_layer=1).eval() if config.kl else None
     asker = Asker(model, words, make_frame("none", words), Problems("exact", Style("S", "A")), ranks=ranks)
     source = Lenient(asker, PROBLEMS, config, ranked.STEPS, 1, runtime, reference, micro_batch_size)
     loss = GrpoLoss(config, config.temperature)
@@ -87,7 +88,7 @@ class Pairs:
 
 
 def with_preferences(runtime: Any, average: Any, anchor: float, **changes: Any) -> dict[str, Any]:
-    model, data, config = model_of(), Pairs(), replace(TRAIN, **changes)
+    model, data, config = model_of(runtime.device), Pairs(), replace(TRAIN, **changes)
     loss, ranks = Preference(0.1, average, 0.1, anchor), ranks_of(runtime)
     set_reference(model, data, loss, runtime, config.batch_size, config.micro_batch_size, ranks)  # type: ignore[arg-type]
     source = ShuffledBatches(data, config.batch_size, ranked.STEPS, seed=3)
@@ -99,8 +100,8 @@ def with_preferences(runtime: Any, average: Any, anchor: float, **changes: Any) 
 def with_a_teacher(runtime: Any) -> dict[str, Any]:
     data = ranked.Texts()
     source = ShuffledBatches(data, TRAIN.batch_size, ranked.STEPS, seed=3)
-    loss = soft_targets(ranked.gpt(n_layer=3))
-    return ranked.run(Task(ranked.gpt(), loss, source, {"val": SequentialBatches(data, 7)}), TRAIN, runtime)
+    model, teacher = (ranked.gpt(n_layer=layers).to(runtime.device) for layers in (2, 3))
+    return ranked.run(Task(model, soft_targets(teacher), source, {"val": SequentialBatches(data, 7)}), TRAIN, runtime)
 
 
 CASES: dict[str, Callable[[Any], dict[str, Any]]] = {

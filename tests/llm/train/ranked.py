@@ -120,7 +120,7 @@ def train(name: str, runtime: Any, callbacks: Any = ()) -> dict[str, Any]:
     data = Texts(3 if name == "classifier" else None)
     source = ShuffledBatches(data, config.batch_size, STEPS, seed=3)
     looks = {split: SequentialBatches(data, 7) for split in ("train", "val")}
-    return run(Task(build(), loss, source, looks), config, runtime, callbacks)
+    return run(Task(build().to(runtime.device), loss, source, looks), config, runtime, callbacks)
 
 
 def run(task: Task, config: TrainConfig, runtime: Any, callbacks: Any = (), ranks: Any = None) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def run(task: Task, config: TrainConfig, runtime: Any, callbacks: Any = (), rank
     history = fit(task, config, runtime, 5, [norms, *callbacks], ranks)
     weights = hashlib.sha256()
     for tensor in model.state_dict().values():
-        weights.update(tensor.numpy().tobytes())
+        weights.update(tensor.cpu().numpy().tobytes())
     return {"rows": history.rows, "norms": norms.found, "weights": weights.hexdigest()}
 
 

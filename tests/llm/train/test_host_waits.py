@@ -38,6 +38,20 @@ def test_an_update_with_rewards_waits_once_for_what_it_measures(found: Any) -> N
     assert found["rewards"] == 1  # of three micro-batches
 
 
+def test_rewards_preferences_and_a_teacher_search_nothing_on_the_device(found: Any) -> None:
+    assert found["searches"] == {"grpo": {}, "dpo": {}, "soft targets": {}}
+
+
+def test_measures_of_an_update_have_its_own_gradient_norm(found: Any) -> None:
+    each, some = found["norms"]
+    assert some == each
+    assert len({norm for norm, _ in each}) == len(each) > 3
+
+
+def test_every_row_after_the_first_has_a_speed(found: Any) -> None:
+    assert found["speeds"] == [False, True, True, True]
+
+
 def test_the_loss_is_that_of_the_cpu(found: Any) -> None:
     on_device, on_cpu = found["loss"]
     assert on_device == pytest.approx(on_cpu, rel=1e-5)
