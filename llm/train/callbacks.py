@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llm.train.divided import all_whole
+from llm.train.loop import read_updates
 from llm.train.task import Callback, Training
 from llm.weights.tensors import read_tensors, write_tensors
 
@@ -44,6 +45,7 @@ class Progress(Callback):
 class Measures(Callback):
     """Adds to each row of the curve the means of what `measure` returned after each update since the row before.
 
+    Loss and gradient norm of the update are read first, whatever `runtime.log_every` is.
     The row before any update has what `before` returns. Place it before callbacks that read the rows.
     """
 
@@ -51,6 +53,7 @@ class Measures(Callback):
         self.measure, self.before = measure, before
 
     def on_update(self, training: Training) -> None:
+        read_updates(training)
         training.history.measured.append(self.measure(training))
 
     def on_evaluation(self, training: Training) -> None:

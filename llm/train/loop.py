@@ -64,11 +64,14 @@ def fit(
         batch = task.train[history.step]
         update(training, batch, lr, config.clip_norm, seed)
         tokens += batch.tokens
+        evaluates = history.step % config.eval_every == 0 or history.step == steps
+        if evaluates:
+            read_updates(training)
         if not training.readings:
             training.tokens_per_second = tokens / (time.perf_counter() - started)
         for callback in callbacks:
             callback.on_update(training)
-        if history.step % config.eval_every == 0 or history.step == steps:
+        if evaluates:
             evaluate_now(training, callbacks, lr)
         for callback in callbacks:
             callback.on_step(training)
