@@ -192,9 +192,10 @@ class Run:
         files.write_csv(self.out(f"{self._reports}/{name}.csv"), header, rows)
 
     def progress(self, step: int, steps: int, loss: float, tokens_per_second: float) -> None:
-        """Move the progress bar."""
-        self._bars.show(self.name, step, steps, "step", f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s")
-        self._speeds.append(tokens_per_second)
+        """Move the progress bar. The speed is 0 until something was measured: a GPU is not read at every update."""
+        known = tokens_per_second > 0
+        self._bars.show(self.name, step, steps, "step", f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s" * known)
+        self._speeds += [tokens_per_second] * known
 
     def each(self, items: Sequence[T]) -> Iterable[T]:
         """The items, with a progress bar."""

@@ -13,7 +13,9 @@ from llm.data.corpus import Pins, write_shards
 from llm.data.tokenizer import Tokenizer, fingerprint
 from llm.generate import decoding
 from llm.model.gpt import GPT
+from llm.tracking.tracker import NullTracker
 from stages.pretrain import CORPUS, TOKENIZER, batches, continue_text, sample_prompt, samples_due, windows
+from stages.run import Run
 from stages.sections.pretrain import ShortWindows
 from tests.tiny import FP32
 
@@ -79,3 +81,20 @@ def test_a_split_too_short_for_the_short_windows_names_their_key(params):
 def test_a_split_too_short_for_the_windows_names_theirs(params):
     with pytest.raises(UserError, match=r"params\.yaml: pretrain\.context: 30 tokens"):
         windows("train", 300, 30, 4)
+
+
+def test_the_speed_of_a_row_is_of_the_updates_that_were_measured(tmp_path):
+    """A GPU is not read at every update, and has no speed before the first reading."""
+
+    class Told(NullTracker):
+        def metrics(self, values, step):
+            found.append(values.get("tokens_per_second"))
+
+    found: list[float | None] = []
+    run = Run("pretrain", tmp_path, Told())
+    run.metrics({"loss/train": 6.0}, 0)
+    for speed in (0.0, 0.0, 0.0, 50.0):
+        run.progress(1, 4, 5.0, speed)
+    run.metrics({"loss/train": 5.0}, 4)
+    run.close()
+    assert found == [None, 50.0]
