@@ -145,6 +145,8 @@ class Remote(TorchDispatchMode):
             self.waits[name] += 1
         if from_remote:
             self._refuse(name, args, kwargs, tensors)
+        if name.startswith("_fused_") and self.kind == "mps":
+            kwargs["found_inf"] = None  # it is not looked at there
         result = func(*tree_map(_held, args), **tree_map(_held, kwargs))
         if name == "_fused_sdp_choice":
             return 0  # step by step

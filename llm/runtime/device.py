@@ -42,7 +42,7 @@ class RuntimeConfig:
     kernels: Literal["native", "portable"] = "native"  # portable: the same results on every x86-64 CPU (kernels.py)
     ranks: int = 1  # processes that share each training
     sharding: Literal["ddp", "fsdp"] = "ddp"  # ddp: each rank has all weights; fsdp: a part of them
-    log_every: int = 1  # updates between two readings of loss and gradient norm on a GPU; CPUs read every update
+    log_every: int = 1  # updates between two readings of loss and gradient norm on cuda; others read every update
     tf32: bool = False  # fp32 matrix products with 10 bits of the fraction, on tensor cores (NVIDIA GPUs)
     checkpoint_activations: bool = False  # less memory, more time: see `Transformer.run`
 

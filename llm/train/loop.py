@@ -95,7 +95,7 @@ def update(training: Training, batch: Batch, lr: float, clip_norm: float | None,
     """Update the weights with the gradient of the mean loss of `batch`, accumulated over micro-batches.
 
     `seed` seeds dropout; if it is None, the global generator is not seeded. Raises UserError as `fit` does, before the
-    update. On a GPU, loss and norm are read every `runtime.log_every` updates. If they are not finite, the GPU skips
+    update. On `cuda`, loss and norm are read every `runtime.log_every` updates. If they are not finite, the GPU skips
     this update and all later ones, and the error comes with the next reading.
     """
     config, history, optimizer, ranks = training.config, training.history, training.optimizer, training.ranks
@@ -113,10 +113,10 @@ def update(training: Training, batch: Batch, lr: float, clip_norm: float | None,
     trainable = list(optimizer.weights.values())
     norm = _norm([p.grad for p in trainable if p.grad is not None], clips=clip_norm is not None)
     training.readings.add(history.step, lr, losses, norm)
-    on_cpu = norm.device.type == "cpu"
-    if on_cpu or (history.step + 1) % training.runtime.log_every == 0:
+    reads = norm.device.type != "cuda"  # PyTorch's AdamW on mps does not skip updates
+    if reads or (history.step + 1) % training.runtime.log_every == 0:
         read_updates(training)
-    if clip_norm is not None and (not on_cpu or norm > clip_norm):  # a GPU would have to wait for the comparison
+    if clip_norm is not None and (not reads or norm > clip_norm):  # the GPU would have to wait for the comparison
         torch.nn.utils.clip_grads_with_norm_(trainable, clip_norm, norm)
     optimizer.step(lr, training.readings.stop)
     optimizer.zero_grad()

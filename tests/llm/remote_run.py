@@ -155,14 +155,14 @@ class Watch(Callback):
         self.weights.append(training.task.model.lm_head.weight.detach().cpu().clone())
 
 
-def divergence(log_every: int, save_every: int) -> dict[str, Any]:
+def divergence(log_every: int, save_every: int, kind: str = "cuda") -> dict[str, Any]:
     """A run whose loss is NaN at its sixth update: what is said, saved and left in the weights."""
     watch = Watch()
-    with Remote(), tempfile.TemporaryDirectory() as folder:
+    with Remote(kind), tempfile.TemporaryDirectory() as folder:
         saved = resume.TrainingCheckpoints(Path(folder), save_every, lambda _: None)
         said = ""
         try:
-            train(DEVICE, log_every, spoil=spoiled_at(5), callbacks=[watch, saved])
+            train(kind, log_every, spoil=spoiled_at(5), callbacks=[watch, saved])
         except UserError as error:
             said = error.what
         files = sorted(path.name for path in Path(folder).iterdir())
@@ -202,6 +202,7 @@ def main() -> None:
         on_device = train(DEVICE, 5)[1]
     found["loss"] = [on_device, train("cpu", 5)[1]]
     found["diverged"] = {f"{log} {save}": divergence(log, save) for log, save in ((100, 100), (100, 8), (3, 100))}
+    found["diverged on mps"] = divergence(100, 100, "mps")
     likeliest = greedy(10)
     kinds = [likeliest, SAMPLED, replace(SAMPLED, top_p=None), likeliest, replace(SAMPLED, top_k=None)]
     for name, work in (

@@ -68,6 +68,12 @@ def test_divergence_keeps_the_weights_and_is_found_before_they_are_saved(
     assert run["as_before"] == [False] * 4 + [True] * (updates - 4)  # the sixth update and all later ones are skipped
 
 
+def test_mps_is_read_at_every_update(found: Any) -> None:
+    run = found["diverged on mps"]
+    assert run["said"].startswith("training diverged after 5 steps: loss nan, gradient norm nan at lr 0.00815")
+    assert (run["saved"], run["as_before"]) == ([], [False] * 4 + [True])
+
+
 @pytest.mark.parametrize("kind", ["greedy", "sampled", "served"])
 def test_decoding_waits_once_for_a_token_of_every_row(found: Any, kind: str) -> None:
     assert found[kind] == {"waits": 10, "same": True}
