@@ -1,5 +1,6 @@
-"""Train, stop, resume, save, decode and serve on the device of tests/remote_device.py, and on the CPU: KIND FOLDER.
+"""Train, stop, resume, save, decode and serve on a device and on the CPU: KIND FOLDER.
 
+Without such a GPU, the device is that of tests/remote_device.py. On a real one, cases with dropout or sampling differ.
 Prints as JSON where the results differ. In bf16, a case only has to come to an end: a CPU rounds elsewhere.
 """
 
@@ -48,7 +49,6 @@ from tests import tiny
 from tests.llm.reason import ranked as with_rewards
 from tests.llm.train import ranked
 from tests.llm.train.test_loop import Sentences
-from tests.remote_device import Remote
 
 STEPS = 5
 CONFIG = replace(tiny.TRAIN, batch_size=4, micro_batch_size=3, eval_every=2, eval_batches=1, keep="best")
@@ -205,14 +205,24 @@ def results(device: Any, folder: Path) -> dict[str, Any]:
     return found
 
 
+def everything(kind: str, folder: Path) -> dict[str, Any]:
+    found = results(kind, folder)
+    half = RuntimeConfig("bf16", "cuda", 1, False, True, log_every=2, checkpoint_activations=True)
+    for name in IN_HALF if kind == half.device else ():
+        (made := folder / "bf16" / name).mkdir(parents=True)
+        CASES[name](half, made)
+    return found
+
+
 def main() -> None:
     kind, folder = sys.argv[1], Path(sys.argv[2])
-    with Remote(kind):
-        there = results(kind, folder)
-        half = RuntimeConfig("bf16", "cuda", 1, False, True, log_every=2, checkpoint_activations=True)
-        for name in IN_HALF if kind == half.device else ():
-            (made := folder / "bf16" / name).mkdir(parents=True)
-            CASES[name](half, made)
+    if {"cuda": torch.cuda, "mps": torch.backends.mps}[kind].is_available():
+        there = everything(kind, folder)
+    else:
+        from tests.remote_device import Remote  # with it, PyTorch takes no other GPU
+
+        with Remote(kind):
+            there = everything(kind, folder)
     torch.use_deterministic_algorithms(False)
     print(json.dumps(list(differences(there, results("cpu", folder)))))
 
