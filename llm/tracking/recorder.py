@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.common import dvc_yaml, files
-from llm.common.errors import UserError
+from llm.common.errors import RUNNING, UserError
 from llm.tracking import exhibits, models, places, spool, traces, usage
 from llm.tracking.entities import Data, as_params, log_data, log_params, log_points, metric_name, points
 from llm.tracking.parent import Parent, in_project, tags
@@ -26,9 +26,9 @@ def main() -> None:
     root, folder = (Path(argument) for argument in sys.argv[1:])
     try:
         record(root, folder)
-    except UserError:  # the lock is held: another recorder is at work
-        return
     except Exception as error:
+        if isinstance(error, UserError) and error.code == RUNNING:  # another recorder is at work
+            return
         print(spool.one_line(error), file=sys.stderr, flush=True)
         sys.exit(1)
 
@@ -84,7 +84,7 @@ class _Store:
     def __init__(self, root: Path, folder: Path) -> None:
         from mlflow.tracking import MlflowClient
 
-        uri = os.environ["MLFLOW_TRACKING_URI"]
+        spool.check_store(uri := os.environ["MLFLOW_TRACKING_URI"])
         places.follow(root, uri)
         self.client = MlflowClient()
         name = spool.experiment_name()

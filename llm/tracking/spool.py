@@ -13,6 +13,8 @@ from typing import Any
 
 import psutil
 
+from llm.common.errors import USAGE, UserError
+
 EXPERIMENT = "llm-from-scratch"
 VIEW = "headlines"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"  # where the UI keeps a view that somebody shared
@@ -37,6 +39,15 @@ def tracking_uri(root: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
 
 
+def check_store(uri: str) -> None:
+    """Raise UserError for runs in a folder: MLflow takes them only with MLFLOW_ALLOW_FILE_STORE."""
+    folder = uri.startswith("file:") or not (":" in uri or uri.startswith("databricks"))
+    if folder and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() not in ("true", "1"):
+        what = f"{uri!r} is a folder, and MLflow no longer writes runs into folders"
+        fix = "unset it, or name a database (sqlite:////PATH/mlflow.db); `mlflow migrate-filestore` moves old runs"
+        raise UserError("MLFLOW_TRACKING_URI", what, fix, USAGE)
+
+
 def experiment_name() -> str:
     """The experiment that the runs belong to."""
     return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
@@ -48,7 +59,8 @@ def connect(root: Path) -> tuple[Any, str | None]:
         os.environ.setdefault(name, value)
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(tracking_uri(root))
+    check_store(uri := tracking_uri(root))
+    client = MlflowClient(uri)
     experiment = client.get_experiment_by_name(experiment_name())
     return client, experiment and str(experiment.experiment_id)
 
@@ -114,8 +126,10 @@ def now_ms() -> int:
 
 
 def one_line(error: Exception) -> str:
-    """An exception as one line of bounded length, without a password."""
+    """An exception as one line without a password; of bounded length, if it is none of ours."""
     text = " ".join(str(error).split())
+    if isinstance(error, UserError):
+        return without_password(text)
     return without_password(f"{type(error).__name__}: {text}")[:300]
 
 

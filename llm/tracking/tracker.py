@@ -46,12 +46,13 @@ def start_tracking(stage: str, config: Any, root: Path, tracking: TrackingConfig
     if not tracking.enabled:
         return NullTracker()
     try:
-        tracker = Tracker(stage, params.flat(config), spool.main_root(root), tracking.required, tracking.traces)
+        root = spool.main_root(root)
+        if tracking.required:  # without it, the recorder says so, once for each `dvc repro`
+            spool.check_store(spool.tracking_uri(root))
+        tracker = Tracker(stage, params.flat(config), root, tracking.required, tracking.traces)
     except Exception as error:
         if tracking.required:
-            reason = error.what if isinstance(error, UserError) else spool.one_line(error)
-            fix = "start the server, or set tracking.required: false"
-            raise UserError("tracking", reason, fix, SERVICE) from None
+            raise error if isinstance(error, UserError) else _not_reached(spool.one_line(error)) from None
         warn(spool.one_line(error))
         return NullTracker()
     _CURRENT.set(tracker)
@@ -85,7 +86,7 @@ class Tracker:
         problem = self._recorder.wait(self._run_exists) if required else self._recorder.problem()
         if problem and required:
             self._path.unlink(missing_ok=True)
-            raise RuntimeError(problem)
+            raise _not_reached(problem)
         self._recorder.required = False  # from here on training goes first
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
@@ -292,6 +293,10 @@ def _user() -> str:
         return getpass.getuser()
     except (OSError, KeyError):  # a container's user without a name
         return str(os.getuid())
+
+
+def _not_reached(why: str) -> UserError:
+    return UserError("tracking", why, "start the server, or set tracking.required: false", SERVICE)
 
 
 def warn(reason: str) -> None:

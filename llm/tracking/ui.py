@@ -22,9 +22,11 @@ def serve(root: Path, port: int = 5000) -> NoReturn:
     """
     root = spool.main_root(root)
     uri = spool.tracking_uri(root)
+    spool.check_store(uri)
     if not uri.startswith("sqlite:"):
-        what = f"the runs are at {spool.without_password(uri)}"
-        raise UserError("MLFLOW_TRACKING_URI", what, "open that in the browser", USAGE)
+        web = uri.startswith("http")
+        fix = "open that in the browser" if web else '`mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"`'
+        raise UserError("MLFLOW_TRACKING_URI", f"the runs are at {spool.without_password(uri)}", fix, USAGE)
     if not 0 < port < 2**16:
         raise UserError(f"port {port}", "is no port", "give one from 1 to 65535", USAGE)
     with socket.socket() as probe:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from llm.common.errors import DATA, RUNNING, SERVICE, USAGE, UserError
-from llm.tracking import attach, models, recorder, spool, tracker, ui
+from llm.tracking import attach, lookup, models, recorder, spool, tracker, ui
 from llm.tracking.config import TrackingConfig
 from llm.tracking.tracker import ARTIFACT_MEGABYTES, WAIT_SECONDS, NullTracker, start_tracking
 from tests.ports import reserved_port
@@ -442,6 +442,46 @@ def test_ui_of_another_server_is_refused_without_its_password(tmp_path: Path, mo
         ui.serve(tmp_path)
     assert caught.value.code == USAGE
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("uri", ["file:///nowhere/mlruns", "file:mlruns", "/nowhere/mlruns", "./mlruns", "mlruns"])
+def test_runs_in_a_folder_are_refused_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    said = (
+        f"MLFLOW_TRACKING_URI: {uri!r} is a folder, and MLflow no longer writes runs into folders | fix: unset it, or "
+    )
+    for ask in (lambda: start_tracking("a", {}, tmp_path, REQUIRED), lambda: ui.serve(tmp_path)):
+        with pytest.raises(UserError) as caught:
+            ask()
+        assert str(caught.value).startswith(said)
+        assert caught.value.code == USAGE
+    assert lookup.run(tmp_path, "1") is None
+    assert said in capsys.readouterr().err
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    spool.check_store(uri)
+
+
+@pytest.mark.parametrize("uri", ["databricks", "databricks://a", "sqlite:///a.db", "postgresql+psycopg2://a@b/c"])
+def test_other_stores_are_not_refused(uri: str) -> None:
+    spool.check_store(uri)
+
+
+def test_the_ui_of_another_database_is_that_of_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"postgresql+psycopg2://user:{SECRET}@127.0.0.1/mlflow")
+    with pytest.raises(UserError, match="mlflow ui --backend-store-uri") as caught:
+        ui.serve(tmp_path)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_folder_is_one_warning_if_tracking_is_not_required(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:///nowhere/mlruns")
+    start_tracking("pretrain", {}, tmp_path, ON).close(None)
+    (said,) = capfd.readouterr().err.splitlines()
+    assert said.startswith("warning: tracking: MLFLOW_TRACKING_URI: 'file:///nowhere/mlruns' is a folder, ")
 
 
 def test_spool_is_readable_json_from_the_first_moment(
