@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm.cli.program import open_repo
-from llm.common import files
+from llm.common import dvc_exp, files
 from llm.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +35,9 @@ def list_experiments(arguments: argparse.Namespace) -> None:
     from llm.compare import experiments, terminal
 
     files.project_root()
-    terminal.show_experiments(experiments.experiments(arguments.all), terminal.console())
+    found = experiments.experiments(arguments.all)
+    elsewhere = 0 if arguments.all else len(dvc_exp.bases()) - 1  # without HEAD
+    terminal.show_experiments(found, terminal.console(), elsewhere)
 
 
 def _repo(root: Path) -> Repo | None:

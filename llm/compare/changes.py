@@ -25,6 +25,7 @@ class Change:
     where: str
     first: Any
     second: Any
+    apart: bool = False  # two figures whose difference tells nothing
 
 
 @dataclass(frozen=True)

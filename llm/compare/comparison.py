@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm.compare import changes, curves, headlines, machines, rows
+from llm.compare import changes, curves, headlines, machines, rows, targets
 from llm.compare.changes import Change, StageChange
 from llm.compare.curves import Curve
 from llm.compare.headlines import Line
@@ -16,9 +16,6 @@ from llm.compare.snapshot import WORKSPACE, Snapshot
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
-
-# Parameters that say which text is the validation split, besides the text itself.
-SPLIT = ("tokenize.documents.", *(f"tokenize.corpus.{key}" for key in ("train_fraction", "split_by", "separator")))
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ def compare(first: Snapshot, second: Snapshot, repo: Repo | None = None) -> Comp
         changes.source_files(first, second),
         changes.data(first, second),
         lines,
-        changes.figures(first, second),
+        _figures(first, second),
         flips,
         answers,
         _curves(first, second),
@@ -106,7 +103,7 @@ def _notes(first: Snapshot, second: Snapshot, changed: list[Change], lines: list
         notes.append(f"{', '.join(judge)} changed: {text}")
     others = [line.figure for line in lines if line.verdict is headlines.OTHER_TOKENS]
     if headlines.LOSS in others:
-        notes.append(_other_tokens(first, second, changed))
+        notes.append(_other_tokens(first, second))
     elif others:
         notes.append("the losses of the instructions are over other tokens, so they are not comparable")
     both = rows.messages(first) and rows.messages(second)
@@ -119,12 +116,17 @@ def _notes(first: Snapshot, second: Snapshot, changed: list[Change], lines: list
     return notes
 
 
-def _other_tokens(first: Snapshot, second: Snapshot, changed: list[Change]) -> str:
+def _other_tokens(first: Snapshot, second: Snapshot) -> str:
     """Bits per byte are comparable if the text is the same, and so is its split."""
-    split = any(change.where.startswith(SPLIT) for change in changed)
-    if split or not changes.same_outputs(first, second, "data/raw/corpus"):
+    if targets.other_text(first, second):
         return "other text and other tokens: neither the losses nor val_bits_per_byte are comparable"
     return "other tokens: the losses are not comparable, val_bits_per_byte is"
+
+
+def _figures(first: Snapshot, second: Snapshot) -> list[Change]:
+    found = changes.figures(first, second)
+    apart = targets.without_difference((one.where for one in found), first, second)
+    return [replace(one, apart=one.where in apart) for one in found]
 
 
 def _flips(first: Snapshot, second: Snapshot) -> list[Pair]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm.common import files, git_here
+from llm.common import dvc_cache, files, git_here
 from llm.compare.history import Artifact
 
 if TYPE_CHECKING:
@@ -73,21 +73,8 @@ def objects(odb: Any, md5: str) -> list[str] | None:
     """The names of all objects of an artifact, the list of a folder first; None if the list is not there or damaged."""
     if not md5.endswith(DIR):
         return [md5]
-    listing = folder(odb, md5)
+    listing = dvc_cache.folder(odb, md5)
     return None if listing is None else [md5, *dict.fromkeys(listing.values())]
-
-
-def folder(odb: Any, md5: str) -> dict[str, str] | None:
-    """The files of a folder with their md5; None if `odb`, the cache or a remote, has no whole list of them."""
-    from dvc_data.hashfile.hash_info import HashInfo
-    from dvc_data.hashfile.tree import Tree
-    from dvc_objects.errors import ObjectFormatError
-
-    try:
-        listed = Tree.load(odb, HashInfo("md5", md5)).as_list()
-    except (FileNotFoundError, ObjectFormatError):
-        return None
-    return {str(entry["relpath"]): str(entry["md5"]) for entry in listed}
 
 
 def in_git(commit: str, path: str) -> str | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm.common import files
+from llm.common import dvc_cache, files
 from llm.common.errors import USAGE, UserError, listed
 from llm.compare import holders, restore
 from llm.compare.history import Artifact, History, Run
@@ -142,7 +142,7 @@ def _by_path(what: str, root: Path, history: History, repo: Repo) -> Named | Non
 
 def _files_of(artifact: Artifact, repo: Repo) -> Sequence[str] | None:
     """The files in a folder by the cache, or else by the disk; None if neither has it."""
-    if (listed := holders.folder(repo.cache.local, artifact.md5)) is not None:
+    if (listed := dvc_cache.folder(repo.cache.local, artifact.md5)) is not None:
         return list(listed)
     path = Path(artifact.path)
     if not artifact.md5.endswith(holders.DIR):
@@ -160,7 +160,7 @@ def _by_md5(what: str, history: History, repo: Repo) -> Named | None:
     inside = [
         (one, name, md5)
         for one in folders
-        for name, md5 in (holders.folder(repo.cache.local, one.md5) or {}).items()
+        for name, md5 in (dvc_cache.folder(repo.cache.local, one.md5) or {}).items()
         if md5.startswith(what)
     ]
     if len({md5 for *_, md5 in inside}) > 1:
@@ -203,6 +203,6 @@ def _file_md5(repo: Repo, named: Named) -> str | None:
     """The md5 of the file within the artifact; None if neither the cache nor the disk tells."""
     if not named.within:
         return None
-    inside = holders.folder(repo.cache.local, named.artifact.md5) or {}
+    inside = dvc_cache.folder(repo.cache.local, named.artifact.md5) or {}
     path = Path(named.artifact.path, named.within)
     return inside.get(named.within) or (files.dvc_md5(path) if path.is_file() else None)

@@ -54,8 +54,11 @@ def show(compared: Comparison, to: Console) -> None:
         to.print(table)
 
 
-def show_experiments(found: Sequence[Experiment], to: Console) -> None:
-    """Print the table of experiments: name, changed parameters, headline figures."""
+def show_experiments(found: Sequence[Experiment], to: Console, elsewhere: int = 0) -> None:
+    """Print the table of experiments: name, changed parameters, headline figures.
+
+    `elsewhere` is the number of other commits with experiments.
+    """
     rows: list[list[str | Text]] = []
     for one in found:
         name = Text(one.name, style="bold" if one.is_baseline else "")
@@ -77,7 +80,9 @@ def show_experiments(found: Sequence[Experiment], to: Console) -> None:
         text = f"{OTHER} not comparable with that of the commit: the losses are means over other tokens"
         to.print(Text(text, style="dim"))
     if all(one.is_baseline for one in found):
-        to.print("No experiments here. `dvc exp run -S KEY=VALUE -n NAME` makes one.", markup=False)
+        more = f"{elsewhere} other commit{'s have' if elsewhere > 1 else ' has'} experiments: `llm experiments --all`. "
+        said = f"No experiments here. {more if elsewhere else ''}`dvc exp run -S KEY=VALUE -n NAME` makes one."
+        to.print(Text(said))
 
 
 def value(found: Any) -> str:
@@ -105,6 +110,7 @@ def moved(changes: Iterable[Change]) -> Iterator[Sequence[str]]:
     for change in changes:
         numbers = [one for one in (change.first, change.second) if isinstance(one, int | float)]
         by = f"{numbers[1] - numbers[0]:+.6g}" if len(numbers) == 2 else ""
+        by = "not comparable" if change.apart else by
         yield change.where, plain(value(change.first), 24), plain(value(change.second), 24), by
 
 

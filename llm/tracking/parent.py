@@ -95,7 +95,7 @@ class Parent:
             with suppress(OSError, tarfile.TarError), tarfile.open(fileobj=io.BytesIO(told or b"")) as archive:
                 for one in filter(tarfile.TarInfo.isfile, archive):
                     files.write_bytes(copy / one.name, archive.extractfile(one).read())  # type: ignore[union-attr]
-        return State.read(copy)
+        return State.read(copy, Path(self._header.get("root") or self._folder))
 
     def _complete(self, state: State) -> None:
         present = state.up_to_date()

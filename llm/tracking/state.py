@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm.common import dvc_lock, files, params
+from llm.common import dvc_cache, dvc_lock, files, params
 from llm.common.dvc_lock import hashes, lookup
 from llm.tracking import links
 from llm.tracking.links import Links
@@ -18,6 +18,8 @@ from llm.tracking.links import Links
 CHECK = "check"  # it reads all parameters and all code, and has no figures
 HOW = ("seed", "runtime")  # parameters that say how a stage computes
 OVER = ("prompt", "mask_prompt")  # settings of a training that say which tokens its own losses are means of
+# Stages whose own losses are means over the tokens of the tokenizer that came with the model they started from.
+PER_TOKEN = ("finetune_instruct", "preference_base", "reason_sft", "reason_control", "reason_distill")
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,16 @@ class State:
     parameters: dict[str, Any]
     stages: dvc_lock.Stages  # in the order of dvc.lock
     lock_md5: str
+    project: Path  # whose cache has the outputs
 
     @classmethod
-    def read(cls, folder: Path) -> State:
-        """Read the folder. Raises OSError or UserError where params.yaml or dvc.lock cannot be read."""
-        lock = folder / dvc_lock.LOCK
-        return cls(folder, params.load(folder / params.PARAMS), dvc_lock.read(lock), files.dvc_md5(lock))
+    def read(cls, folder: Path, project: Path | None = None) -> State:
+        """Read the folder, which may be a copy of that of the `project`.
+
+        Raises OSError or UserError where params.yaml or dvc.lock cannot be read.
+        """
+        lock, parameters = folder / dvc_lock.LOCK, params.load(folder / params.PARAMS)
+        return cls(folder, parameters, dvc_lock.read(lock), files.dvc_md5(lock), project or folder)
 
     def up_to_date(self) -> list[str]:
         """The stages whose last run had these parameters, and the outputs of stages that are up to date as its inputs.
@@ -83,9 +89,15 @@ class State:
             for section, values in self.used_parameters(user).items():
                 if section not in HOW:
                     found[section] = _md5(values)
-        own = {} if users else self.used_parameters(maker).get(maker) or {}
-        found |= {f"{maker}.{key}": _md5(own[key]) for key in OVER if key in own}
-        return dict(sorted(found.items()))
+        return dict(sorted((found if users else found | self._own_tokens(maker)).items()))
+
+    def _own_tokens(self, maker: str) -> dict[str, str]:
+        """What the own losses of a training are means of, besides its data."""
+        found = {key: _md5(value) for key, value in about_tokens(self.used_parameters(maker)).items()}
+        if maker.partition("@")[0] in PER_TOKEN:
+            known = [dvc_cache.tokenizer(self.project, md5) for md5 in self.models(maker).values()]
+            found |= {"tokenizer": known[0]} if known and known[0] else {}
+        return found
 
     def outputs(self, stage: str) -> dict[str, str]:
         """The md5 of each output by path."""
@@ -129,6 +141,14 @@ class State:
     def used_parameters(self, stage: str) -> dict[str, Any]:
         """The parameters that the stage ran with, as dvc.lock has them."""
         return dvc_lock.parameters(self.stages[stage])
+
+
+def about_tokens(used: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the parameters of a training that say which tokens its own losses are means of, by dotted key."""
+    found = dict(used)
+    for section, values in used.items():
+        found |= {f"{section}.{key}": one for key, one in values.items()} if isinstance(values, Mapping) else {}
+    return {key: value for key, value in found.items() if key.rpartition(".")[2] in OVER}
 
 
 def numbers(report: Any) -> dict[str, float]:

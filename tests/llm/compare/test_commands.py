@@ -6,7 +6,7 @@ import pytest
 
 from llm.cli.parser import main
 from llm.common import files
-from tests.llm.compare.conftest import git, write_run
+from tests.llm.compare.conftest import experiment, git, write_run
 
 
 @pytest.fixture
@@ -68,3 +68,18 @@ def test_a_page_of_a_run(console):
 def test_the_folder_of_a_page_is_made(console):
     assert console("compare", "--html", "new/page.html")[0] == 0
     assert Path("new/page.html").is_file()
+
+
+def test_experiments_of_other_commits_are_pointed_at(console):
+    from dvc.repo import Repo
+
+    Repo.init(".").close()
+    git("add", "-A")
+    git("commit", "-q", "-m", "dvc")
+    assert "--all" not in console("experiments")[1]
+    write_run(val_loss=1.0)
+    experiment("mine")
+    assert "--all" not in console("experiments")[1]
+    git("commit", "-q", "--allow-empty", "-m", "later")
+    assert "No experiments here. 1 other commit has experiments: `llm experiments --all`." in console("experiments")[1]
+    assert "mine" in console("experiments", "--all")[1]

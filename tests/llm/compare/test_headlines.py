@@ -11,6 +11,7 @@ from llm.compare import comparison, terminal
 from llm.compare.experiments import experiments
 from llm.compare.headlines import FIGURES, compare
 from llm.compare.snapshot import Snapshot, resolve
+from tests.cached import cached_folder
 from tests.llm.compare.conftest import N, experiment, git, write_run
 
 
@@ -148,6 +149,76 @@ def test_the_table_of_experiments_marks_losses_over_other_tokens(project):
     said = file.getvalue()
     assert said.count("1.500~") == said.count("1.500 ") == 1
     assert "~ not comparable with that of the commit: the losses are means over other tokens" in said
+
+
+def shown(found: comparison.Comparison) -> dict[str, str]:
+    """The differences in the table of all figures, by name."""
+    return {where: by for where, _, _, by in terminal.moved(found.figures)}
+
+
+def test_no_loss_over_other_tokens_is_subtracted(project):
+    losses = {"train_loss": 1.0, "val_loss": 1.0, "best_val_loss": 1.0, "val_bits_per_byte": 1.0, "tokens_seen": 1}
+    more = {key: 2 * value for key, value in losses.items()}
+
+    def run(values, text, tokenizer, prompt):
+        tokens(**{"data/corpus": text, "data/raw/corpus": text, "data/tokenizer": tokenizer})
+        lock = files.read_json("dvc.lock")
+        params = {"params.yaml": {"reason_sft": {"prompt": prompt}}}
+        lock["stages"] |= {"reason_distill@x": {"cmd": "x", "params": params}}
+        files.write_json("dvc.lock", lock)
+        for stage in ("pretrain", "finetune_instruct", "reason_distill/x"):
+            files.write_json(f"reports/{stage}/metrics.json", values)
+
+    run(losses, "t", "k", "p")
+    git("add", "-A")
+    git("commit", "-q", "-m", "two")
+    run(more, "t", "k", "p")
+    found = shown(comparison.compare(resolve("HEAD"), resolve("workspace")))
+    assert set(found.values()) == {"+1"}
+    run(more, "t", "k2", "p2")
+    found = shown(comparison.compare(resolve("HEAD"), resolve("workspace")))
+    assert {key for key, by in found.items() if by == "+1"} == {
+        "pretrain: val_bits_per_byte",
+        *(f"{stage}: tokens_seen" for stage in ("pretrain", "finetune_instruct", "reason_distill/x")),
+        *(f"{stage}: val_bits_per_byte" for stage in ("finetune_instruct", "reason_distill/x")),
+    }
+    assert set(found.values()) == {"+1", "not comparable"}
+    run(more, "t2", "k", "p")
+    found = shown(comparison.compare(resolve("HEAD"), resolve("workspace")))
+    assert found["pretrain: val_bits_per_byte"] == found["pretrain: train_loss"] == "not comparable"
+    assert found["finetune_instruct: train_loss"] == "+1"
+
+
+def test_a_tokenizer_is_known_by_the_model_in_the_cache(project, monkeypatch):
+    from dvc.repo import Repo
+
+    Repo.init(".").close()
+    monkeypatch.setattr(Snapshot, "data_text", lambda *_: pytest.fail("it reads a tokenizer"))
+    one, other = (cached_folder(project, {"tokenizer.json": text}) for text in ("one", "two"))
+
+    def run(init_from, made):
+        tuned(init_from=init_from, model=init_from)
+        lock = files.read_json("dvc.lock")
+        lock["stages"]["finetune_instruct"]["outs"] = [{"path": "models/instruct", "md5": made}]
+        files.write_json("dvc.lock", lock)
+        git("add", "-A")
+
+    run("models/a", one)
+    git("commit", "-q", "-m", "two")
+    run("models/b", one)
+    experiment("same")
+    run("models/b", other)
+    experiment("other")
+    _, *found = experiments()
+    assert {one.name: one.values[2].other_tokens for one in found} == {"same": False, "other": True}
+
+
+def test_the_text_of_an_output_is_read_once(project, monkeypatch):
+    read = []
+    monkeypatch.setattr(Snapshot, "_read_data", lambda _, path: read.append(path))
+    base = resolve("HEAD")
+    assert [base.data_text("models/a/tokenizer.json") for _ in range(2)] == [None, None]
+    assert read == ["models/a/tokenizer.json"]
 
 
 def test_all_batches_are_the_same_at_every_batch_size(project):

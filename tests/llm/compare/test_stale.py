@@ -67,6 +67,15 @@ def test_either_side_may_be_the_stale_one(base):
     assert [NOTE in note for note in found.notes] == [True]
 
 
+def test_no_figure_of_it_is_subtracted(base):
+    write_base("two", "one")
+    files.write_json("reports/finetune_spam/metrics.json", {"test_accuracy": 0.5, "train_accuracy": 0.5})
+    files.write_json("reports/pretrain/metrics.json", {"val_loss": 1.0})
+    found = {where: by for where, _, _, by in terminal.moved(spam()[0].figures)}
+    assert {by for where, by in found.items() if where.startswith("finetune_spam")} == {"not comparable"}
+    assert found["pretrain: val_loss"] == "-1"
+
+
 def test_what_comes_after_it_is_named(base):
     write_base("two", "one")
     lock = files.read_json("dvc.lock")

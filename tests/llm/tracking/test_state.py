@@ -8,6 +8,7 @@ import yaml
 
 from llm.tracking.entities import as_params
 from llm.tracking.state import State
+from tests.cached import cached_folder
 from tests.llm.tracking.conftest import change, lock, report
 
 
@@ -64,6 +65,30 @@ def test_losses_over_other_tokens_are_not_compared(folder: Path) -> None:
     assert masked.keys() == {"data/a", "train.prompt", "train.mask_prompt"}
     assert conditions(prompt="alpaca", mask_prompt=True, lr=0.1) == masked
     assert conditions(prompt="alpaca", mask_prompt=False) != masked != conditions(prompt="phi3", mask_prompt=True)
+
+
+def test_a_loss_with_another_tokenizer_is_not_compared(folder: Path) -> None:
+    from dvc.repo import Repo
+
+    Repo.init(str(folder), no_scm=True).close()
+
+    def conditions(stage: str, **model: str) -> dict[str, str]:
+        entry = {
+            "params": {"params.yaml": {stage: {"epochs": 1}, "reason_sft.prompt": "book"}},
+            "deps": [{"path": "data/a", "md5": "a"}, {"path": "models/base", "md5": "b"}],
+            "outs": [{"path": "models/tuned", "md5": cached_folder(folder, model)}],
+        }
+        (folder / "dvc.lock").write_text(yaml.safe_dump(lock(**{stage: entry}), sort_keys=False))
+        return State.read(folder).conditions(stage, stage)
+
+    for stage in ("finetune_instruct", "reason_sft", "reason_distill@student"):
+        one = conditions(stage, **{"tokenizer.json": "one", "weights": "w"})
+        assert one.keys() == {"data/a", "reason_sft.prompt", "tokenizer"}
+        assert one == conditions(stage, **{"tokenizer.json": "one", "weights": "other"})
+        assert one != conditions(stage, **{"tokenizer.json": "two", "weights": "w"})
+        pair = conditions(stage, **{"vocab.json": "v", "merges.txt": "m"})
+        assert pair["tokenizer"] != conditions(stage, **{"vocab.json": "v", "merges.txt": "n"})["tokenizer"]
+    assert conditions("finetune_spam", **{"tokenizer.json": "one"}).keys() == {"data/a", "reason_sft.prompt"}
 
 
 def test_a_stage_that_uses_two_models_measures_neither(folder: Path) -> None:
