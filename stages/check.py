@@ -14,8 +14,9 @@ from pathlib import Path
 from llm.common import code, files, params
 from llm.common.errors import USAGE, UserError, nearest, raise_all
 from llm.data import chat_template
+from llm.tracking.champion import stage_of
 from llm.tracking.entities import metric_name
-from llm.tracking.state import State
+from llm.tracking.state import State, numbers
 from stages.run import WORK, run_stage, stage
 from stages.schema import AllParams
 
@@ -124,7 +125,7 @@ def wrong_gates(everything: AllParams) -> Iterator[UserError]:
         elif gate.metric.partition(".")[0] not in STAGES:
             what = f"{gate.metric!r} is of no stage"
             yield UserError(f"{where}.metric", what, one_of(gate.metric.partition(".")[0], STAGES), USAGE)
-        elif (known := known_metrics(state, name) if state else []) and gate.metric not in known:
+        elif (known := known_metrics(state, name, gate.metric) if state else []) and gate.metric not in known:
             what = f"{gate.metric!r} is no metric of models/{name}"
             yield UserError(f"{where}.metric", what, one_of(gate.metric, known), USAGE)
 
@@ -134,12 +135,24 @@ def one_of(name: str, known: Collection[str]) -> str:
     return nearest(name, sorted(known), f"name one of {', '.join(sorted(known)[:8])}")
 
 
-def known_metrics(state: State, model: str) -> list[str]:
-    """The metrics of a model in the reports of the last run."""
+def known_metrics(state: State, model: str, metric: str) -> list[str]:
+    """The metrics of a model in the reports of the last run.
+
+    None, if that of the metric's own stage is not there: DVC removes it before a run, which may then fail.
+    """
     for maker, measuring in state.measures().items():
         if f"models/{model}" in state.models(maker):
-            return [metric_name(f"{stage}.{key}") for stage in measuring for key in state.figures(stage)]
+            known = {stage: metric_names(state, stage) for stage in measuring}
+            own = stage_of(metric, measuring)
+            return [name for names in known.values() for name in names] if own is None or known[own] else []
     return []
+
+
+def metric_names(state: State, stage: str) -> list[str]:
+    """The metrics in the reports of a stage, with those that have no value, as the mean of no score."""
+    found = [files.read_json(report) for report in state.reports(stage, ".json")]
+    figures = [one for report in found if isinstance(report, dict) for one in params.flat(report).items()]
+    return [metric_name(f"{stage}.{key}") for key, value in figures if value is None or numbers({key: value})]
 
 
 def main(everything: AllParams) -> None:

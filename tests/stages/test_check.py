@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llm.common import params, profiles
+from llm.common import files, params, profiles
 from llm.tracking.config import Gate
 from stages.check import links_outside, missing_sources, wrong_gates
 from stages.schema import AllParams
@@ -224,6 +224,26 @@ def test_a_gate_names_a_metric_of_its_model(everything, model, metric, what, fix
         assert error.where.startswith(f"params.yaml: tracking.champion.{model}")
         assert what in error.what
         assert error.fix.startswith(fix)
+
+
+@pytest.mark.parametrize(("left", "wrong"), [("all", 1), ("no value", 0), ("nothing", 0)])
+def test_a_stage_that_failed_or_scored_nothing_does_not_make_its_metric_wrong(
+    everything, monkeypatch, tmp_path, left, wrong
+):
+    shutil.copytree(ROOT / "reports", tmp_path / "reports")
+    for name in ("params.yaml", "dvc.lock"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    report = Path("reports/evaluate_with_judge/metrics.json")
+    md5 = files.dvc_md5(report)
+    if left == "no value":
+        files.write_json(report, files.read_json(report) | {"score_men": None})
+        files.write_text("dvc.lock", Path("dvc.lock").read_text().replace(md5, files.dvc_md5(report)))
+    elif left == "nothing":
+        report.unlink()
+    gates = {"instruct": Gate("evaluate_with_judge.score_men", "higher")}
+    found = list(wrong_gates(replace(everything, tracking=replace(everything.tracking, champion=gates))))
+    assert len(found) == wrong
 
 
 def test_before_the_first_run_the_stage_of_a_gate_is_looked_at(everything, monkeypatch, tmp_path):
