@@ -82,6 +82,50 @@ def test_a_baseline_is_a_commit_of_lock_and_reports_only(project):
     assert baseline.differing() is None
 
 
+def test_a_run_of_committed_parameters_is_a_baseline(tmp_path, monkeypatch):
+    from dvc.repo import Repo
+
+    def repro() -> None:
+        with Repo(".") as repo:
+            repo.reproduce()
+
+    def commit(*paths: str) -> None:
+        git("add", *paths)
+        git("commit", "-q", "-m", "mine", "--", *paths)
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("GIT_AUTHOR", "GIT_COMMITTER"):
+        monkeypatch.setenv(f"{name}_NAME", "a")
+        monkeypatch.setenv(f"{name}_EMAIL", "a@example.org")
+    git("init", "-q")
+    Repo.init(".").close()
+    steps = {"cmd": "cat source.txt params.yaml > reports/a.json", "params": ["lr"], "deps": ["source.txt"]}
+    stages = {"pretrain": steps | {"metrics": [{"reports/a.json": {"cache": False}}]}}
+    files.write_text("dvc.yaml", yaml.safe_dump({"stages": stages}))
+    files.write_text("params.yaml", "lr: 1\n")
+    files.write_text("source.txt", "text")
+    files.write_text("reports/.gitignore", "")
+    repro()
+    commit(".")
+    files.write_text("params.yaml", "lr: 2\n")
+    repro()
+    with pytest.raises(UserError, match="no baseline to record"):
+        baseline.record()  # of the user's own change
+    commit("params.yaml")
+    assert baseline.record() == ["reports/a.json"]
+    assert git("status", "--short") == ""
+    assert baseline.record() == []
+    files.write_text("source.txt", "other")
+    repro()
+    with pytest.raises(UserError, match="no baseline to record"):
+        baseline.record()
+    commit("source.txt")
+    files.write_text("source.txt", "a third")
+    commit("source.txt")
+    with pytest.raises(UserError, match="no baseline to record"):
+        baseline.record()  # of what was committed, but has not run
+
+
 def test_without_git_nothing_is_compared(project, monkeypatch):
     monkeypatch.setenv("GIT_DIR", "/nowhere")
     run(1.1)
