@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import socket
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,7 @@ def one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, UserError):
         return without_password(text)
-    return without_password(f"{type(error).__name__}: {text}")[:300]
+    return textwrap.shorten(without_password(f"{type(error).__name__}: {text}"), 300, placeholder=" ...")
 
 
 def without_password(text: str) -> str:

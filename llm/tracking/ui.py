@@ -38,6 +38,7 @@ def serve(root: Path, port: int = 5000) -> NoReturn:
     database = Path(uri.removeprefix("sqlite:///"))
     page = _page(database, port)
     places.follow(root, uri)
+    _check_tables(root, database, uri)
     recorder = Recorder(root, None)
     # what ended stages could not deliver; a stage that runs now has a recorder
     recorder.wait(lambda: all(spool.held(path) for path in recorder.folder.glob("*.jsonl")))
@@ -53,6 +54,17 @@ def command(root: Path, port: int) -> list[str]:
     words += ["--artifacts-destination", (root / "mlartifacts").as_uri(), "--workers", "1"]
     words += ["--uvicorn-opts", "--log-level warning"]  # no line per request
     return [*words, "--host", "127.0.0.1", "--port", str(port), "--allowed-hosts", hosts]
+
+
+def _check_tables(root: Path, database: Path, uri: str) -> None:
+    """Raise UserError where another version of MLflow made the tables, and this one does not convert them by itself."""
+    try:
+        if database.is_file():
+            spool.connect(root)
+    except Exception as error:
+        if "db upgrade" in str(error):
+            fix = f"copy the file, then `mlflow db upgrade {uri}`; if a newer MLflow made it, install that one"
+            raise UserError(str(database), spool.one_line(error), fix, DATA) from None
 
 
 def _page(database: Path, port: int) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -484,6 +486,28 @@ def test_a_folder_is_one_warning_if_tracking_is_not_required(
     assert said.startswith("warning: tracking: MLFLOW_TRACKING_URI: 'file:///nowhere/mlruns' is a folder, ")
 
 
+def test_the_ui_says_that_another_version_of_mlflow_made_the_tables(
+    empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copyfile(empty_database, tmp_path / "mlflow.db")
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = '17e22815139b'")
+    database.close()
+    with pytest.raises(UserError) as caught:
+        ui.serve(tmp_path, free_port)
+    assert caught.value.where == str(tmp_path / "mlflow.db")
+    assert "found version 17e22815139b" in caught.value.what
+    assert f"`mlflow db upgrade sqlite:///{tmp_path}/mlflow.db`" in caught.value.fix
+
+
+def test_a_long_message_is_cut_between_words() -> None:
+    said = spool.one_line(ValueError("word " * 100))
+    assert said.startswith("ValueError: word word")
+    assert said.endswith("word ...")
+    assert len(said) <= 300
+
+
 def test_spool_is_readable_json_from_the_first_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int
 ) -> None:
@@ -499,8 +523,6 @@ def test_spool_is_readable_json_from_the_first_moment(
 
 @pytest.mark.slow
 def test_locked_database_is_one_warning_and_the_run_is_delivered_later(tmp_path: Path) -> None:
-    import sqlite3
-
     folder = project(tmp_path / "project")
     repro(folder, "first")
     with sqlite3.connect(folder / "mlflow.db") as database:
