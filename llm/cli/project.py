@@ -137,6 +137,8 @@ def run_pipeline(arguments: argparse.Namespace) -> None:
         with tempfile.TemporaryDirectory() as folder:
             files.write_text(file := Path(folder, "report.html"), page())
             attach.attach(Path.cwd(), key, file)
+    else:
+        attach.deliver(Path.cwd())
 
 
 def show_report(arguments: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from llm.tracking import spool
-from llm.tracking.tracker import warn
+from llm.tracking.tracker import Recorder, warn
 
 
 def last_recorded(root: Path) -> int:
@@ -28,3 +28,11 @@ def attach(root: Path, key: str, file: Path) -> bool:
         warn(f"{file.name} is not in MLflow: {spool.one_line(error)}")
         return False
     return bool(runs)
+
+
+def deliver(root: Path) -> None:
+    """Start to send what a server that was down did not take, if there is any. Nothing waits for it."""
+    recorder = Recorder(root, None)
+    left = [path for form in ("*.jsonl", "*.parent") for path in recorder.folder.glob(form)]
+    if any(not spool.held(path) for path in left):
+        recorder.problem()

@@ -105,8 +105,10 @@ class Parent:
         for stage in cached:
             if maker := self._maker(state, stage):
                 self._tag(f"made_by.{metric_name(stage)}", maker.info.run_id)
-                self._client.log_inputs(self.id, maker.inputs.dataset_inputs)
-                self._client.log_outputs(self.id, maker.outputs.model_outputs)
+                if data := maker.inputs.dataset_inputs:
+                    self._client.log_inputs(self.id, data)
+                if made := maker.outputs.model_outputs:  # a server refuses an empty list
+                    self._client.log_outputs(self.id, made)
             self.log_figures(stage, state.figures(stage))
         metrics = self._client.get_run(self.id).data.metrics
         for maker_stage, measuring in state.measures().items():

@@ -141,9 +141,15 @@ class _Store:
         """
         for key, parent in list(self._parents.items()):
             if parent not in busy and not parent.lives():
-                parent.finish()
+                marker = self._marker(key)
+                try:
+                    parent.finish()
+                    marker.unlink(missing_ok=True)
+                except Exception as error:
+                    print(spool.one_line(error), file=sys.stderr, flush=True)
+                    self.probe()  # raises where it is the server; else it is this run, and the others go on
+                    marker.replace(marker.with_suffix(".bad"))
                 del self._parents[key]
-                self._marker(key).unlink(missing_ok=True)
 
     def _marker(self, key: str) -> Path:
         """The file that tells of a parent run to complete, with the header of its first stage."""

@@ -212,7 +212,9 @@ class Recorder:
             if problem:
                 return problem
             if time.monotonic() > deadline:
-                return self.give_up(f"{spool.without_password(self.uri)} did not answer within {WAIT_SECONDS:.0f} s")
+                return self.give_up(
+                    f"{spool.without_password(self.uri)} did not take everything within {WAIT_SECONDS:.0f} s"
+                )
             time.sleep(0.01)
         return None
 

@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 
+from llm.common import files
 from llm.tracking import models, recorder, spool, tracker
 from llm.tracking.config import TrackingConfig
 from llm.tracking.parent import Parent
 from tests.llm.tracking.conftest import change, report
+from tests.llm.tracking.test_tracking import serve, stop
+from tests.ports import reserved_port
 
 
 @pytest.fixture
@@ -39,6 +42,30 @@ def test_it_has_the_figures_of_the_stages_that_did_not_run(client: Any, parent: 
     assert data.metrics == {"train.loss": 1.5, "train.by.ham": 2.0}
     assert data.tags["cached"] == "data@a, train"
     assert data.params["train.lr"] == "0.5"
+
+
+@pytest.mark.slow
+def test_a_server_takes_the_run_of_a_stage_that_made_no_model(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    with reserved_port() as port:
+        server = serve(tmp_path, port)
+        try:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+            client = MlflowClient()
+            experiment = client.create_experiment("e")
+            maker = client.create_run(experiment, tags={f"{spool.OUTPUT}data/a": "a"})
+            dvc = {"key": "a:1", "pid": os.getpid(), "born": spool.born(os.getpid()), "command": "dvc repro"}
+            header = {"folder": str(folder), "dvc": dvc, "git": None, "exp": None, "time": spool.now_ms(), "user": "a"}
+            parent = Parent(client, experiment, header)
+            parent.finish()
+            data = client.get_run(parent.id).data
+            assert data.tags["made_by.data.a"] == maker.info.run_id
+            assert data.metrics == {"train.loss": 1.5, "train.by.ham": 2.0}
+        finally:
+            stop(server)
 
 
 def test_it_takes_nothing_from_a_folder_with_other_parameters(client: Any, parent: Parent, folder: Path) -> None:
@@ -75,6 +102,21 @@ def test_it_is_completed_after_its_recorder_was_killed(
     assert client.get_run(parent.id).data.metrics == {"train.loss": 1.5, "train.by.ham": 2.0}
     assert not left.exists()
     assert list(spools.glob("*.parent")) == []
+
+
+def test_one_that_cannot_be_completed_does_not_hold_up_the_others(
+    parent: Parent, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "e")
+    (spools := tmp_path / "spools").mkdir()
+    recorder._Store(folder, spools).parent(parent._header | {"dvc": parent._header["dvc"] | {"born": "0"}})
+    (folder / "reports/judge/metrics.json").write_text("{")  # finish reads it
+    (folder / "dvc.lock").write_text(
+        (folder / "dvc.lock").read_text().replace(md5("judge"), files.dvc_md5(folder / report("judge")))
+    )
+    recorder.record(folder, spools)
+    assert capsys.readouterr().err != ""
+    assert [path.suffix for path in spools.iterdir() if path.name != "recorder.lock"] == [".bad"]
 
 
 @pytest.mark.parametrize(("root", "stands"), [(None, 1), ("its own", 1), ("another", 2)])
