@@ -110,10 +110,10 @@ def test_one_that_cannot_be_completed_does_not_hold_up_the_others(
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "e")
     (spools := tmp_path / "spools").mkdir()
     recorder._Store(folder, spools).parent(parent._header | {"dvc": parent._header["dvc"] | {"born": "0"}})
-    (folder / "reports/judge/metrics.json").write_text("{")  # finish reads it
-    (folder / "dvc.lock").write_text(
-        (folder / "dvc.lock").read_text().replace(md5("judge"), files.dvc_md5(folder / report("judge")))
-    )
+    damaged, lock = folder / report("judge"), folder / "dvc.lock"
+    before = files.dvc_md5(damaged)
+    damaged.write_text("{")
+    lock.write_text(lock.read_text().replace(before, files.dvc_md5(damaged)))
     recorder.record(folder, spools)
     assert capsys.readouterr().err != ""
     assert [path.suffix for path in spools.iterdir() if path.name != "recorder.lock"] == [".bad"]
