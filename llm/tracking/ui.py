@@ -37,7 +37,11 @@ def serve(root: Path, port: int = 5000) -> NoReturn:
             raise UserError(f"port {port}", spool.one_line(error), f"`PORT={port + 1} make ui`", RUNNING) from None
     database = Path(uri.removeprefix("sqlite:///"))
     page = _page(database, port)
-    places.follow(root, uri)
+    try:
+        places.follow(root, uri)
+    except sqlite3.Error as error:  # read-only, or locked
+        fix = "make the file and its folder writable, or copy the project and run this there"
+        raise UserError(str(database), spool.one_line(error), fix, DATA) from None
     _check_tables(root, database, uri)
     recorder = Recorder(root, None)
     # what ended stages could not deliver; a stage that runs now has a recorder

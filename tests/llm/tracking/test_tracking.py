@@ -524,6 +524,19 @@ def test_the_ui_says_that_another_version_of_mlflow_made_the_tables(
     assert f"`mlflow db upgrade sqlite:///{tmp_path}/mlflow.db`" in caught.value.fix
 
 
+def test_the_ui_says_that_it_cannot_write_into_the_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:  # a view takes no writes, as a read-only file does
+        row = "1 AS experiment_id, 'a' AS name, 'file:///moved/mlartifacts' AS artifact_location"
+        database.execute(f"CREATE VIEW experiments AS SELECT {row}")
+    database.close()
+    with pytest.raises(UserError, match=r"OperationalError: cannot modify .* fix: make the file .* writable") as caught:
+        ui.serve(tmp_path, free_port)
+    assert caught.value.code == DATA
+
+
 def test_a_long_message_is_cut_between_words() -> None:
     said = spool.one_line(ValueError("word " * 100))
     assert said.startswith("ValueError: word word")
