@@ -37,6 +37,8 @@ def command(
     path = shlex.quote(artifact.path)
     if found.commit:
         return f"git checkout {found.commit[:12]} -- {path}", "git has the file itself"
+    if fetch is None and found.disk == artifact.md5:
+        return None, "it is on the disk, and nowhere else: copy it before a run or a checkout replaces it"
     if fetch is None:
         return _made_again(makers, commits, programs, current and unchanged(repo, makers[0].stage))
     if cached is False or not (current or commits):

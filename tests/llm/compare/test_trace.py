@@ -285,6 +285,12 @@ def test_a_report_comes_from_git(trace):
 
 
 @pytest.mark.slow
+def test_what_only_the_disk_holds_is_not_made_again(trace):
+    shutil.rmtree(".dvc/cache/files")
+    assert trace("models/a")[1].rstrip().endswith("nowhere else: copy it before a run or a checkout replaces it")
+
+
+@pytest.mark.slow
 def test_what_nothing_holds_is_made_again(trace):
     md5, old = files.dvc_md5("models/a"), git("rev-parse", "HEAD~1")[:12]
     shutil.rmtree(".dvc/cache/files")
