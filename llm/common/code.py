@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("llm", "stages")
 # These files cannot change a result, so an edit re-runs no stage.
 EXEMPT = (
-    *("llm/common/dvc_lock.py", "llm/common/errors.py", "llm/common/git_here.py", "llm/common/progress.py"),
+    *(f"llm/common/{name}.py" for name in ("dvc_cache", "dvc_lock", "errors", "git_here", "progress")),
     "llm/tracking/",
 )
 LAYOUT = {tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}

@@ -91,7 +91,7 @@ def test_the_speed_of_a_row_is_of_the_updates_that_were_measured(tmp_path):
             found.append(values.get("tokens_per_second"))
 
     found: list[float | None] = []
-    run = Run("pretrain", tmp_path, Told())
+    run = Run("pretrain", None, tmp_path, Told())
     run.metrics({"loss/train": 6.0}, 0)
     for speed in (0.0, 0.0, 0.0, 50.0):
         run.progress(1, 4, 5.0, speed)
