@@ -28,6 +28,7 @@ from sklearn.pipeline import make_pipeline
 
 from benchmarks.machine import describe
 from llm.book import runs
+from llm.cli.repro import chapters
 from llm.common import files, params, profiles
 from llm.data.batches import SequentialBatches
 from llm.data.corpus import read_shard
@@ -61,7 +62,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as parent:
         for seed in SPLIT_SEEDS:
             project = copy_project(Path(parent) / f"split-{seed}", seed)
-            dvc(project, "repro", "-q")
+            dvc(project, "repro", "-q", *chapters())
             if seed == SPLIT_SEEDS[0]:
                 pretraining = measure_pretraining(project)
             measure_spam(project, figures)
@@ -71,7 +72,7 @@ def main() -> None:
                 AllParams,
                 project / "params.yaml",
             )
-            dvc(project, "repro", "-q")
+            dvc(project, "repro", "-q", *chapters())
             figures["spam: fine-tuned from random weights"].append(metrics(project, "finetune_spam")["test_accuracy"])
             figures["judge: fine-tuned from random weights"].append(judge_score(project))
             print(f"split seed {seed}: done", file=sys.stderr)
