@@ -277,14 +277,19 @@ def test_the_begin_of_a_text_is_the_tokenizers_after_an_import_too(tmp_path: Pat
     assert tokenized(file, "sun", add_special=True) == expected
 
 
-def test_published_files_of_smollm3_have_the_tokenizer_of_its_folder(tmp_path: Path) -> None:
-    folder, file = make_folder(tmp_path / "model", "smollm3"), tmp_path / "a.gguf"
-    write_variant(folder, file, settings={"tokenizer.ggml.pre": "smaug-bpe", ADD_BOS: None})
-    gguf_import.unpack(file, tmp_path / "back")
-    expected, found = Tokenizer.load(folder), Tokenizer.load(tmp_path / "back")
+def assert_same_prompts(folder: Path, file: Path) -> None:
+    """A model folder, its file read back, and llama.cpp give the same tokens."""
+    gguf_import.unpack(file, file.with_name("back"))
+    expected, found = Tokenizer.load(folder), Tokenizer.load(file.with_name("back"))
     for text in TEXTS:
         assert found.encode_prompt(text) == expected.encode_prompt(text)
         assert tokenized(file, text, add_special=True, parse_special=False) == found.encode_prompt(text)
+
+
+def test_published_files_of_smollm3_have_the_tokenizer_of_its_folder(tmp_path: Path) -> None:
+    folder, file = make_folder(tmp_path / "model", "smollm3"), tmp_path / "a.gguf"
+    write_variant(folder, file, settings={"tokenizer.ggml.pre": "smaug-bpe", ADD_BOS: None})
+    assert_same_prompts(folder, file)
 
 
 @pytest.mark.parametrize("add_bos", [True, False, None])
@@ -295,11 +300,7 @@ def test_published_files_of_deepseek_r1_distill_qwen_have_the_tokenizer_of_its_f
     folder, file = make_folder(tmp_path / "model", "qwen2"), tmp_path / "a.gguf"
     edit(folder / "tokenizer.json", post_processor=BEGIN if add_bos else None)
     write_variant(folder, file, settings={"tokenizer.ggml.pre": "deepseek-r1-qwen", ADD_BOS: add_bos})
-    gguf_import.unpack(file, tmp_path / "back")
-    expected, found = Tokenizer.load(folder), Tokenizer.load(tmp_path / "back")
-    for text in TEXTS:
-        assert found.encode_prompt(text) == expected.encode_prompt(text)
-        assert tokenized(file, text, add_special=True, parse_special=False) == found.encode_prompt(text)
+    assert_same_prompts(folder, file)
 
 
 @pytest.mark.parametrize(("family", "added"), [("llama3", True), ("smollm2", False)])
