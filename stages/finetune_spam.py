@@ -105,6 +105,13 @@ def card(params: Params, run: Run, labels: list[str], metrics: Mapping[str, Any]
     tested = {k: v for k, v in metrics.items() if k.startswith("test_") and not k.endswith("_n")}
     exact = metrics["test_accuracy_n"] - metrics["test_accuracy_without_exact_n"]
     near = metrics["test_accuracy_n"] - metrics["test_accuracy_without_near_n"]
+    others = []
+    if config.position != "last_token" or not config.causal:
+        how = f"position {config.position}" + ("" if config.causal else ", without the causal mask")
+        others.append(
+            f"transformers opens this folder, but reads the last token with the causal mask. This head was trained with"
+            f" {how}. So the labels that transformers gives differ, and the metrics below do not hold for them."
+        )
     return Card(
         "spam",
         "text-classification",
@@ -118,6 +125,7 @@ def card(params: Params, run: Run, labels: list[str], metrics: Mapping[str, Any]
         (
             f"Of its {metrics['test_accuracy_n']} test messages, {exact} are exact and {near} near or exact copies of"
             " training messages.",
+            *others,
         ),
     )
 
