@@ -87,9 +87,15 @@ def expected(root: Path, targets: Sequence[str]) -> tuple[list[Expected], int]:
 def announce(targets: Sequence[str]) -> None:
     """Print the plan as one line before `llm repro` starts; nothing if there is none: DVC or `check` says why.
 
+    Raises SystemExit for a circle of stages, of which DVC does not say what to do.
     It runs in a process of its own, so that torch's memory is free again before the stages start.
     """
+    from llm.plan.stages import CIRCLE
+
     words = [sys.executable, "-m", "llm", "plan", "--brief", *targets]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         print(done.stdout, end="", flush=True)
+    elif CIRCLE in done.stderr:
+        print(done.stderr, end="", file=sys.stderr)
+        sys.exit(done.returncode)

@@ -17,6 +17,8 @@ from llm.compare.terminal import value
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
+CIRCLE = "a circle, in which a stage would start from its own output"
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -34,7 +36,7 @@ def planned(repo: Repo, targets: Sequence[str]) -> tuple[list[Planned], int]:
 
     Raises UserError for an unknown target, and (code RUNNING) while DVC runs here.
     """
-    from dvc.exceptions import DvcException
+    from dvc.exceptions import CyclicGraphError, DvcException
     from dvc.lock import LockError
     from dvc.repo.reproduce import plan_repro
 
@@ -45,6 +47,10 @@ def planned(repo: Repo, targets: Sequence[str]) -> tuple[list[Planned], int]:
             status = {one.addressing: one.status().get(one.addressing, []) for one in order}
     except LockError:
         raise UserError(str(repo.root_dir), "DVC is running here", "wait until it has ended", RUNNING) from None
+    except CyclicGraphError as error:  # such as init_from: models/instruct, to continue from one's own model
+        what = f"{str(error).rpartition(': ')[2].rstrip('.')}: {CIRCLE}"
+        fix = "copy that model, such as `cp -r models/instruct own-model`, and name the copy"
+        raise UserError("params.yaml", what, fix, USAGE) from None
     except DvcException as error:
         raise UserError("dvc.yaml", " ".join(str(error).split()), "see `dvc status`", USAGE) from None
     plan = _Plan(repo, History(Path(repo.cache.legacy.path, "runs")))

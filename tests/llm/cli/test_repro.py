@@ -215,3 +215,11 @@ def test_repair_finds_the_git_of_a_larger_repository(tmp_path):
     assert not git_here.holds(project)
     (project / ".git").mkdir()
     assert git_here.holds(project)
+
+
+def test_a_circle_ends_it_with_what_to_do(folder):
+    (folder / "dvc.yaml").write_text(DVC_YAML.replace("deps: [one.py]", "deps: [out.txt]"))
+    process = start(folder)
+    _, errors = process.communicate(timeout=120)
+    assert (process.returncode, errors.count("error:")) == (2, 1)
+    assert "one: a circle, in which a stage would start from its own output | fix: copy that model" in errors

@@ -172,3 +172,10 @@ def test_a_plan_of_nothing_needs_no_torch():
     modules = "llm.cli.plan, llm.plan.view, llm.plan.stages"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_stage_that_would_start_from_its_own_output_is_named():
+    stages = {"first": copies("one.txt", "one.txt"), "aside": copies("one.txt", "three.txt")}
+    files.write_text("dvc.yaml", yaml.safe_dump({"stages": stages}))
+    with pytest.raises(UserError, match=r"params.yaml: first: a circle, .* copy that model"):
+        plan()
