@@ -9,10 +9,13 @@ from llm.common.errors import DATA, UserError
 FIX = "use a model with a byte-level BPE tokenizer, such as GPT-2, Llama 3, Qwen 2, Qwen 3 or SmolLM2"
 OPENAI = ("encoder.json", "vocab.bpe")  # the pair of GPT-2 under OpenAI's names
 FILES = (*OPENAI, "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json")
+GGUF_FIX = "import it below import_gpt2, and name models/ITEM"
 
 
 def refuse(folder: Path, *more: str) -> None:
     """Raise UserError if a folder without files that are read holds one of another tokenizer, or of `more`."""
+    for path in sorted(folder.glob("*.gguf")):
+        raise UserError(str(path), "only import_gpt2 reads a GGUF file", GGUF_FIX, DATA)
     for name in (*FILES, *more):
         if (folder / name).is_file():
             what = "this kind of tokenizer is not supported without a tokenizer.json"

@@ -256,6 +256,12 @@ def test_a_tokenizer_of_another_kind_is_named(tmp_path: Path, name: str, fix: st
         Tokenizer.load(tmp_path)
 
 
+def test_the_tokenizer_of_a_gguf_file_comes_from_its_import(tmp_path: Path) -> None:
+    (tmp_path / "own.gguf").touch()
+    with pytest.raises(UserError, match=r"own.gguf: only import_gpt2 reads a GGUF file .*name models/ITEM"):
+        Tokenizer.load(tmp_path)
+
+
 def test_openais_names_of_a_pair_can_be_changed(mirror: Path, tmp_path: Path) -> None:
     for name, ours in (("encoder.json", "vocab.json"), ("vocab.bpe", "merges.txt")):
         (tmp_path / ours).symlink_to(mirror / name)
