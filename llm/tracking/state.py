@@ -15,6 +15,7 @@ from llm.common.dvc_lock import hashes, lookup
 from llm.tracking import links
 from llm.tracking.links import Links
 
+TOKENIZER = "tokenizer"  # of a model in tokenizer.source, it reads the vocabulary and not the weights
 CHECK = "check"  # it reads all parameters and all code, and has no figures
 HOW = ("seed", "runtime")  # parameters that say how a stage computes
 OVER = ("prompt", "mask_prompt")  # settings of a training that say which tokens its own losses are means of
@@ -129,6 +130,8 @@ class State:
         """The stage itself if it makes a model; else those that made the models it uses, directly or not."""
         if self.models(stage):
             return {stage}
+        if stage == TOKENIZER:
+            return set()
         return set().union(*(self._models_behind(one) for one in self.before(stage)))
 
     def _users(self, stage: str, maker: str) -> set[str]:

@@ -99,6 +99,20 @@ def test_a_stage_that_uses_two_models_measures_neither(folder: Path) -> None:
     assert State.read(folder).measures() == {"train": ["train"], "other": ["other"]}
 
 
+def test_data_in_the_tokens_of_an_imported_model_does_not_use_its_weights(folder: Path) -> None:
+    def entry(dep: str, out: str) -> dict[str, object]:
+        return {"cmd": "x", "deps": [{"path": dep, "md5": "1"}], "outs": [{"path": out, "md5": "1"}]}
+
+    stages = lock()["stages"] | {
+        "import": entry("own", "models/own"),
+        "tokenizer": entry("models/own", "data/tokenizer"),
+    }
+    stages["data@a"]["deps"].append({"path": "data/tokenizer", "md5": "1"})
+    stages["judge"]["deps"].append({"path": "data/a", "md5": "a"})
+    (folder / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}, sort_keys=False))
+    assert State.read(folder).measures() == {"train": ["train", "judge"], "import": ["import"]}
+
+
 def write_parts(folder: Path, text: str = "a") -> None:
     """Two stages that write into a folder, one that reads all of it, and one that reads a file of an output."""
 
