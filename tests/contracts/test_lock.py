@@ -1,5 +1,7 @@
 """dvc.lock belongs to this code: who edits it or params.yaml runs `make repro` and commits dvc.lock with it."""
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,15 @@ def test_the_locked_reports_are_the_committed_ones(stage):
     for out in LOCK[stage]["outs"]:
         if out["path"].startswith("reports/"):
             assert out["md5"] == files.dvc_md5(ROOT / out["path"]), f"{out['path']} changed: run `make repro`"
+
+
+def test_git_keeps_every_byte_of_a_users_data(tmp_path):
+    """Otherwise its hash changes when git writes the file again, as in `dvc exp run`, and stages run again."""
+    shutil.copyfile(ROOT / ".gitattributes", tmp_path / ".gitattributes")
+    (tmp_path / "mine.csv").write_bytes(data := b'label,text\r\nham,"two\nlines"\r\n')
+    for words in (["init", "-q"], ["add", "mine.csv"], ["checkout-index", "--all", "--prefix=out/"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    assert (tmp_path / "out/mine.csv").read_bytes() == data
 
 
 def test_dvc_reads_yaml_by_the_parser_in_c():
