@@ -141,7 +141,7 @@ class Parent:
                     run = maker.info.run_id
                 if run:
                     settings = state.used_parameters(stage).get("judge", {})
-                    traces.log_scores(self._client, self._experiment, run, settings, rows)
+                    traces.log_scores(self._experiment, run, settings, rows)
 
     def log_figures(
         self, stage: str, values: Mapping[str, float], model: str | None = None, data: Data | None = None

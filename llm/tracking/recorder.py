@@ -175,7 +175,7 @@ class _Run:
         self.parent = store.parent(header)
         marker = path.with_suffix(".run")
         self._id = spool.read(marker)  # set: an earlier recorder was killed; writing all of it again changes nothing
-        self._traced = set(traces.of_run(self._client, store.experiment, self._id)) if self._id else set()
+        self._traced = set(traces.of_run(store.experiment, self._id)) if self._id else set()
         if not self._id:
             self._id = self._create(header)
             files.write_text(marker, self._id)

@@ -14,7 +14,6 @@ from llm.tracking import tracker
 
 INDEX = "index"  # a tag: the number of the answer in its report
 REFERENCE, SCORE = "reference", "score"
-AT_ONCE = 100
 
 
 @dataclass(frozen=True)
@@ -64,17 +63,14 @@ def log(experiment: str, run: str, found: Answer) -> None:
     mlflow.log_expectation(trace_id=span.trace_id, name=REFERENCE, value=found.reference, source=source)
 
 
-def of_run(client: Any, experiment: str, run: str) -> dict[int, Any]:
+def of_run(experiment: str, run: str) -> dict[int, Any]:
     """The traces of a run by the number of the answer."""
-    found: dict[int, Any] = {}
-    token = None
-    while True:
-        page = client.search_traces(
-            locations=[experiment], run_id=run, max_results=AT_ONCE, page_token=token, include_spans=False, flush=True
-        )
-        found |= {int(trace.info.tags[INDEX]): trace for trace in page if INDEX in trace.info.tags}
-        if not (token := page.token):
-            return found
+    import mlflow
+
+    found = mlflow.search_traces(
+        locations=[experiment], run_id=run, return_type="list", include_spans=False, flush=True
+    )
+    return {int(trace.info.tags[INDEX]): trace for trace in found if INDEX in trace.info.tags}
 
 
 def are_scores(report: Any) -> bool:
@@ -82,9 +78,7 @@ def are_scores(report: Any) -> bool:
     return isinstance(report, list) and bool(report) and {INDEX, SCORE} <= set(report[0])
 
 
-def log_scores(
-    client: Any, experiment: str, run: str, settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
-) -> None:
+def log_scores(experiment: str, run: str, settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
     """Add the scores of a judge with these settings, a row for each answer, to the traces of the run that answered.
 
     A score that the same judge gave to the same answer before stays as it is.
@@ -96,7 +90,7 @@ def log_scores(
     words = [settings.get("backend"), None if code else settings.get("model"), None if code else settings.get("prompt")]
     source = AssessmentSource("CODE" if code else "LLM_JUDGE", " ".join(str(word) for word in words if word) or "judge")
     scores = {row["index"]: row for row in rows if row[SCORE] is not None}
-    for index, trace in of_run(client, experiment, run).items():
+    for index, trace in of_run(experiment, run).items():
         known = {one.source.source_id for one in trace.info.assessments if one.name == SCORE}
         if index in scores and source.source_id not in known:
             why = ", ".join(scores[index].get("flags") or []) or None

@@ -48,7 +48,7 @@ def answered(client: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tu
 
 
 def test_a_trace_has_what_a_person_wants_to_see(client: Any, answered: tuple[str, str]) -> None:
-    found = traces.of_run(client, *answered)
+    found = traces.of_run(*answered)
     assert found.keys() == {0, 1}
     whole = client.get_trace(found[1].info.trace_id)
     (span,) = whole.data.spans
@@ -65,8 +65,8 @@ def test_scores_are_added_once_for_each_judge(client: Any, answered: tuple[str, 
     assert traces.are_scores(rows)
     assert not traces.are_scores([{"index": 0}])
     for settings in (JUDGE, JUDGE, JUDGE | {"prompt": "guarded"}, {"backend": "reference", "model": "x"}):
-        traces.log_scores(client, *answered, settings, rows)
-    found = traces.of_run(client, *answered)
+        traces.log_scores(*answered, settings, rows)
+    found = traces.of_run(*answered)
     scores = [one for one in found[0].info.assessments if one.name == "score"]
     assert sorted(one.source.source_id for one in scores) == [
         "ollama llama3 book",
@@ -85,7 +85,7 @@ def test_an_earlier_recorder_made_some(client: Any, answered: tuple[str, str], t
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     path.with_suffix(".run").write_text(run)
     recorder.record(tmp_path, spool.folder_of(tmp_path))
-    assert traces.of_run(client, *answered).keys() == {0, 1, 2, 3}
+    assert traces.of_run(*answered).keys() == {0, 1, 2, 3}
     assert len(client.search_traces(locations=[experiment], run_id=run)) == 4
 
 
