@@ -156,16 +156,13 @@ def experiment_commits() -> dict[str, str]:
     head = (git_here.text("rev-parse", "HEAD") or "").strip()
     form = "--format=%(objectname) %(refname)"
     listed = git_here.text("for-each-ref", "--sort=committerdate", form, EXPERIMENTS) or ""
-    found: dict[str, tuple[bool, str]] = {}
+    found: list[tuple[bool, str, str]] = []
     for line in listed.splitlines():
         commit, _, ref = line.partition(" ")
         parts = ref.split("/")
-        if len(parts) != 5 or len(parts[2]) != 2:  # refs/exps/83/1628d7.../name
-            continue
-        on_head = parts[2] + parts[3] == head
-        if on_head >= found.get(parts[4], (False, ""))[0]:
-            found[parts[4]] = (on_head, commit)
-    return {name: commit for name, (_, commit) in found.items()}
+        if len(parts) == 5 and len(parts[2]) == 2:  # refs/exps/83/1628d7.../name
+            found.append((parts[2] + parts[3] == head, parts[4], commit))
+    return {name: commit for _, name, commit in sorted(found, key=lambda one: one[0])}  # the last of a name stays
 
 
 def changed_files(first: Snapshot, second: Snapshot, paths: Sequence[str]) -> list[tuple[str, str]]:
@@ -175,16 +172,12 @@ def changed_files(first: Snapshot, second: Snapshot, paths: Sequence[str]) -> li
     """
     if first.commit == second.commit:
         return []
-    if first.commit is None:
-        commits, sign = [str(second.commit)], -1  # git compares a commit with the workspace in this order only
-    else:
-        commits, sign = [first.commit, *([second.commit] if second.commit else [])], 1
-    listed = git_here.text("diff", "--numstat", "--no-renames", "--relative", "-z", *commits, "--", *paths) or ""
+    commits = [side.commit for side in (first, second) if side.commit]
+    order = ["-R"] if first.commit is None else []  # git compares a commit with the workspace, not the reverse
+    words = ("diff", "--numstat", "--no-renames", "--relative", "-z", *order, *commits, "--", *paths)
     found = []
-    for entry in filter(None, listed.split("\0")):
+    for entry in filter(None, (git_here.text(*words) or "").split("\0")):
         added, removed, path = entry.split("\t", 2)
-        if sign < 0:
-            added, removed = removed, added
         found.append((path, "binary" if added == "-" else f"+{added} -{removed}"))
     if None in (first.commit, second.commit):
         new = git_here.text("ls-files", "--others", "--exclude-standard", "-z", "--", *paths) or ""
