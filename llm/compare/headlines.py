@@ -29,7 +29,6 @@ class Figure:
 
     @property
     def stage(self) -> str:
-        """The stage that writes it."""
         return self.report.split("/")[1]
 
     def show(self, value: float | None) -> str:
@@ -214,23 +213,17 @@ def _unpaired(figure: Figure, before: Value, after: Value) -> tuple[Interval | N
 
 def _samples(figure: Figure, first: Snapshot, second: Snapshot) -> Samples | None:
     """The value of each example in both runs; None if the examples are not the same."""
-    if figure is ACCURACY:
-        if not rows.same_messages(first, second):
-            return None
-        old, new = rows.messages(first), rows.messages(second)
-        found = rows.pairs(old, new)
-        if not len(found) == len(old) == len(new) or any(pair.first.actual != pair.second.actual for pair in found):
-            return None
-        return Samples([float(pair.first.right) for pair in found], [float(pair.second.right) for pair in found])
-    before, after = rows.answers(first), rows.answers(second)
-    found = rows.pairs(before, after)
-    if not found or not len(found) == len(before) == len(after):
+    if figure is ACCURACY and not rows.same_messages(first, second):
         return None
-    if figure is EXACT:
-        return Samples([float(pair.first.exact) for pair in found], [float(pair.second.exact) for pair in found])
-    scored = [pair for pair in found if pair.first.score is not None and pair.second.score is not None]
-    left_out = sum((pair.first.score is None) != (pair.second.score is None) for pair in found)
-    return Samples([p.first.score for p in scored], [p.second.score for p in scored], left_out) if scored else None
+    before, after = (rows.messages(side) if figure is ACCURACY else rows.answers(side) for side in (first, second))
+    found = rows.pairs(before, after)
+    if not len(found) == len(before) == len(after):
+        return None
+    name = {ACCURACY: "right", EXACT: "exact", JUDGE: "score"}[figure]
+    values = [(getattr(pair.first, name), getattr(pair.second, name)) for pair in found]
+    both = [(float(old), float(new)) for old, new in values if old is not None and new is not None]
+    left_out = sum((old is None) != (new is None) for old, new in values)
+    return Samples([old for old, _ in both], [new for _, new in both], left_out) if both else None
 
 
 def _unit(figure: Figure) -> str:

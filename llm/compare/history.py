@@ -52,14 +52,6 @@ class Run:
         """Its `deps` or its `outs`."""
         return [Artifact(path, md5) for path, md5 in dvc_lock.hashes(self.entry, part).items()]
 
-    def made(self, artifact: Artifact) -> bool:
-        """Whether it wrote the artifact."""
-        return artifact in self.artifacts("outs")
-
-    def read(self, artifact: Artifact) -> bool:
-        """Whether it read the artifact."""
-        return artifact in self.artifacts("deps")
-
 
 class History:
     """All records that are here: first the workspace's, then those of git and of the cache of runs, newest first."""
@@ -72,7 +64,6 @@ class History:
 
     @cached_property
     def states(self) -> list[State]:
-        """All of them."""
         return [self.workspace, *self.commits, *self.cached]
 
     def runs(self, word: str, states: Sequence[State] | None = None) -> Iterator[Run]:
@@ -81,13 +72,12 @@ class History:
             if word in state.text:
                 yield from (Run(name, entry, state) for name, entry in state.stages.items())
 
-    def makers(self, artifact: Artifact) -> list[Run]:
-        """The runs that wrote the artifact; those in dvc.lock first, newest first."""
-        return [run for run in self.runs(artifact.md5) if run.made(artifact)]
+    def makers(self, artifact: Artifact, states: Sequence[State] | None = None) -> list[Run]:
+        """The runs that wrote the artifact, by these or all states; those in dvc.lock first, newest first."""
+        return [run for run in self.runs(artifact.md5, states) if artifact in run.artifacts("outs")]
 
     def readers(self, artifact: Artifact) -> list[Run]:
-        """The runs that read the artifact."""
-        return [run for run in self.runs(artifact.md5) if run.read(artifact)]
+        return [run for run in self.runs(artifact.md5) if artifact in run.artifacts("deps")]
 
     def name_of(self, run: Run) -> str:
         """The stage's name; of the cache of runs, the one that has the same command in dvc.lock now."""
@@ -98,7 +88,6 @@ class History:
 
     @cached_property
     def cached(self) -> list[State]:
-        """The runs in DVC's cache of runs, newest first."""
         return cached_states(self._run_cache)
 
 

@@ -97,10 +97,8 @@ def producers(history: History, artifact: Artifact, reader: Run) -> list[Run]:
 
     There are several if the input is a folder that holds the outputs of several stages.
     """
-    stages = reader.state.stages.items()
-    beside = (Run(name, entry, reader.state) for name, entry in stages)
-    whole = next((run for run in beside if run.made(artifact)), None) or next(iter(history.makers(artifact)), None)
-    return [whole] if whole else _makers_of_parts(history, artifact, reader)
+    makers = history.makers(artifact, [reader.state]) or history.makers(artifact)
+    return makers[:1] or _makers_of_parts(history, artifact, reader)
 
 
 def _makers_of_parts(history: History, artifact: Artifact, reader: Run) -> list[Run]:
@@ -151,21 +149,19 @@ def _files_of(artifact: Artifact, repo: Repo) -> Sequence[str] | None:
 
 
 def _by_md5(what: str, history: History, repo: Repo) -> Named | None:
-    found = list(dict.fromkeys(one for one in _artifacts(history, f"md5: {what}") if one.md5.startswith(what)))
-    if len({one.md5 for one in found}) > 1:
-        raise _several(what, f"begins {len(found)} md5s", [f"{one.md5} ({one.path})" for one in found])
-    if found:
-        return Named(found[0])
-    folders = dict.fromkeys(one for one in _artifacts(history, holders.DIR) if one.md5.endswith(holders.DIR))
-    inside = [
-        (one, name, md5)
-        for one in folders
-        for name, md5 in (dvc_cache.folder(repo.cache.local, one.md5) or {}).items()
-        if md5.startswith(what)
-    ]
-    if len({md5 for *_, md5 in inside}) > 1:
-        raise _several(what, "begins several md5s", [f"{md5} ({one.path}/{name})" for one, name, md5 in inside])
-    return Named(inside[0][0], inside[0][1]) if inside else None
+    found = {Named(one): one.md5 for one in _artifacts(history, f"md5: {what}") if one.md5.startswith(what)}
+    if not found:
+        folders = dict.fromkeys(one for one in _artifacts(history, holders.DIR) if one.md5.endswith(holders.DIR))
+        found = {
+            Named(one, name): md5
+            for one in folders
+            for name, md5 in (dvc_cache.folder(repo.cache.local, one.md5) or {}).items()
+            if md5.startswith(what)
+        }
+    if (number := len(set(found.values()))) > 1:
+        names = [f"{md5} ({Path(one.artifact.path, one.within)})" for one, md5 in found.items()]
+        raise _several(what, f"begins {number} md5s", names)
+    return next(iter(found), None)
 
 
 def _by_run(run: RunFacts, history: History) -> Named:

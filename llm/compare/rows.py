@@ -30,13 +30,12 @@ class Message:
     text: str | None = None  # None: not in DVC's cache
 
     @property
-    def key(self) -> int:
+    def key(self) -> tuple[int, str]:
         """What is the same in another run on the same test split."""
-        return self.row
+        return self.row, self.actual
 
     @property
     def right(self) -> bool:
-        """Whether the prediction is correct."""
         return self.actual == self.predicted
 
 
@@ -57,7 +56,6 @@ class Answer:
 
     @property
     def exact(self) -> bool:
-        """Whether the answer is the reference."""
         return self.text.strip() == self.reference.strip()
 
 

@@ -81,14 +81,15 @@ def _about(found: Trace) -> Rows:
 def _recorded(makers: list[Run]) -> Iterator[tuple[str, str]]:
     """The states that record the run: the workspace, the first and the last commit, the cache of runs."""
     commits = [run.state for run in makers if run.state.commit]
-    if any(run.state.title == WORKSPACE for run in makers):
+    here = any(run.state.title == WORKSPACE for run in makers)
+    if here:
         yield "recorded in", "dvc.lock of the workspace" + ("" if commits else ", not in a commit yet")
     if commits:
         first, last = commits[-1], commits[0]
         yield "first commit", f"{first.title} {first.date} {plain(first.subject, 60)}"
         if last is not first:
             yield "last commit", f"{last.title} {last.date} {plain(last.subject, 60)} ({len(commits)} in all)"
-    if not commits and not any(run.state.title == WORKSPACE for run in makers):
+    elif not here:
         yield "recorded in", f"DVC's cache of runs ({makers[0].state.date}), in no dvc.lock"
 
 
