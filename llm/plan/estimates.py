@@ -57,7 +57,6 @@ class Estimator:
     _now: Mapping[str, Any] = field(default_factory=params.load)
 
     def expect(self, stages: Sequence[Planned]) -> list[Expected]:
-        """An estimate for each stage."""
         return [self._one(stage) for stage in stages]
 
     def _one(self, stage: Planned) -> Expected:

@@ -60,7 +60,6 @@ class RankBytes:
 
     @property
     def total(self) -> int:
-        """All of it."""
         return self.state + self.gathered + self.activations
 
 

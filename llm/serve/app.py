@@ -138,7 +138,6 @@ class Reply:
         self._characters = 0  # sent so far
 
     async def send(self, request: Request, stream: bool, usage: bool) -> Response:
-        """The response."""
         if stream:
             headers = {"X-Accel-Buffering": "no"}
             return StreamingResponse(self._events(usage), media_type="text/event-stream", headers=headers)

@@ -159,7 +159,6 @@ class Batch:
 
     @property
     def size(self) -> int:
-        """The number of sequences."""
         return len(self.cache.lengths)
 
     def add(self, prompts: Sequence[Sequence[int]], most: Sequence[int] | None = None) -> Tensor:
@@ -179,7 +178,6 @@ class Batch:
         return min(up(len(prompt), PROMPT), self.model.config.context_length)
 
     def remove(self, row: int) -> None:
-        """Drop a row. The last row takes its place."""
         self.cache.leave(row)
 
     def step(self, tokens: Sequence[int]) -> Tensor:

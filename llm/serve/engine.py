@@ -145,7 +145,6 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        """Whether there is something to do."""
         return bool(self.waiting or self.running)
 
     def step(self) -> list[tuple[Request, Piece]]:

@@ -44,7 +44,6 @@ class Metrics:
         self._batch.labels(model).observe(size)
 
     def ended(self, model: str, request: Request, finish: Finish) -> None:
-        """A request has ended."""
         self._requests.labels(model, finish).inc()
         self._tokens.labels(model, "prompt").inc(len(request.prompt))
         self._tokens.labels(model, "completion").inc(len(request.tokens))
@@ -53,5 +52,4 @@ class Metrics:
             self._first.labels(model).observe(request.first_token - request.submitted)
 
     def text(self) -> bytes:
-        """All metrics."""
         return generate_latest(self._registry)

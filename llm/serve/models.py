@@ -68,7 +68,6 @@ class Models:
 
     @property
     def engines(self) -> list[Engine]:
-        """The engines of the language models."""
         return [language.engine for language in self.languages.values()]
 
 

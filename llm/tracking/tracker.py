@@ -228,7 +228,6 @@ class Recorder:
         return problem
 
     def last_words(self) -> str:
-        """The last line that the recorder printed."""
         lines = spool.read(self.folder / "recorder.log").strip().splitlines()
         return lines[-1] if lines else "the recorder ended without a word"
 
