@@ -80,29 +80,20 @@ def make_app(models: Models, limits: Limits, metrics: Metrics, host: str) -> Gua
 
     @app.get("/api/models")
     async def describe() -> dict[str, Any]:
+        configs = {name: language.config for name, language in models.languages.items()}
         languages = [
-            {
-                "name": name,
-                "layers": one.config.n_layer,
-                "heads": one.config.n_head,
-                "context": one.config.context_length,
-            }
-            for name, one in models.languages.items()
+            {"name": name, "layers": one.n_layer, "heads": one.n_head, "context": one.context_length}
+            for name, one in configs.items()
         ]
-        return {
-            "languages": languages,
-            "classifiers": [{"name": n, "labels": c.labels} for n, c in models.classifiers.items()],
-        }
+        classifiers = [{"name": name, "labels": one.labels} for name, one in models.classifiers.items()]
+        return {"languages": languages, "classifiers": classifiers}
 
     @app.post("/api/next")
     async def next_token(request: Request) -> Response:
         body = parse(NextBody, await guard.read_body(request))
         language = service().language(body.model)
-        for name, value, most in (
-            ("layer", body.layer, language.config.n_layer),
-            ("head", body.head, language.config.n_head),
-        ):
-            if value > most:
+        for name, most in (("layer", language.config.n_layer), ("head", language.config.n_head)):
+            if (value := getattr(body, name)) > most:
                 raise ApiError(400, f"{name} {value}, but the model has {most}", name, "out_of_range")
         ids = await asyncio.to_thread(service().encode, language, body.text, "text")
         context = language.config.context_length

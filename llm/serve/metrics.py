@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -21,19 +22,10 @@ class Metrics:
         self.responses = Counter("llm_responses", "HTTP responses", ["path", "status"], registry=registry)
         self._requests = Counter("llm_requests", "Ended requests", ["model", "finish"], registry=registry)
         self._tokens = Counter("llm_tokens", "Tokens read and written", ["model", "kind"], registry=registry)
-        self._first = Histogram(
-            "llm_first_token_seconds",
-            "From the request to its first token",
-            ["model"],
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self._whole = Histogram(
-            "llm_request_seconds", "From the request to its end", ["model"], buckets=SECONDS, registry=registry
-        )
-        self._batch = Histogram(
-            "llm_batch_size", "Requests in a decoding step", ["model"], buckets=SIZES, registry=registry
-        )
+        histogram = partial(Histogram, labelnames=["model"], registry=registry)
+        self._first = histogram("llm_first_token_seconds", "From the request to its first token", buckets=SECONDS)
+        self._whole = histogram("llm_request_seconds", "From the request to its end", buckets=SECONDS)
+        self._batch = histogram("llm_batch_size", "Requests in a decoding step", buckets=SIZES)
 
     def watch(self, name: str, about: str, value: Callable[[], float]) -> None:
         """Show a value that is read on demand."""
