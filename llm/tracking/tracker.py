@@ -78,7 +78,7 @@ class Tracker:
         new = self._path.with_suffix(".new")  # the recorder reads no spool before its header is in and it is locked
         self._file: TextIO | None = new.open("w", encoding="utf-8", buffering=1)  # by lines: a kill loses none
         fcntl.flock(self._file, fcntl.LOCK_EX)  # until this process ends: so the recorder knows that it lives
-        header = {"stage": stage, "params": {key: str(value) for key, value in config.items()}, "time": spool.now_ms()}
+        header = {"stage": stage, "params": {key: str(value) for key, value in config.items()}}
         header |= {"dvc": dvc, "exp": os.environ.get("DVC_EXP_NAME"), "ref": _ref()}
         header |= {"folder": os.getcwd(), "root": str(root)}
         self._write(header | {"user": _user(), "git": _git()})
@@ -91,16 +91,14 @@ class Tracker:
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Record values at a step: points of a curve."""
-        self._write(
-            {"metrics": {key: float(value) for key, value in values.items()}, "step": step, "time": spool.now_ms()}
-        )
+        self._write({"metrics": {key: float(value) for key, value in values.items()}, "step": step})
         if self._file and time.monotonic() - self._looked > LOOK_SECONDS:  # a long training says early what is wrong
             self._looked = time.monotonic()
             self._recorder.problem()
 
     def headline(self, values: Mapping[str, float]) -> None:
         """Record the numbers that the row of the whole `dvc repro` shows too, as `<stage>.<name>`, rounded."""
-        self._write({"headline": {key: float(f"{value:.6g}") for key, value in values.items()}, "time": spool.now_ms()})
+        self._write({"headline": {key: float(f"{value:.6g}") for key, value in values.items()}})
 
     def figures(self, values: Mapping[str, float]) -> None:
         """Record all numbers of the stage's report for the run of the whole `dvc repro`."""
@@ -145,7 +143,7 @@ class Tracker:
 
     def close(self, error: str | None, wait: bool = True) -> None:
         """End the run, FINISHED or with the error line FAILED, and `wait` until MLflow has all of it."""
-        self._write({"close": error, "time": spool.now_ms()})
+        self._write({"close": error})
         _CURRENT.set(None)
         if self._file is None:
             return
@@ -165,7 +163,7 @@ class Tracker:
         if self._file is None:
             return
         try:
-            self._file.write(json.dumps(record, default=str) + "\n")
+            self._file.write(json.dumps({**record, "time": spool.now_ms()}, default=str) + "\n")
         except (OSError, ValueError) as error:
             self._file = None  # the recorder takes it for a stage that was killed
             warn(spool.one_line(error))
