@@ -18,8 +18,6 @@ from llm.tracking import record
 if TYPE_CHECKING:
     from llm.plan.estimates import Expected
 
-LINK_EFFICIENCY = 0.7  # of the stated speed of a link that large messages reach
-
 
 def plan_run(arguments: argparse.Namespace) -> None:
     """Print what `llm repro` would run, why and for how long; or, with --ranks, a training on several GPUs on paper."""
@@ -55,7 +53,6 @@ def plan_on_paper(arguments: argparse.Namespace) -> None:
         arguments.context,
         arguments.batch,
         arguments.efficiency,
-        LINK_EFFICIENCY,
         arguments.network * 1e9,
         arguments.price,
         arguments.tokens,

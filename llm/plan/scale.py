@@ -23,6 +23,7 @@ from llm.runtime.device import RuntimeConfig
 Sharding = Literal["ddp", "fsdp"]
 FP32 = memory.FP32
 BF16 = RuntimeConfig(precision="bf16", device="cuda", threads=1, keep_pages=False, fused_loss=True)
+LINK_EFFICIENCY = 0.7  # of the stated speed of a link that large messages reach
 OVERHEAD = 2e9  # bytes of the CUDA context, NCCL's buffers and fragments
 OVERLAP = 0.1  # share of the shorter of computing and sending that is not hidden behind the other
 LATENCY = 20e-6  # seconds of a message between two ranks, times log2(ranks)
@@ -37,7 +38,6 @@ class Assumptions:
     context: int  # tokens in a row
     batch: int  # rows in an update
     efficiency: float  # of a GPU's highest speed that one GPU reaches in the passes
-    link_efficiency: float  # of the stated speed of a link that messages reach
     network: float  # bytes a second of a GPU to other machines, as stated
     price: float  # of an hour of a GPU
     tokens: float | None  # of the whole training; None: TOKENS_PER_PARAMETER for each parameter
@@ -147,7 +147,7 @@ def plan(config: ModelConfig, sharding: Sharding, ranks: int, gpu: Gpu, given: A
     link = gpu.link if ranks <= gpu.machine else min(gpu.link, given.network)
     sent = sent_bytes(config, sharding, ranks, passes)
     messages = (3 * (config.n_layer + 1) * passes if sharding == "fsdp" else 1) if ranks > 1 else 0
-    sending = sent / (link * given.link_efficiency) + messages * LATENCY * math.log2(ranks)
+    sending = sent / (link * LINK_EFFICIENCY) + messages * LATENCY * math.log2(ranks)
     batch_tokens = given.batch * given.context
     operations = BOTH * forward(config, given.context) * passes * max(rows, 1) * given.context
     tokens = given.tokens or TOKENS_PER_PARAMETER * float(memory.parameters(config))

@@ -61,7 +61,7 @@ def _assumptions(names: Sequence[str], gpu: Gpu, given: Assumptions) -> Iterator
     yield f"- {gpu.name} (data sheet): {flops:,.0f} TFLOP/s in bf16 without sparsity, {gpu.memory / 1e9:.0f} GB"
     yield f"- {link:.0f} GB/s in one direction between the {gpu.machine} GPUs of a machine (data sheet)"
     yield f"- {given.network / 1e9:.0f} GB/s for each GPU between machines (--network)"
-    yield f"- a GPU reaches {given.efficiency:.0%} of its speed (--efficiency), a message {given.link_efficiency:.0%}"
+    yield f"- a GPU reaches {given.efficiency:.0%} of its speed (--efficiency), a message {scale.LINK_EFFICIENCY:.0%}"
     yield f"- a message takes {scale.LATENCY * 1e6:.0f} µs x log2(ranks) more"
     yield f"- computing hides sending, or the reverse, but for {scale.OVERLAP:.0%} of the shorter"
     rows = f"{given.batch:,} rows of {given.context:,} tokens (--batch, --context)"

@@ -19,7 +19,7 @@ from tests import tiny
 from tests.llm.plan.shapes import LENGTH, ROWS, SHAPE
 from tests.ranks import run_ranks
 
-GIVEN = scale.Assumptions(1024, 512, 0.4, 0.7, 50e9, 2.0, None)
+GIVEN = scale.Assumptions(1024, 512, 0.4, 50e9, 2.0, None)
 
 
 def measured(how: str, ranks: int, folder: Path) -> list[dict[str, int]]:
