@@ -6,7 +6,6 @@ import os
 import socket
 import sqlite3
 import sys
-from contextlib import closing
 from pathlib import Path
 from typing import NoReturn
 
@@ -36,13 +35,14 @@ def serve(root: Path, port: int = 5000) -> NoReturn:
         except OSError as error:
             raise UserError(f"port {port}", spool.one_line(error), f"`PORT={port + 1} make ui`", RUNNING) from None
     database = Path(uri.removeprefix("sqlite:///"))
-    page = _page(database, port)
     try:
         places.follow(root, uri)
-    except sqlite3.Error as error:  # read-only, or locked
-        fix = "make the file and its folder writable, or copy the project and run this there"
+    except sqlite3.Error as error:
+        fix = "move it away: the next run makes a new one"
+        if isinstance(error, sqlite3.OperationalError):  # read-only, or locked
+            fix = "make the file and its folder writable, or copy the project and run this there"
         raise UserError(str(database), spool.one_line(error), fix, DATA) from None
-    _check_tables(root, database, uri)
+    page = _page(root, database, port)
     recorder = Recorder(root, None)
     # what ended stages could not deliver; a stage that runs now has a recorder
     recorder.wait(lambda: all(spool.held(path) for path in recorder.folder.glob("*.jsonl")))
@@ -60,27 +60,19 @@ def command(root: Path, port: int) -> list[str]:
     return [*words, "--host", "127.0.0.1", "--port", str(port), "--allowed-hosts", hosts]
 
 
-def _check_tables(root: Path, database: Path, uri: str) -> None:
-    """Raise UserError where another version of MLflow made the tables, and this one does not convert them by itself."""
+def _page(root: Path, database: Path, port: int) -> str:
+    """The address of the table of runs with its headline columns, once there are runs.
+
+    Raises UserError where another version of MLflow made the tables, and this one does not convert them by itself.
+    """
+    address, experiment = f"http://127.0.0.1:{port}/", None
     try:
         if database.is_file():
-            spool.connect(root)
+            _, experiment = spool.connect(root)
     except Exception as error:
         if "db upgrade" in str(error):
-            fix = f"copy the file, then `mlflow db upgrade {uri}`; if a newer MLflow made it, install that one"
+            upgrade = f"`mlflow db upgrade {spool.tracking_uri(root)}`"
+            fix = f"copy the file, then {upgrade}; if a newer MLflow made it, install that one"
             raise UserError(str(database), spool.one_line(error), fix, DATA) from None
-
-
-def _page(database: Path, port: int) -> str:
-    """The address of the table of runs with its headline columns, once there are runs."""
-    address = f"http://127.0.0.1:{port}/"
-    try:
-        with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-            query = "SELECT experiment_id FROM experiments WHERE name = ?"
-            (experiment,) = connection.execute(query, (spool.experiment_name(),)).fetchone()
-    except (sqlite3.OperationalError, TypeError):  # no database yet, or no runs in it
-        return address
-    except sqlite3.DatabaseError as error:
-        fix = "move it away: the next run makes a new one"
-        raise UserError(str(database), spool.one_line(error), fix, DATA) from None
-    return f"{address}#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={spool.VIEW}"
+    page = f"#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={spool.VIEW}"
+    return address + page if experiment else address

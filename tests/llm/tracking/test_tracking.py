@@ -446,8 +446,8 @@ def test_ui_opens_on_the_headlines(recorded: Recorded, tmp_path: Path) -> None:
     folder, _, _ = recorded
     experiment = MlflowClient(f"sqlite:///{folder}/mlflow.db").get_experiment_by_name(spool.EXPERIMENT)
     page = f"http://127.0.0.1:5000/#/experiments/{experiment.experiment_id}/runs?"
-    assert ui._page(folder / "mlflow.db", 5000).startswith(page)
-    assert ui._page(tmp_path / "mlflow.db", 5000) == "http://127.0.0.1:5000/"
+    assert ui._page(folder, folder / "mlflow.db", 5000).startswith(page)
+    assert ui._page(tmp_path, tmp_path / "mlflow.db", 5000) == "http://127.0.0.1:5000/"
     columns = json.loads(experiment.tags[spool.VIEW_TAG])["selectedColumns"]
     assert columns[:2] == ["metrics.`last.val_loss`", "metrics.`model.val_loss`"]  # in the order of dvc.yaml
     assert len(columns) == len(set(columns)) == 7
