@@ -1,13 +1,14 @@
-"""Console commands that look at results of several states of the project: compare, experiments."""
+"""Console commands that look at results of several states of the project: compare, experiments, trace."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm.cli.program import open_repo
+from llm.cli.program import dvc, open_repo, program
 from llm.common import dvc_exp, files
 from llm.common.errors import UserError
 
@@ -38,6 +39,17 @@ def list_experiments(arguments: argparse.Namespace) -> None:
     found = experiments.experiments(arguments.all)
     elsewhere = 0 if arguments.all else len(dvc_exp.bases()) - 1  # without HEAD
     terminal.show_experiments(found, terminal.console(), elsewhere)
+
+
+def trace_artifact(arguments: argparse.Namespace) -> None:
+    """Print where an artifact came from, what was made of it, and the command that brings it back."""
+    from llm.compare import lineage, terminal, trace_view
+    from llm.compare.restore import Programs
+
+    root = files.project_root()
+    with open_repo(root) as repo:
+        found = lineage.trace(arguments.what, root, repo, Programs(program(), dvc(), sys.executable))
+    trace_view.show(found, arguments.all, terminal.console())
 
 
 def _repo(root: Path) -> Repo | None:

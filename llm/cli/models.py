@@ -42,14 +42,12 @@ def classify_texts(arguments: argparse.Namespace) -> None:
     from llm.data.spam_dataset import pad_right
     from llm.evaluate.accuracy import predict
     from llm.runtime.device import autocast, set_up_from_params
-    from llm.weights import classifier_folder, model_folder
+    from llm.serve.models import load_text_classifier
 
     config = set_up_from_params()
-    model, labels = classifier_folder.load_classifier(arguments.model)
-    names = [" ".join(label.split()) for label in labels]  # a line holds one message
-    tokenizer = model_folder.load_tokenizer(arguments.model)
-    limit = model.pad_to or model.gpt_config.context_length
-    model.to(config.device)
+    loaded = load_text_classifier(arguments.model, "classify", config)
+    model, tokenizer, limit = loaded.model, loaded.tokenizer, loaded.limit
+    names = [" ".join(label.split()) for label in loaded.labels]  # a line holds one message
     if not arguments.message:
         _hint("type one message per line; Ctrl-D ends")
     with autocast(config):  # one block for all messages: it caches the converted weights

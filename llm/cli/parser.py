@@ -10,7 +10,7 @@ from typing import Any, NoReturn, get_args, get_type_hints
 
 import shtab
 
-from llm.cli.compare import compare_states, list_experiments
+from llm.cli.compare import compare_states, list_experiments, trace_artifact
 from llm.cli.export import export_model
 from llm.cli.models import JUDGE_OPTIONS, classify_texts, compare_judges, generate_text, judge_file
 from llm.cli.plan import plan_run
@@ -28,7 +28,6 @@ from llm.cli.project import (
     verify_numbers,
 )
 from llm.cli.serve import chat_with_model, serve_models
-from llm.cli.trace import trace_artifact
 from llm.common.errors import USAGE, UserError, error_contract, nearest
 from llm.evaluate.judge_config import JudgeConfig
 from llm.plan.gpus import GPUS
