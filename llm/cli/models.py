@@ -1,4 +1,4 @@
-"""Console commands that use models or their answers: generate, classify, judge, agree.
+"""Console commands that use models or their answers: generate, classify, export, judge, agree.
 
 The section `runtime` of params.yaml sets device and precision, as for the stages. Modules that load torch are imported
 inside the functions, so that the other commands start quickly.
@@ -7,6 +7,8 @@ inside the functions, so that the other commands start quickly.
 from __future__ import annotations
 
 import argparse
+import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -62,6 +64,25 @@ def classify_texts(arguments: argparse.Namespace) -> None:
             probabilities = predict(model, [batch], config).softmax(dim=-1)[0]
             each = [f"{label}={float(p):.4f}" for label, p in zip(names, probabilities, strict=True)]
             print(names[int(probabilities.argmax())], *each, " ".join(message.split()), sep="\t", flush=True)
+
+
+def export_model(arguments: argparse.Namespace) -> None:
+    """Write a model folder as a GGUF file with a Modelfile beside it, and print how to run it."""
+    from llm.weights import gguf_export, ollama
+    from llm.weights.gguf_tables import ENDS
+
+    path: Path = arguments.gguf
+    recipe = ollama.modelfile(arguments.folder, path.name)  # before the large file, because it can be refused
+    path.parent.mkdir(parents=True, exist_ok=True)
+    left_out = gguf_export.export(arguments.folder, path, arguments.type)
+    modelfile = path.with_suffix(".Modelfile")
+    files.write_text(modelfile, recipe)
+    print(f"{path}: {path.stat().st_size:,} bytes, {arguments.type}")
+    if left_out:
+        print(f"not in the GGUF file, which has room for {len(ENDS)} end tokens: {' '.join(left_out)}")
+    name = re.sub(r"[^\w.-]+", "-", path.stem, flags=re.ASCII).strip("-.") or "model"  # what Ollama accepts
+    print(f"to run it: ollama create {name} -f {shlex.quote(str(modelfile))} && ollama run {name}")
+    print(f"or: llama-server -m {shlex.quote(str(path))}")
 
 
 def judge_file(arguments: argparse.Namespace) -> None:

@@ -11,8 +11,7 @@ from typing import Any, NoReturn, get_args, get_type_hints
 import shtab
 
 from llm.cli.compare import compare_states, list_experiments, trace_artifact
-from llm.cli.export import export_model
-from llm.cli.models import JUDGE_OPTIONS, classify_texts, compare_judges, generate_text, judge_file
+from llm.cli.models import JUDGE_OPTIONS, classify_texts, compare_judges, export_model, generate_text, judge_file
 from llm.cli.plan import plan_run
 from llm.cli.program import program, version
 from llm.cli.project import (
