@@ -27,7 +27,8 @@ def read(snapshot: Snapshot) -> dict[str, list[Curve]]:
     column without `train_` and `val_`: `finetune_dpo/curve: margin`.
     """
     found: dict[str, list[Curve]] = {}
-    for path in sorted(snapshot.reports, key=lambda path: _place(path, list(snapshot.stages))):
+    order = {stage: number for number, stage in enumerate(snapshot.stages)}
+    for path in sorted(snapshot.reports, key=lambda path: order.get(path.split("/")[1], len(order))):
         if path.endswith(".csv") and (rows := snapshot.rows(path)) and "step" in rows[0]:
             name = path.removeprefix(f"{REPORTS}/").removesuffix(".csv")
             charts: dict[str, list[Curve]] = {}
@@ -36,12 +37,6 @@ def read(snapshot: Snapshot) -> dict[str, list[Curve]]:
                     charts.setdefault(column.removeprefix("train_").removeprefix("val_"), []).append(curve)
             found |= {name if len(charts) == 1 else f"{name}: {what}": drawn for what, drawn in charts.items()}
     return found
-
-
-def _place(path: str, stages: Sequence[str]) -> int:
-    """Where the stage of a report stands among the stages."""
-    stage = path.removeprefix(f"{REPORTS}/").partition("/")[0]
-    return stages.index(stage) if stage in stages else len(stages)
 
 
 def sparkline(curve: Curve, low: float, high: float) -> str:

@@ -5,7 +5,6 @@ Nothing here enters an output or a report. MLflow shows the expectation beside w
 
 from __future__ import annotations
 
-import hashlib
 import json
 import resource
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 
 from llm.common import files
 from llm.common.params import PARAMS
+from llm.tracking import spool
 
 RUNS, EXPECTED = Path(".work/runs"), Path(".work/expected.json")
 KEPT = 20  # runs of a stage
@@ -44,14 +44,14 @@ class Estimate:
 def add(root: Path, stage: str, run: Past) -> None:
     """Add a run to the record."""
     path = root / RUNS / f"{stage}.jsonl"
-    lines = _lines(path)[-KEPT + 1 :]
+    lines = spool.read(path).splitlines()[-KEPT + 1 :]
     files.write_text(path, "".join(f"{line}\n" for line in [*lines, json.dumps(asdict(run))]))
 
 
 def past(root: Path, stage: str) -> list[Past]:
     """The recorded runs of a stage, newest first; lines that cannot be read are left out."""
     found = []
-    for line in reversed(_lines(root / RUNS / f"{stage}.jsonl")):
+    for line in reversed(spool.read(root / RUNS / f"{stage}.jsonl").splitlines()):
         try:
             found.append(Past(**json.loads(line)))
         except (ValueError, TypeError):
@@ -80,14 +80,14 @@ Estimates = Mapping[str, Estimate | None]  # by stage, in the order in which the
 def expect(root: Path, estimates: Estimates) -> None:
     """Write down what the stages that run next are expected to take, for the present params.yaml."""
     stages = {name: one and asdict(one) for name, one in estimates.items()}
-    files.write_text(root / EXPECTED, json.dumps({"params": _params(root), "stages": stages}))
+    files.write_text(root / EXPECTED, json.dumps({"params": files.sha256(root / PARAMS), "stages": stages}))
 
 
 def expected(root: Path) -> Estimates:
     """What was written down, if params.yaml is still the same; else nothing."""
     try:
         found = json.loads((root / EXPECTED).read_text("utf-8"))
-        if found["params"] == _params(root):
+        if found["params"] == files.sha256(root / PARAMS):
             return {name: one and Estimate(**one) for name, one in found["stages"].items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         pass
@@ -115,11 +115,3 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size or (unit == "min" and seconds >= 90):
             return f"{seconds / size:,.0f} {unit}" if seconds >= 10 * size else f"{seconds / size:.1f} {unit}"
     return f"{max(1, round(seconds))} s"
-
-
-def _params(root: Path) -> str:
-    return hashlib.sha256((root / PARAMS).read_bytes()).hexdigest()
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text("utf-8", "replace").splitlines() if path.is_file() else []

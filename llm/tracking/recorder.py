@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +65,6 @@ def record(root: Path, folder: Path) -> None:
             time.sleep(0.05)
 
 
-def _pipeline(root: Path) -> list[str]:
-    """The stages in the order of dvc.yaml; none if it cannot be read."""
-    try:
-        return dvc_yaml.stage_names(root / dvc_yaml.PIPELINE)
-    except UserError:
-        return []
-
-
 def _place(column: str, order: Sequence[str]) -> int:
     """The number of the stage whose metric it is; the columns of one stage stay in the order they came in."""
     stage = column.removeprefix("metrics.`").partition(".")[0].partition("@")[0]
@@ -114,7 +107,9 @@ class _Store:
         """Make the metrics columns of the table that `serve` names: MLflow's own table shows none."""
         new = [column for metric in metrics if (column := f"metrics.`{metric}`") not in self._columns]
         if new:
-            order = _pipeline(self._root)
+            order: list[str] = []
+            with suppress(UserError):  # dvc.yaml cannot be read
+                order = dvc_yaml.stage_names(self._root / dvc_yaml.PIPELINE)
             self._columns = sorted([*self._columns, *new], key=lambda column: _place(column, order))
             view = {"selectedColumns": self._columns, "orderByKey": "attributes.start_time", "orderByAsc": False}
             view |= {"searchFilter": "", "startTime": "ALL", "lifecycleFilter": "Active", "datasetsFilter": []}
