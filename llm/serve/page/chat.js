@@ -1,7 +1,7 @@
 import { make, note, stoppable, stream } from "./common.js";
 
 export function startChat(section) {
-  const log = section.querySelector(".log"), form = section.querySelector("form");
+  const log = section.querySelector(".log");
   const field = (name) => section.querySelector(`[name=${name}]`);
   let messages = [];
 
@@ -12,7 +12,7 @@ export function startChat(section) {
     return bubble;
   };
 
-  const ask = stoppable(section, async (signal) => {
+  stoppable(section, async (signal) => {
     const text = field("text").value.trim();
     if (!text) return;
     field("text").value = "";
@@ -44,7 +44,6 @@ export function startChat(section) {
     }
   });
 
-  form.addEventListener("submit", (event) => { event.preventDefault(); ask(); });
   field("reset").addEventListener("click", () => {
     field("stop").click();
     messages = [];

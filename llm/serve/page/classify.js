@@ -4,7 +4,7 @@ export function startClassify(section) {
   const form = section.querySelector("form"), list = section.querySelector(".candidates");
   const place = section.querySelector(".importance"), strongest = section.querySelector(".strongest");
 
-  const show = stoppable(section, async (signal) => {
+  stoppable(section, async (signal) => {
     const found = await (await post("/api/classify", values(form), signal)).json();
     list.replaceChildren(...Object.entries(found.probabilities).map(([label, probability]) => {
       const bar = make("i", { className: "drawn" });
@@ -23,8 +23,6 @@ export function startClassify(section) {
     const sorted = [...found.parts].sort((a, b) => Math.abs(b.change) - Math.abs(a.change)).slice(0, 3);
     strongest.textContent = "Strongest: " + sorted.map(({ text, change }) => `“${visible(text).trim()}” (${says(found.label, change)})`).join("; ") + ".";
   });
-
-  form.addEventListener("submit", (event) => { event.preventDefault(); show(); });
 }
 
 const says = (label, change) => `without it, ${label} ${change >= 0 ? "falls" : "rises"} by ${(100 * Math.abs(change)).toPrecision(2)} points`;

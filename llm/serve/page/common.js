@@ -54,19 +54,19 @@ export async function stream(body, onText, signal) {
   }
 }
 
-// Run one action at a time. While it runs, the button `stop` is shown, and ends it.
+// Run an action when the form is sent, one at a time. While it runs, the button `stop` is shown, and ends it.
 export function stoppable(section, action) {
   const stop = section.querySelector("[name=stop]"), send = section.querySelector("form button:not([type])");
   let running = null;
   stop?.addEventListener("click", () => running?.abort());
-  return async (...words) => {
+  const run = async () => {
     if (running) return;
     running = new AbortController();
     send.disabled = true;
     if (stop) stop.hidden = false;
     note(section, "");
     try {
-      await action(running.signal, ...words);
+      await action(running.signal);
     } catch (error) {
       note(section, error.name === "AbortError" ? "stopped" : error.message, error.name !== "AbortError");
     } finally {
@@ -75,6 +75,8 @@ export function stoppable(section, action) {
       if (stop) stop.hidden = true;
     }
   };
+  section.querySelector("form").addEventListener("submit", (event) => { event.preventDefault(); run(); });
+  return run;
 }
 
 export const percent = (value) => (value >= 0.0995 ? (100 * value).toFixed(1) : (100 * value).toPrecision(2)) + " %";

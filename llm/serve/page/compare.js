@@ -3,7 +3,7 @@ import { stoppable, stream } from "./common.js";
 export function startCompare(section) {
   const form = section.querySelector("form"), articles = [...section.querySelectorAll("article")];
 
-  const ask = stoppable(section, async (signal) => {
+  stoppable(section, async (signal) => {
     const { first, second, text, temperature } = Object.fromEntries(new FormData(form));
     const answers = [first, second].map(async (model, side) => {
       const answer = articles[side].querySelector(".answer");
@@ -20,6 +20,4 @@ export function startCompare(section) {
     const failed = (await Promise.allSettled(answers)).find(({ status }) => status === "rejected");
     if (failed) throw failed.reason;
   });
-
-  form.addEventListener("submit", (event) => { event.preventDefault(); ask(); });
 }

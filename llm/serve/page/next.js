@@ -46,5 +46,4 @@ export function startNext(section, languages) {
 
   limit();
   form.elements.model.addEventListener("change", limit);
-  form.addEventListener("submit", (event) => { event.preventDefault(); show(); });
 }
