@@ -25,17 +25,7 @@ MB = 1e6
 # Bytes of input a second, without a run to compare with. They are the order of magnitude on one core of a laptop.
 RATES = {"download": 100 * MB, "tokenizer": 0.3 * MB, "tokenize": 2 * MB, "import_gpt2": 100 * MB}
 # Parameters that change the result, not the time.
-TIMELESS = {
-    "seed",
-    "lr",
-    "schedule",
-    "warmup_steps",
-    "warmup_from",
-    "decay_to",
-    "weight_decay",
-    "beta2",
-    "sample_prompt",
-}
+TIMELESS = set("seed lr schedule warmup_steps warmup_from decay_to weight_decay beta2 sample_prompt".split())
 
 
 @dataclass(frozen=True)
