@@ -153,9 +153,7 @@ class Engine:
         self._leave_expired(batch)
         if self.running:
             logits = batch.step([request.tokens[-1] for request in self.running])
-            ended = self._take(list(self.running), logits)
-            for row in sorted((self.running.index(request) for request in ended), reverse=True):
-                self._remove(batch, row)
+            self._drop(batch, self._take(self.running, logits))
         self._join(batch)
         sent, self._sent = self._sent, []
         return sent
@@ -201,14 +199,11 @@ class Engine:
             groups.setdefault(width, []).append(request)
             computed += width
         for group in groups.values():
-            first = len(self.running)
             self.running += group
             for request in group:
                 self.waiting.remove(request)
-            ended = self._take(group, batch.add([one.prompt for one in group], [one.most for one in group]))
-            for row in reversed(range(first, first + len(group))):
-                if self.running[row] in ended:
-                    self._remove(batch, row)
+            logits = batch.add([one.prompt for one in group], [one.most for one in group])
+            self._drop(batch, self._take(group, logits))
 
     def owed(self, *others: int) -> int:
         """Bytes that the running requests may still need, and others of so many tokens."""
@@ -243,20 +238,23 @@ class Engine:
         return found and f"{size} need {found}"
 
     def _leave_expired(self, batch: Batch) -> None:
-        for request in list(self.waiting):
+        expired = []
+        for request in [*self.waiting, *self.running]:
             if finish := request.expired():
                 self._sent.append((request, request.end(finish)))
-                self.waiting.remove(request)
-        for row in reversed(range(len(self.running))):
-            if finish := self.running[row].expired():
-                self._sent.append((self.running[row], self.running[row].end(finish)))
-                self._remove(batch, row)
+                expired.append(request)
+        for request in set(expired).difference(self.running):
+            self.waiting.remove(request)
+        self._drop(batch, expired)
 
-    def _remove(self, batch: Batch, row: int) -> None:
-        batch.remove(row)
-        last = self.running.pop()
-        if row < len(self.running):
-            self.running[row] = last
+    def _drop(self, batch: Batch, ended: Sequence[Request]) -> None:
+        """Remove requests from the batch, whose last row takes the place of one that leaves."""
+        for row in reversed(range(len(self.running))):
+            if self.running[row] in ended:
+                batch.remove(row)
+                last = self.running.pop()
+                if row < len(self.running):
+                    self.running[row] = last
 
 
 def _error(request: Request) -> Piece:

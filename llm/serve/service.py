@@ -68,12 +68,11 @@ class Service:
         messages = [Message("system" if one.role == "developer" else one.role, one.text) for one in body.messages]
         if messages[-1].role != "user":
             raise ApiError(400, "the last message must be the user's", "messages", "invalid_messages")
-        self._check_length(language, max(len(message.text) for message in messages), "messages")
-        if body.truncation != "auto":
-            self._check_length(language, sum(len(message.text) for message in messages), "messages")
+        auto, lengths = body.truncation == "auto", [len(message.text) for message in messages]
+        self._check_length(language, max(lengths) if auto else sum(lengths), "messages")
         context, dropped = language.config.context_length, 0
         try:
-            if body.truncation == "auto":
+            if auto:
                 ids, dropped = language.dialog.fit(messages, context - context // RESERVED)
             else:
                 ids = language.dialog.encode(messages)
