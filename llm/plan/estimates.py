@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import Any
 from llm.common import code, params
 from llm.common.dvc_lock import lookup
 from llm.common.errors import UserError
-from llm.model.memory import Training
 from llm.plan.stages import Planned
 from llm.plan.work import Work, work
 from llm.tracking import record
@@ -91,19 +90,13 @@ class Estimator:
         if self._speed is None:
             from llm.plan import calibration
 
-            training = todo.training or next(iter(self._trainings()), None)
+            works = (work(name, self.everything) for name in ("pretrain", "finetune_instruct", "finetune_spam"))
+            training = todo.training or next((found.training for found in works if found and found.training), None)
             self._speed = calibration.speed(training, self.everything.pretrain) if training else None
         if self._speed is None:
             return Expected(stage, None, UNKNOWN)
         seconds = START + todo.operations / self._speed
         return Expected(stage, Estimate(seconds, todo.memory), f"steps at {self._speed / 1e9:,.0f} GFLOP/s")
-
-    def _trainings(self) -> Iterator[Training]:
-        """The trainings of params.yaml, to measure the speed of one."""
-        for name in ("pretrain", "finetune_instruct", "finetune_spam"):
-            found = work(name, self.everything)
-            if found and found.training:
-                yield found.training
 
     def _by_size(self, stage: Planned) -> Expected:
         """By the size of the inputs that are there, or a fixed time."""

@@ -54,10 +54,10 @@ def planned(repo: Repo, targets: Sequence[str]) -> tuple[list[Planned], int]:
     except DvcException as error:
         raise UserError("dvc.yaml", " ".join(str(error).split()), "see `dvc status`", USAGE) from None
     plan = _Plan(repo, History(Path(repo.cache.legacy.path, "runs")))
-    for stage in order:
-        if not stage.is_data_source:
-            plan.consider(stage, status[stage.addressing])
-    return plan.found, plan.number
+    stages = [stage for stage in order if not stage.is_data_source]
+    for stage in stages:
+        plan.consider(stage, status[stage.addressing])
+    return plan.found, len(stages)
 
 
 class _Plan:
@@ -71,11 +71,10 @@ class _Plan:
         self._by: dict[str, str] = {}
         self._code_changed = True  # until `check` is known to have seen it
         self.found: list[Planned] = []
-        self.number = 0
 
     def consider(self, stage: Any, status: Sequence[Any]) -> None:
         """Add the stage to `found` if it would run."""
-        name, self.number = stage.addressing, self.number + 1
+        name = stage.addressing
         entry = self._locked.get(name) or {}
         before = hashes(entry, "deps")
         told = {

@@ -41,7 +41,7 @@ class Work:
 
 def work(stage: str, everything: AllParams) -> Work | None:
     """The work of a stage, from params.yaml and the counts in reports/tokenize; None if they do not tell."""
-    known: Mapping[str, Callable[[AllParams], Work | None]] = {
+    known: Mapping[str, Callable[[AllParams], Work]] = {
         "pretrain": _pretrain,
         "finetune_spam": _finetune_spam,
         "finetune_instruct": _finetune_instruct,
@@ -81,11 +81,9 @@ def _pretrain(everything: AllParams) -> Work:
     return Work(operations, BASE + training.memory, training)
 
 
-def _finetune_spam(everything: AllParams) -> Work | None:
+def _finetune_spam(everything: AllParams) -> Work:
     config, counts = everything.finetune_spam, _counts("spam")
     model = _start(config.init_from, everything)
-    if model is None:
-        return None
     longest, classes = min(counts["train_longest_tokens"], model.context_length), len(counts["train_labels"])
     width = {"context": float(model.context_length), "longest": float(longest)}.get(config.padding, PADDED * longest)
     splits = [counts[split] for split in ("train", "validation", "test")]
@@ -100,11 +98,9 @@ def _finetune_spam(everything: AllParams) -> Work | None:
     return Work(operations, BASE + training.memory, training)
 
 
-def _finetune_instruct(everything: AllParams) -> Work | None:
+def _finetune_instruct(everything: AllParams) -> Work:
     config, counts = everything.finetune_instruct, _counts("instructions")
     model = _start(config.init_from, everything)
-    if model is None:
-        return None
     longest = min(counts["train_longest_tokens"], model.context_length)
     width = PADDED * longest
     updates = config.epochs * steps_per_epoch(counts["train"], config.batch_size)
@@ -116,11 +112,9 @@ def _finetune_instruct(everything: AllParams) -> Work | None:
     return Work(operations, BASE + training.memory, training)
 
 
-def _respond(everything: AllParams) -> Work | None:
+def _respond(everything: AllParams) -> Work:
     config, counts = everything.respond, _counts("instructions")
     model = _start(everything.finetune_instruct.init_from, everything)
-    if model is None:
-        return None
     prompt, new = min(counts["test_longest_tokens"], model.context_length), config.decoding.max_new_tokens
     operations = forward(model, prompt) * counts["test"] * (prompt + new / DECODING)
     rows = min(config.batch_size, counts["test"])
@@ -135,8 +129,11 @@ def _evaluated(updates: int, config: TrainConfig, splits: list[int]) -> int:
     return times * sum(min(rows, most) for rows in splits)
 
 
-def _start(folder: str, everything: AllParams) -> ModelConfig | None:
-    """The shape of the model that a fine-tuning starts from: of the folder, or of the model that will be there."""
+def _start(folder: str, everything: AllParams) -> ModelConfig:
+    """The shape of the model that a fine-tuning starts from: of the folder, or of the model that will be there.
+
+    Raises UserError if it is not known yet.
+    """
     source, seen = folder, set[str]()
     while (item := everything.import_gpt2.get(source.removeprefix("models/"))) and source not in seen:
         seen.add(source)
@@ -144,8 +141,8 @@ def _start(folder: str, everything: AllParams) -> ModelConfig | None:
     if source == "models/pretrain":
         return everything.model.config(everything.tokenizer.vocab_size)
     if source == "models/instruct" != folder:
-        return None
-    return model_folder.read_config(Path(folder)) if Path(folder, model_folder.CONFIG).is_file() else None
+        raise UserError(folder, "will be a copy of a model that is made anew", "run `llm repro`")
+    return model_folder.read_config(Path(folder))
 
 
 def _counts(item: str) -> Any:
