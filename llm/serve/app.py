@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from itertools import count
@@ -172,10 +173,12 @@ class Reply:
 
     def _envelope(self, choices: list[dict[str, Any]], chunk: str, **more: Any) -> dict[str, Any]:
         kind = "chat.completion" + chunk if self._chat else "text_completion"
-        return protocol.envelope(kind, self._id, self._asked.language.name, choices, **more)
+        known = {"id": self._id, "object": kind, "created": int(time.time()), "model": self._asked.language.name}
+        return {**known, "choices": choices, **more}
 
     def _usage(self) -> dict[str, int]:
-        return protocol.usage(len(self._asked.prompt), len(self._asked.tokens))
+        prompt, completion = len(self._asked.prompt), len(self._asked.tokens)
+        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
     def _failed(self, piece: Piece) -> ApiError:
         if piece.finish == "timeout":

@@ -155,7 +155,7 @@ class Batch:
     def __init__(self, model: GPT, rows: int) -> None:
         self.model, self.rows = model, rows
         self.cache = RaggedCache(model.config, rows, model.transformer.wte.weight)
-        self.unit = unit_of(model)
+        self.unit = 1 if packed_weights.adds_in_one_order(model) else ROWS  # a step computes a multiple of so many rows
 
     @property
     def size(self) -> int:
@@ -199,11 +199,6 @@ class Batch:
         last = hidden[torch.arange(len(ids)), torch.tensor(ends)]
         filled = F.pad(last, (0, 0, 0, up(len(ids), self.unit) - len(ids)))  # as the blocks
         return self.model.lm_head(filled)[: len(ids)]  # type: ignore[no-any-return]
-
-
-def unit_of(model: GPT) -> int:
-    """A step computes a multiple of this many rows."""
-    return 1 if packed_weights.adds_in_one_order(model) else ROWS
 
 
 def up(number: int, unit: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
@@ -240,16 +239,6 @@ def _distance(error: Mapping[str, Any]) -> int:
     if not error["type"].endswith("_type"):
         return 0
     return 1 if isinstance(at, int) else OTHER_TYPE if at.endswith("str") or at.startswith("list[") else 0
-
-
-def envelope(kind: str, id: str, model: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-    """A response or a chunk of one."""
-    return {"id": id, "object": kind, "created": int(time.time()), "model": model, "choices": choices, **more}
-
-
-def usage(prompt: int, completion: int) -> dict[str, int]:
-    """The numbers of tokens."""
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
 def chat_logprobs(scored: Sequence[Scored], bytes_of: Callable[[list[int]], bytes]) -> dict[str, Any]:
