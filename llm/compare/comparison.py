@@ -102,8 +102,10 @@ def _notes(first: Snapshot, second: Snapshot, changed: list[Change], lines: list
         text = "the scores are of two different judges, so their difference is not only that of the answers"
         notes.append(f"{', '.join(judge)} changed: {text}")
     others = [line.figure for line in lines if line.verdict is headlines.OTHER_TOKENS]
-    if headlines.LOSS in others:
-        notes.append(_other_tokens(first, second))
+    if headlines.LOSS in others and targets.other_text(first, second):
+        notes.append("other text and other tokens: neither the losses nor val_bits_per_byte are comparable")
+    elif headlines.LOSS in others:  # bits per byte are of the same bytes
+        notes.append("other tokens: the losses are not comparable, val_bits_per_byte is")
     elif others:
         notes.append("the losses of the instructions are over other tokens, so they are not comparable")
     both = rows.messages(first) and rows.messages(second)
@@ -114,13 +116,6 @@ def _notes(first: Snapshot, second: Snapshot, changed: list[Change], lines: list
     if old and new and not shared == len(old) == len(new):
         notes.append(f"the runs have other test instructions: {shared} of {len(old)} and {len(new)} are in both")
     return notes
-
-
-def _other_tokens(first: Snapshot, second: Snapshot) -> str:
-    """Bits per byte are comparable if the text is the same, and so is its split."""
-    if targets.other_text(first, second):
-        return "other text and other tokens: neither the losses nor val_bits_per_byte are comparable"
-    return "other tokens: the losses are not comparable, val_bits_per_byte is"
 
 
 def _figures(first: Snapshot, second: Snapshot) -> list[Change]:

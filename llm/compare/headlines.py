@@ -175,13 +175,10 @@ def _paired(figure: Figure, difference: float, samples: Samples) -> tuple[float,
         found = paired_difference(old, new)
         mean, interval, verdict = found.mean, found.interval, _paired_verdict(figure, old, new, found)
     if left_out:  # the values shown are means of other answers
-        difference, verdict = mean, replace(verdict, how=f"{verdict.how}; {_left_out(left_out)}")
+        which = "1 answer has" if left_out == 1 else f"{left_out} answers have"
+        how = f"{verdict.how}; {which} a score in one run only, so the two means are not of the same answers"
+        difference, verdict = mean, replace(verdict, how=how)
     return difference, interval, verdict
-
-
-def _left_out(number: int) -> str:
-    which = "1 answer has" if number == 1 else f"{number} answers have"
-    return f"{which} a score in one run only, so the two means are not of the same answers"
 
 
 def tested(figure: Figure, old: Sequence[float], new: Sequence[float]) -> Verdict:

@@ -73,9 +73,11 @@ def trace(what: str, root: Path, repo: Repo, programs: Programs) -> Trace:
     commits = dict.fromkeys(run.state.commit for run in [*makers, *readers] if run.state.commit)
     found = holders.look(repo, artifact, list(commits))
     command, note = restore.command(repo, artifact, makers, found, programs)
-    same = _same_bytes(history, artifact)
+    same = dict.fromkeys(one for one in _artifacts(history, artifact.md5) if one.md5 == artifact.md5)
+    others = [one for one in same if one != artifact]
+    run = lookup.run(root, named.run_id) if named.run_id else lookup.maker(root, artifact.path, artifact.md5)
     inside = _file_md5(repo, named)
-    return Trace(history, named, makers, readers, same, found, _facts(root, named), command, note, inside)
+    return Trace(history, named, makers, readers, others, found, run, command, note, inside)
 
 
 def resolve(what: str, root: Path, history: History, repo: Repo) -> Named:
@@ -178,17 +180,6 @@ def _by_run(run: RunFacts, history: History) -> Named:
 def _artifacts(history: History, word: str) -> Iterator[Artifact]:
     for run in history.runs(word):
         yield from [*run.artifacts("outs"), *run.artifacts("deps")]
-
-
-def _same_bytes(history: History, artifact: Artifact) -> list[Artifact]:
-    found = dict.fromkeys(one for one in _artifacts(history, artifact.md5) if one.md5 == artifact.md5)
-    return [one for one in found if one != artifact]
-
-
-def _facts(root: Path, named: Named) -> RunFacts | None:
-    if named.run_id:
-        return lookup.run(root, named.run_id)
-    return lookup.maker(root, named.artifact.path, named.artifact.md5)
 
 
 def _several(what: str, why: str, names: Sequence[str]) -> UserError:
