@@ -122,15 +122,9 @@ class Parent:
             if not self._tags.get(key := f"champion.{name}", "").startswith("moved"):  # said at an earlier call
                 self._tag(key, why)
         for stage in present:
-            self._show(state, stage)
+            runs = {self.id: metric_name(stage)} | ({self.ran[stage]: ""} if stage in self.ran else {})
+            exhibits.show(self._client, runs, state.reports(stage))
             self._judge(state, stage)
-
-    def _show(self, state: State, stage: str) -> None:
-        """Show the figures and tables of the reports of a stage."""
-        runs = {self.id: metric_name(stage)}
-        if stage in self.ran:
-            runs[self.ran[stage]] = ""
-        exhibits.show(self._client, runs, state.reports(stage))
 
     def _judge(self, state: State, stage: str) -> None:
         """Add the scores of a stage that judged answers to the traces of these answers."""

@@ -240,7 +240,8 @@ class _Run:
                 if answer["index"] not in self._traced:  # by an earlier recorder
                     traces.log(self._store.experiment, self._id, traces.Answer(**answer))
             case {"dataset": path, "md5": md5}:
-                self._log_data(Data(path, md5))
+                self._read.append(Data(path, md5))
+                log_data(self._client, [self._id, *([self.parent.id] if self.parent else [])], self._read[-1])
             case {"output": path, "md5": md5}:
                 self._client.set_tag(self._id, metric_name(f"{spool.OUTPUT}{path}"), md5)
             case {"model": path, "md5": md5}:
@@ -250,10 +251,6 @@ class _Run:
         log_points(self._client, self._id, self._metrics)
         self._metrics.clear()
         self._sent = time.monotonic()
-
-    def _log_data(self, data: Data) -> None:
-        self._read.append(data)
-        log_data(self._client, [self._id, *([self.parent.id] if self.parent else [])], data)
 
     def _log_model(self, path: str, md5: str) -> None:
         from mlflow.entities import LoggedModelOutput

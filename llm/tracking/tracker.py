@@ -78,12 +78,12 @@ class Tracker:
         new = self._path.with_suffix(".new")  # the recorder reads no spool before its header is in and it is locked
         self._file: TextIO | None = new.open("w", encoding="utf-8", buffering=1)  # by lines: a kill loses none
         fcntl.flock(self._file, fcntl.LOCK_EX)  # until this process ends: so the recorder knows that it lives
-        header = {"stage": stage, "params": {key: str(value) for key, value in config.items()}}
+        header: dict[str, Any] = {"stage": stage, "params": {key: str(value) for key, value in config.items()}}
         header |= {"dvc": dvc, "exp": os.environ.get("DVC_EXP_NAME"), "ref": _ref()}
         header |= {"folder": os.getcwd(), "root": str(root)}
         self._write(header | {"user": _user(), "git": _git()})
         new.rename(self._path)
-        problem = self._recorder.wait(self._run_exists) if required else self._recorder.problem()
+        problem = self._recorder.wait(self._path.with_suffix(".run").exists) if required else self._recorder.problem()
         if problem and required:
             self._path.unlink(missing_ok=True)
             raise _not_reached(problem)
@@ -155,9 +155,6 @@ class Tracker:
         self._recorder.wait(lambda: not self._path.exists())
         if self._path.with_suffix(".bad").exists():
             self._recorder.give_up(self._recorder.last_words())
-
-    def _run_exists(self) -> bool:
-        return self._path.with_suffix(".run").exists()
 
     def _write(self, record: Mapping[str, Any]) -> None:
         if self._file is None:
