@@ -22,7 +22,6 @@ from llm.runtime import kernels
 
 if TYPE_CHECKING:
     from llm.generate.config import DecodingConfig
-    from llm.generate.session import Session
 
 MAX_INPUT_CHARS = 1 << 20
 JUDGE_OPTIONS = ("backend", "model", "url", "prompt", "reply")  # override params.yaml
@@ -30,7 +29,12 @@ JUDGE_OPTIONS = ("backend", "model", "url", "prompt", "reply")  # override param
 
 def generate_text(arguments: argparse.Namespace) -> None:
     """Print the prompt and its continuation."""
-    session = _session(arguments)
+    kernels.pin()
+    from llm.generate.session import Session
+    from llm.runtime.device import set_up_from_params
+
+    runtime = set_up_from_params()
+    session = Session(arguments.model, decoding(arguments), runtime, arguments.seed)
     prompt = arguments.prompt
     if prompt is None:
         _hint("type the text to continue, then press Ctrl-D")
@@ -133,16 +137,6 @@ def compare_judges(arguments: argparse.Namespace) -> None:
     from llm.evaluate import agreement
 
     print("\n".join(agreement.lines(agreement.agree(arguments.first, arguments.second))))
-
-
-def _session(arguments: argparse.Namespace) -> Session:
-    """Load the model of `--model` with the decoding options."""
-    kernels.pin()
-    from llm.generate.session import Session
-    from llm.runtime.device import set_up_from_params
-
-    runtime = set_up_from_params()
-    return Session(arguments.model, decoding(arguments), runtime, arguments.seed)
 
 
 def decoding(arguments: argparse.Namespace) -> DecodingConfig:

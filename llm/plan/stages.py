@@ -85,8 +85,10 @@ class _Plan:
             self._code_changed = not entry or any(map(_is_code, changed))
         inputs = {dep.def_path: self._input(dep, before, changed) for dep in stage.deps if not _is_params(dep)}
         reasons = list(_own_reasons(status)) if entry else ["it has not run yet"]
-        reasons += [_change(one) for one in changes.unrun(entry, self._now)]
-        missing = [path for path in inputs if told.get(path) == "deleted" and self._is_source(path)]
+        unrun = changes.unrun(entry, self._now)
+        reasons += [f"{one.where} {value(one.first)} → {value(one.second)}" for one in unrun]
+        gone = [path for path in inputs if told.get(path) == "deleted"]
+        missing = [path for path in gone if not _is_code(path) and not self._maker(path)]
         reasons += [f"{path} is missing" for path in missing]
         for path, md5 in inputs.items() if entry else ():
             if path in missing:
@@ -125,10 +127,6 @@ class _Plan:
         inside = (one for one in self._made if one.startswith(f"{path}/"))
         return next((one for one in above if one in self._made), None) or next(inside, "")
 
-    def _is_source(self, path: str) -> bool:
-        """Whether no stage that runs makes it, and none writes the lists of code."""
-        return not _is_code(path) and not self._maker(path)
-
     def _cached(self, stage: Any, inputs: Mapping[str, str | None]) -> Run | None:
         """The run in the cache of runs with this command, these parameters and inputs, and all its outputs."""
         if None in inputs.values():
@@ -154,10 +152,6 @@ def _own_reasons(status: Iterable[Any]) -> Iterable[str]:
                 yield f"{path} is missing"
             else:
                 yield f"{path} is not in the cache" if how == "not in cache" else f"{path} is not as recorded"
-
-
-def _change(change: changes.Change) -> str:
-    return f"{change.where} {value(change.first)} → {value(change.second)}"
 
 
 def _is_params(dep: Any) -> bool:
