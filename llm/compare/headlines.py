@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from llm.compare import rows, targets
-from llm.compare.snapshot import Snapshot
+from llm.compare.snapshot import REPORTS, Snapshot
 from llm.evaluate.paired import Difference, Interval, paired_difference, unpaired_interval
 from llm.evaluate.stats import mcnemar, wilson
 
@@ -23,13 +23,13 @@ class Figure:
 
     name: str
     short: str  # a heading of a few letters
-    report: str
+    stage: str  # that writes it
     key: str
     form: Form
 
     @property
-    def stage(self) -> str:
-        return self.report.split("/")[1]
+    def report(self) -> str:
+        return f"{REPORTS}/{self.stage}/metrics.json"
 
     def show(self, value: float | None) -> str:
         """The value as text: `0.965`, `90.4 %`, `81.5`."""
@@ -51,13 +51,11 @@ class Figure:
 
 
 FIGURES = (
-    Figure("pretraining: validation loss", "pretrain loss", "reports/pretrain/metrics.json", "val_loss", "loss"),
-    Figure("spam: test accuracy", "spam acc.", "reports/finetune_spam/metrics.json", "test_accuracy", "share"),
-    Figure(
-        "instructions: validation loss", "instr. loss", "reports/finetune_instruct/metrics.json", "val_loss", "loss"
-    ),
-    Figure("answers equal to the reference", "exact", "reports/respond/metrics.json", "n_exact", "share"),
-    Figure("judge: mean score", "judge", "reports/evaluate_with_judge/metrics.json", "score_mean", "score"),
+    Figure("pretraining: validation loss", "pretrain loss", "pretrain", "val_loss", "loss"),
+    Figure("spam: test accuracy", "spam acc.", "finetune_spam", "test_accuracy", "share"),
+    Figure("instructions: validation loss", "instr. loss", "finetune_instruct", "val_loss", "loss"),
+    Figure("answers equal to the reference", "exact", "respond", "n_exact", "share"),
+    Figure("judge: mean score", "judge", "evaluate_with_judge", "score_mean", "score"),
 )
 LOSS, ACCURACY, TUNED_LOSS, EXACT, JUDGE = FIGURES
 STAGES = tuple(figure.stage for figure in FIGURES)
