@@ -67,7 +67,6 @@ class RankBytes:
 class Plan:
     """One model on so many ranks."""
 
-    sharding: Sharding
     ranks: int
     rows: int  # computed at once by a rank; 0: it does not fit
     passes: int  # micro-batches in an update
@@ -152,7 +151,6 @@ def plan(config: ModelConfig, sharding: Sharding, ranks: int, gpu: Gpu, given: A
     operations = BOTH * forward(config, given.context) * passes * max(rows, 1) * given.context
     tokens = given.tokens or TOKENS_PER_PARAMETER * float(memory.parameters(config))
     return Plan(
-        sharding,
         ranks,
         rows,
         passes,

@@ -32,7 +32,6 @@ class Dialog:
 
     def __init__(self, folder: Path | str, tokenizer: Tokenizer) -> None:
         self.frame, self.tokenizer = frame_of(folder, tokenizer), tokenizer
-        self.stops = tokenizer.stops  # tokens that end an answer
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of the conversation, with the header of the next answer.

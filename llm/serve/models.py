@@ -109,7 +109,7 @@ def load_language(
     config = model.config = replace(model.config, context_length=most)
     dialog = Dialog(folder, tokenizer)
     told = None if observe is None else (lambda size: observe(name, size))
-    engine = Engine(model, dialog.stops, room.rows, told, memory)
+    engine = Engine(model, tokenizer.stops, room.rows, told, memory)
     first = engine.prompt_bytes(PREFILL)
     if lacks := engine.lacks(first + engine.owed(most)):
         fits = int(SAFE * engine.memory.free(engine) - first) // engine.owed(1) * SLOTS
