@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any
 
 from llm.common import code, dvc_lock
@@ -66,15 +65,9 @@ def data(first: Snapshot, second: Snapshot) -> list[Change]:
 
 def sources(snapshot: Snapshot) -> dict[str, str]:
     """Files that stages read and no stage makes, without code: path and md5."""
-    made = {path for stage in snapshot.stages.values() for path in hashes(stage, "outs")}
+    made = links.Links(snapshot.stages)
     read = {path: md5 for stage in snapshot.stages.values() for path, md5 in hashes(stage, "deps").items()}
-    inside = tuple(f"{path}/" for path in made)
-    around = {folder.as_posix() for path in made for folder in PurePath(path).parents}
-    return {
-        path: md5
-        for path, md5 in read.items()
-        if path not in made | around and not path.startswith(inside) and path not in code.PACKAGES
-    }
+    return {path: md5 for path, md5 in read.items() if not made.makers(path) and path not in code.PACKAGES}
 
 
 def all_figures(snapshot: Snapshot) -> dict[str, Any]:
