@@ -105,7 +105,7 @@ def main(params: Params) -> None:
                 "clip is null with several updates from one set of answers: nothing keeps the model from collapsing"
             )
         run.turn_to("compute")
-        loss, validation = GrpoLoss(config, config.temperature), Validation(asker, val, config, params.seed)
+        loss, validation = GrpoLoss(config), Validation(asker, val, config, params.seed)
         chance = problems.frequent([problem.answer for problem in asked])
 
         def measure(training: Training) -> dict[str, float]:

@@ -6,6 +6,7 @@ from typing import Any
 from llm.data.spam import SpamConfig
 from llm.model.config import ModelConfig
 from llm.model.parts import FAMILIES, Family
+from llm.reason.config import RolloutConfig
 from llm.runtime.device import RuntimeConfig
 from llm.train.config import TrainConfig
 
@@ -55,6 +56,19 @@ TRAIN = TrainConfig(
     weight_decay_on="matrices",
     beta2=0.95,
     clip_norm=1.0,
+)
+
+REWARDS = RolloutConfig(
+    advantage="std",
+    average="tokens",
+    updates=1,
+    clip=(0.2, 0.2),
+    kl=0.0,
+    group=4,
+    problems_at_once=2,
+    temperature=1.0,
+    max_new_tokens=4,
+    format_reward=0.0,
 )
 
 MESSAGES = SpamConfig(  # everything is guessed

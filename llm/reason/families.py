@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 from llm.common.params import Problem as ParamProblem
 from llm.common.params import positive
@@ -13,14 +12,6 @@ from llm.common.seeds import derive
 from llm.reason.problems import Problem
 
 DRAWS = 1_000_000  # at most, of one family
-
-
-class Family(Protocol):
-    """A kind of problem."""
-
-    def draw(self, random: random.Random) -> Problem:
-        """One problem."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -75,6 +66,9 @@ class Addition:
             carry = total // 10
         answer = columns[-1] + "".join(total[1] for total in columns[-2::-1])
         return Problem("+".join("".join(map(str, row)) for row in rows), answer, " ".join(columns))
+
+
+Family = Clock | Addition
 
 
 def draws(family: Family, seed: int) -> Iterator[Problem]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from llm.data.batches import IGNORED, Batch
-from llm.reason.config import GrpoConfig
+from llm.reason.config import RolloutConfig
 from llm.train.ranks import ALONE, Alone
 from llm.train.task import Sums
 
@@ -72,8 +72,7 @@ def log_probabilities(model: nn.Module, batch: Batch, temperature: float) -> tup
 class GrpoLoss:
     """The loss, summed over tokens. It adds up what it sees until `measures` is asked."""
 
-    config: GrpoConfig
-    temperature: float
+    config: RolloutConfig
     _seen: list[Tensor] = field(default_factory=list, init=False)  # sums of each micro-batch, read together: SUMS
 
     def __call__(self, model: nn.Module, batch: Batch) -> Sums:
@@ -84,7 +83,7 @@ class GrpoLoss:
         """
         assert isinstance(batch, Answers)
         counts, advantage = batch.targets != IGNORED, batch.advantages[:, None]
-        new, _ = log_probabilities(model, batch, self.temperature)
+        new, _ = log_probabilities(model, batch, self.config.temperature)
         ratio = (new - batch.old).exp()
         gain = ratio * advantage
         seen = {"tokens": counts.sum()}

@@ -36,26 +36,13 @@ def majority(responses: Sequence[Response], same: Verifier) -> bool:
     return max(groups, key=len)[0].right if groups else False
 
 
-def mean_logprob(responses: Sequence[Response], _same: Verifier) -> bool:
-    """The response whose tokens are the most likely on average."""
-    return max(responses, key=lambda one: one.mean_logprob).right
-
-
-def sum_logprob(responses: Sequence[Response], _same: Verifier) -> bool:
-    """The response that is the most likely as a whole. Short ones have an advantage."""
-    return max(responses, key=lambda one: one.logprob).right
-
-
-def any_right(responses: Sequence[Response], _same: Verifier) -> bool:
-    """Whether one response at least is right."""
-    return any(one.right for one in responses)
-
-
 METHODS: dict[str, Method] = {
     "majority": majority,
-    "mean_logprob": mean_logprob,
-    "sum_logprob": sum_logprob,
-    "verifier (upper bound)": any_right,
+    # the response whose tokens are the most likely on average
+    "mean_logprob": lambda responses, _same: max(responses, key=lambda one: one.mean_logprob).right,
+    # the response that is the most likely as a whole: short ones have an advantage
+    "sum_logprob": lambda responses, _same: max(responses, key=lambda one: one.logprob).right,
+    "verifier (upper bound)": lambda responses, _same: any(one.right for one in responses),
 }
 
 

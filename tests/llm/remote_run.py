@@ -22,7 +22,6 @@ from llm.generate.config import DecodingConfig, greedy
 from llm.generate.decoding import generate
 from llm.model.classifier import Classifier
 from llm.model.gpt import GPT
-from llm.reason.config import GrpoConfig
 from llm.reason.grpo import Answers, GrpoLoss
 from llm.serve.engine import Engine, Request
 from llm.serve.text import TextStream
@@ -104,8 +103,7 @@ def reward() -> None:
         reference=-6 * places,
         total=int(places.sum()),
     ).to(DEVICE)
-    config = GrpoConfig(advantage="std", average="tokens", updates=2, clip=(0.2, 0.2), kl=0.1)
-    loss = GrpoLoss(config, 1.0)
+    loss = GrpoLoss(replace(tiny.REWARDS, updates=2, kl=0.1))
     for _ in range(3):
         loss(model, batch)["loss"].backward()
     measured = loss.measures()

@@ -52,7 +52,7 @@ def with_rewards(runtime: Any, micro_batch_size: int | None = None, **changes: A
     reference = model_of(runtime.device, n_layer=1).eval() if config.kl else None
     asker = Asker(model, words, make_frame("none", words), Problems("exact", Style("S", "A")), ranks=ranks)
     source = Lenient(asker, PROBLEMS, config, ranked.STEPS, 1, runtime, reference, micro_batch_size)
-    loss = GrpoLoss(config, config.temperature)
+    loss = GrpoLoss(config)
 
     def validate(now: nn.Module) -> Mapping[str, float]:
         answers = replace(asker, model=now).responses(PROBLEMS, config.decoding, 3, copies=2, batch_size=2)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from llm.data.batches import IGNORED, Batch
 from llm.model.gpt import GPT
 from llm.reason import grpo
-from llm.reason.config import GrpoConfig
+from llm.reason.config import RolloutConfig
 from llm.reason.grpo import Answers, GrpoLoss
 from tests import tiny
 
-CONFIG = GrpoConfig(advantage="std", average="tokens", updates=1, clip=(0.2, 0.3), kl=0.0)
+CONFIG = replace(tiny.REWARDS, clip=(0.2, 0.3))
 LONGEST = 5  # tokens of an answer
 LENGTHS = torch.tensor([1.0, 3.0, 5.0, 2.0])
 AVERAGES = ("tokens", "answers", "constant")
@@ -55,8 +55,8 @@ def gradients(model: nn.Module, loss: Tensor) -> Tensor:
     return torch.cat([g.flatten() for g in found if g is not None])
 
 
-def mean_loss(model: nn.Module, batch: Answers, config: GrpoConfig = CONFIG) -> Tensor:
-    return GrpoLoss(config, 1.0)(model, batch)["loss"] / batch.count
+def mean_loss(model: nn.Module, batch: Answers, config: RolloutConfig = CONFIG) -> Tensor:
+    return GrpoLoss(config)(model, batch)["loss"] / batch.count
 
 
 # Advantages
@@ -99,7 +99,7 @@ def test_the_gradient_is_that_of_a_plain_policy_gradient(average: str) -> None:
 @pytest.mark.parametrize("average", AVERAGES)
 def test_micro_batches_add_up(average: str) -> None:
     model = model_of()
-    batch, loss = answers(model, average), GrpoLoss(CONFIG, 1.0)
+    batch, loss = answers(model, average), GrpoLoss(CONFIG)
     parts = [loss(model, part)["loss"] / batch.count for part in batch.split(3)]
     torch.testing.assert_close(gradients(model, sum(parts)), gradients(model, mean_loss(model, batch)))
 
@@ -123,7 +123,7 @@ def test_a_temperature_is_that_of_the_distribution_sampled_from() -> None:
 def test_a_clipped_token_has_no_gradient() -> None:
     """A probability that has risen above the range is not pushed up further; nor one below it down further."""
     model = model_of()
-    loss = GrpoLoss(CONFIG, 1.0)
+    loss = GrpoLoss(CONFIG)
     for sign, shift, moves in [(1, -1.0, False), (1, 1.0, True), (-1, 1.0, False), (-1, -1.0, True)]:
         batch = answers(model)  # ratio e**-shift: 2.7 or 0.37
         batch = replace(batch, advantages=torch.full((4,), float(sign)), old=batch.old + shift)
@@ -134,15 +134,15 @@ def test_a_clipped_token_has_no_gradient() -> None:
 def test_without_clip_every_token_has_a_gradient() -> None:
     model = model_of()
     batch = answers(model, shift=3.0)
-    loss = GrpoLoss(replace(CONFIG, clip=None), 1.0)
+    loss = GrpoLoss(replace(CONFIG, clip=None))
     unclipped = gradients(model, loss(model, batch)["loss"])
     assert loss.measures() == {"clipped": 0.0}
-    assert not torch.equal(unclipped, gradients(model, GrpoLoss(CONFIG, 1.0)(model, batch)["loss"]))
+    assert not torch.equal(unclipped, gradients(model, GrpoLoss(CONFIG)(model, batch)["loss"]))
 
 
 def test_clipped_is_a_share_of_tokens() -> None:
     model = model_of()
-    loss = GrpoLoss(CONFIG, 1.0)
+    loss = GrpoLoss(CONFIG)
     loss(model, answers(model, shift=0.3))
     share = loss.measures()["clipped"]
     assert 0 < share < 1
@@ -159,7 +159,7 @@ def test_the_kl_term_pulls_towards_the_reference_and_has_no_gradient_there() -> 
     still = replace(at, advantages=torch.zeros(4), reference=at.old)
     assert gradients(model, mean_loss(model, still, config)).abs().max() < 1e-6
     away = replace(still, reference=at.old - 1.0)
-    loss = GrpoLoss(config, 1.0)
+    loss = GrpoLoss(config)
     assert (loss(model, away)["loss"] / away.count).item() == pytest.approx(0.5 * (torch.e**-1 + 1 - 1), rel=1e-4)
     assert loss.measures()["kl"] == pytest.approx(torch.e**-1, rel=1e-4)
     before = grpo.log_probabilities(model, away, 1.0)[0].sum()

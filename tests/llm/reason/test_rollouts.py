@@ -18,7 +18,6 @@ from llm.data.tokenizer import Tokenizer
 from llm.generate.decoding import Continuation
 from llm.model.gpt import GPT
 from llm.reason import families, rollouts
-from llm.reason.config import RolloutConfig
 from llm.reason.grpo import GrpoLoss
 from llm.reason.problems import Problem, Style, Task
 from llm.reason.responses import Asker, Response
@@ -27,18 +26,7 @@ from llm.runtime.device import autocast
 from tests import tiny
 from tests.tiny import BF16, FP32
 
-CONFIG = RolloutConfig(
-    advantage="std",
-    average="tokens",
-    updates=1,
-    clip=(0.2, 0.2),
-    kl=0.0,
-    group=4,
-    problems_at_once=2,
-    temperature=1.0,
-    max_new_tokens=4,
-    format_reward=0.0,
-)
+CONFIG = tiny.REWARDS
 PROBLEMS = list(islice(families.draws(families.Clock(hours=3, moves=1), 0), 40))[:6]
 
 
@@ -127,7 +115,7 @@ def test_the_model_is_left_in_its_mode(make: Make, asker: Asker) -> None:
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_the_first_update_has_ratio_one_in_micro_batches_too(make: Make, asker: Asker, temperature: float) -> None:
     batch = make(temperature=temperature, micro_batch_size=3)[0]
-    loss = GrpoLoss(replace(CONFIG, clip=(1e-4, 1e-4)), temperature)
+    loss = GrpoLoss(replace(CONFIG, clip=(1e-4, 1e-4), temperature=temperature))
     value = sum(loss(asker.model, part)["loss"].item() for part in batch.split(2))
     wanted = -(batch.advantages[:, None] * (batch.targets != IGNORED)).sum().item()
     assert value == pytest.approx(wanted, abs=1e-3)
@@ -136,7 +124,7 @@ def test_the_first_update_has_ratio_one_in_micro_batches_too(make: Make, asker: 
 
 def test_in_bf16_the_first_update_has_ratio_one_too(make: Make, asker: Asker) -> None:
     batch = make(runtime=BF16)[0]
-    loss = GrpoLoss(replace(CONFIG, clip=(1e-4, 1e-4)), 1.0)
+    loss = GrpoLoss(replace(CONFIG, clip=(1e-4, 1e-4)))
     with autocast(BF16):
         loss(asker.model, batch)
     assert loss.measures() == {"clipped": 0.0}
@@ -176,7 +164,7 @@ def test_answers_without_an_advantage_are_left_out_but_count(make: Make, asker: 
     assert short.count == whole.count
 
     def gradient(batch: Any) -> torch.Tensor:
-        loss = GrpoLoss(CONFIG, 1.0)(asker.model, batch)["loss"] / batch.count
+        loss = GrpoLoss(CONFIG)(asker.model, batch)["loss"] / batch.count
         return torch.autograd.grad(loss, asker.model.lm_head.weight)[0]
 
     torch.testing.assert_close(gradient(short), gradient(whole), rtol=1e-3, atol=1e-6)
@@ -186,7 +174,7 @@ def test_if_no_answer_has_an_advantage_one_row_is_left_with_no_gradient(make: Ma
     source = make(source=Rollouts, some=[replace(problem, answer="x") for problem in PROBLEMS])
     batch = source[0]
     assert len(batch.inputs) == 1
-    assert GrpoLoss(CONFIG, 1.0)(asker.model, batch)["loss"].item() == 0
+    assert GrpoLoss(CONFIG)(asker.model, batch)["loss"].item() == 0
     found = source.measures
     assert (found["reward"], found["dead"], found["all_right"], found["all_wrong"]) == (0, 1, 0, 1)
 

@@ -40,8 +40,8 @@ def test_answers_of_a_model_are_no_regular_expressions(answer: str) -> None:
 
 def test_summed_log_probabilities_prefer_short_responses() -> None:
     both = [response("3", -2.0, 2), response("7", -4.0, 8)]
-    assert not scaling.sum_logprob(both, exact)
-    assert scaling.mean_logprob(both, exact)
+    assert not scaling.METHODS["sum_logprob"](both, exact)
+    assert scaling.METHODS["mean_logprob"](both, exact)
 
 
 def test_curve_takes_the_mean_over_all_blocks() -> None:
