@@ -22,28 +22,10 @@ from stages.run import WORK, run_stage, stage
 from stages.schema import AllParams
 
 # In the order of the pipeline.
-STAGES = (
-    "download",
-    "tokenizer",
-    "tokenize_corpus",
-    "tokenize_spam",
-    "tokenize_instructions",
-    "pretrain",
-    "import_gpt2",
-    "finetune_spam",
-    "finetune_instruct",
-    "respond",
-    "evaluate_with_judge",
-    "preferences",
-    "preference_base",
-    "finetune_dpo",
-    "reason_problems",
-    "reason_sft",
-    "reason_control",
-    "reason_rl",
-    "reason_distill",
-    "reason_evaluate",
-    "reason_compare",
+STAGES = tuple(
+    "download tokenizer tokenize_corpus tokenize_spam tokenize_instructions pretrain import_gpt2 finetune_spam "
+    "finetune_instruct respond evaluate_with_judge preferences preference_base finetune_dpo reason_problems reason_sft "
+    "reason_control reason_rl reason_distill reason_evaluate reason_compare".split()
 )
 LATER_MODELS = ("models/instruct", "models/preference_base", "models/dpo")  # of fine-tunings
 CLASSIFIER = "models/spam"

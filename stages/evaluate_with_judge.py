@@ -38,7 +38,7 @@ def main(params: Params) -> None:
         verdicts = judge(responses, params.judge, format_prompt, JOURNAL, run.each)
         run.turn_to("save")
         summary = summarize(verdicts)
-        require_coverage(verdicts, params.judge, JOURNAL)
+        require_coverage(verdicts, params.judge)
         records = [asdict(verdict) for verdict in verdicts]
         files.write_json(run.out("data/verdicts") / "verdicts.json", records)
         scores = [

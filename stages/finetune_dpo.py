@@ -24,12 +24,7 @@ from stages.recipe import Recipe
 from stages.run import run_stage, stage
 from stages.sections.finetune_dpo import FinetuneDpoConfig
 
-COLUMNS = (
-    "step",
-    "tokens_seen",
-    *(f"{split}_{measure}" for measure in MEASURES for split in ("train", "val")),
-    "lr",
-)
+COLUMNS = ("step", "tokens_seen", *(f"{split}_{name}" for name in MEASURES for split in ("train", "val")), "lr")
 
 
 @dataclass(frozen=True)
@@ -51,7 +46,7 @@ def main(params: Params) -> None:
         tokenizer = model_folder.load_tokenizer(init_from)
         shape = model_folder.read_config(init_from)
         frame = frame_of(init_from, tokenizer)
-        splits = read_splits(tokenizer, shape.context_length, frame, {"train": config.max_pairs})
+        splits = read_splits(tokenizer, shape.context_length, frame, config.max_pairs)
         data = {name: split.data for name, split in splits.items()}
         steps = recipe.steps(data["train"])
         longest = max(part.longest for part in data.values())

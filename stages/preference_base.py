@@ -52,16 +52,10 @@ def main(params: Params) -> None:
         shape = model_folder.read_config(init_from)
         frame = make_frame(params.prompt, tokenizer)
         splits = read_splits(tokenizer, shape.context_length, frame)
+        both = {name: both_answers(split.pairs, config.chosen_share, params.seed) for name, split in splits.items()}
         train, val = (
-            InstructionDataset(
-                both_answers(splits[split].pairs, config.chosen_share, params.seed),
-                tokenizer,
-                shape.context_length,
-                True,
-                frame,
-                split,
-            )
-            for split in ("train", "validation")
+            InstructionDataset(both[name], tokenizer, shape.context_length, True, frame, name)
+            for name in ("train", "validation")
         )
         steps = recipe.steps(train)
         longest = max(train.longest, val.longest)

@@ -11,8 +11,7 @@ from pathlib import Path
 from llm.runtime.device import RuntimeConfig, set_up_device
 from stages.reason_sft import Course, mixture, teach
 from stages.run import run_stage, stage
-from stages.sections.reason_control import ReasonControlConfig
-from stages.sections.reason_sft import ReasonSftConfig
+from stages.sections.reason_sft import ReasonControlConfig, ReasonSftConfig
 
 BASE = Path("models/reason_base")
 

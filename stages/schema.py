@@ -25,12 +25,11 @@ from stages.sections.finetune_spam import FinetuneSpamConfig
 from stages.sections.import_gpt2 import ImportSource
 from stages.sections.preference_base import PreferenceBaseConfig
 from stages.sections.pretrain import PretrainConfig
-from stages.sections.reason_control import ReasonControlConfig
 from stages.sections.reason_distill import DistillConfig, StudentConfig
 from stages.sections.reason_evaluate import ReasonEvaluateConfig
 from stages.sections.reason_problems import ReasonProblemsConfig
 from stages.sections.reason_rl import ReasonRlConfig
-from stages.sections.reason_sft import ReasonSftConfig
+from stages.sections.reason_sft import ReasonControlConfig, ReasonSftConfig
 from stages.sections.respond import RespondConfig
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def main(params: Params) -> None:
         folder.mkdir()
         vocabulary = Tokenizer.load(TOKENIZER)
         pins = corpus.Pins(vocabulary.vocab_size, tokenizer.fingerprint(TOKENIZER))
-        files = CorpusFiles(RAW, params.documents, run.say, lambda done, total: run.received("corpus", done, total))
+        files = CorpusFiles(RAW, params.documents, run.say, partial(run.received, "corpus"))
         unsplit = run.work / "unsplit"
         shutil.rmtree(unsplit, ignore_errors=True)  # of a run that was killed
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from llm.common.errors import USAGE, UserError
@@ -36,9 +37,7 @@ def main(params: Params) -> None:
             tokenizer.adopt(source, folder)
         else:
             other_tokenizers.refuse(source, TOKENIZER_CONFIG)
-            files = CorpusFiles(
-                source, params.documents, run.say, lambda done, total: run.received("text", done, total)
-            )
+            files = CorpusFiles(source, params.documents, run.say, partial(run.received, "text"))
             parts = read_parts(files, separator=None, size=PART)
             texts = (text for part in parts for text in without_long_words(part.text))
             tokenizer.train(texts, params.tokenizer.vocab_size, folder)

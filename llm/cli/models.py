@@ -114,7 +114,7 @@ def judge_file(arguments: argparse.Namespace) -> None:
             pairs = pairwise.compare(entries, others, config, format_prompt, journal, lambda t: bars.each(t, "judge"))
         _write_records(arguments.out, pairs)
         print("\n".join(pairwise.lines(pairs, str(arguments.file), str(arguments.against), read)))
-        pairwise.require_coverage(pairs, config, journal)
+        pairwise.require_coverage(pairs, config)
         return
     journal = Path(".work/judge/journal.jsonl")
     with Bars() as bars:
@@ -124,7 +124,7 @@ def judge_file(arguments: argparse.Namespace) -> None:
     mean = "none" if summary["score_mean"] is None else f"{summary['score_mean']:.2f}"
     print(f"mean score {mean} ({read}), {summary['n_scored']} of {summary['n_items']} answers scored", end="")
     print("".join(f", {summary[f'n_{status}']} {status}" for status in ("unparsed", "refused", "failed")))
-    require_coverage(verdicts, config, journal)
+    require_coverage(verdicts, config)
 
 
 def _write_records(path: Path | None, records: Sequence[Any]) -> None:

@@ -69,16 +69,11 @@ def kind_of(path: Path, given: Format | None) -> Format | None:
     return None if found == "parquet" and inner != suffixes else found
 
 
-def is_hidden(path: Path, folder: Path) -> bool:
-    """Whether the name of the file, or of a folder between, starts with a dot."""
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
-
-
 @dataclass
 class CorpusFiles:
     """The files of a folder and its sub-folders, sorted by path, and what reading them has met so far.
 
-    Raises UserError if no file can be read.
+    Files and folders whose names start with a dot are left out. Raises UserError if no file can be read.
     """
 
     folder: Path
@@ -95,7 +90,8 @@ class CorpusFiles:
         if self.folder.is_file():
             raise UserError(str(self.folder), "is a file, not a folder of files", "name its folder", DATA)
         pattern = self.config.files or "**/*"
-        found = [p for p in self.folder.glob(pattern) if p.is_file() and not is_hidden(p, self.folder)]
+        below = ((path, path.relative_to(self.folder).parts) for path in self.folder.glob(pattern) if path.is_file())
+        found = [path for path, parts in below if not any(part.startswith(".") for part in parts)]
         kinds = {path: kind_of(path, self.config.format) for path in sorted(found)}
         self.paths = [path for path, kind in kinds.items() if kind]
         self.skipped = [path for path, kind in kinds.items() if not kind]

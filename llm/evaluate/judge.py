@@ -74,9 +74,9 @@ def summarize(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     }
 
 
-def require_coverage(verdicts: Sequence[Verdict], config: JudgeConfig, journal: Path | None = None) -> None:
-    """Raise UserError (code SERVICE) if too many requests failed or too few answers were scored."""
-    judge_tasks.require_coverage(verdicts, config, _reader(config), journal)
+def require_coverage(verdicts: Sequence[Verdict], config: JudgeConfig) -> None:
+    """Raise UserError (code SERVICE) if too few answers were scored."""
+    judge_tasks.require_coverage(verdicts, config, _reader(config))
 
 
 def read_responses(path: Path | str) -> list[dict[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, get_args
 
 from llm.common.errors import SERVICE, UserError
 from llm.evaluate.judge_config import JudgeConfig
@@ -66,20 +66,16 @@ def ask_all(
         kept.add(task.key, verdict)
         failed += verdict.status == "failed"
         if failed > config.max_failed:
-            _too_many_failed(failed, config, journal, verdict.reply)
+            what = f"{failed} request(s) without a valid reply, judge.max_failed is {config.max_failed}"
+            what += f"; the last: {verdict.reply}" + (f"; the verdicts in {journal} are kept" if journal else "")
+            fix = "repair the server and run the same command again"
+            raise UserError(f"judge.url ({config.url})", what, fix, SERVICE)
     return verdicts
 
 
-def require_coverage(
-    verdicts: Sequence[Verdict],
-    config: JudgeConfig,
-    read: Callable[[str, Rule], object],
-    journal: Path | None = None,
-) -> None:
-    """Raise UserError (code SERVICE) if too many requests failed or too few replies were read."""
+def require_coverage(verdicts: Sequence[Verdict], config: JudgeConfig, read: Callable[[str, Rule], object]) -> None:
+    """Raise UserError (code SERVICE) if too few replies were read."""
     count = {status: sum(verdict.status == status for verdict in verdicts) for status in get_args(Status)}
-    if count["failed"] > config.max_failed:
-        _too_many_failed(count["failed"], config, journal)
     coverage = count["scored"] / len(verdicts) if verdicts else 0.0
     if coverage >= config.min_coverage:
         return
@@ -141,10 +137,3 @@ def _shown(reply: str, at_length_limit: bool) -> str:
     text = " ".join(reply.split())
     end = " (ended at the length limit)" if at_length_limit else ""
     return repr(text if len(text) <= 80 else text[:50] + " ... " + text[-25:]) + end
-
-
-def _too_many_failed(failed: int, config: JudgeConfig, journal: Path | None, reason: str = "") -> NoReturn:
-    what = f"{failed} request(s) without a valid reply, judge.max_failed is {config.max_failed}"
-    what += f"; the last: {reason}" if reason else ""
-    what += f"; the verdicts in {journal} are kept" if journal else ""
-    raise UserError(f"judge.url ({config.url})", what, "repair the server and run the same command again", SERVICE)

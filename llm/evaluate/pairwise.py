@@ -61,10 +61,10 @@ def compare(
     return [_pair(*both) for both in zip(verdicts[::2], verdicts[1::2], strict=True)]
 
 
-def require_coverage(pairs: Sequence[Pair], config: JudgeConfig, journal: Path | None = None) -> None:
-    """Raise UserError (code SERVICE) if too many requests failed or too few verdicts could be read."""
+def require_coverage(pairs: Sequence[Pair], config: JudgeConfig) -> None:
+    """Raise UserError (code SERVICE) if too few verdicts could be read."""
     verdicts = [verdict for pair in pairs for verdict in (pair.first, pair.second)]
-    judge_tasks.require_coverage(verdicts, config, _reader(config), journal)
+    judge_tasks.require_coverage(verdicts, config, _reader(config))
 
 
 def read_others(path: Path, entries: Sequence[Entry], other: Path) -> list[dict[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from llm.common.errors import UserError, collect_errors, raise_all
@@ -10,8 +9,6 @@ from llm.data.prompts import Frame
 from llm.data.tokenizer import Tokenizer
 from llm.preference.dataset import PreferenceDataset
 from llm.preference.pairs import PREFERENCES, SPLITS, UNSEEN, Pair, read_pairs
-
-NO_LIMIT: Mapping[str, int | None] = {}
 
 
 @dataclass(frozen=True)
@@ -22,10 +19,8 @@ class Split:
     data: PreferenceDataset
 
 
-def read_splits(
-    tokenizer: Tokenizer, limit: int, frame: Frame, most: Mapping[str, int | None] = NO_LIMIT
-) -> dict[str, Split]:
-    """Read train, test and validation, and `unseen` if it is there; of a split in `most`, so many pairs at most.
+def read_splits(tokenizer: Tokenizer, limit: int, frame: Frame, most: int | None = None) -> dict[str, Split]:
+    """Read train, of which `most` limits the pairs, test and validation, and `unseen` if it is there.
 
     Raises UserError with the problems of all splits.
     """
@@ -36,7 +31,7 @@ def read_splits(
         if name == UNSEEN and not path.exists():
             continue
         with collect_errors(problems):
-            pairs = read_pairs(path)[: most.get(name)]
+            pairs = read_pairs(path)[: most if name == "train" else None]
             splits[name] = Split(pairs, PreferenceDataset(pairs, tokenizer, limit, frame, str(path)))
     raise_all(problems)
     return splits

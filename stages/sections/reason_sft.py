@@ -1,11 +1,11 @@
-"""The section `reason_sft` of params.yaml."""
+"""The sections `reason_sft` and `reason_control` of params.yaml."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llm.common.params import Problem
+from llm.common.params import Problem, positive
 from llm.data.prompts import PromptName, Template
 from llm.train.config import TrainConfig
 
@@ -22,3 +22,13 @@ class ReasonSftConfig(TrainConfig):
         yield from super().problems()
         if not 0 <= self.share_with_steps <= 1:
             yield "share_with_steps", f"{self.share_with_steps} is not from 0 to 1", "give a fraction, such as 0.5"
+
+
+@dataclass(frozen=True)
+class ReasonControlConfig:
+    """How the teaching goes on; all else is as in reason_sft."""
+
+    updates: int
+
+    def problems(self) -> Iterator[Problem]:
+        yield from positive(self, "updates")

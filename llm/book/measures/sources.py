@@ -8,6 +8,8 @@ import io
 import os
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -86,33 +88,33 @@ class Sources:
 
     @cached_property
     def verdict(self) -> str:
-        """The text of The Verdict."""
         return self.file("the-verdict.txt").decode("utf-8")
+
+    @contextmanager
+    def folder(self, *names: str) -> Iterator[Path]:
+        """A folder with these files."""
+        with tempfile.TemporaryDirectory() as folder:
+            for name in names:
+                Path(folder, name).write_bytes(self.file(name))
+            yield Path(folder)
 
     @cached_property
     def gpt2(self) -> Tokenizer:
-        """GPT-2's tokenizer."""
-        with tempfile.TemporaryDirectory() as folder:
-            for name in ("vocab.json", "merges.txt"):
-                (Path(folder) / name).write_bytes(self.file(name))
+        with self.folder("vocab.json", "merges.txt") as folder:
             return Tokenizer.load(folder)
 
     @cached_property
     def spam(self) -> dict[str, Any]:
         """The SMS file as the book reads it ("all"), and its three splits."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "SMSSpamCollection"
-            path.write_bytes(self.file(path.name))
-            messages = read_messages(path, SPAM)
+        with self.folder("SMSSpamCollection") as folder:
+            messages = read_messages(folder / "SMSSpamCollection", SPAM)
         return {"all": messages.frame, **balanced_splits(messages, SPAM, seed=123)}
 
     @cached_property
     def entries(self) -> list[Entry]:
         """The 1,100 instructions."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "instruction-data.json"
-            path.write_bytes(self.file(path.name))
-            return read_entries(path)
+        with self.folder("instruction-data.json") as folder:
+            return read_entries(folder / "instruction-data.json")
 
     @lru_cache(maxsize=1)  # noqa: B019 - one Sources lives for one command
     def untrained(self, context_length: int) -> GPT:
