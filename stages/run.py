@@ -36,10 +36,7 @@ T = TypeVar("T")
 
 
 def run_stage(
-    main: Callable[..., None],
-    schema: type[P],
-    read: Callable[[type[P]], P] = params.read,
-    ranked: bool = False,
+    main: Callable[..., None], schema: type[P], read: Callable[[type[P]], P] = params.read, ranked: bool = False
 ) -> None:
     """The `if __name__ == "__main__"` of a stage: params in, `main(params, *words)`, exit code out.
 

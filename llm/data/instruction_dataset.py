@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from llm.common.errors import DATA, UserError, raise_first
 from llm.data.batches import IGNORED, Batch
@@ -74,13 +75,16 @@ class InstructionDataset:
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """Return inputs and targets (B, T)."""
-        rows = [self.rows[i] for i in indices]
-        width = max(len(one.ids) for one in rows)
-        inputs = torch.full((len(rows), width), self.pad)
-        targets = torch.full((len(rows), width), IGNORED)
-        for row, one in enumerate(rows):
-            ids, trained = torch.tensor(one.ids), torch.tensor(one.trained)
-            inputs[row, : len(ids)] = ids
-            targets[row, : one.length] = torch.where(trained[1:], ids[1:], IGNORED)
-        width = min(width - 1, self.limit)
-        return Batch(inputs[:, :width].contiguous(), targets[:, :width].contiguous())
+        inputs, targets = next_tokens([self.rows[i] for i in indices], self.pad)
+        return Batch(inputs[:, : self.limit].contiguous(), targets[:, : self.limit].contiguous())
+
+
+def next_tokens(rows: Sequence[Encoded], pad: int) -> tuple[Tensor, Tensor]:
+    """Return inputs and targets (B, T) of rows, padded on the right. Targets that are not trained are IGNORED."""
+    inputs = torch.full((len(rows), max(one.length for one in rows)), pad)
+    targets = torch.full_like(inputs, IGNORED)
+    for row, one in enumerate(rows):
+        ids, trained = torch.tensor(one.ids), torch.tensor(one.trained)
+        inputs[row, : one.length] = ids[:-1]
+        targets[row, : one.length] = torch.where(trained[1:], ids[1:], IGNORED)
+    return inputs, targets

@@ -184,9 +184,7 @@ def _messages(chat: Sequence[Turn]) -> list[dict[str, str]]:
 
 _FRAMES: dict[str, TemplateFrame] = {
     "alpaca": TemplateFrame(
-        Template("### Instruction:\n{instruction}{input}", RESPONSE, "\n\n### Input:\n{input}"),
-        PREAMBLE,
-        as_book=True,
+        Template("### Instruction:\n{instruction}{input}", RESPONSE, "\n\n### Input:\n{input}"), PREAMBLE, as_book=True
     ),
     "phi3": TemplateFrame(
         Template("<|user|>\n{instruction}{input}", "\n<|assistant|>:\n", "\n{input}", "<|system|>\n{system}\n"),

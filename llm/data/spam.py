@@ -52,12 +52,8 @@ class SpamConfig:
             yield "delimiter", f"{self.delimiter!r} is not one character between fields", 'write one, such as ";"'
         if self.text_column is not None and self.text_column == self.label_column:
             yield "label_column", f"{self.label_column!r} is also text_column", "name another column"
-        if self.labels is not None and len(set(self.labels.values())) < 2:
-            yield (
-                "labels",
-                f"names {len(set(self.labels.values()))} classes, not two or more",
-                "name more, or write null",
-            )
+        if self.labels is not None and (classes := len(set(self.labels.values()))) < 2:
+            yield "labels", f"names {classes} classes, not two or more", "name more, or write null"
 
 
 @dataclass(frozen=True)

@@ -315,6 +315,5 @@ def _write(vocab: dict[str, int], merges: list[tuple[str, str]], folder: Path) -
     write_text(folder / "merges.txt", "\n".join(["#version: 0.2", *lines]) + "\n")
     special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "unk_token": END_OF_TEXT}
     write_json(
-        folder / "tokenizer_config.json",
-        {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False, **special},
+        folder / "tokenizer_config.json", {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False, **special}
     )

@@ -29,10 +29,6 @@ class Agreement:
     spearman: float | None
     kendall: float | None  # tau-b
 
-    @property
-    def mean_difference(self) -> float:
-        return self.mean_first - self.mean_second
-
 
 def agree(first: Path, second: Path) -> Agreement:
     """Compare two files of verdicts, written by the stage evaluate_with_judge or by `judge --out`.
@@ -89,7 +85,7 @@ def lines(found: Agreement) -> Sequence[str]:
     return [
         f"{'scored by both':<16} {found.n_common} (of {found.n_first} and {found.n_second})",
         f"{'means':<16} {found.mean_first:.2f} and {found.mean_second:.2f}",
-        f"{'mean difference':<16} {found.mean_difference:+.2f}",
+        f"{'mean difference':<16} {found.mean_first - found.mean_second:+.2f}",
         *(f"{name:<16} {NO_SPREAD if r is None else format(r, '.3f')}" for name, r in measures),
     ]
 

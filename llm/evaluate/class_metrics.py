@@ -36,12 +36,12 @@ def measure(
     - calibration_error: the mean distance between confidence and accuracy over the bins, weighted by their messages
     - per_class: by label: messages (n), predictions, precision, recall, F1, and `predicted_as`, the confusion counts
     """
-    confusion = confusion_counts(actual, predicted, len(labels))
+    size = len(labels)
+    confusion = np.bincount(actual * size + predicted, minlength=size**2).reshape(size, size)  # (actual, predicted)
     per_class = {}
     for number, label in enumerate(labels):
-        hits, n, said = (
-            int(x) for x in (confusion[number, number], confusion[number].sum(), confusion[:, number].sum())
-        )
+        hits = int(confusion[number, number])
+        n, said = int(confusion[number].sum()), int(confusion[:, number].sum())
         row: dict[str, Any] = {"n": n, "predicted_n": said}
         row |= proportion("precision", hits, said) | proportion("recall", hits, n)
         row |= with_interval("f1", *_f1(hits, n + said - hits))
@@ -49,17 +49,12 @@ def measure(
         per_class[label] = row | {"predicted_as": {other: count for other, count in counts if count}}
     known = [one["f1"] for one in per_class.values() if one["f1"] is not None]
     metrics: dict[str, Any] = with_interval("macro_f1", sum(known) / len(known), macro_f1_interval(confusion))
-    truth = np.eye(len(labels))[actual]
+    truth = np.eye(size)[actual]
     metrics["brier"] = float(((probabilities - truth) ** 2).sum(axis=1).mean())
     bins = calibration_bins(probabilities.max(axis=1), actual == predicted)
     metrics["calibration_error"] = float(sum(n * abs(mean - right) for _, _, n, mean, right in bins) / len(actual))
     metrics["per_class"] = per_class
     return metrics, bins
-
-
-def confusion_counts(actual: Ints, predicted: Ints, n_classes: int) -> Ints:
-    """The number of messages of each actual class (row) with each prediction (column)."""
-    return np.bincount(actual * n_classes + predicted, minlength=n_classes**2).reshape(n_classes, n_classes)
 
 
 def macro_f1_interval(confusion: Ints) -> tuple[float, float]:
@@ -87,9 +82,8 @@ def calibration_bins(confidence: Floats, right: NDArray[np.bool_]) -> list[list[
     for one in range(BINS):
         inside = number == one
         if n := int(inside.sum()):
-            rows.append(
-                [one / BINS, (one + 1) / BINS, n, float(confidence[inside].mean()), float(right[inside].mean())]
-            )
+            means = float(confidence[inside].mean()), float(right[inside].mean())
+            rows.append([one / BINS, (one + 1) / BINS, n, *means])
     return rows
 
 

@@ -30,12 +30,7 @@ class Answer:
 
 
 def answer(
-    model: GPT,
-    pairs: Sequence[Mapping[str, Any]],
-    tokenizer: Tokenizer,
-    frame: Frame,
-    new: int,
-    ranks: Alone = ALONE,
+    model: GPT, pairs: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, frame: Frame, new: int, ranks: Alone = ALONE
 ) -> list[Answer]:
     """Answer the questions of the pairs by greedy decoding, with at most `new` tokens."""
     prompts = [tokenizer.encode_segments(frame.prompt(asks(pair), True))[0] for pair in pairs]

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from llm.common.errors import DATA, UserError, collect_errors, raise_first
-from llm.data.batches import IGNORED, Batch
+from llm.data.batches import Batch
+from llm.data.instruction_dataset import next_tokens
 from llm.data.instruction_lengths import Encoded, encode_entry
 from llm.data.prompts import Frame
 from llm.data.tokenizer import Tokenizer
@@ -87,15 +87,8 @@ class PreferenceDataset:
 
     def batch(self, indices: Sequence[int]) -> PairBatch:
         """Return inputs and targets (P, 2, T)."""
-        pairs = [[rows[i] for rows in self._rows] for i in indices]
-        width = max(one.length for pair in pairs for one in pair)
-        inputs = torch.full((len(pairs), len(KINDS), width), self.pad)
-        targets = torch.full_like(inputs, IGNORED)
-        for number, pair in enumerate(pairs):
-            for kind, one in enumerate(pair):
-                ids, trained = torch.tensor(one.ids), torch.tensor(one.trained)
-                inputs[number, kind, : one.length] = ids[:-1]
-                targets[number, kind, : one.length] = torch.where(trained[1:], ids[1:], IGNORED)
+        rows = [rows[i] for i in indices for rows in self._rows]
+        inputs, targets = (part.unflatten(0, (-1, len(KINDS))) for part in next_tokens(rows, self.pad))
         reference = None if self.reference is None else self.reference[list(indices)]
         return PairBatch(inputs, targets, reference=reference)
 

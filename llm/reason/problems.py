@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 import regex
 
 from llm.common import files, params
-from llm.common.errors import DATA, UserError, raise_first
+from llm.common.errors import DATA, UserError, collect_errors, raise_first
 from llm.common.params import Problem as ParamProblem
 from llm.reason.verifiers import VERIFIERS, Verifier, VerifierName, exact
 
@@ -46,11 +46,8 @@ class Style:
 
     def problems(self) -> Iterator[ParamProblem]:
         if not self.steps_start.strip() or self.steps_start.strip() == self.answer_start.strip():
-            yield (
-                "steps_start",
-                f"{self.steps_start!r} is no mark of its own",
-                "write one that differs from answer_start",
-            )
+            what = f"{self.steps_start!r} is no mark of its own"
+            yield "steps_start", what, "write one that differs from answer_start"
 
     def response(self, problem: Problem, with_steps: bool) -> str:
         """The solution of a problem, as a model is taught it; its steps must be known if it is to have them."""
@@ -133,17 +130,14 @@ def read_source(path: Path, task: Task) -> dict[Split, list[Problem]]:
         if kind == "line" and not part.strip():
             continue
         where = f"{path}:{number}" if kind == "line" else f"{path}: entry {number}"
-        try:
+        with collect_errors(problems):
             split, problem = _entry(files.parse_json(part, path, number) if kind == "line" else part, where)
             first = lines.setdefault(normal(problem.question), number)
             if first != number:
                 what = f"the question of {kind} {first} again: {problem.question!r:.60}"
                 raise UserError(where, what, "remove one of them", DATA)
             _check_answer(problem, task, where)
-        except UserError as error:
-            problems.append(error)
-            continue
-        found[split].append(problem)
+            found[split].append(problem)
     raise_first(problems, str(path))
     return found
 

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from llm.common.seeds import derive
-from llm.data.batches import IGNORED, Batch, order, some_steps_per_epoch
+from llm.data.batches import Batch, order, some_steps_per_epoch
+from llm.data.instruction_dataset import next_tokens
+from llm.data.instruction_lengths import Encoded
 from llm.generate.decoding import Continuation, continuations
 from llm.model.gpt import GPT
 from llm.reason import grpo, problems
@@ -76,7 +78,7 @@ class Rollouts:
             return self._sample(number)
 
     def _sample(self, number: int) -> Rollout:
-        config = self.config
+        config, model = self.config, self.asker.model
         asked = [self.problems[i] for i in self._asked(number)]
         prompts = [self.asker.prompt(problem) for problem in asked]
         seeds = [derive(self.seed, "rollout", number, row) for row in range(len(asked) * config.group)]
@@ -85,15 +87,8 @@ class Rollouts:
         def answer(rows: slice) -> list[tuple[Continuation, Response]]:
             some = slice(rows.start // config.group, rows.stop // config.group)
             with autocast(self.runtime):  # as in training, so that the ratio of the first update is 1
-                new = continuations(
-                    self.asker.model,
-                    prompts[some],
-                    config.decoding,
-                    stops,
-                    seeds[rows],
-                    copies=config.group,
-                    logprobs=False,
-                )
+                settings = (config.decoding, stops, seeds[rows])
+                new = continuations(model, prompts[some], *settings, copies=config.group, logprobs=False)
             owners = [problem for problem in asked[some] for _ in range(config.group)]
             return [(one, self.asker.read(problem, one, "free")) for problem, one in zip(owners, new, strict=True)]
 
@@ -103,7 +98,7 @@ class Rollouts:
         lengths = torch.tensor([float(one.tokens) for one in found])
         weights, total = grpo.factors(lengths, config.average, config.max_new_tokens)
         rows = token_rows([prompt for prompt in prompts for _ in range(config.group)], new)
-        old, entropies = self._log_probabilities(self.asker.model, rows)
+        old, entropies = self._log_probabilities(model, rows)
         batch = Answers(
             rows.inputs,
             rows.targets,
@@ -164,15 +159,11 @@ class Rollouts:
 
 def token_rows(prompts: Sequence[Sequence[int]], answers: Sequence[Continuation]) -> Batch:
     """Prompts with their answers as inputs and targets (B, T), padded on the right; prompts are no targets."""
-    pairs = [(list(prompt), answer.tokens) for prompt, answer in zip(prompts, answers, strict=True)]
-    width = max(len(prompt) + len(answer) for prompt, answer in pairs) - 1
-    inputs = torch.zeros(len(pairs), width, dtype=torch.long)
-    targets = torch.full((len(pairs), width), IGNORED)
-    for row, (prompt, answer) in enumerate(pairs):
-        ids, start = torch.tensor(prompt + answer), len(prompt) - 1
-        inputs[row, : len(ids) - 1] = ids[:-1]
-        targets[row, start : len(ids) - 1] = ids[start + 1 :]
-    return Batch(inputs, targets)
+    rows = [
+        Encoded([*prompt, *answer.tokens], [False] * len(prompt) + [True] * len(answer.tokens))
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+    return Batch(*next_tokens(rows, pad=0))
 
 
 def measured(rewards: Tensor, found: Sequence[Response], most: float, entropy: float) -> dict[str, float]:

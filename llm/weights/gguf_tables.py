@@ -100,9 +100,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "qwen2": Architecture("Qwen2ForCausalLM", *_LLAMA, {"hidden_act": "silu", "use_sliding_window": False}),
     "qwen3": Architecture(
-        "Qwen3ForCausalLM",
-        *_LLAMA,
-        {"hidden_act": "silu", "attention_bias": False, "use_sliding_window": False},
+        "Qwen3ForCausalLM", *_LLAMA, {"hidden_act": "silu", "attention_bias": False, "use_sliding_window": False}
     ),
 }
 

@@ -77,8 +77,7 @@ def read_weights(folder: Path) -> tuple[MappedTensors, Path]:
         if not (folder / shard).is_file():
             raise UserError(str(folder / shard), "no such file", WHOLE, DATA)
         found = read_tensors(folder / shard)
-        if found.keys() != {name for name, file in shards.items() if file == shard}:
-            different = sorted(found.keys() ^ {name for name, file in shards.items() if file == shard})
+        if different := sorted(found.keys() ^ {name for name, file in shards.items() if file == shard}):
             what = f"and {INDEX} disagree about {', '.join(different[:3])}"
             raise UserError(str(folder / shard), what, WHOLE, DATA)
         files |= dict.fromkeys(found, folder / shard)

@@ -42,11 +42,8 @@ class PretrainConfig(TrainConfig):
         if not self.sample_prompt:
             yield "sample_prompt", "is empty", "write a few words"
         if self.save_optimizer and self.keep == "best":
-            yield (
-                "save_optimizer",
-                "is true, but the moments belong to the last weights, and keep is best",
-                "keep the last",
-            )
+            what = "is true, but the moments belong to the last weights, and keep is best"
+            yield "save_optimizer", what, "keep the last"
         if self.mode == "book" and self.short_windows is not None:
             yield "short_windows", "are given, but mode book has one size of window", "set it to null"
         if self.mode == "book" and self.save_every is not None:
