@@ -75,10 +75,8 @@ def main(params: Params) -> None:
         model_folder.save_model(model, init_from, run.out("models/dpo"), prompt_of(init_from, tokenizer))
         run.write_table("curve", COLUMNS, history.table(COLUMNS))
         files.write_json(run.out("reports/finetune_dpo/answers.json"), answers.table(asked, before, after))
-        run.write_metrics(
-            {**history.losses(config), **held_out, **answers.measures(before, after)},
-            headline=["test_accuracy", "unseen_accuracy", "chosen_style_after"],
-        )
+        metrics = history.losses(config) | held_out | answers.measures(before, after)
+        run.write_metrics(metrics, headline=["test_accuracy", "unseen_accuracy", "chosen_style_after"])
 
 
 def of_split(name: str, means: Mapping[str, float], pairs: int) -> dict[str, Any]:

@@ -90,11 +90,8 @@ def main(params: Params) -> None:
         run.write_table("accuracy", ACCURACY_COLUMNS, history.table(ACCURACY_COLUMNS))
         run.write_table("predictions", accuracy.prediction_columns(labels), measured.predictions)
         run.write_table("calibration", ["split", *class_metrics.BIN_COLUMNS], measured.calibration)
-        metrics |= {
-            **history.losses(config),
-            "trainable_parameters": trainable,
-            **{f"{split}_cut": count for split, count in cut.items()},
-        }
+        metrics |= history.losses(config) | {"trainable_parameters": trainable}
+        metrics |= {f"{split}_cut": count for split, count in cut.items()}
         run.write_metrics(metrics, headline=["test_accuracy", "test_macro_f1"])
         model_card.write(folder, card(params, run, labels, metrics), model_card.read(init_from))
 

@@ -53,10 +53,8 @@ def main(params: Params, name: str) -> None:
         if config.targets == "soft":
             tokens = model_folder.load_tokenizer(teacher).vocab_size
             loss = soft_targets(model_folder.load_model(teacher, tokens).to(params.runtime.device))
-        files.write_text(
-            run.out(f"data/reason_traces/{name}") / "traces.jsonl",
-            "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in traces),
-        )
+        lines = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in traces)
+        files.write_text(run.out(f"data/reason_traces/{name}") / "traces.jsonl", lines)
         more = {"n_gold": len(gold), "n_traces": len(traces)}
         teach(run, Course(teacher, new, entries, 1.0, config.updates, f"models/reason_{name}"), params, loss, more)
 

@@ -195,7 +195,6 @@ class Run:
         self._speeds += [tokens_per_second] * known
 
     def each(self, items: Sequence[T]) -> Iterable[T]:
-        """The items, with a progress bar."""
         return self._bars.each(items, self.name)
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:

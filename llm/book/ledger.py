@@ -94,7 +94,6 @@ class Row:
                 yield "needs", f"{need!r} is unknown", f"begin with one of {', '.join(KINDS)}"
 
     def compare(self, ours: Measured) -> Verdict:
-        """Compare our values with the published values."""
         if isinstance(ours, str) or self.text:
             return "equal" if ours == (self.text or self.values) else "outside"
         if len(ours) != len(self.printed):

@@ -39,7 +39,6 @@ class Row:
 
     @property
     def experiment(self) -> str:
-        """Name of the DVC experiment."""
         return f"ablation-{self.same_as or self.number:02d}"
 
 
@@ -83,7 +82,6 @@ class Outcome:
 
     @property
     def hits(self) -> int:
-        """Number of correctly classified messages."""
         return sum(self.right.values())
 
 

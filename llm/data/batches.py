@@ -35,7 +35,6 @@ class Batch:
 
     @property
     def count(self) -> int:
-        """Number of targets that are not IGNORED."""
         return int((self.targets != IGNORED).sum())
 
     @property

@@ -204,9 +204,6 @@ def _by_content(
 
 def other_columns(columns: Columns, rows: Sequence[Row]) -> dict[str, int]:
     """The number of cells with content in each column that is neither text nor label."""
-    counts = {
-        name: sum(_filled(row.cells[i]) for row in rows)
-        for i, name in enumerate(columns.names)
-        if i not in (columns.text, columns.label)
-    }
+    others = set(range(len(columns.names))) - {columns.text, columns.label}
+    counts = {columns.names[i]: sum(_filled(row.cells[i]) for row in rows) for i in sorted(others)}
     return {name: count for name, count in counts.items() if count}

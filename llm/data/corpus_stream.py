@@ -136,7 +136,6 @@ class TokenFile:
         return np.fromfile(self.path, self.kind, max(0, last - first), offset=(self.start + first) * size)
 
     def between(self, start: int, stop: int) -> TokenFile:
-        """The ids from `start` to before `stop`."""
         return replace(self, start=self.start + start, stop=self.start + stop)
 
 
@@ -158,7 +157,6 @@ class Encoder:
         return self.path.with_suffix(".ends")
 
     def ids(self) -> TokenFile:
-        """All ids written so far."""
         return TokenFile(self.path, self.kind, 0, self.count)
 
     def write(self, parts: Iterable[Part]) -> None:

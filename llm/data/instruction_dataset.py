@@ -61,7 +61,6 @@ class InstructionDataset:
 
     @property
     def longest(self) -> int:
-        """Number of tokens in the longest row."""
         return max(self.lengths, default=0)
 
     @property

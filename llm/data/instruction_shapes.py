@@ -48,15 +48,17 @@ class Keys:
     role: str | None = None  # of a turn: system, user or assistant, or another name in ROLES
     content: str | None = None  # of a turn
 
+    @property
+    def given(self) -> dict[str, str]:
+        return {key: name for key, name in asdict(self).items() if name is not None}
+
     def problems(self) -> Iterator[Problem]:
-        given = {key for key, name in asdict(self).items() if name is not None} - {"input"}
-        if given not in ({"instruction", "output"}, {"messages", "role", "content"}) or (self.messages and self.input):
-            named = ", ".join(key for key, name in asdict(self).items() if name is not None) or "nothing"
-            what = f"names {named}, which is neither a pair nor a chat"
+        needed = self.given.keys() - {"input"}
+        if needed not in ({"instruction", "output"}, {"messages", "role", "content"}) or (self.messages and self.input):
+            what = f"names {', '.join(self.given) or 'nothing'}, which is neither a pair nor a chat"
             yield "instruction", what, "name instruction and output (and input), or messages, role and content"
 
     def fits(self, row: Mapping[Any, Any]) -> bool:
-        """Whether an entry has these keys."""
         if self.messages is None:
             return self.instruction in row and self.output in row
         turns = row.get(self.messages)
@@ -64,8 +66,7 @@ class Keys:
         return isinstance(first, Mapping) and self.role in first and self.content in first
 
     def __str__(self) -> str:
-        names = {key: name for key, name in asdict(self).items() if name is not None}
-        return ", ".join(key if key == name else f"{key}: {name}" for key, name in names.items())
+        return ", ".join(key if key == name else f"{key}: {name}" for key, name in self.given.items())
 
 
 SHAPES: dict[str, Keys] = {
@@ -77,10 +78,8 @@ SHAPES: dict[str, Keys] = {
 # Also mixtures of these, such as `instruction`, `input`, `response`.
 _PAIRS = [Keys("instruction", *names) for names in product(("input", "context"), ("output", "response"))]
 _TURNS = (("role", "content"), ("from", "value"))
-_CHATS = [
-    Keys(messages=name, role=role, content=content)
-    for name, (role, content) in product(("messages", "conversations"), _TURNS)
-]
+_LISTS = ("messages", "conversations")
+_CHATS = [Keys(messages=name, role=role, content=content) for name, (role, content) in product(_LISTS, _TURNS)]
 
 
 @dataclass
@@ -116,9 +115,8 @@ def read_published(
     keys = known[0] if shape != "guess" else _guess(rows, path)
     texts = [name for name in (keys.instruction, keys.input, keys.output, keys.role, keys.content) if name]
     if unknown := [name for name in as_text if name not in texts]:
-        raise UserError(
-            f"{KEY}.as_text", f"{unknown[0]!r} is not a key of a text", f"name one of {', '.join(texts)}", DATA
-        )
+        what = f"{unknown[0]!r} is not a key of a text"
+        raise UserError(f"{KEY}.as_text", what, f"name one of {', '.join(texts)}", DATA)
     name = next((name for name, known in SHAPES.items() if known == keys), str(keys))
     found = Published(form, name, len(rows), extra_keys=Counter(f"(file).{key}" for key in beside))
     reader = _Reader(keys, as_text, found)
@@ -126,11 +124,10 @@ def read_published(
     for number, row in enumerate(rows, start=1):
         where = f"{path}: entry {number}"
         with collect_errors(problems):
-            entry = reader.entry(row, where)
-            if entry is None:
-                found.empty.append(number)
-            else:
+            if entry := reader.entry(row, where):
                 found.entries.append((number, entry))
+            else:
+                found.empty.append(number)
     raise_first(problems, str(path))
     return found
 
@@ -212,7 +209,7 @@ def _guess(rows: Sequence[Any], path: Path) -> Keys:
 
 
 def _refuse_chats_as_text(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    for key in ("messages", "conversations"):  # chats as tables hold them
+    for key in _LISTS:  # chats as tables hold them
         if found := [row[key] for row in rows if isinstance(row.get(key), str)]:
             what = f"{key} is {found[0]!r:.40}, a string, not a list of turns"
             raise UserError(str(path), what, "parse it, as with json.loads, and write the list", DATA)

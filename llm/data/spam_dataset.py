@@ -26,7 +26,6 @@ class SpamDataset:
 
     @property
     def longest(self) -> int:
-        """Number of tokens in the longest message."""
         return max(len(ids) for ids in self.ids)
 
     @property

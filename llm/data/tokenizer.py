@@ -64,7 +64,6 @@ class Tokenizer:
     def __init__(
         self, vocabulary: Vocabulary, ends: Sequence[int], chat: ChatTemplate | None = None, where: str = "tokenizer"
     ) -> None:
-        """`ends` are the ids that end a text, the one that ends a document first. `where` is named in errors."""
         self._vocabulary, self.ends, self.chat = vocabulary, list(ends), chat
         self.special, self.bos, self.eot = vocabulary.special, vocabulary.bos, ends[0]
         self.nfc = vocabulary.nfc
@@ -121,7 +120,6 @@ class Tokenizer:
 
     @property
     def end(self) -> str:
-        """The text of `eot`."""
         return self._tokens[self.eot].decode()
 
     def encode(self, text: str) -> list[int]:

@@ -19,7 +19,7 @@ from tiktoken_ext.openai_public import r50k_pat_str
 
 from llm.common.errors import DATA, UserError, raise_all
 from llm.common.files import parse_json, read_json, read_text
-from llm.data import other_tokenizers, post_processor, pre_tokenizer, slow_tokenizer
+from llm.data import other_tokenizers, slow_tokenizer, tokenizer_steps
 from llm.data.byte_letters import BYTES, LETTERS, to_bytes
 from llm.data.decoding import has_lone_surrogate
 from llm.data.other_tokenizers import FIX
@@ -55,7 +55,6 @@ class Vocabulary:
 
     @property
     def ids(self) -> set[int]:
-        """All ids."""
         return {number for part in (self.ranks, self.others, self.special) for number in part.values()}
 
 
@@ -134,10 +133,10 @@ def parse(published: Any, where: str) -> Vocabulary:
     for key, fine in UNUSED.items():
         if model.get(key) not in fine:
             problems.add(f"model.{key}", model[key], json.dumps(fine[-1]))
-    pattern = problems.read(published, "pre_tokenizer", PATTERNS, pre_tokenizer.pattern)
-    nfc = problems.read(published, "normalizer", "NFC", pre_tokenizer.is_nfc)
+    pattern = problems.read(published, "pre_tokenizer", PATTERNS, tokenizer_steps.pattern)
+    nfc = problems.read(published, "normalizer", "NFC", tokenizer_steps.is_nfc)
     special = _added(published.get("added_tokens") or [], problems)
-    begin = partial(post_processor.begin, special=special)
+    begin = partial(tokenizer_steps.begin, special=special)
     bos = problems.read(published, "post_processor", "one special token before the text, or none,", begin)
     raise_all(problems.found)
     vocab = _ids(model.get("vocab"), f"{where}: model.vocab")

@@ -77,7 +77,6 @@ class PreferenceDataset:
 
     @property
     def longest(self) -> int:
-        """Number of tokens in the longest row."""
         return max((one.length for rows in self._rows for one in rows), default=0)
 
     def most_targets(self, pairs: int) -> int:

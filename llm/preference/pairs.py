@@ -83,13 +83,9 @@ def _worded(entry: Mapping[str, Any], wordings: Sequence[Sequence[str]], seed: i
 def entries_of(pair: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the pair as two entries in normal form of instructions, the chosen one first."""
     if "messages" in pair:
-        chosen, rejected = (
-            {"messages": [*pair["messages"], {"role": "assistant", "content": pair[key]}]}
-            for key in ("chosen", "rejected")
-        )
-        return chosen, rejected
-    asks = {"instruction": pair["instruction"], "input": pair["input"]}
-    return asks | {"output": pair["chosen"]}, asks | {"output": pair["rejected"]}
+        last = [{"role": "assistant", "content": pair[key]} for key in ("chosen", "rejected")]
+        return {"messages": [*pair["messages"], last[0]]}, {"messages": [*pair["messages"], last[1]]}
+    return asks(pair) | {"output": pair["chosen"]}, asks(pair) | {"output": pair["rejected"]}
 
 
 def asks(pair: Mapping[str, Any]) -> dict[str, Any]:

@@ -72,7 +72,6 @@ class Task:
 
     @property
     def check(self) -> Verifier:
-        """The verifier itself."""
         return VERIFIERS[self.verifier]
 
     @property

@@ -32,8 +32,5 @@ def refined(
         ]
         prompts.append(asker.encode(asker.frame.prompt({"messages": turns}, header=True), "free"))
     new = [one for (one,) in asker.responses(problems, decoding, seed, batch_size=batch_size, prompts=prompts)]
-    kept = [
-        second if second.mean_logprob >= first.mean_logprob else first
-        for first, second in zip(drafts, new, strict=True)
-    ]
-    return new, kept
+    both = zip(new, drafts, strict=True)
+    return new, [max(pair, key=lambda one: one.mean_logprob) for pair in both]  # of equal ones, the new one

@@ -37,7 +37,6 @@ class Response:
 
     @property
     def mean_logprob(self) -> float:
-        """The mean log-probability of a token."""
         return self.logprob / max(1, self.tokens)
 
 

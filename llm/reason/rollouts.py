@@ -113,7 +113,6 @@ class Rollouts:
 
     @property
     def most(self) -> float:
-        """The highest reward."""
         return 1.0 + self.config.format_reward
 
     def reward(self, response: Response) -> float:

@@ -22,7 +22,6 @@ class Keys:
         self.problems: list[UserError] = []
 
     def report(self, what: str, fix: str = FIX) -> None:
-        """Add a problem."""
         self.problems.append(UserError(self.where, what, fix, DATA))
 
     def only(self, supported: Mapping[str, tuple[Any, ...]]) -> None:
@@ -41,7 +40,6 @@ class Keys:
         return value
 
     def size(self, key: str, default: Any = None) -> Any:
-        """A whole number above 0."""
         return self.read(key, SIZE, is_size, default)
 
     def size_or_none(self, key: str, default: Any = None) -> Any:
@@ -49,11 +47,9 @@ class Keys:
         return default if self.published.get(key) is None else self.size(key)
 
     def flag(self, key: str, default: bool) -> Any:
-        """True or false."""
         return self.read(key, "true or false", lambda value: type(value) is bool, default)
 
     def number(self, key: str, default: Any) -> Any:
-        """A number."""
         return self.read(key, "a number", lambda value: type(value) in (int, float), default)
 
     def positive(self, key: str, default: Any) -> Any:

@@ -104,10 +104,8 @@ def _add_settings(writer: GGUFWriter, architecture: Architecture, config: Mappin
 
 def _rotary(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The rotary settings, which newer versions of transformers keep in one mapping."""
-    return config.get("rope_parameters") or {
-        "rope_theta": config.get("rope_theta"),
-        **(config.get("rope_scaling") or {}),
-    }
+    older = {"rope_theta": config.get("rope_theta")} | (config.get("rope_scaling") or {})
+    return config.get("rope_parameters") or older
 
 
 def _renamed(

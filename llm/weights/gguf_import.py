@@ -20,16 +20,7 @@ from torch import Tensor
 from llm.common.errors import DATA, UserError, problems_of, raise_all
 from llm.common.files import UNROUNDED, read_json, write_json
 from llm.weights import gguf_vocabulary
-from llm.weights.gguf_tables import (
-    ABSENT,
-    ARCHITECTURES,
-    DERIVED,
-    FIX,
-    LLAMA3,
-    Architecture,
-    renamed,
-    rotary_factors,
-)
+from llm.weights.gguf_tables import ABSENT, ARCHITECTURES, DERIVED, FIX, LLAMA3, Architecture, renamed, rotary_factors
 from llm.weights.tensors import write_tensors
 
 if TYPE_CHECKING:
@@ -143,14 +134,9 @@ def _config(name: str, architecture: Architecture, metadata: Metadata, where: st
             wrong.append(f"{name}.{key} is {own[key]}, not the {width} of attention.key_length, which is not supported")
     raise_all([UserError(where, what, FIX, DATA) for what in wrong])
     values = {theirs: _exact(own.get(key, optional.get(key))) for key, theirs in architecture.settings.items()}
-    return {
-        "architectures": [architecture.architectures],
-        "model_type": name,
-        "vocab_size": len(metadata.get("tokenizer.ggml.tokens", [])),
-        **values,
-        **architecture.fixed,
-        "torch_dtype": "float32",
-    }
+    vocabulary = len(metadata.get("tokenizer.ggml.tokens", []))
+    kind = {"architectures": [architecture.architectures], "model_type": name, "vocab_size": vocabulary}
+    return {**kind, **values, **architecture.fixed, "torch_dtype": "float32"}
 
 
 def _exact(value: Any) -> Any:

@@ -40,12 +40,6 @@ def files(metadata: Metadata, context: int) -> tuple[dict[str, Any], dict[str, A
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
         "model": {
             "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
             "ignore_merges": pre.ignore_merges,
             # with the added tokens: Hugging Face numbers those that are not here by itself
             "vocab": {t: n for n, (t, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind != UNUSED},

@@ -59,15 +59,8 @@ def modelfile(folder: Path, weights: str) -> str:
         template += "{{ end }}{{ end }}" + _go(turns.end)
     if '"""' in template:
         raise UserError(str(folder), 'its chat template has """, which a Modelfile cannot hold', BY_HAND, DATA)
-    return "\n".join(
-        [
-            f"FROM ./{weights}",
-            "PARAMETER temperature 0",
-            *(f'PARAMETER stop "{text}"' for text in stops),
-            f'TEMPLATE """{template}"""',
-            "",
-        ]
-    )
+    settings = ["PARAMETER temperature 0", *(f'PARAMETER stop "{text}"' for text in stops)]
+    return "\n".join([f"FROM ./{weights}", *settings, f'TEMPLATE """{template}"""', ""])
 
 
 def turns_of(chat: ChatTemplate, where: str) -> Turns:

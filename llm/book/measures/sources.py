@@ -124,7 +124,6 @@ class Sources:
 
     @lru_cache(maxsize=1)  # noqa: B019
     def model(self, name: str) -> GPT:
-        """The model of a folder in models/."""
         return model_folder.load_model(self.root / "models" / name).eval()
 
     @cache  # noqa: B019

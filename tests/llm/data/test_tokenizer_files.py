@@ -15,7 +15,7 @@ from tokenizers import Tokenizer as HuggingFace
 
 from llm.common.errors import DATA, UserError
 from llm.common.files import sha256
-from llm.data import pre_tokenizer, special_tokens, tokenizer, tokenizer_files
+from llm.data import special_tokens, tokenizer, tokenizer_files, tokenizer_steps
 from llm.data.byte_letters import LETTERS
 from llm.data.special_tokens import END_OF_TEXT
 from llm.data.tokenizer import Segment, Tokenizer
@@ -87,7 +87,7 @@ def test_the_hard_texts_notice_a_step_left_out(folders: dict[str, Path], family:
 
 
 def test_the_hard_texts_notice_the_pattern_before_digits(folders: dict[str, Path], monkeypatch: Any) -> None:
-    monkeypatch.setattr(pre_tokenizer, "DIGITS", pre_tokenizer.DIGITS.replace(r"|\s+(?=\p{N})", ""))
+    monkeypatch.setattr(tokenizer_steps, "DIGITS", tokenizer_steps.DIGITS.replace(r"|\s+(?=\p{N})", ""))
     ours, theirs = Tokenizer.load(folders["smollm2"]), tiny_tokenizers.ordinary(folders["smollm2"])
     assert any(ours.encode(text) != theirs.encode(text, add_special_tokens=False).ids for text in TEXTS)
 
