@@ -120,9 +120,8 @@ def main(params: Params) -> None:
         task = Task(model, loss, rollouts, {"val": validation}, "reason_rl")
         history = recipe.train(task, [folder, FOLDER], callbacks, ranks, together=config.updates)
         run.turn_to("save")
-        model_folder.save_model(
-            model, folder, run.out("models/reason_rl"), files.read_json(folder / model_folder.CONFIG).get("prompt")
-        )
+        prompt = files.read_json(folder / model_folder.CONFIG).get("prompt")
+        model_folder.save_model(model, folder, run.out("models/reason_rl"), prompt)
         run.write_table("curve", COLUMNS, [[row.get(name, "") for name in COLUMNS] for row in history.rows])
         run.write_table("samples", SAMPLE_COLUMNS, history.samples)
         first, kept = history.rows[0], history.kept(training)

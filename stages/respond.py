@@ -59,7 +59,8 @@ def main(params: Params) -> None:
         def answer(start: int) -> list[Answer]:
             rows = by_length[start : start + config.batch_size]  # of similar length, so little is computed on padding
             began = time.time_ns()
-            asked, drawn, most = ([part[row] for row in rows] for part in (prompts, seeds, limits))
+            asked = [prompts[row] for row in rows]
+            drawn, most = ([part[row] for row in rows] for part in (seeds, limits))
             answers = generate(model, asked, config.decoding, tokenizer.stops, drawn, most)
             run.say(f"{start + len(rows)} of {len(prompts)} answered")
             took = (began, time.time_ns())

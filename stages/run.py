@@ -31,6 +31,7 @@ from stages import launch
 from stages.launch import LaunchConfig, Ranked
 
 WORK, RAW = Path(".work"), Path("data/raw")
+Part = Literal["start_up", "data", "compute", "save"]  # starting the process, reading, computing, writing
 P = TypeVar("P")
 T = TypeVar("T")
 
@@ -125,24 +126,6 @@ def _at_the_source(problem: UserError) -> UserError:
     return UserError(problem.where, problem.what, fix, problem.code)
 
 
-Part = Literal["start_up", "data", "compute", "save"]
-
-
-class Stopwatch:
-    """What the time of a stage went into: starting the process, reading the data, computing, writing."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[Part, float] = {"start_up": spool.age(), "data": 0.0, "compute": 0.0, "save": 0.0}
-        self._part: Part = "data"
-        self._since = time.monotonic()
-
-    def turn_to(self, part: Part) -> None:
-        """What follows counts for `part`."""
-        now = time.monotonic()
-        self.seconds[self._part] += now - self._since
-        self._part, self._since = part, now
-
-
 class Run:
     """One run of a stage: where it builds its outputs, and whom it tells about progress."""
 
@@ -158,8 +141,15 @@ class Run:
         self.received = self._bars.received  # of a download
         self._speeds: list[float] = []
         self._inputs: dict[str, str] = {}  # path and md5
-        self._stopwatch = Stopwatch()
-        self.turn_to = self._stopwatch.turn_to
+        self._seconds: dict[Part, float] = {"start_up": spool.age(), "data": 0.0, "compute": 0.0, "save": 0.0}
+        self._part: Part = "data"
+        self._since = time.monotonic()
+
+    def turn_to(self, part: Part) -> None:
+        """What follows counts for `part` of the seconds of the stage."""
+        now = time.monotonic()
+        self._seconds[self._part] += now - self._since
+        self._part, self._since = part, now
 
     def reads(self, path: Path | str) -> None:
         """Name a data set that this stage learns from; MLflow gets the md5 that DVC knows it by."""
@@ -224,7 +214,7 @@ class Run:
             elif path.parts[0] == "models":
                 self._tracker.model(path, md5)
         self.turn_to("save")
-        self._tracker.metrics({f"seconds/{part}": spent for part, spent in self._stopwatch.seconds.items()}, 0)
+        self._tracker.metrics({f"seconds/{part}": spent for part, spent in self._seconds.items()}, 0)
         self._tracker.metrics(self._remember(), 0)
 
     def _show(self, name: str, report: Any) -> None:
@@ -236,7 +226,7 @@ class Run:
     def _remember(self) -> dict[str, float]:
         """Add what the run took to this machine's record; return it with what `llm plan` expected, for MLflow."""
         root = spool.main_root(Path.cwd())
-        seconds, peak = sum(self._stopwatch.seconds.values()), record.peak_memory()
+        seconds, peak = sum(self._seconds.values()), record.peak_memory()
         read = {str(path): record.size(Path(path)) for path in self._inputs}
         record.add(root, self.name, record.Past(time.time(), params.load(), seconds, peak, read))
         took = {"took/seconds": seconds, "took/megabytes": peak / record.MEGABYTE}

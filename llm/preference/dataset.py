@@ -87,7 +87,7 @@ class PreferenceDataset:
     def batch(self, indices: Sequence[int]) -> PairBatch:
         """Return inputs and targets (P, 2, T)."""
         rows = [rows[i] for i in indices for rows in self._rows]
-        inputs, targets = (part.unflatten(0, (-1, len(KINDS))) for part in next_tokens(rows, self.pad))
+        inputs, targets = (part.view(len(indices), len(KINDS), -1) for part in next_tokens(rows, self.pad))
         reference = None if self.reference is None else self.reference[list(indices)]
         return PairBatch(inputs, targets, reference=reference)
 

@@ -69,7 +69,13 @@ def renamed(module: str, names: Mapping[str, str]) -> str | None:
     return known.replace(".N.", block[0]) if known and block else known
 
 
-_LLAMA = (_LLAMA_SETTINGS, _published("llama", _MODULES))
+_LLAMA_MODULES = _published("llama", _MODULES)
+
+
+def _like_llama(name: str, interleaved: bool = False, **fixed: Any) -> Architecture:
+    fixed = {"hidden_act": "silu", **fixed}
+    return Architecture(f"{name}ForCausalLM", _LLAMA_SETTINGS, _LLAMA_MODULES, fixed, interleaved=interleaved)
+
 
 ARCHITECTURES: dict[str, Architecture] = {
     "gpt2": Architecture(
@@ -86,22 +92,10 @@ ARCHITECTURES: dict[str, Architecture] = {
         {"activation_function": "gelu_new"},
         transposed=True,
     ),
-    "llama": Architecture(
-        "LlamaForCausalLM",
-        *_LLAMA,
-        {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False},
-        interleaved=True,
-    ),
-    "smollm3": Architecture(
-        "SmolLM3ForCausalLM",
-        *_LLAMA,
-        {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "no_rope_layer_interval": 4},
-        interleaved=True,
-    ),
-    "qwen2": Architecture("Qwen2ForCausalLM", *_LLAMA, {"hidden_act": "silu", "use_sliding_window": False}),
-    "qwen3": Architecture(
-        "Qwen3ForCausalLM", *_LLAMA, {"hidden_act": "silu", "attention_bias": False, "use_sliding_window": False}
-    ),
+    "llama": _like_llama("Llama", interleaved=True, attention_bias=False, mlp_bias=False),
+    "smollm3": _like_llama("SmolLM3", interleaved=True, attention_bias=False, mlp_bias=False, no_rope_layer_interval=4),
+    "qwen2": _like_llama("Qwen2", use_sliding_window=False),
+    "qwen3": _like_llama("Qwen3", attention_bias=False, use_sliding_window=False),
 }
 
 # Below `tokenizer.ggml.`, before `_token_id`: what ends a text, a turn and a message; all three end an answer.

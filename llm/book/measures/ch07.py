@@ -31,13 +31,8 @@ def instruct_before(sources: Sources) -> Measured:
     torch.manual_seed(123)
     for split in ("train", "validation"):
         data, training = InstructionDataset(parts[split], sources.gpt2, 1024, mask_prompt=False), split == "train"
-        loader: DataLoader[Any] = DataLoader(
-            range(len(data)),  # type: ignore[arg-type]
-            batch_size=8,
-            shuffle=training,
-            drop_last=training,
-            collate_fn=data.batch,
-        )
+        numbers: Any = range(len(data))
+        loader: DataLoader[Any] = DataLoader(numbers, 8, training, drop_last=training, collate_fn=data.batch)
         with torch.no_grad():
             losses.append(ch05.calc_loss_loader(((b.inputs, b.targets) for b in loader), model, num_batches=5))
     return losses
