@@ -29,7 +29,6 @@ STAGES = tuple(
 )
 LATER_MODELS = ("models/instruct", "models/preference_base", "models/dpo")  # of fine-tunings
 CLASSIFIER = "models/spam"
-REASON_DATA = ("data/reasoning/tokenizer",)
 REASON_MODELS = ("models/reason_base", "models/reason_control", "models/reason_rl")
 MODEL = ("config.json",)
 READ = (  # keys with a folder or a file that a stage reads
@@ -57,7 +56,7 @@ def links_outside() -> Iterator[UserError]:
 
 def missing_sources(everything: AllParams) -> Iterator[UserError]:
     """The folders and files named in params.yaml that are neither on disk nor made by a stage."""
-    made = {"data/tokenizer", *REASON_DATA, *made_models(everything)}
+    made = {"data/tokenizer", "data/reasoning/tokenizer", *made_models(everything)}
     made |= {f"data/raw/{item}" for item in everything.download}
     named = {f"download.{item}.source": source.source for item, source in everything.download.items()}
     named["tokenizer.source"] = everything.tokenizer.source

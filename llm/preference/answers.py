@@ -74,16 +74,7 @@ def table(
     rows = []
     for pair, old, new in zip(pairs, before, after, strict=True):
         asked = single(entries_of(pair)[0])
-        rows.append(
-            {
-                "instruction": asked["instruction"],
-                "input": asked["input"],
-                "chosen": pair["chosen"],
-                "rejected": pair["rejected"],
-                "before": old.text,
-                "after": new.text,
-                "style_before": old.style,
-                "style_after": new.style,
-            }
-        )
+        row = {"instruction": asked["instruction"], "input": asked["input"]}
+        row |= {"chosen": pair["chosen"], "rejected": pair["rejected"], "before": old.text, "after": new.text}
+        rows.append(row | {"style_before": old.style, "style_after": new.style})
     return rows

@@ -72,10 +72,4 @@ def maths(given: str, wanted: str) -> bool:
     return len(given) <= MOST and len(wanted) <= MOST and equal(given, wanted)
 
 
-VERIFIERS: dict[str, Verifier] = {
-    "exact": exact,
-    "number": number,
-    "choice": choice,
-    "regex": regex,
-    "maths": maths,
-}
+VERIFIERS: dict[str, Verifier] = {"exact": exact, "number": number, "choice": choice, "regex": regex, "maths": maths}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from llm.common.errors import DATA, UserError, raise_all
-from llm.model.config import ModelConfig
+from llm.model.config import INITS, ModelConfig
 
 FIX = "use the config.json that belongs to the weights"
 SIZE = "a whole number above 0"
@@ -56,6 +56,17 @@ class Keys:
         """A number above 0 that torch can compute with."""
         kind = f"a number above 0 and below {HUGE:g}"
         return self.read(key, kind, lambda value: type(value) in (int, float) and 0 < value < HUGE, default)
+
+    def shape(self, names: Mapping[str, str], tie_head: bool) -> dict[str, Any]:
+        """The settings that all families have, under our names; `tie_head` is what a missing key means."""
+        sizes = ("vocab_size", "context_length", "n_layer", "n_head", "n_embd")
+        found = {ours: self.size(names.get(ours, ours)) for ours in sizes}
+        found["dropout"] = rate = self.number(names["dropout"], 0.0)
+        for ours in ("dropout_embedding", "dropout_attention"):
+            found[ours] = unless(rate, self.number(names[ours], rate))
+        found["init"] = self.read("init", "one of gpt2, torch, width", lambda value: value in INITS, "gpt2")
+        found["tie_head"] = self.flag("tie_word_embeddings", tie_head)
+        return found | {"attention": "sdpa", "dropout_random": "each"}
 
     def config(self, make: Callable[[], ModelConfig], names: Mapping[str, str]) -> ModelConfig:
         """The config, if no problem was found; raises UserError with all problems.

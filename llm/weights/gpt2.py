@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from llm.common.errors import DATA, UserError, raise_all, raise_first
-from llm.model.config import INITS, ModelConfig
+from llm.model.config import ModelConfig
 from llm.model.parts import GPT2
 from llm.weights.config_keys import SIZE, Keys, is_size, unless
 from llm.weights.layout import Format, misfits, stored_shapes
@@ -98,31 +98,14 @@ def parse_config(published: Mapping[str, Any], where: str) -> ModelConfig:
         if found != value and other != "n_ctx":
             keys.report(f"{other} is {value!r:.60}, but {OTHER_KEYS[other]} is {found!r:.60}", "keep the right one")
     keys.only(SUPPORTED)
-    dropout = keys.number("resid_pdrop", 0.0)
-    embedding, attention = (keys.number(key, dropout) for key in ("embd_pdrop", "attn_pdrop"))
-    width = keys.size("n_embd")
-    inner = keys.size_or_none("n_inner")
-    shape = {
-        "vocab_size": keys.size("vocab_size"),
-        "context_length": keys.size("n_positions"),
-        "n_layer": keys.size("n_layer"),
-        "n_head": keys.size("n_head"),
-        "qkv_bias": keys.flag("qkv_bias", True),
-        "tie_head": keys.flag("tie_word_embeddings", True),
-        "init": keys.read("init", "one of gpt2, torch, width", lambda value: value in INITS, "gpt2"),
-    }
+    shape, inner, bias = keys.shape(KEYS, tie_head=True), keys.size_or_none("n_inner"), keys.flag("qkv_bias", True)
     eps = keys.positive("layer_norm_epsilon", GPT2.norm_eps)
     return keys.config(
         lambda: ModelConfig(
             family="gpt2",
             n_kv_head=None,
-            n_embd=width,
-            dropout=dropout,
-            dropout_embedding=unless(dropout, embedding),
-            dropout_attention=unless(dropout, attention),
-            attention="sdpa",
-            dropout_random="each",
-            parts=replace(GPT2, n_inner=unless(4 * width, inner), norm_eps=eps),
+            qkv_bias=bias,
+            parts=replace(GPT2, n_inner=unless(4 * shape["n_embd"], inner), norm_eps=eps),
             **shape,
         ),
         KEYS,

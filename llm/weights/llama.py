@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from llm.model.config import INITS, ModelConfig
+from llm.model.config import ModelConfig
 from llm.model.parts import FAMILIES, Family, Llama3Scaling, Parts, Rope
 from llm.weights.config_keys import Keys, unless
 from llm.weights.layout import Format
@@ -148,36 +148,21 @@ def parse_config(variant: Variant, published: Mapping[str, Any], where: str) -> 
     kinds = published.get("layer_types")
     if kinds is not None and (not isinstance(kinds, list) or set(map(str, kinds)) - {"full_attention"}):
         keys.report("layer_types has layers other than 'full_attention', which are not supported", "use another")
-    width, heads, layers = (keys.size(key) for key in ("hidden_size", "num_attention_heads", "num_hidden_layers"))
-    attention = keys.number("attention_dropout", 0.0)
-    embedding, residual = (keys.number(key, 0.0) for key in ("embd_pdrop", "resid_pdrop"))
-    sizes = {
-        "vocab_size": keys.size("vocab_size"),
-        "context_length": keys.size("max_position_embeddings"),
-        "tie_head": keys.flag("tie_word_embeddings", variant.tie_head),
-        "init": keys.read("init", "one of gpt2, torch, width", lambda value: value in INITS, "gpt2"),
-    }
+    shape = keys.shape(KEYS, variant.tie_head)
+    heads, width = shape["n_head"], shape["n_embd"]
     inner, shared = keys.size("intermediate_size"), keys.size_or_none("num_key_value_heads")
     eps = keys.positive("rms_norm_eps", 1e-6)
     head = keys.size_or_none("head_dim", variant.head_dim)
     turned = parse_rope(keys, rope)
     if rope.skip_every:
-        turned = replace(turned, skip_every=parse_skips(keys, layers, rope.skip_every))
+        turned = replace(turned, skip_every=parse_skips(keys, shape["n_layer"], rope.skip_every))
     return keys.config(
         lambda: ModelConfig(
             family=variant.name,
-            n_layer=layers,
-            n_head=heads,
             n_kv_head=unless(heads, shared),
-            n_embd=width,
             qkv_bias=variant.name == "qwen2",
-            dropout=residual,
-            dropout_embedding=unless(residual, embedding),
-            dropout_attention=unless(residual, attention),
-            attention="sdpa",
-            dropout_random="each",
             parts=replace(parts, norm_eps=eps, rope=turned, n_inner=inner, head_dim=unless(width / heads, head)),
-            **sizes,
+            **shape,
         ),
         KEYS,
     )
