@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from llm.common.errors import DATA, UserError, collect_errors, raise_first
+from llm.common.errors import DATA, UserError, raise_first
 from llm.common.files import read_json
 from llm.common.params import Problem, fraction, positive
-from llm.data.decoding import has_lone_surrogate
 from llm.data.instruction_shapes import ROLES, Entry, Keys
 
 T = TypeVar("T")
 KEYS = ("instruction", "input", "output")
-TURN_KEYS = ("role", "content")
-FIX = f"give each entry the keys {', '.join(KEYS)}, or messages"
+AGAIN = "run `dvc repro tokenize@instructions`"
 
 
 @dataclass(frozen=True)
@@ -40,19 +38,17 @@ class InstructionsConfig:
 
 
 def read_entries(path: Path) -> list[Entry]:
-    """Read a JSON list of entries in normal form: `instruction`, `input` and `output`, or `messages`.
+    """Read a JSON list of entries in normal form. `read_published` reads other forms.
 
-    Raises UserError with the number of each invalid entry, counted from 1. `read_published` reads other forms.
+    Raises UserError with the numbers, from 1, of entries that the stage `tokenize@instructions` would not write.
     """
     entries = read_json(path)
     if not isinstance(entries, list) or not entries:
         what = "is an empty list" if entries == [] else f"contains {type(entries).__name__}, not a list of entries"
-        raise UserError(str(path), what, "write [{...}, ...]", DATA)
-    problems: list[UserError] = []
-    for number, entry in enumerate(entries, start=1):
-        with collect_errors(problems):
-            _check_entry(entry, f"{path}: entry {number}")
-    raise_first(problems, str(path))
+        raise UserError(str(path), what, AGAIN, DATA)
+    what = f"is not an object of the texts {', '.join(KEYS)}, nor of messages that end with an answer"
+    broken = [number for number, entry in enumerate(entries, start=1) if not _is_entry(entry)]
+    raise_first([UserError(f"{path}: entry {number}", what, AGAIN, DATA) for number in broken], str(path))
     return entries
 
 
@@ -75,36 +71,18 @@ def split_entries(entries: Sequence[T], train_fraction: float, test_fraction: fl
     return parts
 
 
-def _check_entry(entry: Any, where: str) -> None:
-    if not isinstance(entry, Mapping):
-        raise UserError(where, f"is {entry!r:.40}, not an object", FIX, DATA)
-    if "messages" not in entry:
-        _check_texts(entry, KEYS, where)
-        empty = [key for key in ("instruction", "output") if not entry[key].strip()]
-        if empty:
-            raise UserError(where, f"{empty[0]} is empty", "write it, or remove the entry", DATA)
-        return
-    turns = entry["messages"]
-    if set(entry) != {"messages"} or not isinstance(turns, list) or not turns:
-        raise UserError(where, "has other keys than messages, or messages is not a list of turns", FIX, DATA)
-    for number, turn in enumerate(turns, start=1):
-        if not isinstance(turn, Mapping):
-            raise UserError(f"{where}, turn {number}", f"is {turn!r:.40}, not an object", FIX, DATA)
-        _check_texts(turn, TURN_KEYS, f"{where}, turn {number}")
-        if turn["role"] not in ROLES or not turn["content"].strip():
-            what = f"role is {turn['role']!r:.40} and content is {turn['content']!r:.40}"
-            raise UserError(f"{where}, turn {number}", what, f"name one of {', '.join(ROLES)}, and write a text", DATA)
-    if turns[-1]["role"] != "assistant":
-        raise UserError(where, f"its last turn is of {turns[-1]['role']}", "end it with the assistant's turn", DATA)
+def _is_entry(value: Any) -> bool:
+    turns = value.get("messages") if isinstance(value, Mapping) else None
+    if turns is None:
+        return _is_of_texts(value, KEYS) and bool(value["instruction"].strip() and value["output"].strip())
+    chat = isinstance(turns, list) and bool(turns) and all(_is_of_texts(turn, ("role", "content")) for turn in turns)
+    return (
+        chat
+        and len(value) == 1
+        and {turn["role"] for turn in turns} <= ROLES.keys()
+        and turns[-1]["role"] == "assistant"
+    )
 
 
-def _check_texts(value: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
-    for key in keys:
-        if key not in value:
-            raise UserError(where, f"missing {key!r}", FIX, DATA)
-        if not isinstance(value[key], str):
-            raise UserError(where, f"{key} is {value[key]!r:.40}, not a string", "write a string in quotes", DATA)
-        if has_lone_surrogate(value[key]):
-            raise UserError(where, f"{key} contains a lone surrogate", "write the character itself", DATA)
-    if unknown := sorted(set(value) - set(keys)):
-        raise UserError(where, f"unknown key {unknown[0]!r}", FIX, DATA)
+def _is_of_texts(value: Any, keys: Sequence[str]) -> bool:
+    return isinstance(value, Mapping) and set(value) == set(keys) and all(isinstance(t, str) for t in value.values())
