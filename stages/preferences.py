@@ -41,7 +41,6 @@ def main(params: Params) -> None:
                 run.say(f"keys that are not read, with the number of pairs: {keys}")
         counts = {split: len(part) for split, part in pairs.items()} | doubts
         folder = run.out(str(PREFERENCES))
-        folder.mkdir()
         for split, part in pairs.items():
             files.write_json(folder / f"{split}.json", part)
         run.say(", ".join(f"{name} {count:,}" for name, count in counts.items()))

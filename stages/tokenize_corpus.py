@@ -40,7 +40,6 @@ def main(params: Params) -> None:
     config, parallel = params.corpus, from_section("tokenize")(_Parallel).parallel
     with stage("tokenize@corpus", {"tokenize": params}) as run, point_to_source():
         folder = run.out("data/corpus")
-        folder.mkdir()
         vocabulary = Tokenizer.load(TOKENIZER)
         pins = corpus.Pins(vocabulary.vocab_size, tokenizer.fingerprint(TOKENIZER))
         files = CorpusFiles(RAW, params.documents, run.say, partial(run.received, "corpus"))

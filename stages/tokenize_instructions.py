@@ -36,7 +36,6 @@ def main(params: Params) -> None:
     settings = {"tokenize.instructions": config, "finetune_instruct.prompt": params.prompt}
     with stage("tokenize@instructions", settings) as run, point_to_source():
         folder = run.out("data/instructions")
-        folder.mkdir()
         tokenizer, path = Tokenizer.load(TOKENIZER), only_file("instructions")
         limit, chat = config.max_tokens or params.context_length, params.prompt == "chat"
         frame = replace(TEXTS, end=tokenizer.end) if chat else make_frame(params.prompt, tokenizer)

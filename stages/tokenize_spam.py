@@ -27,7 +27,6 @@ def main(params: Params) -> None:
     config = params.spam
     with stage("tokenize@spam", {"tokenize.spam": config}) as run, point_to_source():
         folder = run.out("data/spam")
-        folder.mkdir()
         vocabulary = Tokenizer.load(TOKENIZER)
         messages = spam.read_messages(only_file("spam"), config)
         run.say("read as: " + ", ".join(f"{key} {value!r}" for key, value in messages.read_as.items()))

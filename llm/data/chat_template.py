@@ -193,9 +193,8 @@ class ChatTemplate:
         from jinja2 import TemplateError
 
         try:
-            return str(
-                self._compiled.render(messages=[dict(m) for m in messages], tools=None, documents=None, **variables)
-            )
+            given = [dict(message) for message in messages]
+            return str(self._compiled.render(messages=given, tools=None, documents=None, **variables))
         except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             what = f"the chat template cannot render the messages: {' '.join(str(error).split())}"
             timed = f"write a date in place of {READS_TIME} in the template"

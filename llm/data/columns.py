@@ -103,12 +103,6 @@ def _words(name: str) -> list[str]:
     return re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).casefold())
 
 
-def _whole_name(names: Sequence[str], usual: Sequence[str]) -> int | None:
-    """The column with the surest usual name."""
-    known = ["_".join(_words(name)) for name in names]
-    return next((known.index(name) for name in usual if name in known), None)
-
-
 def _part_of_name(names: Sequence[str], usual: Sequence[str]) -> list[int]:
     """The columns with a usual name among the words of their own, as `review_text`, but not as `review_id`, if any."""
     words = [set(_words(name)) for name in names]
@@ -122,9 +116,9 @@ def _by_name(names: Sequence[str], usual: Sequence[str], rows: Sequence[list[Any
     A part of a name is enough for a text, of which the one with most words is taken, and for the only label. Of more,
     and of one such as `topic_id`, a label has few values. A name such as `is_toxic` counts as a part of one.
     """
-    at = _whole_name(names, usual)
-    if at is not None:
-        return at
+    whole = ["_".join(_words(name)) for name in names]
+    if surest := next((name for name in usual if name in whole), None):
+        return whole.index(surest)
     found = _part_of_name(names, usual)
     if usual is TEXT_NAMES:
         found = [i for i in found if not set(_words(names[i])) & ABOUT]

@@ -98,9 +98,8 @@ def read_responses(path: Path | str) -> list[dict[str, str]]:
             if key not in entry:
                 problems.append(UserError(where, f"missing {key!r}", f"add {key!r} with a string", DATA))
             elif not isinstance(entry[key], str):
-                problems.append(
-                    UserError(where, f"{key!r} is {entry[key]!r:.60}, not a string", "put it in quotes", DATA)
-                )
+                what = f"{key!r} is {entry[key]!r:.60}, not a string"
+                problems.append(UserError(where, what, "put it in quotes", DATA))
     raise_first(problems, str(path))
     return entries
 

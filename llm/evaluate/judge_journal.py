@@ -70,9 +70,8 @@ def _read_journal(path: Path) -> dict[str, Verdict]:
             if number == len(lines) and not tail:
                 tail = line + b"\n"
                 break
-            raise UserError(
-                f"{path}:{number}", "not a verdict", "delete the file: all answers are judged again", DATA
-            ) from None
+            fix = "delete the file: all answers are judged again"
+            raise UserError(f"{path}:{number}", "not a verdict", fix, DATA) from None
         verdicts[key] = verdict
     if tail:
         os.truncate(path, len(data) - len(tail))

@@ -150,14 +150,10 @@ def _raw_data(source: Source) -> str:
 
 
 def _metrics(card: Card) -> str:
-    rows = [
-        (
-            name.replace("_", " "),
-            f"{value:,.6g}" if isinstance(value, float) else f"{value:,}",
-            "" if low is None else f"{low:.4g} to {high:.4g}",
-        )
-        for name, value, low, high in _measures(card.metrics)
-    ]
+    rows = []
+    for name, value, low, high in _measures(card.metrics):
+        shown = f"{value:,.6g}" if isinstance(value, float) else f"{value:,}"
+        rows.append((name.replace("_", " "), shown, "" if low is None else f"{low:.4g} to {high:.4g}"))
     if not rows:
         return ""
     table = _table(("metric", "value", "95 % interval"), rows)

@@ -16,9 +16,8 @@ def curve(sources: Sources, file: str, column: str, steps: str) -> Measured:
     at |= {"first": float(rows[0][column]), "last": float(rows[-1][column]), "best": min(at.values())}
     absent = [step for step in steps.split() if step not in at]
     if absent:
-        raise UserError(
-            f"reports/{file}", f"has no row of step {absent[0]}", "set eval_every to the book's value", DATA
-        )
+        what = f"has no row of step {absent[0]}"
+        raise UserError(f"reports/{file}", what, "set eval_every to the book's value", DATA)
     return [at[step] for step in steps.split()]
 
 
