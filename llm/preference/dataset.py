@@ -52,7 +52,7 @@ class PreferenceDataset:
         self, pairs: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, limit: int, frame: Frame, name: str
     ) -> None:
         self.pad = tokenizer.eot
-        self._rows: tuple[list[Encoded], list[Encoded]] = ([], [])
+        self._pairs: list[list[Encoded]] = []
         self.reference: Tensor | None = None  # (N, 2), as `loss.log_probabilities` gives them
         problems: list[UserError] = []
         for number, pair in enumerate(pairs, start=1):
@@ -69,24 +69,23 @@ class PreferenceDataset:
             if one.length > limit:
                 what = f"question and {kind} answer have {one.length} tokens, more than the context of {limit}"
                 raise UserError(where, what, "shorten it, or start from a model with a longer context", DATA)
-        for rows, one in zip(self._rows, encoded, strict=True):
-            rows.append(one)
+        self._pairs.append(encoded)
 
     def __len__(self) -> int:
-        return len(self._rows[0])
+        return len(self._pairs)
 
     @property
     def longest(self) -> int:
-        return max((one.length for rows in self._rows for one in rows), default=0)
+        return max((one.length for pair in self._pairs for one in pair), default=0)
 
     def most_targets(self, pairs: int) -> int:
         """Return the largest number of targets in the rows of this many pairs."""
-        counts = [sum(map(sum, (one.trained for one in pair))) for pair in zip(*self._rows, strict=True)]
+        counts = [sum(map(sum, (one.trained for one in pair))) for pair in self._pairs]
         return sum(sorted(counts)[-pairs:])
 
     def batch(self, indices: Sequence[int]) -> PairBatch:
         """Return inputs and targets (P, 2, T)."""
-        rows = [rows[i] for i in indices for rows in self._rows]
+        rows = [one for i in indices for one in self._pairs[i]]
         inputs, targets = (part.view(len(indices), len(KINDS), -1) for part in next_tokens(rows, self.pad))
         reference = None if self.reference is None else self.reference[list(indices)]
         return PairBatch(inputs, targets, reference=reference)

@@ -94,8 +94,7 @@ def of_source(source: Source) -> dict[str, Any]:
 
 
 def _facts(origin: known.Origin) -> dict[str, Any]:
-    values = {"license": origin.license, "language": origin.language, "base_model": origin.base_model}
-    return {key: value for key, value in values.items() if value is not None}
+    return {key: value for key in INHERITED if (value := getattr(origin, key)) is not None}
 
 
 def _is_plain(value: Any) -> bool:
