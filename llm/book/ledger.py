@@ -9,13 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
-
 from llm.book.measures.common import MEASURES, Measured
 from llm.book.measures.sources import Sources
 from llm.book.runs import Run
-from llm.common import files, params
-from llm.common.errors import DATA, UserError
+from llm.common import params
 from llm.common.params import Problem
 
 GOLDEN = Path(__file__).with_name("golden.yaml")
@@ -155,11 +152,7 @@ def places(printed: str) -> int:
 
 def read(path: Path = GOLDEN) -> Ledger:
     """Read a ledger file; raises UserError for unknown keys, wrong types and contradictions."""
-    try:
-        loaded = yaml.safe_load(files.read_text(path))
-    except yaml.YAMLError as error:
-        raise UserError(str(path), " ".join(str(error).split()), "correct the YAML", DATA) from None
-    return params.parse(Ledger, loaded, str(path))
+    return params.read_all(Ledger, path)
 
 
 def verify(ledger: Ledger, root: Path, only: str = "*") -> Iterator[Result]:

@@ -47,7 +47,7 @@ class Run:
             section = sections
             for name in path:
                 section = section.setdefault(name, {})
-            section[last] = yaml.safe_load(text)
+            section[last] = yaml_file.plain().load(text)
         return sections
 
     def missing(self, root: Path, project: Path) -> str | None:

@@ -87,7 +87,7 @@ class Outcome:
 
 def read(path: Path = FILE) -> Ablation:
     """Read a table; raises UserError for keys that are unknown, missing or of the wrong type."""
-    return params.parse(Ablation, params.load(path), str(path))
+    return params.read_all(Ablation, path)
 
 
 def with_settings(settings: Mapping[str, str], schema: type[S], where: str) -> S:

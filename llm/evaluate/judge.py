@@ -21,7 +21,7 @@ from llm.evaluate import judge_tasks
 from llm.evaluate.judge_config import JudgeConfig
 from llm.evaluate.judge_journal import FLAGS, Status, Verdict
 from llm.evaluate.judge_prompts import PROMPTS, looks_like_injection
-from llm.evaluate.judge_replies import Rule, parse_score, score_schema
+from llm.evaluate.judge_replies import SCORE_SCHEMA, Rule, parse_score
 from llm.evaluate.judge_tasks import BYTES_PER_TOKEN, MAX_ANSWER_CHARS, TRIAL, Entry, Progress, Questions, Task, ask_all
 from llm.evaluate.reference_score import VERSION, reference_score
 
@@ -40,7 +40,7 @@ def judge(
     `format_input` returns the prompt that the answer was generated for. Raises UserError as `judge_tasks.ask_all` does.
     """
     trial = PROMPTS[config.prompt](TRIAL, format_input(TRIAL), config.seed, config.structured)
-    questions = Questions(_reader(config), score_schema(), trial, "a whole number from 0 to 100")
+    questions = Questions(_reader(config), SCORE_SCHEMA, trial, "a whole number from 0 to 100")
     tasks = [_task(index, entry, config, format_input) for index, entry in enumerate(entries)]
     return ask_all(tasks, questions, config, journal, progress)
 

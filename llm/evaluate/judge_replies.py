@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 
 Rule = Literal["strict", "thinking", "lenient"]
 Choice = Literal["A", "B", "tie"]
-CHOICES: tuple[str, ...] = get_args(Choice)
 MAX_LENIENT_CHARS = 200  # a longer reply is prose
 
 _BLANK = r"[ \t\r\n\f\v]*"
@@ -27,6 +26,15 @@ _LENIENT_CHOICE = re.compile(
     rf"[\[(]*(A|B|tie)[\])]*{_MARKUP}[.!]?{_MARKUP}",
     re.IGNORECASE | re.ASCII,
 )
+
+
+def _object_with(key: str, value: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": {key: value}, "required": [key], "additionalProperties": False}
+
+
+# The JSON schemas of structured replies.
+SCORE_SCHEMA = _object_with("score", {"type": "integer", "minimum": 0, "maximum": 100})
+CHOICE_SCHEMA = _object_with("choice", {"type": "string", "enum": list(get_args(Choice))})
 
 
 def parse_score(reply: str, rule: Rule = "strict", structured: bool = False) -> int | None:
@@ -65,16 +73,6 @@ def parse_choice(reply: str, rule: Rule = "strict", structured: bool = False) ->
     return next((choice for choice in get_args(Choice) if found and choice.lower() == found.lower()), None)
 
 
-def score_schema() -> dict[str, Any]:
-    """The JSON schema of a structured score."""
-    return _object_with("score", {"type": "integer", "minimum": 0, "maximum": 100})
-
-
-def choice_schema() -> dict[str, Any]:
-    """The JSON schema of a structured choice."""
-    return _object_with("choice", {"type": "string", "enum": list(CHOICES)})
-
-
 def fix_for(reply: str, at_length_limit: bool, rule: Rule, read: Callable[[str, Rule], object]) -> str:
     """What to change so that the reply can be read."""
     if at_length_limit:
@@ -83,10 +81,6 @@ def fix_for(reply: str, at_length_limit: bool, rule: Rule, read: Callable[[str, 
         if other != rule and read(reply, other) is not None:
             return f"set judge.reply to {other}, which reads it"
     return "set judge.model to one that answers with this alone, or judge.structured to true"
-
-
-def _object_with(key: str, value: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": {key: value}, "required": [key], "additionalProperties": False}
 
 
 def _match(reply: str, rule: Rule, strict: re.Pattern[str], lenient: re.Pattern[str]) -> str | None:

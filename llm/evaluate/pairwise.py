@@ -17,7 +17,7 @@ from llm.evaluate.judge import answer_flags, journal_key, read_responses, settin
 from llm.evaluate.judge_config import JudgeConfig
 from llm.evaluate.judge_journal import FLAGS, Verdict
 from llm.evaluate.judge_prompts import pairwise_prompt
-from llm.evaluate.judge_replies import Rule, choice_schema, parse_choice
+from llm.evaluate.judge_replies import CHOICE_SCHEMA, Rule, parse_choice
 from llm.evaluate.judge_tasks import MAX_ANSWER_CHARS, TRIAL, Entry, Progress, Questions, Task, ask_all
 from llm.evaluate.reference_score import VERSION, reference_score
 from llm.evaluate.stats import mcnemar, wilson
@@ -56,7 +56,7 @@ def compare(
     for index, (our, their) in enumerate(zip(ours, theirs, strict=True)):
         tasks += [_task(index, our, their, config, format_input), _task(index, their, our, config, format_input)]
     trial = pairwise_prompt(TRIAL, format_input(TRIAL), TRIAL_OTHER, config.seed, config.structured)
-    questions = Questions(_reader(config), choice_schema(), trial, "A, B or tie")
+    questions = Questions(_reader(config), CHOICE_SCHEMA, trial, "A, B or tie")
     verdicts = ask_all(tasks, questions, config, journal, progress)
     return [_pair(*both) for both in zip(verdicts[::2], verdicts[1::2], strict=True)]
 

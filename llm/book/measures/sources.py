@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from llm.book import ch04
 from llm.book.runs import MADE, Run
-from llm.common import files
+from llm.common import params
 from llm.common.errors import DATA, UserError
 from llm.data.instruction_shapes import Entry
 from llm.data.instructions import read_entries
@@ -129,7 +128,7 @@ class Sources:
     @cache  # noqa: B019
     def _find(self, name: str) -> bytes | None:
         """A file with the pinned hash, from LLM_MIRROR or data/raw; None without one."""
-        downloads = yaml.safe_load(files.read_text(self.home / PINS))["download"]
+        downloads = params.load(self.home / PINS)["download"]
         item, pin = next((i, f) for i, section in downloads.items() for f in section["files"] if f["name"] == name)
         candidates: list[Path] = [self.root / "data/raw" / item / name]
         if "LLM_MIRROR" in os.environ:

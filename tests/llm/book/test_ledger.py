@@ -1,6 +1,7 @@
 """The ledger is read strictly, compares by class, reaches every row, and finds wrong values."""
 
 from collections import Counter
+from copy import deepcopy
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -228,7 +229,7 @@ def test_contradictions_in_a_row(changes, said):
         (lambda given: given["rows"][0].update(values=1), "a whole number, not a string"),
         (lambda given: given["rows"][0].update(kind="sure"), "not one of"),
         (lambda given: given["rows"][0].pop("source"), "missing"),
-        (lambda given: given["rows"].append(given["rows"][0]), "2 rows have the id"),
+        (lambda given: given["rows"].append(deepcopy(given["rows"][0])), "2 rows have the id"),
         (lambda given: given["rows"][0].update(needs=["run away"]), "not in runs"),
         (lambda given: given["runs"]["spam"].update(params=["lr"]), "has no ="),
     ],
