@@ -49,7 +49,7 @@ def work(stage: str, everything: AllParams) -> Work | None:
     }
     try:
         return known[stage](everything) if stage in known else None
-    except (KeyError, UserError):  # a report of another version, or a model that cannot be read: the stage will say it
+    except (KeyError, OSError, UserError):  # of another version, or a model that cannot be read: the stage will say it
         return None
 
 

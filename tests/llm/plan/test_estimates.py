@@ -84,3 +84,10 @@ def test_a_run_of_another_version_is_no_measure(recorded):
     old = {key: value for key, value in recorded.items() if key != "model"}
     record.add(Path.cwd(), "respond", Past(1.0, old, SECONDS, MEMORY, {}))
     assert "GFLOP/s" in expect("respond", recorded).basis
+
+
+@pytest.mark.parametrize("stage", ["finetune_spam", "finetune_instruct", "respond"])
+def test_a_starting_point_that_is_a_file_gives_no_estimate(recorded, stage):
+    start = {"init_from": "params.yaml"}
+    everything = params.parse(AllParams, changed(recorded, finetune_spam=start, finetune_instruct=start))
+    assert work(stage, everything) is None
