@@ -14,7 +14,7 @@ from pathlib import Path
 from llm.common import code, files, params
 from llm.common.errors import USAGE, UserError, nearest, raise_all
 from llm.data import chat_template
-from llm.data.other_tokenizers import GGUF_FIX
+from llm.data.other_tokenizers import GGUF_FIX, gguf
 from llm.tracking.champion import stage_of
 from llm.tracking.entities import metric_name
 from llm.tracking.state import State, numbers
@@ -79,7 +79,7 @@ def missing_sources(everything: AllParams) -> Iterator[UserError]:
             fix = declare if "://" in path else nearest(path, sorted(usable), "correct the path")
             yield UserError(f"params.yaml: {key}", f"{path!r} is not on disk, and no stage makes it", fix, USAGE)
         elif key.endswith(".init_from") and not any(Path(path, name).is_file() for name in START.get(key, MODEL)):
-            fix = GGUF_FIX if any(Path(path).glob("*.gguf")) else "name a model folder"
+            fix = GGUF_FIX if gguf(Path(path)) else "name a model folder"
             yield UserError(f"params.yaml: {key}", f"{path!r} holds no config.json", fix, USAGE)
     start = everything.finetune_instruct.init_from
     chat = everything.finetune_instruct.prompt == "chat" and start not in made and Path(start).is_dir()

@@ -55,8 +55,9 @@ def test_a_starting_point_has_a_configuration(everything, tmp_path):
     (error,) = missing_sources(replace(everything, finetune_spam=spam))
     assert str(error).startswith(f"params.yaml: finetune_spam.init_from: '{tmp_path}' holds no config.json")
     (tmp_path / "own.gguf").touch()
-    (error,) = missing_sources(replace(everything, finetune_spam=spam))
-    assert error.fix == "import it below import_gpt2, and name models/ITEM"
+    for path in (tmp_path, tmp_path / "own.gguf"):
+        (error,) = missing_sources(replace(everything, finetune_spam=replace(spam, init_from=str(path))))
+        assert error.fix == "import it below import_gpt2, and name models/ITEM"
     (tmp_path / "config.json").write_text("{}")  # the control; what it says is looked at with the weights
     assert list(missing_sources(replace(everything, finetune_spam=spam))) == []
 

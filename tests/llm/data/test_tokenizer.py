@@ -258,7 +258,16 @@ def test_a_tokenizer_of_another_kind_is_named(tmp_path: Path, name: str, fix: st
 
 def test_the_tokenizer_of_a_gguf_file_comes_from_its_import(tmp_path: Path) -> None:
     (tmp_path / "own.gguf").touch()
-    with pytest.raises(UserError, match=r"own.gguf: only import_gpt2 reads a GGUF file .*name models/ITEM"):
+    for path in (tmp_path, tmp_path / "own.gguf"):
+        with pytest.raises(UserError, match=r"own.gguf: only import_gpt2 reads a GGUF file .*name models/ITEM"):
+            Tokenizer.load(path)
+
+
+def test_beside_a_gguf_file_a_tokenizer_of_another_kind_is_named(tmp_path: Path) -> None:
+    """As in a folder with the weights in two formats, which import_gpt2 reads."""
+    for name in ("own.gguf", "tokenizer.model"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=r"tokenizer.model: this kind of tokenizer is not supported"):
         Tokenizer.load(tmp_path)
 
 
