@@ -65,7 +65,7 @@ def compare(first: Snapshot, second: Snapshot, repo: Repo | None = None) -> Comp
     return Comparison(
         first,
         second,
-        [*_machine(first, repo), *unrun, *_notes(first, second, changed, lines)],
+        [*_machine(first, repo), *unrun, *_notes(first, second, lines)],
         changed,
         changes.stages(first, second),
         changes.source_files(first, second),
@@ -92,12 +92,12 @@ def _machine(first: Snapshot, repo: Repo | None) -> list[str]:
     return [f"{text}; so not all differences are those of your change. To see it alone: {fix}"]
 
 
-def _notes(first: Snapshot, second: Snapshot, changed: list[Change], lines: list[Line]) -> list[str]:
+def _notes(first: Snapshot, second: Snapshot, lines: list[Line]) -> list[str]:
     asked = headlines.STAGES
     notes = [
         note for side in (first, second) for note in (*changes.not_run(side, asked), *changes.not_rerun(side, asked))
     ]
-    judge = [change.where for change in changed if change.where.startswith("judge.")]
+    judge = targets.other_judge(first, second)
     if judge and lines[-1].difference:
         text = "the scores are of two different judges, so their difference is not only that of the answers"
         notes.append(f"{', '.join(judge)} changed: {text}")

@@ -81,6 +81,7 @@ class Verdict:
 
 
 OTHER_TOKENS = Verdict("not comparable", "neutral", "the losses are means over other tokens")
+OTHER_JUDGE = Verdict("other judge", "neutral", "the scores are of two judges")
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,8 @@ def _line(figure: Figure, first: Snapshot, second: Snapshot) -> Line:
             difference, interval, verdict = _paired(figure, difference, samples)
         else:
             interval, verdict = _unpaired(figure, before, after)
+        if difference and figure is JUDGE and targets.other_judge(first, second):
+            verdict = replace(OTHER_JUDGE, how=f"{OTHER_JUDGE.how}; {verdict.how}")
     return Line(figure, before, after, difference, interval, verdict)
 
 

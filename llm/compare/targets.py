@@ -1,4 +1,7 @@
-"""Whether the losses of two runs are means over the same targets: only then can they be compared."""
+"""Whether the losses of two runs are means over the same targets, and their scores of one judge.
+
+Only then can they be compared.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ TOKENS = {"pretrain": (CORPUS, TOKENIZER), "finetune_instruct": (TOKENIZER,)}
 PRETRAIN, BITS = "pretrain", "pretrain: val_bits_per_byte"
 # Parameters that say which text is the validation split, besides the text itself.
 SPLIT = ("tokenize.documents", *(f"tokenize.corpus.{key}" for key in ("train_fraction", "split_by", "separator")))
+ASKING = ("url", "timeout_seconds", "retries", "max_failed", "min_coverage")  # how a judge is asked, not which it is
 WINDOWS, BATCHES = ("context", "stride"), ("batch_size", "eval_batches")  # settings that choose what is evaluated
 
 
@@ -59,6 +63,15 @@ def other_batches(stage: str, first: Snapshot, second: Snapshot) -> list[str]:
     whole = before.get("eval_batches") is None and after.get("eval_batches") is None
     changed = _changed(before, after)
     return [f"{stage}.{key}" for key in (WINDOWS if whole else (*WINDOWS, *BATCHES)) if key in changed]
+
+
+def other_judge(first: Snapshot, second: Snapshot) -> list[str]:
+    """The parameters that differ and make the scores those of another judge."""
+    used = [dvc_lock.parameters(side.stages.get("evaluate_with_judge") or {}) for side in (first, second)]
+    before, after = (one.get("judge") or {} for one in used)
+    changed = _changed(before, after)
+    formula = before.get("backend") == after.get("backend") == "reference"  # it uses none of the other parameters
+    return [] if formula else [f"judge.{key}" for key in changed if key not in ASKING]
 
 
 def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

@@ -50,7 +50,27 @@ def test_one_parameter_of_the_judge(project):
     assert not found.source_files
     assert len(found.answers) == N
     said = printed(found)
-    assert re.search(r"judge: mean score .* worse, *\n.* p < 0.001", said)
+    assert re.search(r"judge: mean score .* -50\.0 +other judge\n", said)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "other"),
+    [
+        ({"backend": "ollama", "model": "a"}, {"backend": "ollama", "model": "b"}, True),
+        ({"backend": "reference"}, {"backend": "ollama"}, True),
+        ({"backend": "reference", "model": "a"}, {"backend": "reference", "model": "b"}, False),
+        ({"backend": "ollama", "url": "a", "retries": 1}, {"backend": "ollama", "url": "b", "retries": 2}, False),
+    ],
+)
+def test_there_is_no_verdict_on_the_scores_of_two_judges(project, before, after, other):
+    write_run(params={"seed": 1, "judge": {"prompt": "book", **before}})
+    git("commit", "-qam", "two")
+    write_run(params={"seed": 1, "judge": {"prompt": "book", **after}}, scores=[50] * N)
+    found = compared()
+    verdict = found.headlines[-1].verdict
+    assert (verdict.text, verdict.tone) == (("other judge", "neutral") if other else ("worse, p < 0.001", "worse"))
+    assert "permutation test on the same 20 answers" in verdict.how
+    assert any("two different judges" in note for note in found.notes) == other
 
 
 def test_code_and_data_that_changed(project):
