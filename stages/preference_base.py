@@ -52,11 +52,9 @@ def main(params: Params) -> None:
         shape = model_folder.read_config(init_from)
         frame = make_frame(params.prompt, tokenizer)
         splits = read_splits(tokenizer, shape.context_length, frame)
-        both = {name: both_answers(split.pairs, config.chosen_share, params.seed) for name, split in splits.items()}
-        train, val = (
-            InstructionDataset(both[name], tokenizer, shape.context_length, True, frame, name)
-            for name in ("train", "validation")
-        )
+        names = ("train", "validation")
+        both = {name: both_answers(splits[name].pairs, config.chosen_share, params.seed) for name in names}
+        train, val = (InstructionDataset(both[one], tokenizer, shape.context_length, True, frame, one) for one in names)
         steps = recipe.steps(train)
         longest = max(train.longest, val.longest)
         targets = max(part.most_targets(config.rows) for part in (train, val))
